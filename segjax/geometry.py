@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each output pixel of a network comes from: sizes, margins, crops.
+
+Everything about sizes is derived here, once, for one axis at a time (the
+networks treat rows and columns alike). Training crops labels by it and the
+tile predictor plans by it. Plain integers: no arrays, no parameters.
+
+Symbols: d depth (number of poolings), n convolutions per block, k kernel size,
+P = 2^d period of the pooling grid, c = n (k - 1) pixels that one block of
+valid convolutions takes off a side pair.
+"""
+
+import dataclasses
+
+from segjax.errors import InputError
+
+KERNEL = 3  # Every U-Net convolution but the up-convolution and the head.
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetGeometry:
+  """Sizes of a U-Net with square kernels, 2x2 pools and 2x2 up-convolutions.
+
+  A tile of `s` input pixels yields a *core* of `s - 2 margin` output pixels
+  that depend on nothing outside the tile. With padding='VALID' the core is
+  the whole output; with 'SAME' the output has `s` pixels, of which the outer
+  `margin` see the zero padding.
+
+  Attributes:
+    depth: number of 2x2 poolings, d >= 0.
+    convs_per_block: 3x3 convolutions in each block, n >= 1.
+    padding: 'VALID' (the paper) or 'SAME'.
+  """
+
+  depth: int = 4
+  convs_per_block: int = 2
+  padding: str = 'VALID'
+
+  def __post_init__(self):
+    if self.depth < 0 or self.convs_per_block < 1:
+      raise InputError(
+        f'depth={self.depth} and convs_per_block={self.convs_per_block} make '
+        'no U-Net; depth must be >= 0 and convs_per_block >= 1'
+      )
+    if self.padding not in ('VALID', 'SAME'):
+      raise InputError(f"padding {self.padding!r} is not 'VALID' or 'SAME'")
+
+  @property
+  def period(self) -> int:
+    """P: tiles whose origins differ by a multiple of it agree exactly."""
+    return 2**self.depth
+
+  @property
+  def margin(self) -> int:
+    """Pixels of context that a core needs on each side of it.
+
+    VALID: c (3P - 2) / 2, which is 92 for the paper's network. SAME: the reach
+    of a core that covers whole pooling periods, rounded up to periods (96).
+    """
+    if self.padding == 'VALID':
+      return self._block_loss * (3 * self.period - 2) // 2
+    low, high = self._reach(0, 0, self.period - 1)
+    return self._round_up(max(-low, high - self.period + 1))
+
+  @property
+  def smallest_core(self) -> int:
+    """r: cores have r + j P pixels, j = 0, 1, ..."""
+    if self.padding == 'SAME':
+      return self.period
+    return (self._block_loss - 1) % self.period + 1
+
+  @property
+  def core_offset(self) -> int:
+    """Pixels to drop from each side of the network's output to get the core."""
+    return 0 if self.padding == 'VALID' else self.margin
+
+  def crop(self, level: int) -> int:
+    """Pixels cropped from each side of the skip map at `level` (0 = top)."""
+    if self.padding == 'SAME':
+      return 0
+    return self._block_loss * (3 * 2 ** (self.depth - level - 1) - 2)
+
+  def output_size(self, input_size: int) -> int:
+    """Returns the output size; raises `InputError` if there is none."""
+    step, least = self.period, self._smallest_input
+    nearest_above = max(least, least + self._round_up(input_size - least))
+    if input_size != nearest_above:
+      nearest = [str(nearest_above)]
+      if nearest_above > least:
+        nearest.insert(0, str(nearest_above - step))
+      raise InputError(
+        f'input size {input_size} px is not admissible for a {self.padding} '
+        f'U-Net of depth {self.depth} with {self.convs_per_block} convolutions '
+        f'per block: sizes are {least} + {step} j, j >= 0; '
+        f'nearest: {" and ".join(nearest)}'
+      )
+    return input_size - 2 * self.margin if self._is_valid else input_size
+
+  def input_size(self, core_size: int) -> int:
+    """Returns the smallest admissible input with a core of >= `core_size`."""
+    least = self.smallest_core
+    core = max(least, least + self._round_up(core_size - least))
+    return core + 2 * self.margin
+
+  @property
+  def _is_valid(self) -> bool:
+    return self.padding == 'VALID'
+
+  @property
+  def _block_loss(self) -> int:
+    return self.convs_per_block * (KERNEL - 1)
+
+  @property
+  def _smallest_input(self) -> int:
+    return self.smallest_core + (2 * self.margin if self._is_valid else 0)
+
+  def _round_up(self, size: int) -> int:
+    return -(-size // self.period) * self.period
+
+  def _reach(self, level: int, low: int, high: int) -> tuple[int, int]:
+    """Input interval that decides outputs low..high of `level`, all centred.
+
+    Walks back through the expansive block, both arms (the skip and the deeper
+    levels) and the contracting block of `level`. A level below counts in its
+    own pixels: its pixel i covers 2i and 2i + 1 here.
+    """
+    grow = self._block_loss // 2
+    if level < self.depth:
+      low, high = low - grow, high + grow
+      deep_low, deep_high = self._reach(level + 1, low // 2, high // 2)
+      low, high = min(low, 2 * deep_low), max(high, 2 * deep_high + 1)
+    return low - grow, high + grow

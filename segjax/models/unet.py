@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""U-Net (Ronneberger, Fischer, Brox, MICCAI 2015) in linen.
+
+`UNet()` is the network of figure 1: valid 3x3 convolutions with ReLU, 2x2 max
+pooling, 2x2 up-convolutions that halve the channels, cropped skips and a 1x1
+head; 31,030,658 parameters, 572 x 572 pixels in, 388 x 388 out. `UNet2015`
+differs where the authors' 2015 Caffe release does; 31,100,354 parameters.
+Sizes follow from `UNet.geometry`.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.errors import InputError
+from segjax.geometry import KERNEL, UNetGeometry
+from segjax.models.layers import Conv, UpConv, crop, max_pool
+
+
+class Block(nn.Module):
+  """3x3 convolutions `conv0`, `conv1`, ..., each followed by ReLU."""
+
+  features: int
+  convs: int
+  padding: str
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.convolve(x)
+
+  def convolve(self, x: jax.Array) -> jax.Array:
+    kernel_size = (KERNEL, KERNEL)
+    for i in range(self.convs):
+      x = Conv(
+        self.features,
+        kernel_size,
+        self.padding,
+        dtype=self.dtype,
+        name=f'conv{i}',
+      )(x)
+      x = nn.relu(x)
+    return x
+
+
+class UpBlock(Block):
+  """`Block` on the concatenation of `upconv` and the cropped skip."""
+
+  upconv_features: int
+  upconv_relu: bool
+  skip_first: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
+    x = UpConv(self.upconv_features, self.dtype, name='upconv')(x)
+    if self.upconv_relu:
+      x = nn.relu(x)
+    x = jnp.concatenate((skip, x) if self.skip_first else (x, skip), axis=-1)
+    return self.convolve(x)
+
+
+class UNet(nn.Module):
+  """U-Net; the defaults are the paper's network.
+
+  Parameters are named `down0` .. `down{depth-1}`, `bottleneck`,
+  `up{depth-1}` .. `up0` (each `conv0`, `conv1`, ...; the ups also `upconv`)
+  and `head`; level 0 is the finest.
+
+  Attributes:
+    num_classes: K, channels of the logits.
+    in_channels: C, channels of the image.
+    depth: number of poolings.
+    base_width: channels at level 0; each level below has twice as many.
+    convs_per_block: 3x3 convolutions in a block.
+    padding: 'VALID' (the paper) or 'SAME' (zeros; output as large as input).
+    dropout_rate: fraction of values dropped in training.
+    dropout_blocks: the contracting blocks, the bottleneck last, that end in
+      dropout, as indices into that list. The paper says "at the end of the
+      contracting path"; (-2, -1), with the skip of the last level dropped too,
+      is how the 2015 release reads.
+    dtype: compute dtype. Parameters and logits stay float32.
+    upconv_relu: whether ReLU follows the up-convolutions (2015 release).
+    top_upconv_halves: whether the last up-convolution halves the channels, as
+      the others do (the 2015 release's doesn't).
+    skip_first: order of concatenation; True puts the skip's channels first.
+  """
+
+  num_classes: int = 2
+  in_channels: int = 1
+  depth: int = 4
+  base_width: int = 64
+  convs_per_block: int = 2
+  padding: str = 'VALID'
+  dropout_rate: float = 0.5
+  dropout_blocks: tuple[int, ...] = (-2, -1)
+  dtype: jnp.dtype = jnp.float32
+  upconv_relu: bool = False
+  top_upconv_halves: bool = True
+  skip_first: bool = True
+
+  @property
+  def geometry(self) -> UNetGeometry:
+    return UNetGeometry(self.depth, self.convs_per_block, self.padding)
+
+  @nn.compact
+  def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+    """Returns the logits f32[B, h, w, K] of image [B, H, W, C].
+
+    Args:
+      image: standardised gray values or colours.
+      train: whether to drop out; needs an rng named 'dropout'.
+
+    Raises:
+      InputError: if H or W is inadmissible (see `UNetGeometry.output_size`),
+        or C is not `in_channels`.
+    """
+    geometry = self.geometry
+    for size in image.shape[1:3]:
+      geometry.output_size(size)
+    if image.shape[-1] != self.in_channels:
+      raise InputError(
+        f'image has {image.shape[-1]} channels; the model was built for '
+        f'in_channels={self.in_channels}'
+      )
+    block = functools.partial(
+      Block, convs=self.convs_per_block, padding=self.padding, dtype=self.dtype
+    )
+    num_blocks = self.depth + 1
+    dropped = {block % num_blocks for block in self.dropout_blocks}
+
+    x = image
+    skips = []
+    for level in range(num_blocks):
+      name = f'down{level}' if level < self.depth else 'bottleneck'
+      x = block(self.base_width * 2**level, name=name)(x)
+      if level in dropped:
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+      if level < self.depth:
+        skips.append(crop(x, geometry.crop(level)))
+        x = max_pool(x)
+
+    for level in reversed(range(self.depth)):
+      features = self.base_width * 2**level
+      halves = self.top_upconv_halves or level > 0
+      x = UpBlock(
+        features,
+        self.convs_per_block,
+        self.padding,
+        self.dtype,
+        upconv_features=features if halves else 2 * features,
+        upconv_relu=self.upconv_relu,
+        skip_first=self.skip_first,
+        name=f'up{level}',
+      )(x, skips[level])
+    return Conv(self.num_classes, (1, 1), name='head')(x)
+
+
+# The authors' Caffe network of 2015 as third-party ports of it agree: the last
+# up-convolution keeps 2 x base_width channels, ReLU follows every
+# up-convolution, and the up-sampled channels come first.
+UNet2015 = functools.partial(
+  UNet, upconv_relu=True, top_upconv_halves=False, skip_first=False
+)
