@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weighted pixel-wise cross-entropy."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from segjax.errors import InputError
+
+
+def cross_entropy(
+  logits: jax.Array, label: jax.Array, weight: jax.Array, ignore_label: int
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the weighted sum of pixel losses and the number of pixels.
+
+  sum_x -w(x) log p_label(x)(x) with p = softmax(logits): equation 1 of
+  Ronneberger et al. 2015 with the sign that makes it a loss. The caller
+  chooses between the sum and the mean over pixels (`reduce_loss`).
+
+  Args:
+    logits: f32[..., K].
+    label: i32[...] in 0..K-1, or `ignore_label`.
+    weight: f32[...], the weight map w.
+    ignore_label: label of pixels that count nowhere.
+
+  Returns:
+    (f32[], f32[]): the sum over pixels that are not ignored, and their number.
+  """
+  valid = label != ignore_label
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits, jnp.where(valid, label, 0)
+  )
+  total = jnp.sum(jnp.where(valid, weight * losses, 0.0))
+  return total, jnp.sum(valid, dtype=jnp.float32)
+
+
+def loss_scale(count: jax.Array, reduction: str) -> jax.Array:
+  """Returns the factor that turns a loss sum over `count` pixels into a loss.
+
+  'mean': 1 / count, weights not normalised. 'sum': 1. The reduction rescales
+  the learning rate by the number of pixels.
+  """
+  if reduction == 'mean':
+    return 1.0 / jnp.maximum(count, 1.0)
+  if reduction == 'sum':
+    return jnp.ones_like(count)
+  raise InputError(f"loss_reduction={reduction!r} is not 'mean' or 'sum'")

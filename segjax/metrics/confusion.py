@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN's four metrics from one integer confusion matrix.
+
+Long, Shelhamer and Darrell 2015, section 5: with n_ij pixels of class i
+predicted as class j, t_i = sum_j n_ij and u_i = t_i + sum_j n_ji - n_ii,
+
+  pixel accuracy         sum_i n_ii / sum_i t_i
+  mean accuracy          mean_i n_ii / t_i
+  mean IU                mean_i n_ii / u_i
+  frequency weighted IU  sum_i t_i (n_ii / u_i) / sum_i t_i
+
+Counts first, ratios last: matrices of batches and processes are summed as
+integers, and `scores` divides once. Never a mean of per-image scores.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.errors import InputError
+
+# What `confusion_counts` puts into every entry when a value is out of range.
+_POISON = np.iinfo(np.int32).min
+
+
+def confusion_matrix(
+  label: np.ndarray,
+  prediction: np.ndarray,
+  num_classes: int,
+  ignore_label: int | None = 255,
+) -> np.ndarray:
+  """Counts pixels by true and predicted class, on the host.
+
+  Args:
+    label: int[...], true classes in 0..num_classes-1, or `ignore_label`.
+    prediction: int[...], predicted classes in 0..num_classes-1; anything
+      where the label is ignored.
+    num_classes: K.
+    ignore_label: pixels with this label do not count; None for none such.
+
+  Returns:
+    int64[K,K], rows the true class, columns the predicted one.
+
+  Raises:
+    InputError: shapes differ, a type is not integer, or a value that counts
+      is out of range.
+  """
+  label, prediction = np.asarray(label), np.asarray(prediction)
+  if label.shape != prediction.shape:
+    raise InputError(
+      f'label has shape {label.shape}, prediction {prediction.shape}; '
+      'they must be equal'
+    )
+  for name, values in (('label', label), ('prediction', prediction)):
+    if not np.issubdtype(values.dtype, np.integer):
+      raise InputError(f'{name} is {values.dtype}; must be an integer type')
+  if ignore_label is not None:
+    counted = label != ignore_label
+    label, prediction = label[counted], prediction[counted]
+  for name, values in (('label', label), ('prediction', prediction)):
+    wrong = values[(values < 0) | (values >= num_classes)]
+    if wrong.size:
+      raise InputError(
+        f'{name} holds {wrong[0]}; must be in 0..{num_classes - 1} '
+        f'(ignore_label is {ignore_label})'
+      )
+  pairs = label.astype(np.int64).ravel() * num_classes
+  pairs += prediction.astype(np.int64).ravel()
+  matrix = np.bincount(pairs, minlength=num_classes**2)
+  return matrix.reshape(num_classes, num_classes)
+
+
+def confusion_counts(
+  label: jax.Array,
+  prediction: jax.Array,
+  num_classes: int,
+  ignore_label: int = 255,
+) -> jax.Array:
+  """`confusion_matrix` of one batch, for use inside jit.
+
+  Give padding examples the ignored label. Sum the batches on the host, in
+  int64: the counts of one batch fit int32, those of a dataset may not.
+
+  Args:
+    label: int[...], true classes in 0..num_classes-1, or `ignore_label`.
+    prediction: int[...] of the same shape, in 0..num_classes-1.
+    num_classes: K, static.
+    ignore_label: pixels with this label do not count.
+
+  Returns:
+    int32[K,K], rows the true class. If a value that counts is out of range,
+    which jit cannot raise, every entry is -2^31, and `scores` refuses the sum.
+
+  Raises:
+    InputError: shapes differ.
+  """
+  if label.shape != prediction.shape:
+    raise InputError(
+      f'label has shape {label.shape}, prediction {prediction.shape}; '
+      'they must be equal'
+    )
+  label, prediction = label.astype(jnp.int32), prediction.astype(jnp.int32)
+  counted = label != ignore_label
+  known = (label >= 0) & (label < num_classes)
+  known &= (prediction >= 0) & (prediction < num_classes)
+  # Ignored pixels are counted behind the matrix.
+  pairs = jnp.where(
+    counted & known, label * num_classes + prediction, num_classes**2
+  )
+  counts = jnp.bincount(pairs.ravel(), length=num_classes**2 + 1)[:-1]
+  counts = jnp.where(jnp.all(known | ~counted), counts, _POISON)
+  return counts.astype(jnp.int32).reshape(num_classes, num_classes)
+
+
+def scores(matrix: np.ndarray) -> dict[str, float | np.ndarray]:
+  """Returns FCN's four metrics and the per-class IU, all in [0, 1].
+
+  A class in neither labels nor predictions has no IU: it is NaN in `iu` and
+  left out of the mean. One that is predicted but in no label has IU 0. Mean
+  accuracy leaves out every class without labels.
+
+  Args:
+    matrix: int[K,K], rows the true class, summed over the whole dataset.
+
+  Returns:
+    `pixel_accuracy`, `mean_accuracy`, `mean_iu`, `frequency_weighted_iu` as
+    floats and `iu` as float64[K].
+
+  Raises:
+    InputError: the matrix is not square and integer, has a negative count,
+      or is all 0.
+  """
+  matrix = np.asarray(matrix)
+  if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+    raise InputError(f'matrix has shape {matrix.shape}; must be [K,K]')
+  if not np.issubdtype(matrix.dtype, np.integer):
+    raise InputError(f'matrix is {matrix.dtype}; must hold integer counts')
+  if (matrix < 0).any():
+    raise InputError(
+      f'matrix holds {matrix.min()}; counts must be >= 0 (a label or a '
+      'prediction was out of range)'
+    )
+  matrix = matrix.astype(np.int64)
+  hits = np.diag(matrix)
+  labelled = matrix.sum(axis=1)
+  total = labelled.sum()
+  if not total:
+    raise InputError('no pixel was counted; at least one must have a label')
+  union = labelled + matrix.sum(axis=0) - hits
+  iu = _ratio(hits, union)
+  present = labelled > 0
+  return {
+    'pixel_accuracy': float(hits.sum() / total),
+    'mean_accuracy': float(np.nanmean(_ratio(hits, labelled))),
+    'mean_iu': float(np.nanmean(iu)),
+    'frequency_weighted_iu': float(labelled[present] @ iu[present] / total),
+    'iu': iu,
+  }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+  """part / whole, NaN where whole is 0."""
+  return np.divide(
+    part, whole, out=np.full(part.shape, np.nan), where=whole > 0
+  )

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizer and learning-rate recipes."""
+
+import optax
+from flax import traverse_util
+
+from segjax.errors import InputError
+
+OPTIMIZERS = ('sgd', 'adamw')
+SCHEDULES = ('constant', 'cosine')
+
+
+def create_schedule(
+  name: str, learning_rate: float, warmup_steps: int, num_steps: int
+) -> optax.Schedule:
+  """Returns step -> learning rate.
+
+  Linear warm-up from 0 over `warmup_steps`, then constant, or a half cosine
+  that ends at 0 at `num_steps`.
+  """
+  if name not in SCHEDULES:
+    raise InputError(f'schedule {name!r} is not one of {SCHEDULES}')
+  if not 0 <= warmup_steps < num_steps:
+    raise InputError(
+      f'warmup_steps={warmup_steps} must be >= 0 and less than '
+      f'num_train_steps={num_steps}'
+    )
+  if name == 'cosine':
+    return optax.warmup_cosine_decay_schedule(
+      0.0 if warmup_steps else learning_rate,
+      learning_rate,
+      warmup_steps,
+      num_steps,
+    )
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1)),
+      optax.constant_schedule(learning_rate),
+    ],
+    [warmup_steps],
+  )
+
+
+def create_optimizer(
+  name: str,
+  schedule: optax.Schedule,
+  momentum: float,
+  weight_decay: float,
+  clip_norm: float,
+) -> optax.GradientTransformation:
+  """Returns the optimizer.
+
+  Args:
+    name: 'sgd' (heavy-ball momentum, as Caffe's) or 'adamw' (b1 = momentum,
+      b2 = 0.999).
+    schedule: step -> learning rate.
+    momentum: of sgd, or b1 of adamw.
+    weight_decay: of kernels only, never of biases. For sgd it is added to the
+      gradient (L2, as Caffe does); for adamw it is decoupled.
+    clip_norm: bound on the global norm of the gradient; 0 is none.
+  """
+  decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
+  clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
+  if name == 'sgd':
+    update = [decay, optax.trace(momentum)]
+  elif name == 'adamw':
+    update = [optax.scale_by_adam(b1=momentum), decay]
+  else:
+    raise InputError(f'optimizer {name!r} is not one of {OPTIMIZERS}')
+  return optax.chain(*clip, *update, optax.scale_by_learning_rate(schedule))
+
+
+def _is_kernel(params):
+  return traverse_util.path_aware_map(
+    lambda path, _: path[-1] == 'kernel', params
+  )

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training state and the pure training step: all the math, no input or output.
+
+The step is the same function under `jit` over a sharded batch and under
+`pmap`; examples draw their randomness from (root key, step, position in the
+global batch), so neither the devices nor a restart change it.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from segjax import losses
+from segjax.data.augment import Augmentation, augment
+from segjax.data import standardise, to_unit_range
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that training changes: arrays only.
+
+  Attributes:
+    step: i32[], updates made.
+    params: the model's parameter tree.
+    opt_state: the optimizer's.
+    key: u32[2], data of the root key; constant.
+  """
+
+  step: jax.Array
+  params: dict
+  opt_state: optax.OptState
+  key: jax.Array
+
+
+def init_state(
+  model: nn.Module, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+  """Returns the state before the first step, a function of `seed` alone."""
+  init_key, root_key = jax.random.split(jax.random.key(seed))
+  size = model.geometry.input_size(1)
+  image = jnp.zeros((1, size, size, model.in_channels))
+  params = model.init(init_key, image)['params']
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    key=jax.random.key_data(root_key),
+  )
+
+
+def make_train_step(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  *,
+  tile_size: int,
+  augmentation: Augmentation,
+  mean: float,
+  std: float,
+  ignore_label: int,
+  reduction: str,
+  axis_name: str | None = None,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+  """Returns `train_step(state, batch) -> (state, metrics)`, pure.
+
+  Args:
+    model: maps [B, s, s, C] to logits [B, o, o, K].
+    optimizer: optax transformation of the mean or sum gradient.
+    schedule: step -> learning rate, for the metrics only.
+    tile_size: s, in pixels.
+    augmentation: how tiles vary.
+    mean: of gray values, range [0, 1]; subtracted after augmentation.
+    std: standard deviation of gray values; divides.
+    ignore_label: label that counts nowhere.
+    reduction: 'mean' or 'sum' over the pixels of the global batch.
+    axis_name: of the `pmap` axis that splits the batch; None under `jit`.
+
+  The batch holds `image` [B, H, W, C] uint8, uint16 or f32 in [0, 1], `label`
+  i32[B, H, W] and `weight` f32[B, H, W]. The metrics are f32 scalars: `loss`,
+  `pixel_accuracy` (of the augmented tiles), `grad_norm` and `learning_rate`.
+  """
+  output_size = model.geometry.output_size(tile_size)
+
+  def example_loss(params, key, image, label, weight):
+    augment_key, dropout_key = jax.random.split(key)
+    image, label, weight = augment(
+      augment_key,
+      to_unit_range(image),
+      label,
+      weight,
+      input_size=tile_size,
+      output_size=output_size,
+      amount=augmentation,
+    )
+    logits = model.apply(
+      {'params': params},
+      standardise(image, mean, std)[None],
+      train=True,
+      rngs={'dropout': dropout_key},
+    )[0]
+    total, count = losses.cross_entropy(logits, label, weight, ignore_label)
+    correct = jnp.sum(jnp.argmax(logits, -1) == label, dtype=jnp.float32)
+    return total, (count, correct)
+
+  def batch_loss(params, keys, batch):
+    total, (count, correct) = jax.vmap(example_loss, (None, 0, 0, 0, 0))(
+      params, keys, batch['image'], batch['label'], batch['weight']
+    )
+    return total.sum(), (count.sum(), correct.sum())
+
+  def train_step(state, batch):
+    size = batch['image'].shape[0]
+    first = size * jax.lax.axis_index(axis_name) if axis_name else 0
+    step_key = jax.random.fold_in(
+      jax.random.wrap_key_data(state.key), state.step
+    )
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      step_key, first + jnp.arange(size)
+    )
+    sums, gradient = jax.value_and_grad(batch_loss, has_aux=True)(
+      state.params, keys, batch
+    )
+    if axis_name:
+      sums, gradient = jax.lax.psum((sums, gradient), axis_name)
+    total, (count, correct) = sums
+    scale = losses.loss_scale(count, reduction)
+    gradient = jax.tree.map(lambda g: g * scale, gradient)
+    updates, opt_state = optimizer.update(
+      gradient, state.opt_state, state.params
+    )
+    metrics = {
+      'loss': total * scale,
+      'pixel_accuracy': correct / jnp.maximum(count, 1.0),
+      'grad_norm': optax.tree.norm(gradient),
+      'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
+    }
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+    )
+    return state, metrics
+
+  return train_step

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: data in, checkpoints, metrics and pictures out.
+
+Read it top to bottom. The math is in `steps`, the devices in `parallel`.
+"""
+
+import math
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from segjax import evaluate, parallel, pictures, steps, writers
+from segjax.checkpoints import Checkpoints
+from segjax.data import IGNORE_LABEL, create_dataset
+from segjax.data.augment import Augmentation
+from segjax.data.images import write_stack
+from segjax.data.pipeline import create_batches
+from segjax.models import create_model
+from segjax.optimizers import create_optimizer, create_schedule
+from segjax.workdir import claim_workdir
+
+# What may differ when a run is continued. More steps stretch a schedule that
+# ends with them; nothing else here changes the parameters.
+MAY_CHANGE = (
+  'num_train_steps',
+  'log_every_steps',
+  'parallel',
+  'checkpoints',
+  'evaluation',
+)
+
+
+class TrainingDiverged(FloatingPointError):
+  """The loss or the gradient is no longer finite."""
+
+
+def train_and_evaluate(
+  config: ConfigDict, workdir: str | os.PathLike
+) -> dict[str, float]:
+  """Trains for `config.num_train_steps`, evaluates, and returns the scores.
+
+  A run that `workdir` holds goes on from its newest checkpoint and ends with
+  the parameters of an unbroken run, bit for bit.
+
+  Raises:
+    InputError: config or data are wrong, or `workdir` holds another experiment.
+    TrainingDiverged: NaN or infinite loss or gradient; names the step.
+  """
+  model = create_model(config.model)
+  schedule = create_schedule(
+    **config.schedule, num_steps=config.num_train_steps
+  )
+  optimizer = create_optimizer(schedule=schedule, **config.optimizer)
+  devices = parallel.parallelize(
+    lambda axis_name: steps.make_train_step(
+      model,
+      optimizer,
+      schedule,
+      tile_size=config.tile_size_px,
+      augmentation=Augmentation(**config.augmentation),
+      **config.gray,
+      ignore_label=IGNORE_LABEL,
+      reduction=config.loss_reduction,
+      axis_name=axis_name,
+    ),
+    config.parallel,
+    config.batch_size,
+  )
+  dataset = create_dataset(config.data, config.weights)
+  workdir = Path(workdir)
+  claim_workdir(workdir, config, MAY_CHANGE)
+
+  def predict(params, average=False):
+    return evaluate.predict_examples(
+      model, params, dataset.heldout, config, average
+    )
+
+  with Checkpoints(
+    workdir / 'checkpoints', best_metric='v_rand', **config.checkpoints.keep
+  ) as checkpoints:
+    init = parallel.jit_once(
+      lambda: steps.init_state(model, optimizer, config.seed)
+    )
+    state = init()
+    if checkpoints.latest_step() is not None:
+      state = checkpoints.restore(state)
+    start, end = int(state.step), config.num_train_steps
+    print(writers.parameter_table(state.params))
+    print(f'{workdir}: from step {start} to {end}', flush=True)
+    state = devices.put_state(state)
+    batches = create_batches(
+      dataset.train, config.batch_size, config.seed, start
+    )
+
+    with writers.MetricWriter(workdir, resume_step=start) as writer:
+      log = _Log(writer, config, start)
+      for step in range(start + 1, end + 1):
+        batch = devices.put_batch(next(batches))
+        state, metrics = devices.step(state, batch)
+        log.add(step, devices.get(metrics))
+
+        evaluates = step % config.evaluation.every_steps == 0 or step == end
+        if evaluates or step % config.checkpoints.every_steps == 0:
+          log.flush()  # What is saved has a finite loss and gradient.
+          single, scores = devices.get(state), None
+          if evaluates and dataset.heldout:
+            probabilities = predict(single.params)
+            scores = evaluate.score(
+              probabilities, dataset.heldout, warping=False
+            )
+            writer.write_scalars(step, scores)
+            shown = _panel(dataset.heldout[0], probabilities[0])
+            writer.write_images(step, {'heldout': shown})
+          checkpoints.save(step, single, scores)
+      checkpoints.wait()
+    params = devices.get(state).params
+
+  if not dataset.heldout:
+    return {}
+  probabilities = predict(params, config.evaluation.average)
+  scores = evaluate.score(probabilities, dataset.heldout)
+  print(writers.table(scores))
+  folder = workdir / 'pictures'
+  folder.mkdir(exist_ok=True)
+  for example, probability in zip(dataset.heldout, probabilities, strict=True):
+    panel = _panel(example, probability)
+    write_stack(folder / f'{example["name"]}.png', panel[None])
+  print(f'pictures: {folder}', flush=True)
+  return scores
+
+
+class _Log:
+  """Reports training metrics one step late, so that no device waits."""
+
+  def __init__(self, writer, config, start):
+    self._writer = writer
+    self._every_steps = config.log_every_steps
+    self._progress = writers.Progress(
+      config.num_train_steps, start, config.batch_size
+    )
+    self._pending = None
+    self._since_report = []
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    self._pull()
+    self._pending = step, metrics
+
+  def flush(self) -> None:
+    self._pull()
+
+  def _pull(self):
+    if self._pending is None:
+      return
+    step, metrics = self._pending
+    self._pending = None
+    metrics = {name: float(value) for name, value in metrics.items()}
+    for name in ('loss', 'grad_norm'):
+      if not math.isfinite(metrics[name]):
+        raise TrainingDiverged(
+          f'{name} is {metrics[name]} at step {step}; the last good checkpoint '
+          'is kept; a smaller optimizer learning rate or '
+          'config.optimizer.clip_norm may help'
+        )
+    self._since_report.append(metrics)
+    if step % self._every_steps == 0:
+      means = {
+        name: float(np.mean([row[name] for row in self._since_report]))
+        for name in metrics
+      }
+      self._since_report = []
+      self._writer.write_scalars(step, means)
+      self._progress.update(step, loss=means['loss'])
+
+
+def _panel(example: dict, probability: np.ndarray) -> np.ndarray:
+  return pictures.panel(
+    example['image'], example['label'], example['weight'], probability[..., 1]
+  )

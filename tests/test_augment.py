@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Augmentation against scipy and by statistics of its fields."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from segjax.data.augment import (
+  Augmentation,
+  augment,
+  cubic_matrix,
+  elastic_displacement,
+  sample_positions,
+  vary_gray_values,
+)
+
+STRONG = Augmentation(
+  elastic_sigma_px=10.0, rotation_deg=180.0, flip=True, shift_px=30.0
+)
+INPUT, OUTPUT = 60, 40
+
+
+def example(seed=0, shape=(50, 64)):
+  rng = np.random.default_rng(seed)
+  image = rng.uniform(size=(*shape, 2)).astype(np.float32)
+  label = rng.integers(0, 3, shape).astype(np.int32)
+  weight = rng.uniform(1, 5, shape).astype(np.float32)
+  return image, label, weight
+
+
+def run(key, arrays, amount):
+  return jax.jit(
+    lambda key, *arrays: augment(
+      key, *arrays, input_size=INPUT, output_size=OUTPUT, amount=amount
+    )
+  )(key, *arrays)
+
+
+def test_image_label_and_weight_are_read_at_the_same_places_as_scipy_does():
+  arrays = image, label, weight = example()
+  key = jax.random.key(3)
+  tiles = run(key, arrays, STRONG)
+  positions = np.asarray(
+    sample_positions(
+      jax.random.split(key)[0], label.shape, INPUT, OUTPUT, STRONG
+    )
+  )
+  # The map does leave the image, so that mirroring is tested.
+  assert positions.min() < -5 and positions.max() > 64
+  central = positions[:, 10:50, 10:50]
+
+  def read(plane, at, order):
+    return scipy.ndimage.map_coordinates(plane, at, order=order, mode='mirror')
+
+  for channel in range(2):
+    np.testing.assert_allclose(
+      tiles[0][..., channel], read(image[..., channel], positions, 1), atol=1e-4
+    )
+  np.testing.assert_allclose(tiles[2], read(weight, central, 1), atol=1e-3)
+  # Ties between two pixels may round to either.
+  assert np.mean(tiles[1] != read(label, central, 0)) < 2e-3
+  assert tiles[1].dtype == jnp.int32
+
+
+def test_no_augmentation_is_a_crop_of_the_mirrored_image():
+  arrays = image, label, weight = example(shape=(40, 40))
+  tile, tile_label, tile_weight = run(jax.random.key(0), arrays, Augmentation())
+  want = np.pad(image, [(10, 10), (10, 10), (0, 0)], mode='reflect')
+  np.testing.assert_allclose(tile, want, atol=1e-6)
+  np.testing.assert_array_equal(tile_label, label)
+  np.testing.assert_allclose(tile_weight, weight, atol=1e-6)
+
+
+def test_a_tile_is_a_function_of_its_key():
+  arrays = example()
+  once, again = (run(jax.random.key(5), arrays, STRONG) for _ in range(2))
+  other = run(jax.random.key(6), arrays, STRONG)
+  for a, b, c in zip(once, again, other, strict=True):
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_crops_stay_inside_unless_shifted():
+  keys = jax.random.split(jax.random.key(0), 300)
+
+  def corners(amount):
+    positions = jax.vmap(
+      lambda key: sample_positions(key, (60, 80), 30, 20, amount)[:, 5:25, 5:25]
+    )(keys)
+    return np.asarray(positions).transpose(1, 0, 2, 3).reshape(2, -1)
+
+  low, high = corners(Augmentation()).min(1), corners(Augmentation()).max(1)
+  assert (low >= -1e-4).all() and (low < 1).all()
+  assert (high <= [59 + 1e-4, 79 + 1e-4]).all() and (high > [58, 78]).all()
+  low = corners(Augmentation(shift_px=8)).min(1)
+  assert ((-8 <= low) & (low < -7)).all()
+
+
+def test_rotation_and_flip_are_rigid_and_uniform():
+  keys = jax.random.split(jax.random.key(1), 400)
+  amount = Augmentation(rotation_deg=180.0, flip=True)
+  positions = np.asarray(
+    jax.vmap(lambda key: sample_positions(key, (9, 9), 9, 9, amount))(keys)
+  )
+  down = positions[:, :, 8, 4] - positions[:, :, 0, 4]
+  right = positions[:, :, 4, 8] - positions[:, :, 4, 0]
+  np.testing.assert_allclose(np.linalg.norm(down, axis=1), 8, rtol=1e-5)
+  np.testing.assert_allclose(np.sum(down * right, axis=1), 0, atol=1e-3)
+  determinant = down[:, 0] * right[:, 1] - down[:, 1] * right[:, 0]
+  assert 0.4 < np.mean(determinant < 0) < 0.6
+  angle = np.arctan2(down[:, 1], down[:, 0])
+  quarters = np.histogram(angle, bins=4, range=(-np.pi, np.pi))[0]
+  assert quarters.min() > 60
+
+
+def test_elastic_displacement_has_its_deviation_at_the_nodes():
+  keys = jax.random.split(jax.random.key(2), 2000)
+  fields = jax.vmap(lambda key: elastic_displacement(key, 41, 3, 10.0))(keys)
+  deviation = np.std(fields, axis=0)
+  nodes = deviation[:, ::20, ::20]
+  np.testing.assert_allclose(nodes, 10, rtol=0.06)
+  between = deviation[:, 10, 10]
+  assert (between < 8).all() and (between > 4).all()
+
+
+@pytest.mark.parametrize('grid', [2, 3, 5])
+def test_cubic_matrix_is_keys_interpolation(grid):
+  size = 24 * (grid - 1) + 1
+  matrix = cubic_matrix(size, grid)
+  np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+  np.testing.assert_allclose(matrix[::24], np.eye(grid), atol=1e-6)
+  # Half-way between inner nodes: (-1, 9, 9, -1) / 16.
+  if grid == 5:
+    np.testing.assert_allclose(
+      matrix[36], [-1 / 16, 9 / 16, 9 / 16, -1 / 16, 0], atol=1e-6
+    )
+
+
+def test_gray_values_vary_within_their_ranges():
+  keys = jax.random.split(jax.random.key(4), 500)
+  amount = Augmentation(black=0.1, white=0.2, log_gamma=0.5)
+  image = jnp.array([0.0, 0.5, 1.0])
+  got = np.asarray(
+    jax.vmap(lambda key: vary_gray_values(key, image, amount))(keys)
+  )
+  black, middle, white = got.T
+  assert -0.1 <= black.min() < -0.09 and 0.09 < black.max() <= 0.1
+  assert 0.8 <= white.min() < 0.81 and 1.19 < white.max() <= 1.2
+  gamma = np.log((middle - black) / (white - black)) / np.log(0.5)
+  assert np.exp(-0.5) - 1e-3 <= gamma.min() < 0.63
+  assert 1.6 < gamma.max() <= np.exp(0.5) + 1e-3
+  same = vary_gray_values(keys[0], image, Augmentation())
+  np.testing.assert_array_equal(same, image)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses, schedules and updates against numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import losses
+from segjax.errors import InputError
+from segjax.optimizers import create_optimizer, create_schedule
+
+
+def test_cross_entropy_is_the_weighted_loop():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(2, 4, 5, 3)).astype(np.float32)
+  label = rng.integers(0, 3, (2, 4, 5)).astype(np.int32)
+  label[0, 1] = 255
+  weight = rng.uniform(0, 4, (2, 4, 5)).astype(np.float32)
+  want, count = 0.0, 0
+  for at in np.ndindex(*label.shape):
+    if label[at] != 255:
+      p = np.exp(logits[at]) / np.exp(logits[at]).sum()
+      want -= weight[at] * np.log(p[label[at]])
+      count += 1
+  total, pixels = losses.cross_entropy(logits, label, weight, 255)
+  assert total == pytest.approx(want, rel=1e-5)
+  assert pixels == count == 35
+  assert losses.loss_scale(pixels, 'mean') == pytest.approx(1 / 35)
+  assert losses.loss_scale(pixels, 'sum') == 1
+  with pytest.raises(InputError, match='median'):
+    losses.loss_scale(pixels, 'median')
+
+
+def test_schedules():
+  constant = create_schedule('constant', 0.1, 10, 100)
+  assert [float(constant(s)) for s in (0, 5, 10, 99)] == pytest.approx(
+    [0, 0.05, 0.1, 0.1]
+  )
+  cosine = create_schedule('cosine', 0.1, 0, 100)
+  assert [float(cosine(s)) for s in (0, 50, 100)] == pytest.approx(
+    [0.1, 0.05, 0]
+  )
+  for wrong in (('linear', 0.1, 0, 100), ('cosine', 0.1, 100, 100)):
+    with pytest.raises(InputError):
+      create_schedule(*wrong)
+
+
+@pytest.mark.parametrize('clip_norm', [0.0, 1.0])
+def test_sgd_is_caffes_momentum(clip_norm):
+  rate, momentum, decay = 0.1, 0.99, 0.01
+  optimizer = create_optimizer(
+    'sgd', lambda _: rate, momentum, decay, clip_norm
+  )
+  params = {'kernel': jnp.array([1.0, 2.0]), 'bias': jnp.array([3.0])}
+  state = optimizer.init(params)
+  want = {k: np.array(v) for k, v in params.items()}
+  velocity = {k: np.zeros_like(v) for k, v in want.items()}
+  for step in range(4):
+    gradient = {
+      'kernel': np.float32([3, step]),
+      'bias': np.float32([4]),
+    }
+    updates, state = optimizer.update(gradient, state, params)
+    params = {k: params[k] + updates[k] for k in params}
+    norm = np.sqrt(25 + step**2)
+    for k, g in gradient.items():
+      g = g / norm if clip_norm else g
+      g = g + (decay * want[k] if k == 'kernel' else 0)
+      velocity[k] = momentum * velocity[k] + g
+      want[k] = want[k] - rate * velocity[k]
+  for k in want:
+    np.testing.assert_allclose(params[k], want[k], rtol=1e-5)
+
+
+def test_adamw_decays_kernels_only():
+  optimizer = create_optimizer('adamw', lambda _: 0.1, 0.9, 0.5, 0.0)
+  params = {'kernel': jnp.array([2.0]), 'bias': jnp.array([2.0])}
+  gradient = {'kernel': jnp.array([0.0]), 'bias': jnp.array([0.0])}
+  updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+  assert updates['kernel'] == pytest.approx(-0.1 * 0.5 * 2)
+  assert updates['bias'] == 0
+
+
+def test_an_unknown_optimizer_is_refused():
+  with pytest.raises(InputError, match='adagrad'):
+    create_optimizer('adagrad', lambda _: 0.1, 0.9, 0.0, 0.0)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training step: the same on one device and on eight, jit and pmap."""
+
+import jax
+import numpy as np
+import pytest
+
+from segjax import parallel, steps
+from segjax.data.augment import Augmentation
+from segjax.data.pipeline import create_batches
+from segjax.errors import InputError
+from segjax.models.unet import UNet
+from segjax.optimizers import create_optimizer, create_schedule
+
+MODEL = UNet(base_width=4, depth=1)
+SCHEDULE = create_schedule('constant', 0.05, 0, 100)
+OPTIMIZER = create_optimizer('sgd', SCHEDULE, 0.9, 1e-4, 0.0)
+BATCH = 8
+
+
+def make_step(axis_name=None, reduction='mean'):
+  return steps.make_train_step(
+    MODEL,
+    OPTIMIZER,
+    SCHEDULE,
+    tile_size=26,
+    augmentation=Augmentation(
+      elastic_sigma_px=3.0, rotation_deg=180.0, flip=True, shift_px=4.0
+    ),
+    mean=0.5,
+    std=0.2,
+    ignore_label=255,
+    reduction=reduction,
+    axis_name=axis_name,
+  )
+
+
+def examples(count=12):
+  rng = np.random.default_rng(0)
+  made = []
+  for _ in range(count):
+    label = rng.integers(0, 2, (32, 32)).astype(np.int32)
+    noise = rng.normal(0, 30, (32, 32))
+    label[:2] = 255
+    made.append(
+      {
+        'image': np.clip(80 + 90 * (label == 1) + noise, 0, 255).astype(
+          np.uint8
+        )[..., None],
+        'label': label,
+        'weight': rng.uniform(1, 2, (32, 32)).astype(np.float32),
+      }
+    )
+  return made
+
+
+def train(run, num_steps=5):
+  batches = create_batches(examples(), BATCH, seed=0, start_step=0)
+  state = run.put_state(steps.init_state(MODEL, OPTIMIZER, seed=0))
+  for _ in range(num_steps):
+    state, metrics = run.step(state, run.put_batch(next(batches)))
+  return run.get(state), run.get(metrics)
+
+
+@pytest.fixture(scope='module')
+def single():
+  run = parallel.DataParallel(
+    jax.jit(make_step()), lambda s: s, lambda b: b, lambda t: t
+  )
+  return train(run)
+
+
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_eight_devices_equal_one(mode, single):
+  assert jax.device_count() == 8
+  state, metrics = train(parallel.parallelize(make_step, mode, BATCH))
+  assert int(state.step) == 5
+  start = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, state)
+  assert max(jax.tree.leaves(moved.params)) > 1e-2
+  for a, b in zip(
+    jax.tree.leaves((state, metrics)), jax.tree.leaves(single), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_step_is_pure_and_draws_from_seed_and_step():
+  step = jax.jit(make_step())
+  batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))
+  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  once, again = step(state, batch), step(state, batch)
+  for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True):
+    np.testing.assert_array_equal(a, b)
+  later = step(state.replace(step=state.step + 1), batch)
+  other = step(
+    state.replace(key=steps.init_state(MODEL, OPTIMIZER, seed=1).key), batch
+  )
+  losses = {float(run[1]['loss']) for run in (once, later, other)}
+  assert len(losses) == 3
+
+
+def test_the_sum_is_the_mean_times_the_pixels():
+  batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))
+  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  _, mean = jax.jit(make_step())(state, batch)
+  _, total = jax.jit(make_step(reduction='sum'))(state, batch)
+  pixels = float(total['loss'] / mean['loss'])
+  everything = BATCH * MODEL.geometry.output_size(26) ** 2
+  assert 0.7 * everything < pixels < everything  # Some are ignored.
+  assert pixels == pytest.approx(round(pixels), abs=0.05)
+  assert total['grad_norm'] / mean['grad_norm'] == pytest.approx(
+    pixels, rel=1e-3
+  )
+
+
+@pytest.mark.parametrize('batch_size', [0, 4, 12])
+def test_an_indivisible_batch_is_refused(batch_size):
+  with pytest.raises(InputError, match='8 devices'):
+    parallel.parallelize(make_step, 'jit', batch_size)
+
+
+def test_an_unknown_mode_is_refused():
+  with pytest.raises(InputError, match='threads'):
+    parallel.parallelize(make_step, 'threads', 8)
+
+
+def test_batches_are_a_function_of_seed_and_step():
+  def names(seed, start, count):
+    numbered = [
+      e | {'label': np.full((1, 1), i)} for i, e in enumerate(examples())
+    ]
+    batches = create_batches(numbered, 3, seed, start)
+    return [tuple(next(batches)['label'][:, 0, 0]) for _ in range(count)]
+
+  whole = names(0, 0, 12)
+  assert names(0, 7, 5) == whole[7:]
+  assert names(1, 0, 12) != whole
+  for epoch in range(3):  # Each pass sees every example once, in a new order.
+    assert sorted(sum(whole[4 * epoch : 4 * epoch + 4], ())) == [*range(12)]
+  assert whole[:4] != whole[4:8]
+
+
+def test_unequal_images_cannot_be_batched():
+  small = examples(2)
+  small[1]['image'] = small[1]['image'][:16]
+  with pytest.raises(InputError, match='one shape'):
+    create_batches(small, 1, 0, 0)
+
+
+def test_compiler_options_unknown_to_xla_are_left_out():
+  assert parallel._known({'xla_no_such_option': 1}) is None
