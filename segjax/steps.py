@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from segjax import losses
-from segjax.data.augment import Augmentation, augment
 from segjax.data import standardise, to_unit_range
+from segjax.data.augment import Augmentation, augment
 
 
 class TrainState(flax.struct.PyTreeNode):

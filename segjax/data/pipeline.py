@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches as a pure function of (seed, step); the only file that knows grain."""
+"""Batches as a function of (seed, step); the only file that knows grain."""
 
 from collections.abc import Iterator, Sequence
 

@@ -24,11 +24,13 @@ def create_model(config: Mapping) -> nn.Module:
   fields['dropout_blocks'] = tuple(fields['dropout_blocks'])
   model = MODELS[name](dtype=jnp.dtype(dtype), **fields)
   if not 0 <= model.dropout_rate < 1:
-    raise InputError(f'model.dropout_rate={model.dropout_rate} is not in [0, 1)')
+    raise InputError(
+      f'model.dropout_rate={model.dropout_rate} must be >= 0 and < 1'
+    )
   if min(model.base_width, model.num_classes, model.in_channels) < 1:
     raise InputError(
       f'model.base_width={model.base_width}, num_classes={model.num_classes} '
       f'and in_channels={model.in_channels} must all be >= 1'
     )
-  model.geometry  # Raises if depth, convs_per_block or padding is wrong.
+  _ = model.geometry  # Raises if depth, convs_per_block or padding is wrong.
   return model
