@@ -18,6 +18,7 @@ from segjax.data import IGNORE_LABEL, create_dataset
 from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
 from segjax.data.pipeline import create_batches
+from segjax.errors import TrainingDiverged
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.workdir import claim_workdir
@@ -31,10 +32,6 @@ MAY_CHANGE = (
   'checkpoints',
   'evaluation',
 )
-
-
-class TrainingDiverged(FloatingPointError):
-  """The loss or the gradient is no longer finite."""
 
 
 def train_and_evaluate(

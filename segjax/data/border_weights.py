@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weight map of the U-Net paper (Ronneberger et al. 2015, equation 2).
+
+Host side, numpy in and numpy out; meant to be computed once per image and then
+warped together with it. The pieces are separate so that each can be replaced:
+`find_instances` and `separate_touching` make the instances, `class_counts` and
+`class_balance` the class weights, `border_weights` the map.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from segjax.errors import InputError
+
+# The border term is computed exactly down to this fraction of w0; below it
+# the map may be anything between 0 and this fraction of w0 too small.
+_NEGLIGIBLE = 1e-4
+
+
+def border_weights(
+  instances: np.ndarray,
+  *,
+  w0: float = 10.0,
+  sigma: float = 5.0,
+  class_weights: Sequence[float] | None = None,
+  ignore: np.ndarray | None = None,
+) -> np.ndarray:
+  """Returns w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2)).
+
+  d1 and d2 are the Euclidean distances, in pixels, from the centre of pixel x
+  to the centre of the nearest pixel of the nearest and of the second nearest
+  instance: a background pixel adjacent to an instance has d1 = 1. The paper
+  says "distance to the border" and leaves this convention open.
+
+  The border term is added on background pixels only: it is there to make the
+  network learn the separation between cells, and equation 2 taken literally
+  would also raise the weight of the cells' own rims. It is 0 everywhere when
+  there are fewer than two instances. Where it is below 1e-4 w0 it may be
+  rounded down to 0, which keeps each distance transform inside a window.
+
+  Args:
+    instances: int[H,W]; 0 is background, any other value an instance's id,
+      which need not be consecutive.
+    w0: weight of the border term, >= 0; 10 in the paper.
+    sigma: width of the border term, in pixels, > 0; about 5 in the paper.
+    class_weights: w_c of (background, instance), each >= 0, for instance from
+      `class_balance`; None means 1 and 1.
+    ignore: bool[H,W]; pixels that must not count get the weight 0. Instances
+      on them still count as neighbours.
+
+  Returns:
+    f32[H,W].
+
+  Raises:
+    InputError: an argument of another shape, dtype or range.
+  """
+  instances = _check_instances(instances)
+  if not (np.isfinite(w0) and w0 >= 0):
+    raise InputError(f'w0 is {w0}; it must be a finite number >= 0')
+  if not (np.isfinite(sigma) and sigma > 0):
+    raise InputError(f'sigma is {sigma}; it must be a finite number > 0')
+  class_weights = _check_class_weights(class_weights)
+
+  background = instances == 0
+  weight = np.where(background, class_weights[0], class_weights[1])
+  nearest, second = _two_nearest(
+    instances, radius=sigma * np.sqrt(-2 * np.log(_NEGLIGIBLE))
+  )
+  # A distance beyond the window is infinite, and exp(-inf) is 0.
+  border = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
+  weight = np.where(background, weight + border, weight)
+  if ignore is not None:
+    ignore = np.asarray(ignore)
+    if ignore.dtype != bool or ignore.shape != instances.shape:
+      raise InputError(
+        f'ignore is {ignore.dtype}{list(ignore.shape)}; it must be '
+        f'bool{list(instances.shape)} like the instances'
+      )
+    weight = np.where(ignore, 0.0, weight)
+  return weight.astype(np.float32)
+
+
+def class_counts(
+  label: np.ndarray, num_classes: int, *, ignore_label: int = 255
+) -> np.ndarray:
+  """Counts the pixels of each class; add the counts of several images.
+
+  Args:
+    label: int[...], each value below `num_classes` or equal to `ignore_label`.
+    num_classes: K.
+    ignore_label: value of pixels that are not counted.
+
+  Returns:
+    int64[K].
+
+  Raises:
+    InputError: a label outside the declared classes.
+  """
+  label = np.asarray(label)
+  if label.dtype.kind not in 'iu':
+    raise InputError(f'label has dtype {label.dtype}; it must be an integer')
+  counted = label[label != ignore_label].astype(np.int64)
+  wrong = counted[(counted < 0) | (counted >= num_classes)]
+  if wrong.size:
+    raise InputError(
+      f'label has the value {wrong[0]}; it must be in 0..{num_classes - 1} '
+      f'or {ignore_label} (ignored)'
+    )
+  return np.bincount(counted, minlength=num_classes)
+
+
+def class_balance(counts: np.ndarray) -> np.ndarray:
+  """Returns inverse class frequencies w_c with mean weight 1 over the pixels.
+
+  w_c = n / (P n_c), with n_c pixels of class c, n of all classes, and P classes
+  present. All present classes then carry the same total weight, the most
+  frequent one has w_c <= 1, and the scale of the loss, hence the learning
+  rate, is that of an unweighted loss. The paper gives no formula for w_c.
+
+  Args:
+    counts: int[K], pixels per class, for instance from `class_counts`.
+
+  Returns:
+    f32[K]; a class without any pixel gets 1, the mean weight, so that it is
+    neither ignored nor infinite if it turns up elsewhere.
+
+  Raises:
+    InputError: a negative count, or no pixel at all.
+  """
+  counts = np.asarray(counts)
+  if counts.ndim != 1 or counts.dtype.kind not in 'iu' or (counts < 0).any():
+    raise InputError(f'counts is {counts}; it must be int[K], each >= 0')
+  present = counts > 0
+  if not present.any():
+    raise InputError('counts are all 0; at least one class needs a pixel')
+  balanced = counts.sum() / (present.sum() * np.maximum(counts, 1))
+  return np.where(present, balanced, 1.0).astype(np.float32)
+
+
+def find_instances(label: np.ndarray, *, cell_class: int = 1) -> np.ndarray:
+  """Numbers the 4-connected components of one class.
+
+  4-connected, so that an 8-connected membrane one pixel wide separates two
+  cells, as in the ISBI 2012 evaluation.
+
+  Args:
+    label: int[H,W].
+    cell_class: the class whose components are the instances.
+
+  Returns:
+    int32[H,W]: 0 outside that class, 1..N inside.
+
+  Raises:
+    InputError: `label` is not an integer image.
+  """
+  label = np.asarray(label)
+  if label.ndim != 2 or label.dtype.kind not in 'iu':
+    raise InputError(
+      f'label is {label.dtype}{list(label.shape)}; it must be int[H,W]'
+    )
+  numbered, _ = ndimage.label(label == cell_class)
+  return numbered.astype(np.int32, copy=False)
+
+
+def separate_touching(instances: np.ndarray) -> np.ndarray:
+  """Carves a gap between touching instances.
+
+  A pixel becomes background when its north-west, north, north-east or west
+  neighbour belongs to another instance in the input. No two instances are
+  8-connected afterwards; the gap is one pixel wide along a horizontal border
+  and two along a vertical one, where the north-east rule also removes pixels
+  of the left instance. The paper only says "morphological operations"; this
+  is the rule of the authors' later plug-in (Falk et al. 2019) for
+  instances of one class.
+
+  Args:
+    instances: int[H,W]; 0 is background.
+
+  Returns:
+    A carved copy, same shape and dtype.
+
+  Raises:
+    InputError: `instances` is not an integer image.
+  """
+  instances = _check_instances(instances)
+  height, width = instances.shape
+  padded = np.pad(instances, 1)
+  carve = np.zeros(instances.shape, bool)
+  for row, column in ((0, 0), (0, 1), (0, 2), (1, 0)):
+    neighbour = padded[row : row + height, column : column + width]
+    carve |= (neighbour != 0) & (neighbour != instances)
+  return np.where(carve, 0, instances).astype(instances.dtype, copy=False)
+
+
+def _two_nearest(
+  instances: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Distances f64[H,W] to the two nearest instances, exact up to `radius`.
+
+  A larger one may be infinite: every instance is looked at only in its
+  bounding box grown by `radius`, so the cost is that of the windows' area and
+  not of the image's area times the number of instances.
+  """
+  nearest = np.full(instances.shape, np.inf)
+  second = np.full(instances.shape, np.inf)
+  # find_objects allocates one entry per possible id, so make them consecutive.
+  ids, dense = np.unique(np.append(0, instances), return_inverse=True)
+  if len(ids) < 3:
+    return nearest, second
+  dense = dense[1:].reshape(instances.shape)
+  margin = int(np.ceil(radius))
+  for number, box in enumerate(ndimage.find_objects(dense), start=1):
+    window = tuple(
+      slice(max(side.start - margin, 0), side.stop + margin) for side in box
+    )
+    distance = ndimage.distance_transform_edt(dense[window] != number)
+    second[window] = np.minimum(
+      second[window], np.maximum(nearest[window], distance)
+    )
+    nearest[window] = np.minimum(nearest[window], distance)
+  return nearest, second
+
+
+def _check_instances(instances: np.ndarray) -> np.ndarray:
+  instances = np.asarray(instances)
+  if instances.ndim != 2 or instances.dtype.kind not in 'iu':
+    raise InputError(
+      f'instances is {instances.dtype}{list(instances.shape)}; '
+      'it must be int[H,W]'
+    )
+  if instances.size and instances.min() < 0:
+    raise InputError(
+      f'instances has the value {instances.min()}; ids must be >= 0'
+    )
+  return instances
+
+
+def _check_class_weights(class_weights: Sequence[float] | None) -> np.ndarray:
+  if class_weights is None:
+    return np.ones(2)
+  checked = np.asarray(class_weights, np.float64)
+  if checked.shape != (2,) or not np.all(np.isfinite(checked) & (checked >= 0)):
+    raise InputError(
+      f'class_weights is {class_weights}; '
+      'it must be two numbers >= 0 (background, instance)'
+    )
+  return checked

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Picture files in and out: the one file that knows tifffile and Pillow.
+
+Every stack in memory is [N,H,W,C]: N pages of H rows, W columns and C
+channels. What is read is what was stored: nothing is scaled, inverted,
+rotated or coloured. A file that is not whole is refused, never half read.
+"""
+
+import io
+import math
+import os
+import re
+import struct
+import uuid
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+from segjax.errors import InputError
+
+# 16384 x 16384 gray. Also what stops a small file that decodes to a huge page.
+MAX_PAGE_VALUES = 2**28
+
+_DTYPES = ('uint8', 'uint16', 'float32')
+_WRITABLE = ('.tif', '.tiff', '.png', '.npy')
+
+
+def read_stack(path: str | os.PathLike) -> np.ndarray:
+  """Returns all pages of a picture file.
+
+  A palette PNG gives its indices, not its colours. One bit per pixel gives
+  uint8 0 and 1. Alpha is dropped: it says how to show a pixel, not what was
+  measured. Any other stored sample is a channel.
+
+  Args:
+    path: a .tif or .tiff (any number of pages), .png, .jpg or .jpeg (one page)
+      or .npy of shape [H,W], [N,H,W] or [N,H,W,C].
+
+  Returns:
+    uint8, uint16 or float32 [N,H,W,C], as stored, in native byte order.
+
+  Raises:
+    InputError: the file is missing, a directory, of another ending or dtype,
+      truncated or corrupt, empty, has pages of unequal shape, a page of more
+      than `MAX_PAGE_VALUES` values, or NaN or inf pixels. Changed bytes can go
+      unseen in a JPEG, a .npy and an uncompressed TIFF: they have no checksum.
+  """
+  path = Path(path)
+  if not path.is_file():
+    what = 'is a directory, not a file' if path.is_dir() else 'no such file'
+    raise InputError(f'{path}: {what}')
+  reader = _READERS[_known_ending(path, _READERS)]
+
+  # Otherwise tifffile also logs to stderr what the InputError says. A function
+  # of this call's own, so that other threads do not remove it.
+  def mute(record):
+    return False
+
+  log = tifffile.logger()
+  log.addFilter(mute)
+  try:
+    images = reader(path)
+  except InputError:
+    raise
+  # On damaged bytes the decoders raise whatever their parsers run into.
+  except Exception as e:
+    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+    raise InputError(f'{path}: truncated, corrupt or misnamed; {reason}') from e
+  finally:
+    log.removeFilter(mute)
+  finite = np.isfinite(images)
+  if not finite.all():
+    at = np.unravel_index(np.argmin(finite), images.shape)
+    raise InputError(
+      f'{path}: pixel is {images[at]} in page {at[0]}, row {at[1]}, column '
+      f'{at[2]}, channel {at[3]} (counted from 0); pixels must be finite'
+    )
+  return images
+
+
+def list_images(path: str | os.PathLike) -> list[Path]:
+  """Returns the image files at `path`, slice2 before slice10.
+
+  Args:
+    path: an image file, or a directory; folders below it and names that begin
+      with a dot are passed over.
+
+  Raises:
+    InputError: nothing is there, or nothing with an ending `read_stack` takes.
+  """
+  path = Path(path)
+  if path.is_file():
+    _known_ending(path, _READERS)
+    return [path]
+  files = [f for f in path.glob('[!.]*') if f.suffix.lower() in _READERS]
+  files = [f for f in files if f.is_file()]
+  if not files:
+    what = 'no image in this' if path.is_dir() else 'no such file or'
+    raise InputError(f'{path}: {what} directory; expected {" ".join(_READERS)}')
+  return sorted(files, key=_natural_key)
+
+
+def write_stack(path: str | os.PathLike, array: np.ndarray) -> None:
+  """Writes a stack that `read_stack` returns unchanged, as [N,H,W,C].
+
+  The file appears under its name whole or not at all, and replaces one that
+  was there. A TIFF is uncompressed, one page per image, minimum is black.
+
+  Args:
+    path: a .tif, .tiff or .npy, or a .png for one uint8 image. Its directory
+      exists.
+    array: uint8, uint16 or float32 [N,H,W] or [N,H,W,C]; C is 1 or 3 in a .png.
+
+  Raises:
+    InputError: another ending, shape or dtype, before anything is written; or
+      the file cannot be written (no such directory, no permission, disk full).
+  """
+  path = Path(path)
+  ending = _known_ending(path, _WRITABLE)
+  array = np.asarray(array)
+  given = f'{path}: cannot hold {array.dtype}{list(array.shape)}'
+  dtype = array.dtype.name
+  if dtype not in _DTYPES or array.ndim not in (3, 4) or array.size == 0:
+    raise InputError(
+      f'{given}; expected [N,H,W] or [N,H,W,C] of {", ".join(_DTYPES)}'
+    )
+  one_picture = len(array) == 1 and array.shape[3:] in ((), (1,), (3,))
+  if ending == '.png' and not (dtype == 'uint8' and one_picture):
+    raise InputError(
+      f'{given}; a .png takes one uint8 page of 1 or 3 channels, use .tif'
+    )
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
+  try:
+    with open(temporary, 'xb') as file:
+      _encode(file, np.ascontiguousarray(array, np.dtype(dtype)), ending)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError as e:
+    raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _encode(file, array, ending):
+  if ending == '.npy':
+    np.save(file, array, allow_pickle=False)
+    return
+  if array.shape[3:] == (1,):
+    array = array[..., 0]
+  if ending == '.png':
+    Image.fromarray(array[0]).save(file, format='PNG')
+    return
+  axes = {'planarconfig': 'contig'} if array.ndim == 4 else {}
+  with tifffile.TiffWriter(file, bigtiff=array.nbytes > 2**31) as tif:
+    for page in array:
+      # Not contiguous: the header goes first, so that every cut is noticed.
+      tif.write(
+        page, photometric='minisblack', contiguous=False, metadata=None, **axes
+      )
+
+
+def _known_ending(path, known):
+  ending = path.suffix.lower()
+  if ending not in known:
+    raise InputError(f'{path}: ending {ending!r} is none of {" ".join(known)}')
+  return ending
+
+
+def _natural_key(path):
+  parts = re.split(r'(\d+)', path.name)
+  parts[1::2] = map(int, parts[1::2])
+  return parts, path.name
+
+
+def _stored_dtype(path, shape, dtype):
+  """Returns the dtype to read pages [H,W,C] into, or raises InputError."""
+  if math.prod(shape) == 0 or math.prod(shape) > MAX_PAGE_VALUES:
+    raise InputError(
+      f'{path}: pages of shape {list(shape)}; expected 1 to {MAX_PAGE_VALUES} '
+      'values, cut larger images into smaller ones'
+    )
+  name = 'uint8' if dtype.kind == 'b' else dtype.name
+  if name not in _DTYPES:
+    raise InputError(f'{path}: dtype {dtype}; expected {", ".join(_DTYPES)}')
+  return np.dtype(name)
+
+
+def _read_tiff(path):
+  # Without OME: its metadata may send the reader to other files.
+  with tifffile.TiffFile(path, is_ome=False) as tif:
+    pages = list(tif.pages)
+    _check_whole(path, tif, pages)
+    first = pages[0]
+    shape = (first.imagelength, first.imagewidth, first.samplesperpixel)
+    dtype = _stored_dtype(path, shape, first.dtype)
+    # 1, 2: associated and unassociated alpha (TIFF 6.0, ExtraSamples).
+    num_channels = shape[-1] - (first.extrasamples[-1:] in ((1,), (2,)))
+    images = np.empty((len(pages), *shape[:2], num_channels), dtype)
+    for i, page in enumerate(pages):
+      kind = f'{page.axes} {page.dtype}{list(page.shape)}'
+      expected = f'{first.axes} {first.dtype}{list(first.shape)}'
+      if kind != expected or page.axes not in ('YX', 'YXS', 'SYX'):
+        raise InputError(
+          f'{path}: page {i} is {kind}, page 0 {expected}; pages must be equal '
+          'and of axes YX, YXS or SYX'
+        )
+      image = page.asarray()
+      if page.axes == 'SYX':
+        image = np.moveaxis(image, 0, -1)
+      images[i] = image.reshape(shape)[..., :num_channels]
+  return images
+
+
+def _check_whole(path, tif, pages):
+  """Raises InputError unless all that the headers name lies in the file.
+
+  tifffile goes on without a page or tag that it cannot reach, and returns
+  uninitialised memory for a strip that is not listed.
+  """
+  where = f'{path}: truncated or corrupt;'
+  file = tif.filehandle
+  following = [page.offset for page in pages[1:]] + [0]
+  for i, page in enumerate(pages):
+    num_tags, next_offset = _directory(file, tif.tiff, page.offset)
+    if next_offset != following[i] or num_tags != len(page.tags):
+      raise InputError(f'{where} page {i} or what follows it is out of reach')
+    segments = zip(page.dataoffsets, page.databytecounts, strict=True)
+    inside = sum(0 < a < a + n <= file.size for a, n in segments)
+    if inside != math.prod(page.chunked):
+      raise InputError(
+        f'{where} {inside} of {math.prod(page.chunked)} strips or tiles of '
+        f'page {i} lie within its {file.size} bytes'
+      )
+  # ImageJ writes one header for all pages of a file beyond 4 GiB.
+  if sum(series.size for series in tif.series) > sum(p.size for p in pages):
+    raise InputError(
+      f'{path}: has more pages than the {len(pages)} with a header; save it as '
+      'a plain multi-page TIFF'
+    )
+
+
+def _directory(file, sizes, offset):
+  """Returns the tag count and the next page's offset, as the file states."""
+  file.seek(offset)
+  (num_tags,) = struct.unpack(sizes.tagnoformat, file.read(sizes.tagnosize))
+  file.seek(num_tags * sizes.tagsize, os.SEEK_CUR)
+  data = file.read(sizes.offsetsize)
+  return num_tags, struct.unpack(sizes.offsetformat, data)[0]
+
+
+def _read_picture(path):
+  """Reads a PNG or JPEG, whichever the first bytes say.
+
+  The plug-in classes are called directly because `Image.open` reports a large
+  image by a warning, and catching warnings is not safe among threads.
+  """
+  data = path.read_bytes()
+  if data.startswith(b'\x89PNG'):
+    # Checks every CRC, which decoding does not.
+    PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
+    picture = PngImagePlugin.PngImageFile(io.BytesIO(data))
+    if b'IEND\xaeB`\x82' not in data or picture.is_animated:
+      raise InputError(f'{path}: truncated or animated; expected a whole image')
+  else:
+    picture = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+  bits = 16 if '16' in str(picture.tile[0].args) else 8
+  known = ['I;16'] if bits == 16 else ['1', 'L', 'LA', 'P', 'RGB', 'RGBA']
+  if picture.mode not in known:
+    raise InputError(
+      f'{path}: {bits}-bit {picture.mode}; expected gray, palette or 8-bit RGB'
+    )
+  bands = picture.getbands()
+  shape = (picture.height, picture.width, len(bands))
+  dtype = _stored_dtype(path, shape, np.dtype(f'uint{bits}'))
+  image = np.asarray(picture).astype(dtype).reshape(shape)
+  return image[np.newaxis, ..., : len(bands) - ('A' in bands)]
+
+
+def _read_npy(path):
+  array = np.lib.format.open_memmap(path, mode='r')
+  shapes = {2: (1, *array.shape, 1), 3: (*array.shape, 1), 4: array.shape}
+  if array.ndim not in shapes or len(array) == 0:
+    raise InputError(
+      f'{path}: shape {list(array.shape)}; expected [H,W], [N,H,W] or [N,H,W,C]'
+    )
+  shape = shapes[array.ndim]
+  dtype = _stored_dtype(path, shape[1:], array.dtype)
+  return np.array(array, dtype, order='C').reshape(shape)
+
+
+_READERS = {
+  **dict.fromkeys(('.tif', '.tiff'), _read_tiff),
+  **dict.fromkeys(('.png', '.jpg', '.jpeg'), _read_picture),
+  '.npy': _read_npy,
+}

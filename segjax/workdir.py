@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What identifies a run's folder: the config it was made with.
+
+`config.json` in a workdir says which experiment its checkpoints and metrics
+belong to, so that a run started again with the same command goes on, and one
+with another model or dataset is refused before it mixes with them.
+"""
+
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import ml_collections
+
+from segjax.checkpoints import load_params
+from segjax.errors import InputError
+from segjax.models import create_model
+
+
+def claim_workdir(
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  may_change: Sequence[str] = (),
+) -> None:
+  """Makes `workdir` and writes its `config.json`, or checks the one there.
+
+  Proves that the folder can be written to. Processes that share a workdir may
+  call it at the same time.
+
+  Args:
+    workdir: folder of the run, on a mounted file system.
+    config: the run's settings, plain JSON values throughout. Tuples equal
+      lists.
+    may_change: dotted prefixes, such as 'num_train_steps' or 'data', of the
+      settings that may differ between restarts; the file follows the latest.
+
+  Raises:
+    InputError: the workdir was made with other settings (all are named), is
+      not writable, or holds a `config.json` that cannot be read.
+  """
+  if '://' in str(workdir):
+    raise InputError(
+      f'workdir {workdir} is a URL; mount the bucket and give its path'
+    )
+  workdir = pathlib.Path(workdir)
+  file = workdir / 'config.json'
+  new = json.loads(json.dumps(config.to_dict()))
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+      _check_same(workdir, _read(file), new, may_change)
+    write_atomically(file, json.dumps(new, indent=2, sort_keys=True) + '\n')
+  except OSError as error:
+    raise InputError(
+      f'cannot write to workdir {workdir}: {error.strerror}; '
+      'give another --workdir'
+    ) from error
+
+
+def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+  """The config that `workdir` was made with; its lists come back as tuples.
+
+  Raises:
+    InputError: there is no `config.json`, or it cannot be read.
+  """
+  return ml_collections.ConfigDict(
+    _tuples(_read(pathlib.Path(workdir) / 'config.json'))
+  )
+
+
+def load_run(
+  workdir: str | os.PathLike, checkpoint: str = 'latest'
+) -> tuple[nn.Module, dict[str, Any], ml_collections.ConfigDict]:
+  """Returns the model, the parameters and the config of a run.
+
+  Args:
+    workdir: folder of the run.
+    checkpoint: 'latest', 'best' (by the held-out score) or a step's number.
+
+  Raises:
+    InputError: there is no such run or checkpoint, or it cannot be read.
+  """
+  config = read_config(workdir)
+  model = create_model(config.model)
+  which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+  if isinstance(which, str) and which not in ('latest', 'best'):
+    raise InputError(
+      f"checkpoint {checkpoint!r} is not 'latest', 'best' or a step's number"
+    )
+  params = load_params(pathlib.Path(workdir) / 'checkpoints', which)
+  return model, params, config
+
+
+def write_atomically(file: pathlib.Path, text: str) -> None:
+  """Replaces `file`: a reader, or a crash, finds the old text or the new."""
+  temporary = file.with_name(f'.{file.name}.{uuid.uuid4().hex}')
+  try:
+    temporary.write_text(text, encoding='utf-8')
+    temporary.replace(file)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    settings = json.loads(file.read_text(encoding='utf-8'))
+  except FileNotFoundError as error:
+    raise InputError(
+      f'no {file}; train first: python -m segjax.main --config=CONFIG '
+      f'--workdir={file.parent}'
+    ) from error
+  except (OSError, ValueError) as error:
+    raise InputError(f'cannot read {file}: {error}') from error
+  if not isinstance(settings, dict):
+    raise InputError(f'cannot read {file}: it holds no settings')
+  return settings
+
+
+def _check_same(
+  workdir: pathlib.Path,
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  may_change: Sequence[str],
+) -> None:
+  old, new = _flatten(old), _flatten(new)
+  names = [
+    name
+    for name in sorted({**old, **new})
+    if (name not in old or name not in new or old[name] != new[name])
+    and not any(f'{name}.'.startswith(f'{prefix}.') for prefix in may_change)
+  ]
+  if names:
+    raise InputError(
+      f'workdir {workdir} was made with {_list(names, old)}; this run has '
+      f'{_list(names, new)}; use another --workdir, or the settings it was '
+      'made with'
+    )
+
+
+def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
+  return ', '.join(
+    f'{name}={settings[name]!r}' if name in settings else f'no {name}'
+    for name in names
+  )
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for name, value in settings.items():
+    if isinstance(value, dict) and value:
+      flat.update(_flatten(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {name: _tuples(entry) for name, entry in value.items()}
+  if isinstance(value, list):
+    return tuple(_tuples(entry) for entry in value)
+  return value

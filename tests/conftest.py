@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the whole suite shares: eight virtual CPU devices, strict jax, data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Read when jax starts its CPU client, so set before anything imports jax.
+_DEVICES_FLAG = '--xla_force_host_platform_device_count'
+_flags = os.environ.get('XLA_FLAGS', '')
+if _DEVICES_FLAG not in _flags:
+  os.environ['XLA_FLAGS'] = f'{_flags} {_DEVICES_FLAG}=8'.strip()
+
+import jax  # noqa: E402
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Compiling takes most of a test's time; what is compiled is tiny.
+jax.config.update('jax_disable_most_optimizations', True)
+
+
+@pytest.fixture(scope='session')
+def data_dir() -> Path:
+  """Returns the folder of real data sets; skips the test where none is."""
+  beside_checkout = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+  folder = Path(os.environ.get('SEGJAX_DATA_DIR') or beside_checkout)
+  if not folder.is_dir():
+    pytest.skip(
+      f'no real data: no folder {folder} (set SEGJAX_DATA_DIR, or put it in '
+      '../shared/data beside the checkout)'
+    )
+  return folder

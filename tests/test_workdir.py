@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+
+import ml_collections
+import pytest
+
+from segjax import workdir
+from segjax.errors import InputError
+
+
+def make_config(**changes):
+  config = ml_collections.ConfigDict(
+    {
+      'num_train_steps': 100,
+      'seed': 0,
+      'model': {'name': 'unet', 'depth': 4, 'widths': (64, 128), 'norm': None},
+      'data': {'name': 'isbi2012', 'fold': 0, 'options': {}},
+      'learning_rate': 1e-3,
+    }
+  )
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def test_new_workdir_holds_the_config(tmp_path):
+  workdir.claim_workdir(tmp_path / 'runs' / 'x', make_config())
+  file = tmp_path / 'runs' / 'x' / 'config.json'
+  text = file.read_text()
+  assert json.loads(text)['model']['widths'] == [64, 128]
+  assert text.index('"data"') < text.index('"model"') < text.index('"seed"')
+  assert '\n  "seed": 0\n}\n' in text
+  assert os.listdir(file.parent) == ['config.json']
+  config = workdir.read_config(tmp_path / 'runs' / 'x')
+  assert config == make_config()
+  assert config.model.widths == (64, 128)
+  assert isinstance(config.model, ml_collections.ConfigDict)
+
+
+def test_same_config_goes_on(tmp_path):
+  workdir.claim_workdir(tmp_path, make_config())
+  workdir.claim_workdir(tmp_path, make_config())
+  workdir.claim_workdir(tmp_path, make_config(**{'model.widths': (64, 128)}))
+
+
+def test_another_config_is_refused_and_nothing_written(tmp_path):
+  workdir.claim_workdir(tmp_path, make_config())
+  before = (tmp_path / 'config.json').read_text()
+  other = make_config(
+    **{'model.depth': 3, 'data.name': 'voc', 'num_train_steps': 9}
+  )
+  other.extra = True
+  with pytest.raises(InputError) as error:
+    workdir.claim_workdir(tmp_path, other, ('num_train_steps', 'dat'))
+  assert str(error.value) == (
+    f"workdir {tmp_path} was made with data.name='isbi2012', no extra, "
+    "model.depth=4; this run has data.name='voc', extra=True, model.depth=3; "
+    'use another --workdir, or the settings it was made with'
+  )
+  assert (tmp_path / 'config.json').read_text() == before
+
+
+def test_listed_settings_may_change(tmp_path):
+  workdir.claim_workdir(tmp_path, make_config())
+  changed = make_config(**{'num_train_steps': 9, 'data.fold': 2})
+  workdir.claim_workdir(tmp_path, changed, ('num_train_steps', 'data'))
+  assert workdir.read_config(tmp_path) == changed
+
+
+@pytest.mark.parametrize('text', ['{"seed": ', '[1]', '\xff\x00', ''])
+def test_corrupt_config(tmp_path, text):
+  (tmp_path / 'config.json').write_bytes(text.encode('latin1'))
+  with pytest.raises(InputError, match=f'cannot read {tmp_path}/config.json'):
+    workdir.read_config(tmp_path)
+  with pytest.raises(InputError, match='cannot read'):
+    workdir.claim_workdir(tmp_path, make_config())
+
+
+def test_missing_config(tmp_path):
+  with pytest.raises(InputError, match='no .*/a/config.json; train first'):
+    workdir.read_config(tmp_path / 'a')
+
+
+def test_unwritable_workdir(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(InputError, match='cannot write to workdir .*file'):
+    workdir.claim_workdir(tmp_path / 'file', make_config())
+  with pytest.raises(InputError, match='cannot write to workdir .*file/x'):
+    workdir.claim_workdir(tmp_path / 'file' / 'x', make_config())
+  with pytest.raises(InputError, match='is a URL; mount'):
+    workdir.claim_workdir('gs://bucket/run', make_config())
+
+
+def test_unwritable_workdir_of_an_earlier_run(tmp_path, monkeypatch):
+  workdir.claim_workdir(tmp_path, make_config())
+
+  def refuse(*unused):
+    raise PermissionError(13, 'Permission denied')
+
+  # A superuser, as in containers, may write whatever the mode says.
+  monkeypatch.setattr(workdir, 'write_atomically', refuse)
+  with pytest.raises(InputError, match='Permission denied; give another'):
+    workdir.claim_workdir(tmp_path, make_config())
+
+
+def test_write_atomically_leaves_the_old_text_when_it_fails(tmp_path):
+  file = tmp_path / 'a.txt'
+  workdir.write_atomically(file, 'old')
+  with pytest.raises(UnicodeEncodeError):
+    workdir.write_atomically(file, 'new' * 10000 + '\ud800')
+  assert file.read_text() == 'old'
+  assert os.listdir(tmp_path) == ['a.txt']
+
+
+def test_write_atomically_spares_a_reader(tmp_path):
+  file = tmp_path / 'a.txt'
+  workdir.write_atomically(file, 'old')
+  with file.open() as reader:
+    workdir.write_atomically(file, 'new')
+    assert reader.read() == 'old'
+  assert file.read_text() == 'new'
