@@ -6,6 +6,8 @@ Under construction.
 
 import ml_collections
 
+from segjax.errors import InputError
+
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
@@ -52,6 +54,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     every_steps=500, keep=dict(keep_last=2, keep_best=1)
   )
 
+  if arg not in ('', 'demo'):
+    raise InputError(f'unknown argument {arg!r}')
   if arg == 'demo':
     config.data = dict(
       name='synthetic', fold=0, gap=0, num_slices=10, size_px=192, seed=0

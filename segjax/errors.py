@@ -8,7 +8,7 @@ Anything else that escapes is a bug and keeps its traceback.
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 class InputError(ValueError):
@@ -24,15 +24,20 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
   Bad flags and `InputError` end it with status 2, `TrainingDiverged` with 1.
   """
+  # Information is for --verbosity=0; warnings and errors are for everybody.
+  flags.FLAGS.set_default('verbosity', logging.WARNING)
 
   def parse(argv):
     try:
       return flags.FLAGS(argv)
-    # A config override that is unknown or of another type is one of these.
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-      _fail(e, status=2)
-    except OSError as e:
-      _fail(f'{e.filename}: {e.strerror}', status=2)
+    except flags.Error as e:
+      # The traceback of a config file ends with what it raised.
+      last = str(e).splitlines()[-1]
+      _fail(last.removeprefix('segjax.errors.InputError: '), status=2)
+    except (AttributeError, KeyError) as e:
+      _fail(f'unknown config key {e.args[0]}', status=2)
+    except (TypeError, ValueError) as e:
+      _fail(f'config override: {e}', status=2)
 
   def run(argv):
     try:
@@ -47,7 +52,6 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
   app.run(run, flags_parser=parse)
 
 
-def _fail(error: Exception | str, status: int) -> None:
-  message = ' '.join(str(error).split())
-  print(f'error: {message}', file=sys.stderr)
+def _fail(error: BaseException | str, status: int) -> None:
+  print('error:', *str(error).split(), file=sys.stderr)
   sys.exit(status)

@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from segjax.errors import run_command
+from segjax.errors import InputError, run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, as FILE.py or FILE.py:ARGUMENT.'
@@ -21,16 +21,15 @@ flags.mark_flag_as_required('config')
 
 
 def main(_):
-  from segjax import train  # jax starts after the flags have been checked.
+  source = config_flags.get_config_filename(flags.FLAGS['config'])
+  file, _, argument = source.partition(':')
+  if not Path(file).is_file():
+    raise InputError(f'--config={source}: there is no file {file}')
+  name = f'{Path(file).stem}_{argument}' if argument else Path(file).stem
+  from segjax import train  # Here, so that a wrong flag fails at once.
 
-  train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or _default_workdir())
-
-
-def _default_workdir() -> str:
-  path = config_flags.get_config_filename(flags.FLAGS['config'])
-  name, _, argument = Path(path).name.partition(':')
-  return str(
-    Path('runs', '_'.join([name.removesuffix('.py'), argument]).strip('_'))
+  train.train_and_evaluate(
+    _CONFIG.value, _WORKDIR.value or Path('runs', name)
   )
 
 

@@ -113,6 +113,7 @@ def train_and_evaluate(
             writer.write_images(step, {'heldout': shown})
           checkpoints.save(step, single, scores)
       checkpoints.wait()
+      log.close()
     params = devices.get(state).params
 
   if not dataset.heldout:
@@ -148,6 +149,9 @@ class _Log:
   def flush(self) -> None:
     self._pull()
 
+  def close(self) -> None:
+    self._progress.close()
+
   def _pull(self):
     if self._pending is None:
       return
@@ -158,8 +162,8 @@ class _Log:
       if not math.isfinite(metrics[name]):
         raise TrainingDiverged(
           f'{name} is {metrics[name]} at step {step}; the last good checkpoint '
-          'is kept; a smaller optimizer learning rate or '
-          'config.optimizer.clip_norm may help'
+          'is kept; try a smaller config.schedule.learning_rate, or '
+          'config.optimizer.clip_norm'
         )
     self._since_report.append(metrics)
     if step % self._every_steps == 0:
