@@ -28,9 +28,7 @@ def main(_):
   name = f'{Path(file).stem}_{argument}' if argument else Path(file).stem
   from segjax import train  # Here, so that a wrong flag fails at once.
 
-  train.train_and_evaluate(
-    _CONFIG.value, _WORKDIR.value or Path('runs', name)
-  )
+  train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or Path('runs', name))
 
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax import parallel
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 
@@ -245,7 +246,11 @@ def predict_image(
 
   params = jax.device_put(params)  # Once, not with every batch.
   score = functools.partial(
-    _core_scores, apply, params, geometry=geometry, activation=activation
+    _compiled_core_scores(),
+    apply,
+    params,
+    geometry=geometry,
+    activation=activation,
   )
   total = None
   for transform in average:
@@ -261,7 +266,12 @@ def predict_image(
   return total
 
 
-@functools.partial(jax.jit, static_argnames=('apply', 'geometry', 'activation'))
+@functools.cache
+def _compiled_core_scores() -> Callable:
+  static = ('apply', 'geometry', 'activation')
+  return parallel.jit(_core_scores, static_argnames=static)
+
+
 def _core_scores(apply, params, tiles, *, geometry, activation):
   """Maps tiles f32[N, h, w, C] to the scores f32[N, h', w', K] of cores."""
   logits = jax.vmap(lambda tile: apply(params, tile[None])[0])(tiles)
