@@ -11,17 +11,15 @@ Contents carry no checksum: a truncated file is noticed, a flipped bit is not.
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.tree_util import keystr
 from orbax.checkpoint import checkpoint_managers
 
 from segjax.errors import InputError
@@ -31,8 +29,8 @@ class Checkpoints:
   """The checkpoints of one run; a context manager that ends by waiting.
 
   Keeps the newest `keep_last` and the best `keep_best`. Best is the largest
-  (or smallest) `best_metric`, the newer on a tie; a checkpoint saved without
-  it, or with NaN or inf, takes no part.
+  `best_metric`, the newer on a tie; a checkpoint saved without it, or with NaN
+  or inf, takes no part.
 
   A directory has one writer. Processes of one multi-process run count as one:
   all of them make every call.
@@ -44,35 +42,29 @@ class Checkpoints:
     keep_last: int = 2,
     keep_best: int = 1,
     best_metric: str | None = None,
-    best_mode: str = 'max',
   ):
     """Opens `directory` and makes it if missing.
 
     Args:
-      directory: folder of the checkpoints.
       keep_last: how many of the newest to keep, at least 1.
       keep_best: how many of the best to keep, 0 or more.
       best_metric: name, among the metrics given to `save`, that ranks
         checkpoints; None ranks none.
-      best_mode: 'max' or 'min', the good end of `best_metric`.
 
     Raises:
-      InputError: a number or mode is out of range, or the folder cannot be
-        made or read.
+      InputError: a number is out of range, or the folder cannot be made or
+        read.
     """
-    if keep_last < 1 or keep_best < 0 or best_mode not in ('max', 'min'):
+    if keep_last < 1 or keep_best < 0:
       raise InputError(
-        f'keep_last={keep_last}, keep_best={keep_best}, best_mode={best_mode!r}'
-        "; give keep_last >= 1, keep_best >= 0 and 'max' or 'min'"
+        f'keep_last={keep_last}, keep_best={keep_best}; give keep_last >= 1 '
+        'and keep_best >= 0'
       )
-    self._directory = os.path.abspath(directory)
     self._best_metric = best_metric
-    self._sign = 1.0 if best_mode == 'max' else -1.0
     self._scores = {}
-    self._restored_step = None
+    self._restored_step = math.inf
     self._manager = _open(
-      self._directory,
-      ocp.StandardCheckpointHandler,
+      directory,
       cleanup_tmp_directories=True,
       preservation_policy=_KeepLastAndBest(keep_last, keep_best, self._scores),
     )
@@ -99,18 +91,17 @@ class Checkpoints:
       metrics: scores of this state; None between two evaluations.
 
     Raises:
-      InputError: `metrics` is given and lacks `best_metric`.
+      KeyError: `metrics` is given and lacks `best_metric`.
     """
     score = self._score(metrics)
-    if self._restored_step is not None:
-      for stale in self._manager.all_steps():
-        if stale > self._restored_step:
-          self._manager.delete(stale)
-      self._restored_step = None
+    for stale in self._manager.all_steps():
+      if stale > self._restored_step:
+        self._manager.delete(stale)
+    self._restored_step = math.inf
     if step in self._manager.all_steps():
       return
     self._scores[step] = score
-    args = ocp.args.StandardSave(state)
+    args = ocp.args.PyTreeSave(state)
     self._manager.save(step, args=args, custom_metadata={'score': score})
 
   def latest_step(self) -> int | None:
@@ -131,9 +122,6 @@ class Checkpoints:
       step: the checkpoint to read; None for the newest that can be read. One
         that cannot is named in a warning.
 
-    Returns:
-      Pytree of arrays like `abstract_state`.
-
     Raises:
       InputError: there is no such checkpoint, none can be read, or its leaves
         differ from `abstract_state` in name, shape or dtype.
@@ -143,11 +131,9 @@ class Checkpoints:
 
     def read(step):
       _check_fit(self._manager.item_metadata(step).tree, wanted, step)
-      return self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+      return _read(self._manager, step, wanted)
 
-    self._restored_step, state = _newest_readable(
-      self._manager.all_steps(), step, read, self._directory
-    )
+    self._restored_step, state = _newest_readable(self._manager, step, read)
     return state
 
   def wait(self) -> None:
@@ -155,14 +141,10 @@ class Checkpoints:
     self._manager.wait_until_finished()
 
   def _score(self, metrics: Mapping[str, float] | None) -> float | None:
-    """The rank of a checkpoint, larger is better; None for no rank."""
+    """The number that ranks a checkpoint; None for no rank."""
     if metrics is None or self._best_metric is None:
       return None
-    if self._best_metric not in metrics:
-      raise InputError(
-        f'best_metric {self._best_metric!r} is not among {sorted(metrics)}'
-      )
-    score = self._sign * float(metrics[self._best_metric])
+    score = float(metrics[self._best_metric])
     return score if math.isfinite(score) else None
 
 
@@ -174,20 +156,15 @@ def load_params(
   Only reads, so it may run beside the training that writes.
 
   Args:
-    directory: folder of the checkpoints.
     which: 'best', 'latest' (the newest that can be read) or a step.
 
   Returns:
-    Nested dict of arrays on JAX's default device.
+    Nested dict of arrays on the first local device.
 
   Raises:
     InputError: there is no such checkpoint, or it cannot be read.
   """
-  directory = os.path.abspath(directory)
-  if not os.path.isdir(directory):
-    raise _nothing_in(directory)
-  handler = ocp.PyTreeCheckpointHandler
-  with _open(directory, handler, read_only=True) as manager:
+  with _open(directory, read_only=True) as manager:
     steps = manager.all_steps()
     step = None if which == 'latest' else which
     if steps and which == 'best':
@@ -196,22 +173,25 @@ def load_params(
         raise InputError(
           f"no checkpoint in {directory} has a score yet; ask for 'latest'"
         )
-    read = functools.partial(_read_params, manager)
-    return _newest_readable(steps, step, read, directory)[1]
+
+    def read(step):
+      saved = manager.item_metadata(step).tree['params']
+      wanted = {'params': jax.tree.map(_abstract, saved)}
+      return _read(manager, step, wanted)['params']
+
+    return _newest_readable(manager, step, read)[1]
 
 
 def _open(
-  directory: str, handler: type, **options: Any
+  directory: str | os.PathLike, **options: Any
 ) -> ocp.CheckpointManager:
-  logger = logging.get_absl_logger()
-  if _is_wanted not in logger.filters:
-    logger.addFilter(_is_wanted)
+  logging.get_absl_logger().addFilter(_is_wanted)
   try:
     if not options.get('read_only'):
       os.makedirs(directory, exist_ok=True)
     return ocp.CheckpointManager(
-      directory,
-      item_handlers=handler(),
+      os.path.abspath(directory),
+      item_handlers=ocp.PyTreeCheckpointHandler(),
       options=ocp.CheckpointManagerOptions(**options),
     )
   except (OSError, ValueError) as error:
@@ -257,57 +237,50 @@ def _read_scores(manager: ocp.CheckpointManager) -> dict[int, float | None]:
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   sharding = getattr(leaf, 'sharding', None)
-  if sharding is None:
+  # A saved leaf describes devices that need not be here.
+  if not isinstance(sharding, jax.sharding.Sharding):
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _check_fit(saved: Any, wanted: Any, step: int) -> None:
   saved, wanted = _describe(saved), _describe(wanted)
-  names = [n for n in {**wanted, **saved} if saved.get(n) != wanted.get(n)]
-  if names:
-    raise InputError(
-      f'checkpoint {step} does not fit this run, {len(names)} leaves differ: '
-      + '; '.join(
-        f'{n} is {saved.get(n, "absent")} there, {wanted.get(n, "absent")} here'
-        for n in names[:3]
+  for name in {**wanted, **saved}:
+    there, here = saved.get(name, 'absent'), wanted.get(name, 'absent')
+    if there != here:
+      raise InputError(
+        f'checkpoint {step} does not fit this run: {name} is {there} there, '
+        f'{here} here'
       )
-    )
 
 
 def _describe(tree: Any) -> dict[str, str]:
   return {
-    jax.tree_util.keystr(path, simple=True, separator='.'): (
-      f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    keystr(path, simple=True, separator='.'): f'{leaf.dtype}{list(leaf.shape)}'
+    for path, leaf in jax.tree.leaves_with_path(tree)
   }
 
 
-def _read_params(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  saved = {'params': manager.item_metadata(step).tree['params']}
-  # As numpy, because the devices that wrote it need not be here.
-  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  restored = manager.restore(
-    step,
-    args=ocp.args.PyTreeRestore(
-      item=saved,
-      restore_args=jax.tree.map(lambda _: as_numpy, saved),
-      partial_restore=True,
-    ),
+def _read(manager: ocp.CheckpointManager, step: int, wanted: Any) -> Any:
+  """The part of checkpoint `step` that `wanted` names, placed as it says."""
+  args = ocp.args.PyTreeRestore(
+    item=wanted,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+    partial_restore=True,
   )
-  return jax.tree.map(jnp.asarray, restored['params'])
+  return manager.restore(step, args=args)
 
 
 def _newest_readable(
-  steps: Sequence[int],
-  step: int | None,
-  read: Callable[[int], Any],
-  directory: str,
+  manager: ocp.CheckpointManager, step: int | None, read: Callable[[int], Any]
 ) -> tuple[int, Any]:
-  """The newest of `steps` that `read` can read, or `step`; what was read."""
+  """The newest step that `read` can read, or `step`; what was read."""
+  steps, directory = manager.all_steps(), manager.directory
   if not steps:
-    raise _nothing_in(directory)
+    raise InputError(
+      f'no checkpoint in {directory}; train first: python -m segjax.main '
+      f'--config=CONFIG --workdir={directory.parent}'
+    )
   if step is not None and step not in steps:
     raise InputError(
       f'no checkpoint {step!r} in {directory}; there are {sorted(steps)}'
@@ -322,10 +295,3 @@ def _newest_readable(
       message = f'cannot read checkpoint {candidate} in {directory}: {reason}'
       logging.warning('%s', message)
   raise InputError(message)
-
-
-def _nothing_in(directory: str) -> InputError:
-  return InputError(
-    f'no checkpoint in {directory}; train first: python -m segjax.main '
-    f'--config=CONFIG --workdir={os.path.dirname(directory)}'
-  )

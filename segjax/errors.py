@@ -25,7 +25,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
   Bad flags and `InputError` end it with status 2, `TrainingDiverged` with 1.
   """
   # Information is for --verbosity=0; warnings and errors are for everybody.
-  flags.FLAGS.set_default('verbosity', logging.WARNING)
+  logging.set_verbosity(logging.WARNING)
 
   def parse(argv):
     try:
@@ -35,7 +35,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
       last = str(e).splitlines()[-1]
       _fail(last.removeprefix('segjax.errors.InputError: '), status=2)
     except (AttributeError, KeyError) as e:
-      _fail(f'unknown config key {e.args[0]}', status=2)
+      key = (e.__context__ or e).args[0]
+      _fail(f'unknown config key, see the config file: {key}', status=2)
     except (TypeError, ValueError) as e:
       _fail(f'config override: {e}', status=2)
 

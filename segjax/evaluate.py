@@ -84,9 +84,10 @@ def main(_):
       f'split {args.split!r} is empty: the run has data.fold='
       f'{config.data.fold}; use another of {SPLITS}'
     )
-  probabilities = predict_examples(
-    model, params, examples, config, args.average
-  )
+  average = args.average
+  if average is None:
+    average = config.evaluation.average
+  probabilities = predict_examples(model, params, examples, config, average)
   print(writers.table(score(probabilities, examples)))
 
 
@@ -96,5 +97,7 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'checkpoint', 'latest', "'latest', 'best' or the number of a step."
   )
-  flags.DEFINE_bool('average', False, 'Average over the 8 turns and flips.')
+  flags.DEFINE_bool(
+    'average', None, 'Average over the 8 turns and flips; None as the run did.'
+  )
   run_command(main)

@@ -43,7 +43,7 @@ class UNetGeometry:
         'no U-Net; depth must be >= 0 and convs_per_block >= 1'
       )
     if self.padding not in ('VALID', 'SAME'):
-      raise InputError(f"padding {self.padding!r} is not 'VALID' or 'SAME'")
+      raise InputError(f"padding={self.padding!r} is not 'VALID' or 'SAME'")
 
   @property
   def period(self) -> int:

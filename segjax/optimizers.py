@@ -19,7 +19,7 @@ def create_schedule(
   that ends at 0 at `num_steps`.
   """
   if name not in SCHEDULES:
-    raise InputError(f'schedule {name!r} is not one of {SCHEDULES}')
+    raise InputError(f'schedule.name={name!r} is not one of {SCHEDULES}')
   if not 0 <= warmup_steps < num_steps:
     raise InputError(
       f'warmup_steps={warmup_steps} must be >= 0 and less than '
@@ -66,7 +66,7 @@ def create_optimizer(
   elif name == 'adamw':
     update = [optax.scale_by_adam(b1=momentum), decay]
   else:
-    raise InputError(f'optimizer {name!r} is not one of {OPTIMIZERS}')
+    raise InputError(f'optimizer.name={name!r} is not one of {OPTIMIZERS}')
   return optax.chain(*clip, *update, optax.scale_by_learning_rate(schedule))
 
 

@@ -62,7 +62,7 @@ def parallelize(
   if batch_size < 1 or batch_size % devices:
     raise InputError(
       f'batch_size={batch_size} is not divisible by the {devices} devices; '
-      f'use a multiple of {devices}'
+      f'use a positive multiple of {devices}'
     )
   if mode == 'jit':
     mesh = jax.make_mesh(

@@ -4,15 +4,16 @@
 `python -m segjax.predict --workdir=DIR --input=IMAGES --output=FILE`
 """
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from segjax import tiling, workdir
+from segjax import tiling
 from segjax.data import images, standardise, to_unit_range
 from segjax.errors import InputError, run_command
+from segjax.workdir import load_run
 
 KINDS = ('probabilities', 'labels', 'logits')
 ENDINGS = ('.tif', '.tiff', '.png', '.npy')
@@ -74,49 +75,106 @@ def plan_outputs(
   return jobs, ending
 
 
-def main(_):
-  args = flags.FLAGS
-  source, output = Path(args.input), Path(args.output)
+def predict_files(
+  workdir: str | os.PathLike,
+  source: str | os.PathLike,
+  output: str | os.PathLike,
+  *,
+  kind: str = 'probabilities',
+  checkpoint: str = 'latest',
+  average: bool = False,
+  tile_size: int | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes the predictions of image files, and prints what it wrote.
+
+  Each output appears whole or not at all. Of a folder, those before a file
+  that can't be read are written.
+
+  Args:
+    workdir: folder of a run.
+    source: image file, stack, or folder of images.
+    output: see `plan_outputs`.
+    kind: one of `KINDS`, see `encode`.
+    checkpoint: 'latest', 'best' or the number of a step.
+    average: over the eight turns and flips.
+    tile_size: input side of a tile, in pixels; None wastes least.
+    overwrite: whether to replace an output that exists.
+
+  Raises:
+    InputError: a file or an argument is wrong.
+  """
+  source, output = Path(source), Path(output)
   jobs, ending = plan_outputs(
-    images.list_images(source), source.is_dir(), output, args.kind
+    images.list_images(source), source.is_dir(), output, kind
   )
   for _, file in jobs:
-    if file.exists() and not args.overwrite:
+    if file.exists() and not overwrite:
       raise InputError(f'{file} exists; give --overwrite to replace it')
-  model, params, config = workdir.load_run(args.workdir, args.checkpoint)
-  options = dict(config.tiling, tile_size=args.tile_size)
+  model, params, config = load_run(workdir, checkpoint)
 
-  def predict(image):
+  def predict(page):
     return tiling.predict_image(
       model.apply,
       {'params': params},
-      standardise(to_unit_range(image), **config.gray),
+      standardise(to_unit_range(page), **config.gray),
       model.geometry,
-      activation='logits' if args.kind == 'logits' else 'probabilities',
-      average=args.average,
-      **options,
+      activation='logits' if kind == 'logits' else 'probabilities',
+      average=average,
+      tile_size=tile_size,
+      **config.tiling,
     )
 
   for files, file in jobs:
-    scores = [predict(image) for image in _read(files)]
-    if len({score.shape for score in scores}) > 1:
+    pages = [page for path in files for page in _read(path, model.in_channels)]
+    sizes = sorted({page.shape[:2] for page in pages})
+    if len(sizes) > 1:
       raise InputError(
-        f'{source} holds images of unequal sizes, which {file} cannot; give a '
-        'folder as --output'
+        f'{source} holds images of {sizes} pixels, which {file} cannot hold '
+        'together; give a folder as --output'
       )
-    if ending == '.png' and len(scores) > 1:
+    if ending == '.png' and len(pages) > 1:
       raise InputError(
-        f'{file} holds one image and {source} has {len(scores)}; use .tif'
+        f'{file} holds one image and {source} has {len(pages)}; use .tif'
       )
-    if not output.suffix:
-      output.mkdir(exist_ok=True)
-    images.write_stack(file, encode(np.stack(scores), args.kind, ending))
-    print(f'{file}: {len(scores)} of {args.kind}', flush=True)
+    scores = np.stack([predict(page) for page in pages])
+    if file.parent == output:
+      _make_folder(output)
+    images.write_stack(file, encode(scores, kind, ending))
+    print(f'{file}: {len(scores)} of {kind}', flush=True)
 
 
-def _read(files: list[Path]) -> Iterator[np.ndarray]:
-  for file in files:
-    yield from images.read_stack(file)
+def _read(file: Path, channels: int) -> np.ndarray:
+  stack = images.read_stack(file)
+  if stack.shape[-1] != channels:
+    raise InputError(
+      f'{file} has {stack.shape[-1]} channels; the run was trained with '
+      f'model.in_channels={channels}'
+    )
+  return stack
+
+
+def _make_folder(folder: Path) -> None:
+  try:
+    folder.mkdir(exist_ok=True)
+  except OSError as e:
+    raise InputError(
+      f'output {folder} cannot be made a folder: {e.strerror}'
+    ) from e
+
+
+def main(_):
+  args = flags.FLAGS
+  predict_files(
+    args.workdir,
+    args.input,
+    args.output,
+    kind=args.kind,
+    checkpoint=args.checkpoint,
+    average=args.average,
+    tile_size=args.tile_size,
+    overwrite=args.overwrite,
+  )
 
 
 if __name__ == '__main__':

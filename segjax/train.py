@@ -25,13 +25,7 @@ from segjax.workdir import claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them; nothing else here changes the parameters.
-MAY_CHANGE = (
-  'num_train_steps',
-  'log_every_steps',
-  'parallel',
-  'checkpoints',
-  'evaluation',
-)
+MAY_CHANGE = ('num_train_steps', 'log_every_steps', 'checkpoints', 'evaluation')
 
 
 def train_and_evaluate(
@@ -67,8 +61,8 @@ def train_and_evaluate(
     config.batch_size,
   )
   dataset = create_dataset(config.data, config.weights)
-  workdir = Path(workdir)
   claim_workdir(workdir, config, MAY_CHANGE)
+  workdir = Path(workdir)
 
   def predict(params, average=False):
     return evaluate.predict_examples(

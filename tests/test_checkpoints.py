@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import functools
+import gc
 import logging
 import os
 import pathlib
@@ -67,6 +68,13 @@ def records():
   logger.setLevel(level)
 
 
+@pytest.fixture
+def collected():
+  """Collects the garbage of a test before the next one is blamed for it."""
+  yield
+  gc.collect()
+
+
 def test_restores_bit_for_bit_and_quietly(tmp_path, records):
   with checkpoints.Checkpoints(tmp_path / 'a' / 'b') as c:
     assert c.latest_step() is None
@@ -83,10 +91,9 @@ def test_restores_bit_for_bit_and_quietly(tmp_path, records):
   assert [r.getMessage() for r in records if 'orbax' in r.pathname] == []
 
 
-@pytest.mark.parametrize('mode,best', [('max', 2), ('min', 4)])
-def test_keeps_the_last_and_the_best(tmp_path, mode, best):
+def test_keeps_the_last_and_the_best(tmp_path):
   scores = [0.5, 0.9, None, 0.1, float('nan'), None, 0.4, float('inf')]
-  options = dict(keep_last=2, best_metric='v_rand', best_mode=mode)
+  options = dict(keep_last=2, best_metric='v_rand')
   with checkpoints.Checkpoints(tmp_path, **options) as c:
     for step, score in enumerate(scores, start=1):
       metrics = (
@@ -94,10 +101,10 @@ def test_keeps_the_last_and_the_best(tmp_path, mode, best):
       )
       c.save(step, make_state(step), metrics)
     c.wait()
-    assert steps_in(tmp_path) == [best, 7, 8]
+    assert steps_in(tmp_path) == [2, 7, 8]
   with checkpoints.Checkpoints(tmp_path, **options) as c:
-    assert (c.best_step(), c.latest_step()) == (best, 8)
-    c.save(9, make_state(9), {'v_rand': 0.9 if mode == 'max' else 0.1})
+    assert (c.best_step(), c.latest_step()) == (2, 8)
+    c.save(9, make_state(9), {'v_rand': 0.9})
     c.save(10, make_state(10))
     c.save(11, make_state(11))
     assert c.best_step() == 9  # A tie goes to the newer.
@@ -201,6 +208,7 @@ DATA = 'the largest file'
 
 
 # Orbax leaves the other reads of a failed restore unawaited.
+@pytest.mark.usefixtures('collected')
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize(
   'name',
@@ -260,7 +268,7 @@ def test_names_what_differs(tmp_path):
     with pytest.raises(InputError) as error:
       c.restore(make_state(4, width=9))
     assert (
-      'checkpoint 4 does not fit this run, 3 leaves differ: '
+      'checkpoint 4 does not fit this run: '
       'params.down0.conv0.kernel is float32[64, 8] there, '
       'float32[64, 9] here'
     ) in str(error.value)
@@ -294,7 +302,7 @@ def test_refuses(tmp_path):
   for directory in (tmp_path / 'none' / 'checkpoints', tmp_path):
     with pytest.raises(InputError, match='no checkpoint in .*segjax.main'):
       checkpoints.load_params(directory)
-  for options in ({'keep_last': 0}, {'keep_best': -1}, {'best_mode': 'best'}):
+  for options in ({'keep_last': 0}, {'keep_best': -1}):
     with pytest.raises(InputError, match='keep_last >= 1'):
       checkpoints.Checkpoints(tmp_path, **options)
   file = tmp_path / 'file'
@@ -304,7 +312,7 @@ def test_refuses(tmp_path):
   with checkpoints.Checkpoints(tmp_path / 'c', best_metric='v') as c:
     with pytest.raises(InputError, match='no checkpoint in'):
       c.restore(make_state(0))
-    with pytest.raises(InputError, match="'v' is not among .'w'"):
+    with pytest.raises(KeyError, match="'v'"):
       c.save(1, make_state(1), {'w': 1.0})
     c.save(1, make_state(1))
     with pytest.raises(InputError, match=r'no checkpoint 5.* there are \[1\]'):

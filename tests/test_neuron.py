@@ -7,76 +7,34 @@ import pathlib
 import numpy as np
 import pytest
 import tifffile
+from inputs import LABEL, PROPOSALS, noisy_stack, random_cells
 from scipy import ndimage
 
 from segjax.errors import InputError
-from segjax.metrics import neuron
-
-# Two cells of 5 x 2 pixels with a wall one pixel wide between them.
-LABEL = np.tile(np.array([1, 1, 0, 1, 1]), (5, 1))
-
-
-def _edited(edits):
-  proposal = LABEL.copy()
-  for index, value in edits.items():
-    proposal[index] = value
-  return proposal
-
-
-EXAMPLES = {
-  'identical': LABEL,
-  'wall open': _edited({(2, 2): 1}),
-  'left cell cut': _edited({(2, 0): 0, (2, 1): 0}),
-  'wall moved': np.tile(np.array([1, 1, 1, 0, 1]), (5, 1)),
-  'all membrane': np.zeros_like(LABEL),
-  'all cell': np.ones_like(LABEL),
-}
+from segjax.metrics import neuron, stacks, warping
 
 
 @pytest.mark.parametrize(
-  ('name', 'pixels', 'rand', 'info', 'mismatch'),
+  ('name', 'pixels', 'rand', 'info'),
   [
-    ('identical', 0, (1, 1, 1), (1, 1, 1), 0),
-    ('wall open', 0.04, (0.666667, 0.5, 1), (0, 1, 0), 0.04),
-    ('left cell cut', 0.08, (0.802395, 1, 0.67), (0.699065, 1, 0.537356), 0.04),
-    ('wall moved', 0.4, (0.787879, 1, 0.65), (0.649249, 1, 0.480658), 0),
-    ('all membrane', 0.8, (0.181818, 1, 0.1), (0.375804, 1, 0.231378), 0.08),
-    ('all cell', 0.2, (0.666667, 0.5, 1), (0, 1, 0), 0.2),
+    ('identical', 0, (1, 1, 1), (1, 1, 1)),
+    ('wall open', 0.04, (0.666667, 0.5, 1), (0, 1, 0)),
+    ('left cell cut', 0.08, (0.802395, 1, 0.67), (0.699065, 1, 0.537356)),
+    ('wall moved', 0.4, (0.787879, 1, 0.65), (0.649249, 1, 0.480658)),
+    ('all membrane', 0.8, (0.181818, 1, 0.1), (0.375804, 1, 0.231378)),
+    ('all cell', 0.2, (0.666667, 0.5, 1), (0, 1, 0)),
   ],
 )
-def test_worked_examples(name, pixels, rand, info, mismatch):
-  proposal = EXAMPLES[name]
+def test_worked_examples(name, pixels, rand, info):
+  proposal = PROPOSALS[name]
   assert np.mean(LABEL != proposal) == pytest.approx(pixels)
   cells = neuron.components(LABEL), neuron.components(proposal)
   assert neuron.v_rand(*cells) == pytest.approx(rand, abs=1e-6)
   assert neuron.v_info(*cells) == pytest.approx(info, abs=1e-6)
-  assert neuron.warping_mismatch(LABEL[None], proposal[None]) == mismatch
-
-
-@pytest.mark.parametrize(
-  ('name', 'pixels'),
-  [
-    ('identical', 0),
-    ('wall open', 1),  # the wall pixel merges
-    ('left cell cut', 1),  # one of the two can be warped, one splits
-    ('wall moved', 0),
-    ('all membrane', 0),  # two objects deleted: neither split nor merge
-    ('all cell', 5),  # every wall pixel merges
-  ],
-)
-def test_warping_error_counts_only_splits_and_merges(name, pixels):
-  error = neuron.warping_error(LABEL[None], EXAMPLES[name][None])
-  assert error == pixels / 25
-
-
-def test_warping_error_stops_at_threshold_nine_tenths():
-  # The last of `THRESHOLDS` alone would tell the wall from the cells.
-  probabilities = np.where(LABEL, 1.0, 0.95)[None]
-  assert neuron.warping_error(LABEL[None], probabilities) == 5 / 25
 
 
 def test_thinning_the_cut_cell_gives_its_wall_pixel_to_the_other_cell():
-  thinned = neuron.thin(EXAMPLES['left cell cut'] > 0)
+  thinned = neuron.thin(PROPOSALS['left cell cut'] > 0)
   assert thinned[2, 2] == thinned[2, 3] > 0
   assert thinned[2, 0] == thinned[2, 1] == thinned[0, 2] == 0
   cells = neuron.components(LABEL)
@@ -85,7 +43,7 @@ def test_thinning_the_cut_cell_gives_its_wall_pixel_to_the_other_cell():
 
 
 def test_a_map_without_cells_thins_to_one_region():
-  thinned = neuron.thin(EXAMPLES['all membrane'] > 0)
+  thinned = neuron.thin(PROPOSALS['all membrane'] > 0)
   np.testing.assert_array_equal(thinned, np.ones((5, 5)))
   np.testing.assert_array_equal(thinned, neuron.thin(LABEL >= 0))
   score = neuron.v_rand(neuron.components(LABEL), thinned)[0]
@@ -94,7 +52,7 @@ def test_a_map_without_cells_thins_to_one_region():
 
 def test_thinning_keeps_cells_and_leaves_thin_lines():
   rng = np.random.default_rng(3)
-  cell = _cells(rng, 40)
+  cell = random_cells(rng, 40)
   before, after = neuron.components(cell), neuron.thin(cell)
   np.testing.assert_array_equal(after[before > 0], before[before > 0])
   # Regions never touch by an edge.
@@ -132,9 +90,17 @@ def test_thresholds_are_compared_as_doubles(cell, membrane):
   assert scores['v_rand'] == 1
 
 
+def test_overshoot_by_rounding_is_clipped():
+  overshoot = np.float32([-1e-6, 1 + 1e-6])[LABEL[None]]
+  assert overshoot.min() < 0 and overshoot.max() > 1
+  _, probabilities = stacks.checked(LABEL[None], overshoot)
+  np.testing.assert_array_equal(probabilities, LABEL[None])
+  assert neuron.evaluate_stack(LABEL[None], overshoot)['v_rand'] == 1
+
+
 def test_a_stack_scores_perfectly_against_itself():
   rng = np.random.default_rng(4)
-  labels = np.stack([_cells(rng, 40), _cells(rng, 40)])
+  labels = np.stack([random_cells(rng, 40), random_cells(rng, 40)])
   scores = neuron.evaluate_stack(labels, labels.astype(np.float32))
   assert scores.pop('v_info') == pytest.approx(1, abs=1e-12)
   assert scores == {
@@ -183,7 +149,7 @@ def test_independent_partitions_have_no_information_in_common():
 
 def test_rand_and_pixel_error_pool_counts_before_the_best_threshold():
   rng = np.random.default_rng(7)
-  labels, probabilities = _noisy_stack(rng, 20)
+  labels, probabilities = noisy_stack(rng, 20)
   pixel_f, rand_f = [], []
   for threshold in neuron.THRESHOLDS:
     proposals = probabilities > threshold
@@ -202,7 +168,7 @@ def test_rand_and_pixel_error_pool_counts_before_the_best_threshold():
 
 def test_stack_scores_are_slice_means_at_one_common_threshold():
   rng = np.random.default_rng(8)
-  labels = np.stack([_cells(rng, 32), _cells(rng, 32)])
+  labels = np.stack([random_cells(rng, 32), random_cells(rng, 32)])
   # The second slice is darker: its best threshold is another one.
   probabilities = labels * 0.5 + 0.45 * rng.random(labels.shape)
   probabilities[1] *= 0.6
@@ -225,73 +191,6 @@ def test_stack_scores_are_slice_means_at_one_common_threshold():
 SCORES = {'v_rand': neuron.v_rand, 'v_info': neuron.v_info}
 
 
-def test_116_neighbourhoods_are_simple():
-  places = [(0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0)]
-  expected = []
-  for code in range(256):
-    patch = np.zeros((3, 3), int)
-    for bit, place in enumerate(places):
-      patch[place] = code >> bit & 1
-    expected.append(_simple(patch))
-  assert sum(expected) == 116
-  simple = neuron.is_simple(np.arange(256))
-  np.testing.assert_array_equal(simple, expected)
-
-
-def test_warping_equals_a_plain_loop():
-  labels, probabilities = _noisy_stack(np.random.default_rng(9), 16)
-  for label, probability in zip(labels, probabilities, strict=True):
-    for threshold in neuron.THRESHOLDS:
-      expected = _plain_warp(label, probability, threshold)
-      warped = neuron.warp(label, probability, threshold)
-      np.testing.assert_array_equal(warped, expected)
-
-
-def test_warping_error_is_the_minimum_over_pooled_counts():
-  labels, probabilities = _noisy_stack(np.random.default_rng(11), 16)
-  counts = []
-  for threshold in neuron.THRESHOLDS[:10]:
-    counts.append(0)
-    for label, probability in zip(labels, probabilities, strict=True):
-      warped = neuron.warp(label, probability, threshold)
-      counts[-1] += _plain_splits_and_merges(warped, probability > threshold)
-  assert 0 < min(counts) and len(set(counts)) > 3
-  error = neuron.warping_error(labels, probabilities)
-  assert error == pytest.approx(min(counts) / labels.size)
-
-
-def test_warping_keeps_the_topology_and_ends_at_no_simple_point():
-  rng = np.random.default_rng(10)
-  label, other = _cells(rng, 40), _cells(rng, 40)
-  warped = neuron.warp(label, other.astype(float), 0.5)
-  around = np.ones((3, 3))
-  for before, after in (
-    (label, warped),
-    (~np.pad(label, 1), ~np.pad(warped, 1)),
-  ):
-    structure = None if before is label else around
-    count = ndimage.label(before, structure)[1]
-    assert ndimage.label(after, structure)[1] == count
-  padded = np.pad(warped, 1).astype(int)
-  assert (warped != label).sum() > 100
-  for row, column in np.argwhere(warped != other):
-    assert not _simple(padded[row : row + 3, column : column + 3])
-
-
-@pytest.mark.parametrize(('size', 'splits'), [(21, False), (22, True)])
-def test_a_split_is_judged_within_twenty_pixels(size, splits):
-  # Opening a ring does not split it, but the far side of a larger one is out
-  # of sight.
-  ring = np.zeros((64, 64), bool)
-  ring[1 : size + 1, 1 : size + 1] = True
-  ring[2:size, 2:size] = False
-  opened = ring.copy()
-  opened[1, size // 2] = False
-  marked = neuron.split_or_merge(ring, opened)
-  assert marked[1, size // 2] == splits
-  assert marked.sum() == splits
-
-
 @pytest.mark.parametrize(
   ('labels', 'probabilities', 'message'),
   [
@@ -302,7 +201,9 @@ def test_a_split_is_judged_within_twenty_pixels(size, splits):
     (np.ones((1, 2, 2)), np.full((1, 2, 2), 1.5), 'probabilities hold 1.5'),
     (np.ones((1, 2, 2)), np.full((1, 2, 2), -0.1), 'probabilities hold -0.1'),
     (np.ones((1, 2, 2)), np.full((1, 2, 2), np.nan), 'probabilities hold nan'),
-    (np.zeros((1, 2, 2)), np.ones((1, 2, 2)), 'slice 0 has no cell'),
+    (np.ones((1, 2, 2)), np.full((1, 2, 2), 1.000002), 'hold 1.000002'),
+    (np.ones((1, 2, 2)), np.full((1, 2, 2), -2e-6), 'hold -2e-06'),
+    ([[[1]], [[0]], [[1]]], np.ones((3, 1, 1)), 'slice 1 of 0..2 has no cell'),
   ],
 )
 def test_bad_stacks_are_refused(labels, probabilities, message):
@@ -310,8 +211,8 @@ def test_bad_stacks_are_refused(labels, probabilities, message):
     neuron.evaluate_stack,
     neuron.pixel_error,
     neuron.rand_error,
-    neuron.warping_error,
-    neuron.warping_mismatch,
+    warping.warping_error,
+    warping.warping_mismatch,
   ):
     with pytest.raises(InputError, match=message):
       score(labels, probabilities)
@@ -348,22 +249,6 @@ def test_blurred_raw_intensity_scores_what_is_known_for_it():
   assert np.mean(scores, axis=0) == pytest.approx([0.7785, 0.9004], abs=1e-3)
 
 
-def _cells(rng, size):
-  """Draws bool[size,size] cells around random points."""
-  points = rng.integers(0, size, (max(3, size * size // 100), 2))
-  rows, columns = np.indices((size, size))
-  squares = (rows[..., None] - points[:, 0]) ** 2
-  squares = np.sort(squares + (columns[..., None] - points[:, 1]) ** 2)
-  return np.sqrt(squares[..., 1]) - np.sqrt(squares[..., 0]) > 1.2
-
-
-def _noisy_stack(rng, size):
-  """Draws labels and uncertain probabilities, many of them equal."""
-  labels = np.stack([_cells(rng, size), _cells(rng, size)])
-  noise = ndimage.gaussian_filter(rng.standard_normal(labels.shape), (0, 1, 1))
-  return labels, np.clip(0.3 + 0.5 * labels + 0.6 * noise, 0, 1).round(2)
-
-
 def _pairs(label, proposal, with_itself=False):
   """Counts pairs in one cell and one region, in one region, in one cell."""
   cells, regions = label[label > 0], proposal[label > 0]
@@ -381,57 +266,3 @@ def _entropy(clusters):
   sizes = [clusters.count(x) for x in set(clusters)]
   shares = np.array(sizes) / len(clusters)
   return -np.sum(shares * np.log(shares))
-
-
-def _simple(patch):
-  """Simple point by definition, of the centre of int[3,3]."""
-  patch = patch.copy()
-  patch[1, 1] = 0
-  cells = ndimage.label(patch)[0]
-  touching = {cells[0, 1], cells[1, 0], cells[1, 2], cells[2, 1]} - {0}
-  membrane = 1 - patch
-  membrane[1, 1] = 0
-  return len(touching) == 1 and ndimage.label(membrane, np.ones((3, 3)))[1] == 1
-
-
-def _plain_warp(label, probability, threshold):
-  source = np.pad(label, 1).astype(int)
-  target = np.pad(probability > threshold, 1).astype(int)
-  height, width = label.shape
-  left = None
-  while True:
-    wrong = [
-      (row, column)
-      for column in range(1, width + 1)
-      for row in range(1, height + 1)
-      if source[row, column] != target[row, column]
-    ]
-    if len(wrong) == left:
-      return source[1:-1, 1:-1] == 1
-    left = len(wrong)
-    wrong.sort(
-      key=lambda at: (
-        -np.float32(abs(probability[at[0] - 1, at[1] - 1] - threshold))
-      )
-    )
-    for row, column in wrong:
-      if _simple(source[row - 1 : row + 2, column - 1 : column + 2]):
-        source[row, column] = 1 - source[row, column]
-
-
-def _plain_splits_and_merges(warped, proposal):
-  count = 0
-  for row, column in np.argwhere(warped != proposal):
-    without = warped.copy()
-    without[row, column] = False
-    # Taking a membrane pixel away changes nothing.
-    count += any(
-      len(set(_around(ndimage.label(cells)[0], row, column)) - {0}) > 1
-      for cells in (warped, without)
-    )
-  return count
-
-
-def _around(regions, row, column):
-  patch = np.pad(regions, 1)[row : row + 3, column : column + 3].ravel()
-  return np.delete(patch, 4).tolist()

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `create_dataset` puts into an example."""
+
+import numpy as np
+import pytest
+
+from segjax.data import create_dataset, standardise, to_unit_range
+from segjax.data.border_weights import border_weights, find_instances
+from segjax.errors import InputError
+
+CONFIG = dict(
+  name='synthetic', fold=1, gap=0, num_slices=10, size_px=64, seed=0
+)
+WEIGHTS = dict(w0=10.0, sigma_px=5.0, balance=True)
+
+
+def test_folds_split_the_stack():
+  dataset = create_dataset(CONFIG, WEIGHTS)
+  assert [e['name'] for e in dataset.heldout] == ['slice-02', 'slice-03']
+  assert len(dataset.train) == 8
+  everything = create_dataset(CONFIG | {'fold': -1}, WEIGHTS)
+  assert len(everything.train) == 10 and not everything.heldout
+
+
+def test_an_example_has_the_contract_and_its_weights():
+  dataset = create_dataset(CONFIG, WEIGHTS)
+  example = dataset.train[3]
+  assert example['image'].shape == (64, 64, 1)
+  assert example['image'].dtype == np.uint8
+  assert example['label'].dtype == np.int32
+  assert set(np.unique(example['label'])) == {0, 1}
+  # Balanced over the training slices: both classes weigh the same in total.
+  labels = np.stack([e['label'] for e in dataset.train])
+  share = np.array([np.mean(labels == c) for c in (0, 1)])
+  instances = find_instances(example['label'])
+  np.testing.assert_allclose(
+    example['weight'],
+    border_weights(instances, class_weights=0.5 / share),
+    rtol=1e-5,
+  )
+
+
+def test_weights_can_be_switched_off():
+  plain = WEIGHTS | {'w0': 0.0, 'balance': False}
+  for example in create_dataset(CONFIG, plain).train:
+    np.testing.assert_array_equal(example['weight'], 1)
+
+
+def test_an_unknown_data_set_is_refused():
+  with pytest.raises(InputError, match='imagenet'):
+    create_dataset(CONFIG | {'name': 'imagenet'}, WEIGHTS)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_gray_values(dtype):
+  image = np.array([[[0], [np.iinfo(dtype).max]]], dtype)
+  np.testing.assert_array_equal(to_unit_range(image).ravel(), [0, 1])
+  same = np.array([0.25], np.float32)
+  np.testing.assert_array_equal(to_unit_range(same), same)
+  np.testing.assert_allclose(standardise(same, 0.5, 0.25), -1)

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the picture files that are not read: cut, changed, foreign, huge."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from inputs import random_stack, write_tiff
+from PIL import Image
+
+from segjax.data import images
+from segjax.errors import InputError
+
+
+def error_of(path):
+  with pytest.raises(InputError) as caught:
+    images.read_stack(path)
+  message = str(caught.value)
+  assert '\n' not in message
+  assert str(path) in message
+  return message
+
+
+def png_of(header, pixels):
+  def chunk(kind, data):
+    crc = struct.pack('>I', zlib.crc32(kind + data))
+    return struct.pack('>I', len(data)) + kind + data + crc
+
+  return b''.join(
+    [
+      b'\x89PNG\r\n\x1a\n',
+      chunk(b'IHDR', header),
+      chunk(b'IDAT', zlib.compress(pixels)),
+      chunk(b'IEND', b''),
+    ]
+  )
+
+
+def save_cut_candidates(folder):
+  stack = random_stack((3, 20, 17))
+  images.write_stack(folder / 'ours.tif', stack)
+  images.write_stack(
+    folder / 'colour.tif', random_stack((2, 9, 9, 3), 'float32')
+  )
+  write_tiff(folder / 'series.tif', stack)
+  write_tiff(folder / 'zlib.tif', stack, compression='zlib', rowsperstrip=7)
+  # Without an end code a short LZW strip decodes to fewer rows, not an error.
+  write_tiff(folder / 'lzw.tif', stack, compression='lzw', rowsperstrip=7)
+  write_tiff(folder / 'big.tif', stack, bigtiff=True)
+  # This writer puts the tags behind the pixels.
+  Image.fromarray(random_stack((20, 17, 3))).save(
+    folder / 'behind.tif', compression='tiff_lzw'
+  )
+  images.write_stack(folder / 'a.png', stack[:1])
+  smooth = np.kron(stack[0], np.ones((3, 3), np.uint8))
+  Image.fromarray(smooth).save(folder / 'a.jpg')
+  Image.fromarray(smooth).save(folder / 'scans.jpg', progressive=True)
+  images.write_stack(folder / 'a.npy', stack)
+  return sorted(folder.iterdir())
+
+
+def test_cut_file_is_refused(tmp_path, caplog):
+  for whole in save_cut_candidates(tmp_path):
+    data = whole.read_bytes()
+    expected = images.read_stack(whole)
+    cut = tmp_path / f'cut{whole.suffix}'
+    ends = np.linspace(0, len(data) - 1, 41).astype(int).tolist()
+    for end in ends + [len(data) - 4, len(data) - 2]:
+      cut.write_bytes(data[:end])
+      if whole.name in ('series.tif', 'big.tif'):
+        # tifffile leaves unused bytes at the end of such a file.
+        try:
+          np.testing.assert_array_equal(images.read_stack(cut), expected)
+          assert end > len(data) - 60
+        except InputError:
+          pass
+      else:
+        with pytest.raises(InputError, match=f'cut{whole.suffix}'):
+          images.read_stack(cut)
+          pytest.fail(f'{whole.name} cut at {end} of {len(data)} was read')
+  assert not caplog.records  # nothing but the error is said
+
+
+def test_stack_cut_at_any_byte_is_refused(tmp_path):
+  stack = random_stack((3, 4, 5))
+  images.write_stack(tmp_path / 'ours.tif', stack)
+  first, *rest = map(Image.fromarray, stack)
+  first.save(tmp_path / 'behind.tif', save_all=True, append_images=rest)
+  # Pillow ends such a file with two bytes of padding.
+  for whole, padding in (
+    (tmp_path / 'ours.tif', 0),
+    (tmp_path / 'behind.tif', 2),
+  ):
+    data = whole.read_bytes()
+    np.testing.assert_array_equal(images.read_stack(whole)[..., 0], stack)
+    for end in range(len(data) - padding):
+      (tmp_path / 'cut.tif').write_bytes(data[:end])
+      with pytest.raises(InputError, match='cut.tif'):
+        images.read_stack(tmp_path / 'cut.tif')
+        pytest.fail(f'{whole.name} cut at {end} of {len(data)} was read')
+
+
+def test_changed_png_is_refused_or_harmless(tmp_path):
+  path = tmp_path / 'a.png'
+  labels = random_stack((100, 100)) // 64
+  Image.fromarray(labels).convert('P').save(path)
+  data = path.read_bytes()
+  expected = images.read_stack(path)
+  for position in range(20, len(data), 50):
+    changed = bytearray(data)
+    changed[position] ^= 1
+    path.write_bytes(changed)
+    try:
+      np.testing.assert_array_equal(images.read_stack(path), expected)
+    except InputError:
+      pass
+
+
+def test_strip_that_is_not_listed_is_refused(tmp_path):
+  path = tmp_path / 'a.tif'
+  write_tiff(
+    path, random_stack((1, 20, 17)), rowsperstrip=10, compression='lzw'
+  )
+  with tifffile.TiffFile(path, mode='r+b') as tif:
+    tags = tif.pages[0].tags
+    for name in ('StripOffsets', 'StripByteCounts'):
+      tags[name].overwrite(tags[name].value[:1])
+  assert '1 of 2 strips' in error_of(path)
+
+
+def test_pages_without_header_are_refused(tmp_path):
+  path = tmp_path / 'a.tif'
+  write_tiff(path, random_stack((3, 20, 17)), truncate=True)
+  assert 'more pages' in error_of(path)
+
+
+def test_missing_and_misnamed_files_are_refused(tmp_path):
+  assert 'no such file' in error_of(tmp_path / 'missing.tif')
+  (tmp_path / 'folder.tif').mkdir()
+  assert 'directory' in error_of(tmp_path / 'folder.tif')
+  for name in ('a.bmp', 'a', 'a.npz', '.png'):
+    (tmp_path / name).write_bytes(b'x')
+    assert 'ending' in error_of(tmp_path / name)
+  np.savez(tmp_path / 'b.npz', random_stack((2, 2)))
+  os.rename(tmp_path / 'b.npz', tmp_path / 'b.npy')
+  for name in ('c.tif', 'c.png', 'c.jpg', 'c.npy'):
+    (tmp_path / name).write_bytes(b'not an image at all\n')
+    error_of(tmp_path / name)
+  error_of(tmp_path / 'b.npy')
+
+
+@pytest.mark.parametrize('ending', ['.tif', '.npy'])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_not_finite_are_refused(tmp_path, ending, value):
+  stack = random_stack((3, 4, 5, 2), 'float32')
+  stack[1, 2, 3, 1] = value
+  images.write_stack(tmp_path / f'a{ending}', stack)
+  message = error_of(tmp_path / f'a{ending}')
+  assert f'{value} in page 1, row 2, column 3, channel 1' in message
+
+
+@pytest.mark.parametrize(
+  'dtype', ['int8', 'int16', 'int32', 'float64', 'complex64']
+)
+def test_other_dtypes_are_refused(tmp_path, dtype):
+  array = np.ones((2, 3, 4), dtype)
+  write_tiff(tmp_path / 'a.tif', array)
+  np.save(tmp_path / 'a.npy', array)
+  for name in ('a.tif', 'a.npy'):
+    message = error_of(tmp_path / name)
+    assert dtype in message and 'uint8, uint16, float32' in message
+
+
+def test_objects_are_never_unpickled(tmp_path):
+  np.save(tmp_path / 'a.npy', np.array([[{}]]), allow_pickle=True)
+  error_of(tmp_path / 'a.npy')
+
+
+def test_deep_colour_animation_and_cmyk_are_refused(tmp_path):
+  colour = random_stack((1, 4, 5, 3))[0]
+  Image.fromarray(colour).convert('CMYK').save(tmp_path / 'a.jpg')
+  assert 'CMYK' in error_of(tmp_path / 'a.jpg')
+  frames = [Image.fromarray(colour), Image.fromarray(255 - colour)]
+  frames[0].save(tmp_path / 'a.png', save_all=True, append_images=frames[1:])
+  assert 'animated' in error_of(tmp_path / 'a.png')
+  header = struct.pack('>IIBBBBB', 1, 1, 16, 2, 0, 0, 0)
+  (tmp_path / 'b.png').write_bytes(png_of(header, b'\0' + bytes(6)))
+  assert '16-bit' in error_of(tmp_path / 'b.png')
+
+
+def test_pages_of_unequal_shape_are_refused(tmp_path):
+  for name, second in (
+    ('a.tif', random_stack((4, 6))),
+    ('b.tif', random_stack((4, 5, 3))),
+    ('c.tif', random_stack((4, 5), 'uint16')),
+  ):
+    with tifffile.TiffWriter(tmp_path / name) as tif:
+      for page in (random_stack((4, 5)), second):
+        photometric = 'rgb' if page.ndim == 3 else 'minisblack'
+        tif.write(page, photometric=photometric, metadata=None)
+    assert 'page 1 is' in error_of(tmp_path / name)
+
+
+def test_volumes_within_a_page_are_refused(tmp_path):
+  write_tiff(
+    tmp_path / 'a.tif',
+    random_stack((16, 16, 16)),
+    tile=(16, 16, 16),
+    volumetric=True,
+  )
+  assert 'ZYX' in error_of(tmp_path / 'a.tif')
+
+
+@pytest.mark.parametrize(
+  'shape', [(0, 4), (4, 0), (0, 4, 5), (2, 0, 4, 1), (5,), ()]
+)
+def test_npy_of_no_pixel_or_other_rank_is_refused(tmp_path, shape):
+  np.save(tmp_path / 'a.npy', np.zeros(shape, np.uint8))
+  error_of(tmp_path / 'a.npy')
+
+
+def test_huge_pages_are_refused_undecoded(tmp_path):
+  side = 2**14 + 1
+  header = struct.pack('>IIBBBBB', side, side, 8, 0, 0, 0, 0)
+  (tmp_path / 'a.png').write_bytes(png_of(header, bytes(9)))
+  small = np.zeros((8, 8), np.uint8)
+  Image.fromarray(small).save(tmp_path / 'a.jpg')
+  data = (tmp_path / 'a.jpg').read_bytes()
+  size = struct.pack('>HH', 8, 8)
+  assert data.count(b'\x08' + size) == 1
+  (tmp_path / 'a.jpg').write_bytes(
+    data.replace(b'\x08' + size, b'\x08' + struct.pack('>HH', side, side))
+  )
+  write_tiff(tmp_path / 'a.tif', small, compression='zlib', metadata=None)
+  with tifffile.TiffFile(tmp_path / 'a.tif', mode='r+b') as tif:
+    for name in ('ImageWidth', 'ImageLength', 'RowsPerStrip'):
+      tif.pages[0].tags[name].overwrite(side)
+  with open(tmp_path / 'a.npy', 'wb') as file:
+    np.lib.format.write_array_header_1_0(
+      file, {'descr': '|u1', 'fortran_order': False, 'shape': (side, side)}
+    )
+    file.truncate(file.tell() + side * side)
+  for name in ('a.png', 'a.jpg', 'a.tif', 'a.npy'):
+    assert str(images.MAX_PAGE_VALUES) in error_of(tmp_path / name), name
