@@ -285,7 +285,8 @@ def _newest_readable(
     raise InputError(
       f'no checkpoint {step!r} in {directory}; there are {sorted(steps)}'
     )
-  for candidate in sorted(steps, reverse=True) if step is None else [step]:
+  candidates = sorted(steps, reverse=True) if step is None else [step]
+  for candidate in candidates:
     try:
       return candidate, read(candidate)
     except InputError:
@@ -293,5 +294,6 @@ def _newest_readable(
     except Exception as error:  # Orbax raises bare Exceptions, too.
       reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
       message = f'cannot read checkpoint {candidate} in {directory}: {reason}'
-      logging.warning('%s', message)
+      if candidate != candidates[-1]:
+        logging.warning('%s', message)
   raise InputError(message)

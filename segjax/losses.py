@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weighted pixel-wise cross-entropy."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +17,7 @@ def cross_entropy(
 
   sum_x -w(x) log p_label(x)(x) with p = softmax(logits): equation 1 of
   Ronneberger et al. 2015 with the sign that makes it a loss. The caller
-  chooses between the sum and the mean over pixels (`reduce_loss`).
+  chooses between the sum and the mean over pixels (`loss_scale`).
 
   Args:
     logits: f32[..., K].
@@ -34,14 +36,14 @@ def cross_entropy(
   return total, jnp.sum(valid, dtype=jnp.float32)
 
 
-def loss_scale(count: jax.Array, reduction: str) -> jax.Array:
-  """Returns the factor that turns a loss sum over `count` pixels into a loss.
+def loss_scale(reduction: str) -> Callable[[jax.Array], jax.Array]:
+  """Returns what maps a number of pixels to the factor of their loss sum.
 
-  'mean': 1 / count, weights not normalised. 'sum': 1. The reduction rescales
-  the learning rate by the number of pixels.
+  'mean': 1 / pixels, with the weights as they are. 'sum': 1. The reduction
+  rescales the learning rate of SGD by the number of pixels.
   """
   if reduction == 'mean':
-    return 1.0 / jnp.maximum(count, 1.0)
+    return lambda count: 1.0 / jnp.maximum(count, 1.0)
   if reduction == 'sum':
-    return jnp.ones_like(count)
+    return jnp.ones_like
   raise InputError(f"loss_reduction={reduction!r} is not 'mean' or 'sum'")

@@ -83,6 +83,7 @@ def make_train_step(
   `pixel_accuracy` (of the augmented tiles), `grad_norm` and `learning_rate`.
   """
   output_size = model.geometry.output_size(tile_size)
+  loss_scale = losses.loss_scale(reduction)
 
   def example_loss(params, key, image, label, weight):
     augment_key, dropout_key = jax.random.split(key)
@@ -126,7 +127,7 @@ def make_train_step(
     if axis_name:
       sums, gradient = jax.lax.psum((sums, gradient), axis_name)
     total, (count, correct) = sums
-    scale = losses.loss_scale(count, reduction)
+    scale = loss_scale(count)
     gradient = jax.tree.map(lambda g: g * scale, gradient)
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params

@@ -5,6 +5,7 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 """
 
 import math
+import operator
 import os
 from pathlib import Path
 
@@ -14,18 +15,26 @@ from ml_collections import ConfigDict
 
 from segjax import evaluate, parallel, pictures, steps, writers
 from segjax.checkpoints import Checkpoints
-from segjax.data import IGNORE_LABEL, create_dataset
+from segjax.data import IGNORE_LABEL, Dataset, create_dataset
 from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
 from segjax.data.pipeline import create_batches
-from segjax.errors import TrainingDiverged
+from segjax.errors import InputError, TrainingDiverged
+from segjax.geometry import UNetGeometry
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
+from segjax.tiling import plan_tiles
 from segjax.workdir import claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them; nothing else here changes the parameters.
-MAY_CHANGE = ('num_train_steps', 'log_every_steps', 'checkpoints', 'evaluation')
+MAY_CHANGE = (
+  'num_train_steps',
+  'log_every_steps',
+  'checkpoints',
+  'evaluation',
+  'tiling',
+)
 
 
 def train_and_evaluate(
@@ -61,6 +70,7 @@ def train_and_evaluate(
     config.batch_size,
   )
   dataset = create_dataset(config.data, config.weights)
+  _check(config, dataset, model.geometry)
   claim_workdir(workdir, config, MAY_CHANGE)
   workdir = Path(workdir)
 
@@ -86,8 +96,11 @@ def train_and_evaluate(
       dataset.train, config.batch_size, config.seed, start
     )
 
-    with writers.MetricWriter(workdir, resume_step=start) as writer:
-      log = _Log(writer, config, start)
+    with (
+      writers.MetricWriter(workdir, resume_step=start) as writer,
+      writers.Progress(end, start, config.batch_size) as progress,
+    ):
+      log = _Log(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):
         batch = devices.put_batch(next(batches))
         state, metrics = devices.step(state, batch)
@@ -107,7 +120,6 @@ def train_and_evaluate(
             writer.write_images(step, {'heldout': shown})
           checkpoints.save(step, single, scores)
       checkpoints.wait()
-      log.close()
     params = devices.get(state).params
 
   if not dataset.heldout:
@@ -124,15 +136,43 @@ def train_and_evaluate(
   return scores
 
 
+def _check(
+  config: ConfigDict, dataset: Dataset, geometry: UNetGeometry
+) -> None:
+  """Raises InputError for what would otherwise fail in mid-run."""
+  for name in (
+    'log_every_steps',
+    'evaluation.every_steps',
+    'checkpoints.every_steps',
+    'checkpoints.keep.keep_last',
+  ):
+    value = operator.attrgetter(name)(config)
+    if value < 1:
+      raise InputError(f'{name}={value} must be at least 1')
+  needed = {
+    'in_channels': dataset.train[0]['image'].shape[-1],
+    'num_classes': len(dataset.class_names),
+  }
+  for name, value in needed.items():
+    if config.model[name] != value:
+      raise InputError(
+        f'model.{name}={config.model[name]} does not fit the data; use {value}'
+      )
+  for example in dataset.heldout:
+    plan_tiles(
+      *example['label'].shape,
+      geometry,
+      max_tile_size=config.tiling.max_tile_size,
+    )
+
+
 class _Log:
   """Reports training metrics one step late, so that no device waits."""
 
-  def __init__(self, writer, config, start):
+  def __init__(self, writer, progress, every_steps):
     self._writer = writer
-    self._every_steps = config.log_every_steps
-    self._progress = writers.Progress(
-      config.num_train_steps, start, config.batch_size
-    )
+    self._progress = progress
+    self._every_steps = every_steps
     self._pending = None
     self._since_report = []
 
@@ -143,9 +183,6 @@ class _Log:
   def flush(self) -> None:
     self._pull()
 
-  def close(self) -> None:
-    self._progress.close()
-
   def _pull(self):
     if self._pending is None:
       return
@@ -155,8 +192,8 @@ class _Log:
     for name in ('loss', 'grad_norm'):
       if not math.isfinite(metrics[name]):
         raise TrainingDiverged(
-          f'{name} is {metrics[name]} at step {step}; the last good checkpoint '
-          'is kept; try a smaller config.schedule.learning_rate, or '
+          f'{name} is {metrics[name]} at step {step}; earlier checkpoints are '
+          'kept; try a smaller config.schedule.learning_rate, or '
           'config.optimizer.clip_norm'
         )
     self._since_report.append(metrics)

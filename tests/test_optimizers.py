@@ -25,10 +25,10 @@ def test_cross_entropy_is_the_weighted_loop():
   total, pixels = losses.cross_entropy(logits, label, weight, 255)
   assert total == pytest.approx(want, rel=1e-5)
   assert pixels == count == 35
-  assert losses.loss_scale(pixels, 'mean') == pytest.approx(1 / 35)
-  assert losses.loss_scale(pixels, 'sum') == 1
+  assert losses.loss_scale('mean')(pixels) == pytest.approx(1 / 35)
+  assert losses.loss_scale('sum')(pixels) == 1
   with pytest.raises(InputError, match='median'):
-    losses.loss_scale(pixels, 'median')
+    losses.loss_scale('median')
 
 
 def test_schedules():

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command lines as a person types them, on a net and data made tiny."""
+
+import hashlib
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_collections
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONFIG = 'configs/unet_isbi.py'
+
+# Of every argument of the config.
+TINY_SETTINGS = {
+  'model.depth': 1,
+  'model.base_width': 4,
+  'tile_size_px': 34,  # 18 pixels out.
+  'batch_size': 1,
+  'num_train_steps': 4,
+  'log_every_steps': 1,
+  'schedule.warmup_steps': 0,
+  'evaluation.every_steps': 4,
+  'checkpoints.every_steps': 2,
+}
+# One slice of five is held out.
+TINY_DATA = {'num_slices': 5, 'size_px': 64}
+
+# Flags: of the net for every argument, and of net and data for the demo.
+TINY_NET = tuple(f'--config.{k}={v}' for k, v in TINY_SETTINGS.items())
+TINY = (*TINY_NET, *(f'--config.data.{k}={v}' for k, v in TINY_DATA.items()))
+DEMO = (f'--config={CONFIG}:demo', *TINY)
+
+
+def read_card() -> dict:
+  """Returns the names that the config file defines."""
+  return runpy.run_path(str(REPOSITORY / CONFIG))
+
+
+def tiny_config(argument: str = 'demo') -> ml_collections.ConfigDict:
+  """Returns the config of an argument, made tiny and with the demo's data."""
+  get_config = read_card()['get_config']
+  config = get_config(argument)
+  config.data = get_config('demo').data.to_dict() | TINY_DATA
+  config.update_from_flattened_dict(TINY_SETTINGS)
+  return config
+
+
+def run(
+  module: str,
+  *args: str,
+  cwd: str | os.PathLike | None = None,
+  env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess:
+  """Runs `python -m segjax.MODULE ARGS`; `env` is added to the environment."""
+  return subprocess.run(
+    _command(module, args),
+    capture_output=True,
+    text=True,
+    cwd=cwd or REPOSITORY,
+    env=_environment(env or {}),
+  )
+
+
+def start(module: str, *args: str) -> subprocess.Popen:
+  """Starts what `run` runs, in the background."""
+  return subprocess.Popen(
+    _command(module, args),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    cwd=REPOSITORY,
+    env=_environment({}),
+  )
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
+  """Returns the time of change and the digest of each file in `folder`."""
+  return {
+    str(file.relative_to(folder)): (
+      file.stat().st_mtime_ns,
+      hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else '',
+    )
+    for file in sorted(folder.rglob('*'))
+  }
+
+
+def _command(module, args):
+  return [sys.executable, '-m', f'segjax.{module}', *args]
+
+
+def _environment(more):
+  # XLA_FLAGS gives this suite eight devices; a person has one.
+  unwanted = ('XLA_FLAGS', 'SEGJAX_DATA_DIR')
+  inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
+  return inherited | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'} | dict(more)

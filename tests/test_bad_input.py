@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Input that a person can correct: one line, status 2, nothing written."""
+
+import concurrent.futures
+import json
+import shlex
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tifffile
+from commands import CONFIG, DEMO, TINY_NET, run, snapshot, tiny_config
+
+from segjax import steps
+from segjax.checkpoints import Checkpoints
+from segjax.data.images import write_stack
+from segjax.models import create_model
+from segjax.optimizers import create_optimizer, create_schedule
+from segjax.workdir import read_config
+
+# {tree} is a folder that nothing may change, {run} a run in it and {new} a path
+# where nothing is nor may be; {demo} and {isbi} are tiny experiments on
+# synthetic data and on files.
+TRAIN = 'main {demo} --workdir={new}'
+READ = 'main {isbi} --workdir={new} --config.data.dir='
+SCORE = 'evaluate --workdir={run}'
+PREDICT = 'predict --workdir={run} --output={new}.tif --input={tree}/'
+WRITE = 'predict --workdir={run} --input={tree}/images --output='
+
+# What a config may hold -> what the message says.
+SETTINGS = {
+  'data.name=voc': ["data.name='voc'", "'isbi2012'"],
+  'data.fold=5': ['fold 5', '0..4'],
+  'data.num_slices=4': ['5 folds of 4 slices'],
+  'tile_size_px=35': ['35 px is not admissible', 'nearest: 34 and 36'],
+  'batch_size=0': ['batch_size=0', 'positive multiple of 1'],
+  'parallel=vmap': ["parallel='vmap'", "'pmap'"],
+  'loss_reduction=max': ["loss_reduction='max'", "'mean'"],
+  'num_train_steps=many': ['--config.num_train_steps', "'many'", 'int'],
+  'evaluation.every_steps=0': ['evaluation.every_steps=0', 'at least 1'],
+  'learning_rate=1': ["'learning_rate'", 'config key', 'config file'],
+  'model.dept=2': ["'dept'", 'config key', 'Did you mean "depth"'],
+  'model.name=vnet': ["model.name='vnet'", "'unet_2015'"],
+  'model.depth=1.5': ['--config.model.depth', '1.5', 'int'],
+  'model.depth=-1': ['depth=-1', 'depth must be >= 0'],
+  'model.dtype=float16': ["model.dtype='float16'", "'bfloat16'"],
+  'model.padding=FULL': ["padding='FULL'", "'SAME'"],
+  'model.in_channels=3': ['model.in_channels=3', 'use 1'],
+  'model.num_classes=1': ['model.num_classes=1', 'use 2'],
+  'optimizer.name=lion': ["optimizer.name='lion'", "'adamw'"],
+  'schedule.name=step': ["schedule.name='step'", "'cosine'"],
+  'schedule.warmup_steps=4': ['warmup_steps=4', 'num_train_steps=4'],
+}
+# What is wrong -> command, words of the message, environment.
+CASES = {
+  **{
+    setting: (f'{TRAIN} --config.{setting}', words)
+    for setting, words in SETTINGS.items()
+  },
+  'batch on 8 devices': (
+    TRAIN + ' --config.batch_size=3',
+    ['batch_size=3', '8 devices', 'multiple of 8'],
+    {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
+  ),
+  'no data': (
+    READ + '{new}',
+    ['ISBI 2012 not found', '{new}', 'train-volume.tif', '--config.data.dir'],
+  ),
+  'data folder lacks files': (
+    READ + '{tree}/partly',
+    ['{tree}/partly (has no train-labels.tif or test-volume.tif)'],
+  ),
+  'truncated TIFF': (
+    READ + '{tree}/truncated',
+    ['{tree}/truncated/train-volume.tif', 'truncated'],
+  ),
+  'images and labels of unequal number': (
+    READ + '{tree}/mismatch',
+    ['train-labels.tif', '4 pages 64 x 64', '5 pages 64 x 64', 'equal'],
+  ),
+  'label outside the classes': (
+    READ + '{tree}/labels',
+    ['train-labels.tif', 'label 7 in page 2, row 3, column 4', '0 membrane'],
+  ),
+  'no config': ('main --workdir={new}', ['--config', 'None']),
+  'no such config file': (
+    'main --config={tree}/none.py --workdir={new}',
+    ['{tree}/none.py', 'no file'],
+  ),
+  'unknown config argument': (
+    f'main --config={CONFIG}:tiny --workdir={{new}}',
+    ["argument 'tiny'", "'demo'"],
+  ),
+  'unknown flag': (TRAIN + ' --work=x', ["flag 'work'", 'workdir']),
+  'no flag': (TRAIN + ' demo', ["'demo'", '--flag=value']),
+  'keep no checkpoint': (
+    'main',
+    TRAIN + ' --config.checkpoints.keep.keep_last=0',
+    ['checkpoints.keep.keep_last=0', 'at least 1'],
+  ),
+  'limit of tiles too small': (
+    'main',
+    TRAIN + ' --config.tiling.max_tile_size=16',
+    ['max_tile_size=16', 'smallest tile'],
+  ),
+  'workdir of another experiment': (
+    'main {demo} --config.model.base_width=5 --workdir={run}',
+    ['{run} was made with model.base_width=4', 'model.base_width=5'],
+  ),
+  'workdir that cannot be made': (
+    'main {demo} --workdir={tree}/file/run',
+    ['cannot write', '{tree}/file/run', 'another --workdir'],
+  ),
+  'workdir that is a URL': (
+    'main {demo} --workdir=gs://bucket/run',
+    ['gs://bucket/run', 'mount'],
+  ),
+  'no workdir': ('evaluate', ['--workdir', 'None']),
+  'no run': (
+    'evaluate --workdir={new}',
+    ['{new}/config.json', 'train first', 'segjax.main'],
+  ),
+  'no checkpoint yet': (
+    'evaluate --workdir={tree}/begun',
+    ['no checkpoint in {tree}/begun', 'train first'],
+  ),
+  'unreadable config': (
+    'evaluate --workdir={tree}/damaged',
+    ['cannot read {tree}/damaged/config.json'],
+  ),
+  'corrupt checkpoint': (
+    'evaluate --workdir={tree}/corrupt',
+    ['cannot read checkpoint 2 in {tree}/corrupt'],
+  ),
+  'unknown split': (
+    SCORE + ' --split=test',
+    ['--split', 'heldout|train|all'],
+  ),
+  'unknown checkpoint': (
+    SCORE + ' --checkpoint=last',
+    ["'last'", "'latest'", 'number'],
+  ),
+  'no such checkpoint': (
+    PREDICT + 'images/b.png --checkpoint=7',
+    ['no checkpoint 7', 'there are [2, 4]'],
+  ),
+  'predict without a run': (
+    'predict --workdir={tree}/empty --input={tree}/images --output={new}',
+    ['{tree}/empty/config.json', 'train first'],
+  ),
+  'no input': (PREDICT + 'x.tif', ['x.tif', 'no such file']),
+  'empty folder': (PREDICT + 'empty', ['{tree}/empty', 'no image']),
+  'ending of the input': (PREDICT + 'file.bmp', ['file.bmp', "'.bmp'", '.tif']),
+  'truncated input': (
+    PREDICT + 'truncated/train-volume.tif',
+    ['train-volume.tif', 'truncated'],
+  ),
+  'NaN pixel': (
+    PREDICT + 'nan.tif',
+    ['nan.tif', 'nan in page 1, row 5, column 6', 'finite'],
+  ),
+  'colours': (
+    PREDICT + 'colour.png',
+    ['colour.png has 3 channels', 'in_channels=1'],
+  ),
+  'unequal sizes in one file': (
+    PREDICT + 'images',
+    ['(20, 30), (24, 18)', '{new}.tif', 'folder'],
+  ),
+  'tile inadmissible': (
+    PREDICT + 'images/b.png --tile_size=35',
+    ['35 px is not admissible', 'nearest: 34 and 36'],
+  ),
+  'unknown kind': (
+    PREDICT + 'images --kind=masks',
+    ['--kind', 'masks', 'probabilities|labels|logits'],
+  ),
+  'ending of the output': (WRITE + '{new}.jpg', ['{new}.jpg', '.png', '.npy']),
+  'logits as a picture': (
+    WRITE + '{new}.png --kind=logits',
+    ['{new}.png', 'logits', '.tif'],
+  ),
+  'no folder of the output': (
+    WRITE + '{new}/a.tif',
+    ['{new}/a.tif', 'no folder {new}'],
+  ),
+  'output exists': (
+    WRITE + '{tree}/file.tif',
+    ['{tree}/file.tif exists', '--overwrite'],
+  ),
+  'output folder is a file': (WRITE + '{tree}/file', ['{tree}/file', 'folder']),
+}
+
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory):
+  """A folder of wrong things, and of a run that is right."""
+  tree = tmp_path_factory.mktemp('bad_input') / 'tree'
+  tree.mkdir()
+  _make_run(tree / 'run')
+  shutil.copytree(tree / 'run', tree / 'corrupt')
+  shutil.rmtree(tree / 'corrupt' / 'checkpoints' / '4')
+  # A truncated array would do, but tensorstore's threads then write to stderr.
+  file = tree / 'corrupt' / 'checkpoints' / '2' / 'default' / '_METADATA'
+  file.write_bytes(file.read_bytes()[:-50])
+  for name in ('empty', 'begun', 'damaged', 'images', 'partly'):
+    (tree / name).mkdir()
+  shutil.copy(tree / 'run' / 'config.json', tree / 'begun')
+  (tree / 'damaged' / 'config.json').write_text('{"model": ')
+  for name in ('file', 'file.bmp', 'file.tif'):
+    (tree / name).write_text('')
+
+  volume = np.zeros((5, 64, 64), np.uint8)
+  labels = volume.copy()
+  labels[:, 8:] = 255
+  wrong = labels.copy()
+  wrong[2, 3, 4] = 7
+  _write_isbi(tree / 'truncated', volume, labels)
+  _write_isbi(tree / 'mismatch', volume, labels[:4])
+  _write_isbi(tree / 'labels', volume, wrong)
+  file = tree / 'truncated' / 'train-volume.tif'
+  shutil.copy(file, tree / 'partly')
+  file.write_bytes(file.read_bytes()[:-100])
+
+  bad = np.zeros((3, 20, 20), np.float32)
+  bad[1, 5, 6] = np.nan
+  tifffile.imwrite(tree / 'nan.tif', bad, photometric='minisblack')
+  write_stack(tree / 'colour.png', np.zeros((1, 20, 20, 3), np.uint8))
+  write_stack(tree / 'images' / 'a.png', np.zeros((1, 24, 18), np.uint8))
+  write_stack(tree / 'images' / 'b.png', np.zeros((1, 20, 30), np.uint8))
+  return tree
+
+
+@pytest.fixture(scope='module')
+def ended(request, tree):
+  """The processes of all selected cases, and what the tree was before."""
+  items = [i for i in request.session.items if i.path == request.path]
+  names = [item.callspec.params['name'] for item in items]
+  before = snapshot(tree)
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    yield {name: pool.submit(_run_case, name, tree) for name in names}, before
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_bad_input(name, ended, tree):
+  processes, before = ended
+  process = processes[name].result()
+  message = process.stderr.splitlines()
+  assert len(message) == 1, process.stderr
+  assert message[0].startswith('error: ')
+  for word in CASES[name][1]:
+    assert _fill(word, name, tree) in message[0]
+  assert process.returncode == 2
+  assert process.stdout == ''
+  assert snapshot(tree) == before
+  assert not list(_new(name, tree).parent.glob(f'{_new(name, tree).name}*'))
+
+
+def _run_case(name, tree):
+  command, _, *env = CASES[name]
+  return run(*shlex.split(_fill(command, name, tree)), env=dict(*env))
+
+
+def _fill(text, name, tree):
+  return text.format(
+    tree=tree,
+    run=tree / 'run',
+    new=_new(name, tree),
+    demo=shlex.join(DEMO),
+    isbi=shlex.join((f'--config={CONFIG}', *TINY_NET)),
+  )
+
+
+def _new(name, tree):
+  return tree.parent / f'new{list(CASES).index(name):02}'
+
+
+def _make_run(folder):
+  config = tiny_config()
+  folder.mkdir()
+  (folder / 'config.json').write_text(json.dumps(config.to_dict()))
+  config = read_config(folder)
+  schedule = create_schedule(**config.schedule, num_steps=4)
+  state = jax.jit(
+    lambda: steps.init_state(
+      create_model(config.model),
+      create_optimizer(schedule=schedule, **config.optimizer),
+      config.seed,
+    )
+  )()
+  with Checkpoints(folder / 'checkpoints') as checkpoints:
+    checkpoints.save(2, state)
+    checkpoints.save(4, state)
+
+
+def _write_isbi(folder, images, labels):
+  folder.mkdir()
+  write_stack(folder / 'train-volume.tif', images)
+  write_stack(folder / 'train-labels.tif', labels)
+  write_stack(folder / 'test-volume.tif', images)

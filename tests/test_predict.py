@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files in, predictions out, by a run that was trained."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from commands import DEMO, run
+from PIL import Image
+
+from segjax import tiling
+from segjax.data import images, standardise, synthetic, to_unit_range
+from segjax.errors import InputError
+from segjax.predict import encode, plan_outputs, predict_files
+from segjax.workdir import load_run
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('predict') / 'run'
+  process = run('main', *DEMO, f'--workdir={folder}')
+  assert process.returncode == 0, process.stderr
+  return folder
+
+
+@pytest.fixture(scope='module')
+def stack():
+  """Gray values u8[3, 37, 50]."""
+  return synthetic.neuron_stack(3, 50, seed=1)[0][:, :37]
+
+
+def in_process(workdir, image, checkpoint='latest', **options):
+  """The prediction f32[H, W, 2] of gray values [H, W] by the tiler alone."""
+  model, params, config = load_run(workdir, checkpoint)
+  image = standardise(to_unit_range(image[..., None]), **config.gray)
+  return tiling.predict_image(
+    model.apply, {'params': params}, image, model.geometry, **options
+  )
+
+
+def test_command_writes_a_stack_of_probabilities(workdir, stack, tmp_path):
+  source, output = tmp_path / 'in.tif', tmp_path / 'probabilities.tif'
+  images.write_stack(source, stack)
+  process = run(
+    'predict', f'--workdir={workdir}', f'--input={source}', f'--output={output}'
+  )
+  assert process.returncode == 0, process.stderr
+  assert process.stderr == ''
+  assert process.stdout == f'{output}: 3 of probabilities\n'
+  with tifffile.TiffFile(output) as file:
+    assert len(file.pages) == 3
+    assert {page.dtype.name for page in file.pages} == {'float32'}
+    written = file.asarray()
+  assert written.shape == (3, 37, 50)
+  assert written.min() >= 0
+  assert written.max() <= 1
+  expected = [in_process(workdir, image)[..., 1] for image in stack]
+  np.testing.assert_allclose(written, expected, atol=1e-5)
+  assert np.ptp(written) > 0.01  # Or the comparison would show little.
+
+
+def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
+  source, output = tmp_path / 'in.png', tmp_path / 'logits.npy'
+  images.write_stack(source, stack[:1])
+  images.write_stack(output, stack)
+  process = run(
+    'predict',
+    f'--workdir={workdir}',
+    f'--input={source}',
+    f'--output={output}',
+    '--kind=logits',
+    '--checkpoint=2',
+    '--tile_size=34',
+    '--average',
+    '--overwrite',
+  )
+  assert process.returncode == 0, process.stderr
+  written = np.load(output)
+  assert written.dtype == np.float32
+  expected = in_process(
+    workdir, stack[0], '2', average=True, tile_size=34, activation='logits'
+  )
+  np.testing.assert_allclose(written, expected[None], atol=1e-5)
+  last = in_process(workdir, stack[0], activation='logits', average=True)
+  assert np.abs(written - last).max() > 1e-3
+
+
+def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
+  images.write_stack(tmp_path / 'in.png', stack[:1])
+  output = tmp_path / 'labels.png'
+  predict_files(workdir, tmp_path / 'in.png', output, kind='labels')
+  with Image.open(output) as picture:
+    assert picture.mode == 'L'
+    written = np.asarray(picture)
+  expected = in_process(workdir, stack[0])
+  np.testing.assert_array_equal(written, expected[..., 1] > expected[..., 0])
+  assert capsys.readouterr().out == f'{output}: 1 of labels\n'
+
+
+def test_folder_to_folder_and_to_stack(workdir, stack, tmp_path):
+  source = tmp_path / 'in'
+  source.mkdir()
+  for number in (2, 10):  # Not in the order of their names as text.
+    images.write_stack(source / f's{number}.png', stack[[number % 3]])
+  predict_files(workdir, source, tmp_path / 'folder')
+  predict_files(workdir, source, tmp_path / 'stack.tif')
+  names = sorted(file.name for file in (tmp_path / 'folder').iterdir())
+  assert names == ['s10.tif', 's2.tif']
+  each = [tifffile.imread(tmp_path / 'folder' / f's{n}.tif') for n in (2, 10)]
+  together = tifffile.imread(tmp_path / 'stack.tif')
+  np.testing.assert_array_equal(together, each)
+  expected = [in_process(workdir, stack[i])[..., 1] for i in (2, 1)]
+  np.testing.assert_allclose(together, expected, atol=1e-5)
+
+
+def test_folder_of_unequal_sizes(workdir, stack, tmp_path):
+  source = tmp_path / 'in'
+  source.mkdir()
+  images.write_stack(source / 'a.tif', stack[:1, :1, :1])
+  images.write_stack(source / 'b.tif', stack[:2, :23])
+  predict_files(workdir, source, tmp_path / 'out')
+  assert tifffile.imread(tmp_path / 'out' / 'a.tif').shape == (1, 1)
+  assert tifffile.imread(tmp_path / 'out' / 'b.tif').shape == (2, 23, 50)
+
+
+def test_failure_leaves_no_part_of_a_file(workdir, stack, tmp_path):
+  source, output = tmp_path / 'in', tmp_path / 'out'
+  source.mkdir()
+  output.mkdir()
+  images.write_stack(source / 'a.png', stack[:1])
+  (source / 'b.png').write_bytes((source / 'a.png').read_bytes()[:-9])
+  (output / 'b.tif').write_text('old')
+  with pytest.raises(InputError, match='b.tif exists; give --overwrite'):
+    predict_files(workdir, source, output)
+  assert [file.name for file in output.iterdir()] == ['b.tif']
+  with pytest.raises(InputError, match='b.png: truncated'):
+    predict_files(workdir, source, output, overwrite=True)
+  names = sorted(file.name for file in output.iterdir())
+  assert names == ['a.tif', 'b.tif']
+  assert tifffile.imread(output / 'a.tif').shape == (37, 50)
+  assert (output / 'b.tif').read_text() == 'old'
+
+
+SCORES = np.array([[[[0.25, 0.75], [1.0, 0.0], [0.4, 0.6]]]], np.float32)
+
+
+@pytest.mark.parametrize(
+  'kind, ending, expected, dtype',
+  [
+    ('probabilities', '.tif', [[[0.75, 0, 0.6]]], 'float32'),
+    ('probabilities', '.npy', [[[0.75, 0, 0.6]]], 'float32'),
+    ('probabilities', '.png', [[[191, 0, 153]]], 'uint8'),
+    ('labels', '.tif', [[[1, 0, 1]]], 'uint8'),
+    ('labels', '.png', [[[1, 0, 1]]], 'uint8'),
+    ('logits', '.tif', SCORES, 'float32'),
+  ],
+)
+def test_encode(kind, ending, expected, dtype):
+  encoded = encode(SCORES, kind, ending)
+  assert encoded.dtype == dtype
+  np.testing.assert_array_equal(encoded, np.asarray(expected, dtype))
+
+
+def test_encode_three_classes():
+  scores = np.full((2, 4, 5, 3), 1 / 3, np.float32)
+  scores[..., 2] += 0.1
+  assert encode(scores, 'probabilities', '.tif').shape == (2, 4, 5, 3)
+  assert (encode(scores, 'labels', '.tif') == 2).all()
+
+
+def test_plan_outputs(tmp_path):
+  a, b = Path('x/a.png'), Path('y/b.tif')
+  out = tmp_path / 'out'
+  for kind, ending in (('labels', '.png'), ('logits', '.tif')):
+    jobs, planned = plan_outputs([a, b], True, out, kind)
+    assert jobs == [([a], out / f'a{ending}'), ([b], out / f'b{ending}')]
+    assert planned == ending
+  stack = tmp_path / 'out.TIF'
+  assert plan_outputs([a, b], True, stack, 'logits') == (
+    [([a, b], stack)],
+    '.tif',
+  )
+  assert plan_outputs([a], False, stack, 'labels')[0] == [([a], stack)]
+
+
+def test_plan_outputs_refuses(tmp_path):
+  a = Path('x/a.png')
+  for inputs, is_folder, name, kind, message in [
+    ([a], False, 'out', 'labels', 'none of the endings .tif, .tiff, .png'),
+    ([a], True, 'out.jpg', 'labels', 'none of the endings .tif, .tiff, .png'),
+    ([a], False, 'out.png', 'logits', 'a .png cannot hold logits; use .tif'),
+    ([a], False, 'no/out.tif', 'labels', 'there is no folder .*/no'),
+    ([a, Path('a.tif')], True, 'out', 'labels', 'a.png .* would hold two'),
+  ]:
+    with pytest.raises(InputError, match=message):
+      plan_outputs(inputs, is_folder, tmp_path / name, kind)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that end, are killed, diverge and are started again."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from commands import DEMO, read_card, run, snapshot, start, tiny_config
+
+from segjax import steps, train
+from segjax.checkpoints import Checkpoints, load_params
+from segjax.models import create_model
+from segjax.optimizers import create_optimizer, create_schedule
+from segjax.workdir import read_config
+
+# Saving takes most of a step's time, so that 20 checkpoints are time to kill.
+NUM_STEPS = 40
+COMMAND = (
+  *DEMO,
+  f'--config.num_train_steps={NUM_STEPS}',
+  '--config.evaluation.every_steps=20',
+)
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory):
+  """Workdir and printed text of a run that nobody disturbed."""
+  workdir = tmp_path_factory.mktemp('unbroken') / 'run'
+  process = run('main', *COMMAND, f'--workdir={workdir}')
+  assert process.returncode == 0, process.stderr
+  return workdir, process.stdout
+
+
+def test_killed_run_ends_as_an_unbroken_one(unbroken, tmp_path):
+  workdir, _ = unbroken
+  command = (*COMMAND, f'--workdir={tmp_path}')
+  process = start('main', *command)
+  while process.poll() is None and max(saved_steps(tmp_path), default=0) < 4:
+    time.sleep(0.005)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
+  assert 4 <= max(saved_steps(tmp_path)) < NUM_STEPS
+  assert not (tmp_path / 'pictures').exists()
+
+  again = run('main', *command)
+  assert again.returncode == 0, again.stderr
+  first = int(again.stdout.split('from step ')[1].split()[0])
+  assert 4 <= first < NUM_STEPS
+
+  expected, state = final_state(workdir), final_state(tmp_path)
+  assert jax.tree.structure(state) == jax.tree.structure(expected)
+  for a, b in zip(*map(jax.tree.leaves, (state, expected)), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+  assert rows(tmp_path) == rows(workdir)
+
+
+def test_metrics_have_each_step_once(unbroken):
+  logged = rows(unbroken[0])
+  losses = [row['step'] for row in logged if 'loss' in row]
+  scores = [row['step'] for row in logged if 'v_rand' in row]
+  assert losses == list(range(1, NUM_STEPS + 1))
+  assert scores == [20, 40]
+
+
+def test_restart_of_a_finished_run_trains_nothing(unbroken):
+  workdir, printed = unbroken
+  before, logged = snapshot(workdir / 'checkpoints'), rows(workdir)
+  process = run('main', *COMMAND, f'--workdir={workdir}')
+  assert process.returncode == 0, process.stderr
+  assert f'from step {NUM_STEPS} to {NUM_STEPS}' in process.stdout
+  assert table(process.stdout) == table(printed)
+  assert process.stderr == ''
+  assert snapshot(workdir / 'checkpoints') == before
+  assert rows(workdir) == logged
+
+
+def test_evaluate_prints_the_table_of_the_run(unbroken):
+  workdir, printed = unbroken
+  before = snapshot(workdir)
+  process = run('evaluate', f'--workdir={workdir}')
+  assert process.returncode == 0, process.stderr
+  assert 'v_rand' in process.stdout
+  assert process.stdout.splitlines() == table(printed)
+  assert process.stderr == ''
+  assert snapshot(workdir) == before
+
+
+@pytest.mark.parametrize(
+  'ours, other', [("model.name='unet'", 'unet_2015'), ('data.seed=0', '1')]
+)
+def test_workdir_of_another_experiment_is_left_alone(unbroken, ours, other):
+  workdir, _ = unbroken
+  before = snapshot(workdir)
+  name = ours.split('=')[0]
+  process = run(
+    'main', *COMMAND, f'--workdir={workdir}', f'--config.{name}={other}'
+  )
+  assert process.returncode == 2
+  assert f'was made with {ours}; this run has {name}=' in process.stderr
+  assert snapshot(workdir) == before
+
+
+def test_divergence_names_the_step_and_keeps_a_checkpoint(tmp_path):
+  process = run(
+    'main',
+    *DEMO,
+    '--config.schedule.learning_rate=1e30',
+    '--config.checkpoints.every_steps=1',
+    f'--workdir={tmp_path}',
+  )
+  assert process.returncode == 1
+  *progress, message = process.stderr.splitlines()
+  assert message.startswith('error: loss is ')
+  assert 'at step 2;' in message
+  assert all(line.startswith('step ') for line in progress)
+  assert saved_steps(tmp_path) == [1]
+  params = load_params(tmp_path / 'checkpoints', 'latest')
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+# The demo runs above.
+@pytest.mark.parametrize(
+  'argument', sorted({*read_card()['ARGUMENTS']} - {'demo'})
+)
+def test_every_argument_trains(argument, tmp_path):
+  config = tiny_config(argument)
+  config.batch_size = 8
+  config.num_train_steps = 2
+  config.data.fold = -1
+  assert train.train_and_evaluate(config, tmp_path) == {}
+  logged = rows(tmp_path)
+  assert [row['step'] for row in logged] == [1, 2]
+  assert all(np.isfinite(row['loss']) for row in logged)
+  assert saved_steps(tmp_path) == [2]
+
+
+@pytest.mark.parametrize('parallel', ['jit', 'pmap'])
+def test_eight_devices_train_and_evaluate(parallel, tmp_path):
+  config = tiny_config()
+  config.batch_size = 8
+  config.parallel = parallel
+  scores = train.train_and_evaluate(config, tmp_path)
+  assert {'v_rand', 'pixel_error', 'mean_iu'} <= scores.keys()
+  assert all(np.isfinite(value) for value in scores.values())
+  assert saved_steps(tmp_path) == [2, 4]
+  assert [f.name for f in (tmp_path / 'pictures').iterdir()] == ['slice-00.png']
+
+
+def saved_steps(workdir):
+  return sorted(
+    int(folder.name)
+    for folder in (workdir / 'checkpoints').glob('*')
+    if folder.name.isdecimal()
+  )
+
+
+def rows(workdir):
+  text = (workdir / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def table(printed):
+  """The lines of the scores: the last ones but for where the pictures are."""
+  lines = printed.splitlines()
+  first = next(i for i, line in enumerate(lines) if line.startswith('v_rand '))
+  return [line for line in lines[first:] if not line.startswith('pictures: ')]
+
+
+def final_state(workdir):
+  config = read_config(workdir)
+  model = create_model(config.model)
+  schedule = create_schedule(
+    **config.schedule, num_steps=config.num_train_steps
+  )
+  optimizer = create_optimizer(schedule=schedule, **config.optimizer)
+  abstract = jax.eval_shape(lambda: steps.init_state(model, optimizer, 0))
+  with Checkpoints(workdir / 'checkpoints') as checkpoints:
+    return checkpoints.restore(abstract, NUM_STEPS)
