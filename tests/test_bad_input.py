@@ -95,12 +95,10 @@ CASES = {
   'unknown flag': (TRAIN + ' --work=x', ["flag 'work'", 'workdir']),
   'no flag': (TRAIN + ' demo', ["'demo'", '--flag=value']),
   'keep no checkpoint': (
-    'main',
     TRAIN + ' --config.checkpoints.keep.keep_last=0',
     ['checkpoints.keep.keep_last=0', 'at least 1'],
   ),
   'limit of tiles too small': (
-    'main',
     TRAIN + ' --config.tiling.max_tile_size=16',
     ['max_tile_size=16', 'smallest tile'],
   ),
