@@ -3,14 +3,18 @@
 
 Everything about sizes is derived here, once, for one axis at a time (the
 networks treat rows and columns alike). Training crops labels by it and the
-tile predictor plans by it. Plain integers: no arrays, no parameters.
+tile predictor plans by it. Plain integers and fractions: no arrays, no
+parameters. `UNetGeometry` has the closed forms of the U-Net; `Window`,
+`Deconvolution` and `crop_offset` are the algebra of any chain of layers.
 
-Symbols: d depth (number of poolings), n convolutions per block, k kernel size,
-P = 2^d period of the pooling grid, c = n (k - 1) pixels that one block of
-valid convolutions takes off a side pair.
+Symbols of `UNetGeometry`: d depth (number of poolings), n convolutions per
+block, k kernel size, P = 2^d period of the pooling grid, c = n (k - 1) pixels
+that one block of valid convolutions takes off a side pair.
 """
 
 import dataclasses
+from collections.abc import Iterable
+from fractions import Fraction
 
 from segjax.errors import InputError
 
@@ -130,3 +134,143 @@ class UNetGeometry:
       deep_low, deep_high = self._reach(level + 1, low // 2, high // 2)
       low, high = min(low, 2 * deep_low), max(high, 2 * deep_high + 1)
     return low - grow, high + grow
+
+
+@dataclasses.dataclass(frozen=True)
+class Coordinates:
+  """Where a feature map lies on its image: image pixel x at y = a x + b.
+
+  Pixels are points at integer coordinates, the first at 0.
+
+  Attributes:
+    scale: a, map pixels per image pixel.
+    shift: b, in map pixels.
+  """
+
+  scale: Fraction = Fraction(1)
+  shift: Fraction = Fraction(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """A convolution or a pooling along one axis, as Caffe computes sizes.
+
+  Attributes:
+    kernel: k, taps.
+    stride: s, pixels from one window to the next.
+    pad: p, pixels of padding at each side.
+    dilation: d, pixels from one tap to the next.
+    ceil: whether a last window may hang over the end (Caffe's poolings).
+  """
+
+  kernel: int = 1
+  stride: int = 1
+  pad: int = 0
+  dilation: int = 1
+  ceil: bool = False
+
+  @property
+  def extent(self) -> int:
+    """k' = d (k - 1) + 1, the pixels that a window spans."""
+    return self.dilation * (self.kernel - 1) + 1
+
+  def locate(self, at: Coordinates) -> Coordinates:
+    """Returns a / s and (b + p - (k' - 1) / 2) / s for an input at (a, b)."""
+    shift = at.shift + self.pad - Fraction(self.extent - 1, 2)
+    return Coordinates(at.scale / self.stride, shift / self.stride)
+
+  def output_size(self, size: int) -> int:
+    """Returns floor((N + 2p - k') / s) + 1, or with `ceil` its ceiling.
+
+    As in Caffe, windows that would begin in the padding after the input are
+    dropped. Unlike Caffe, where N = 1 can give 0, an input that isn't empty
+    gets at least one window of a `ceil` pooling.
+
+    Raises:
+      InputError: if the result is empty.
+    """
+    free = size + 2 * self.pad - self.extent
+    if self.ceil and size > 0:
+      windows = max(-(-free // self.stride) + 1, 1)
+      if self.pad and (windows - 1) * self.stride >= size + self.pad:
+        windows -= 1
+    else:
+      windows = free // self.stride + 1
+    if size < 1 or windows < 1:
+      raise InputError(
+        f'{size} px are too few for a window of {self.extent} px with '
+        f'{self.pad} px of padding at each side; at least '
+        f'{max(self.extent - 2 * self.pad, 1)} px are needed'
+      )
+    return windows
+
+  def padding(self, size: int) -> tuple[int, int]:
+    """Returns the pixels to add before and after `size` to fill all windows.
+
+    The second is negative where windows leave pixels at the end unused.
+    """
+    span = (self.output_size(size) - 1) * self.stride + self.extent
+    return self.pad, span - size - self.pad
+
+
+@dataclasses.dataclass(frozen=True)
+class Deconvolution:
+  """A transposed convolution without padding, along one axis.
+
+  Attributes:
+    kernel: k, taps.
+    stride: s, output pixels per input pixel.
+  """
+
+  kernel: int
+  stride: int
+
+  def locate(self, at: Coordinates) -> Coordinates:
+    """Returns a s and b s + (k - 1) / 2 for an input at (a, b)."""
+    shift = at.shift * self.stride + Fraction(self.kernel - 1, 2)
+    return Coordinates(at.scale * self.stride, shift)
+
+  def output_size(self, size: int) -> int:
+    """Returns (N - 1) s + k."""
+    return (size - 1) * self.stride + self.kernel
+
+
+def locate(
+  layers: Iterable[Window | Deconvolution], at: Coordinates = Coordinates()
+) -> Coordinates:
+  """Returns where the output of a chain of layers lies; `at` is its input."""
+  for layer in layers:
+    at = layer.locate(at)
+  return at
+
+
+def receptive_field(windows: Iterable[Window]) -> int:
+  """Returns the pixels that one output of a chain depends on."""
+  field, step = 1, 1
+  for window in windows:
+    field += (window.extent - 1) * step
+    step *= window.stride
+  return field
+
+
+def crop_offset(cropped: Coordinates, reference: Coordinates) -> int:
+  """Returns the first pixel of `cropped` that lies on pixel 0 of `reference`.
+
+  b_cropped - b_reference: a slice from there has the reference's grid. It is
+  no centre crop, and it is the same for every image size.
+
+  Raises:
+    InputError: if the scales differ, or the offset is negative or no integer.
+  """
+  offset = cropped.shift - reference.shift
+  if cropped.scale != reference.scale:
+    raise InputError(
+      f'maps of {cropped.scale} and {reference.scale} pixels per image pixel '
+      'cannot be aligned by a crop; their strides must be equal'
+    )
+  if offset < 0 or offset.denominator != 1:
+    raise InputError(
+      f'crop offset {offset} is not an integer >= 0; change the padding of the '
+      'first layer or the parity of the deconvolution kernel'
+    )
+  return int(offset)

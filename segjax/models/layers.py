@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that both networks share: convolution in three modes, pool, up-conv.
+"""Layers that the networks share: convolutions, pools, up-convolutions.
 
 All take and return feature maps [B, H, W, C]. Parameters are float32 whatever
 the compute dtype.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from segjax.errors import InputError
+from segjax.geometry import Window
 
 # Gaussian of standard deviation sqrt(2 / N), N incoming nodes (U-Net, section
 # 3; He et al. 2015). Untruncated, unlike `nn.initializers.he_normal`.
@@ -22,7 +23,7 @@ _he_init_upconv = nn.initializers.variance_scaling(
 
 
 def convolution_padding(
-  mode: str, kernel_size: Sequence[int], dilation: Sequence[int]
+  mode: str | int, kernel_size: Sequence[int], dilation: Sequence[int]
 ) -> str | list[tuple[int, int]]:
   """Returns the `lax` padding of a convolution mode.
 
@@ -31,9 +32,10 @@ def convolution_padding(
 
       'VALID'  floor((N - k') / t) + 1  pixels; the kernel stays inside,
       'SAME'   ceil(N / t)              zeros around, the odd one at the end,
-      'FULL'   floor((N + k' - 2) / t) + 1; every overlap, however small.
+      'FULL'   floor((N + k' - 2) / t) + 1; every overlap, however small,
+      p >= 0   floor((N + 2p - k') / t) + 1; p zeros at each side (Caffe).
 
-  At stride 1 these are the modes of `scipy.signal.correlate2d`.
+  At stride 1 the first three are the modes of `scipy.signal.correlate2d`.
 
   Raises:
     InputError: for another mode.
@@ -45,35 +47,44 @@ def convolution_padding(
     ]
   if mode in ('VALID', 'SAME'):
     return mode
+  if isinstance(mode, int) and mode >= 0:
+    return [(mode, mode)] * len(kernel_size)
   raise InputError(
-    f"convolution mode {mode!r} is not one of 'VALID', 'SAME', 'FULL'"
+    f"convolution mode {mode!r} is not one of 'VALID', 'SAME', 'FULL' and no "
+    'number of zeros'
   )
 
 
 class Conv(nn.Module):
-  """Two-dimensional cross-correlation plus bias, in one of three modes.
+  """Two-dimensional cross-correlation plus bias.
 
   Attributes:
     features: output channels.
     kernel_size: rows and columns, odd or even.
-    mode: 'VALID', 'SAME' or 'FULL'; see `convolution_padding`.
+    mode: 'VALID', 'SAME', 'FULL' or zeros; see `convolution_padding`.
     strides: rows and columns from one output to the next.
     dilation: rows and columns from one kernel tap to the next.
     dtype: compute dtype.
+    groups: G; output channels of one of G equal runs see the input channels
+      of the same run only.
+    kernel_init: initialiser of the kernel [k, k, C / G, features].
   """
 
   features: int
   kernel_size: Sequence[int] = (3, 3)
-  mode: str = 'VALID'
+  mode: str | int = 'VALID'
   strides: Sequence[int] = (1, 1)
   dilation: Sequence[int] = (1, 1)
   dtype: jnp.dtype = jnp.float32
+  groups: int = 1
+  kernel_init: Callable = he_init
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [B, H, W, C] to dtype[B, H', W', features]."""
-    shape = (*self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param('kernel', he_init, shape)
+    in_features = x.shape[-1] // self.groups
+    shape = (*self.kernel_size, in_features, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     y = jax.lax.conv_general_dilated(
       x.astype(self.dtype),
@@ -82,6 +93,7 @@ class Conv(nn.Module):
       padding=convolution_padding(self.mode, self.kernel_size, self.dilation),
       rhs_dilation=self.dilation,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=self.groups,
     )
     return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
@@ -132,6 +144,44 @@ def max_pool(x: jax.Array) -> jax.Array:
   """
   b, h, w, c = x.shape
   return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+def max_pool_ceil(x: jax.Array, window: Window) -> jax.Array:
+  """Returns the maxima of the windows of [B, H, W, C], Caffe's way.
+
+  Windows that hang over the end take the maximum of what is there; padding
+  never wins. `window` says how many there are.
+  """
+  pads = [window.padding(n) for n in x.shape[1:3]]
+  if (window.kernel, window.stride, window.pad) == (2, 2, 0):
+    # Not the edge values: tied maxima would share the gradient.
+    pads = ((0, 0), *pads, (0, 0))
+    return max_pool(jnp.pad(x, pads, constant_values=-jnp.inf))
+  size, strides = (window.kernel,) * 2, (window.stride,) * 2
+  return nn.max_pool(x, size, strides, padding=pads)
+
+
+def local_response_norm(
+  x: jax.Array,
+  size: int = 5,
+  alpha: float = 1e-4,
+  beta: float = 0.75,
+  k: float = 1.0,
+) -> jax.Array:
+  """Returns x / (k + alpha / n sum x^2)^beta over n = `size` channels.
+
+  The sum runs over the n channels around each, zero beyond the ends. Caffe
+  divides alpha by n; Krizhevsky et al. 2012, section 3.3, do not.
+
+  Args:
+    x: float[B,H,W,C].
+    size: n, odd.
+  """
+  reach, channels = size // 2, x.shape[-1]
+  squares = jnp.square(x.astype(jnp.float32))
+  squares = jnp.pad(squares, ((0, 0),) * 3 + ((reach, reach),))
+  total = sum(squares[..., i : i + channels] for i in range(size))
+  return (x * (k + alpha / size * total) ** -beta).astype(x.dtype)
 
 
 def crop(x: jax.Array, margin: int) -> jax.Array:

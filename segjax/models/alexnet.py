@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CaffeNet, the AlexNet (Krizhevsky et al. 2012) under FCN-AlexNet.
+
+It pools before it normalises; the paper's AlexNet, and with it Caffe's
+bvlc_alexnet, does the reverse, so their weights are not exchangeable.
+"""
+
+import functools
+
+from segjax.geometry import Window
+from segjax.models.backbone import (
+  Backbone,
+  Classifier,
+  Convolution,
+  Dropout,
+  FullyConnected,
+  LocalResponseNorm,
+  MaxPool,
+  check_padding,
+  scaled,
+)
+
+# Zeros around conv1 and fc6; see vgg.py.
+_PADS = {'native': (0, 0), 'pad100': (100, 0), 'same': (5, 3)}
+
+
+def caffenet(
+  width: float = 1.0,
+  fc_features: int | None = None,
+  dropout_rate: float | None = None,
+  padding: str = 'native',
+  dense: bool = False,
+) -> Backbone:
+  """Returns CaffeNet with Caffe's layer names, `conv1` to `fc7` and `fc8`.
+
+  Args:
+    width: multiplies the channels of the convolutions.
+    fc_features: channels of fc6 and fc7, None for 4096.
+    dropout_rate: after fc6 and fc7, None for 0.5.
+    padding: 'native', 'pad100' or 'same'.
+    dense: whether fc6 and fc7 are dense layers.
+  """
+  check_padding(padding)
+  first_pad, fc_pad = _PADS[padding]
+  fc_features = 4096 if fc_features is None else fc_features
+  rate = 0.5 if dropout_rate is None else dropout_rate
+  pool = Window(3, 2, ceil=True)
+
+  def convolution(name, features, window, groups=1):
+    # In pairs, since the next layer may split them into two groups.
+    features = scaled(features, width, multiple_of=2)
+    return Convolution(name, features, window, groups)
+
+  trunk = (
+    convolution('conv1', 96, Window(11, 4, first_pad)),
+    MaxPool('pool1', pool),
+    LocalResponseNorm('norm1'),
+    convolution('conv2', 256, Window(5, pad=2), groups=2),
+    MaxPool('pool2', pool),
+    LocalResponseNorm('norm2'),
+    convolution('conv3', 384, Window(3, pad=1)),
+    convolution('conv4', 384, Window(3, pad=1), groups=2),
+    convolution('conv5', 256, Window(3, pad=1), groups=2),
+    MaxPool('pool5', pool),
+  )
+  head = (
+    FullyConnected('fc6', fc_features, Window(6, pad=fc_pad), dense),
+    Dropout('drop6', rate),
+    FullyConnected('fc7', fc_features, Window(), dense),
+    Dropout('drop7', rate),
+  )
+  return Backbone(
+    trunk,
+    pool=(),
+    head=head,
+    classifier='fc8',
+    native_size=227,
+    upscore_kernel=63,
+  )
+
+
+CaffeNet = functools.partial(Classifier, caffenet)

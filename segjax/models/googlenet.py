@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GoogLeNet (Szegedy et al., CVPR 2015) without the auxiliary classifiers."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.errors import InputError
+from segjax.geometry import Window
+from segjax.models.backbone import (
+  AveragePool,
+  Backbone,
+  Classifier,
+  Convolution,
+  Dropout,
+  LocalResponseNorm,
+  MaxPool,
+  check_padding,
+  scaled,
+)
+
+# Channels of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5, pool_proj (table 1).
+_INCEPTION = {
+  '3a': (64, 96, 128, 16, 32, 32),
+  '3b': (128, 128, 192, 32, 96, 64),
+  '4a': (192, 96, 208, 16, 48, 64),
+  '4b': (160, 112, 224, 24, 64, 64),
+  '4c': (128, 128, 256, 24, 64, 64),
+  '4d': (112, 144, 288, 32, 64, 64),
+  '4e': (256, 160, 320, 32, 128, 128),
+  '5a': (256, 160, 320, 32, 128, 128),
+  '5b': (384, 192, 384, 48, 128, 128),
+}
+
+# Parameter names that are Caffe's but for the slash.
+_SLASHED = {
+  name.replace('/', '_'): name
+  for name in (
+    'conv1/7x7_s2',
+    'conv2/3x3_reduce',
+    'conv2/3x3',
+    'loss3/classifier',
+  )
+}
+
+
+def caffe_name(path: Sequence[str]) -> str:
+  """Returns Caffe's name of the layer at `path` in a parameter tree.
+
+  ('inception_3a', '5x5_reduce') is 'inception_3a/5x5_reduce', ('conv2_3x3',) is
+  'conv2/3x3', and the names of the other networks stay as they are: ('fc6',) is
+  'fc6'.
+  """
+  name = '/'.join(path)
+  return _SLASHED.get(name, name)
+
+
+class InceptionModule(nn.Module):
+  """Four parallel branches, concatenated; ReLU after every convolution.
+
+  Attributes:
+    features: channels of `1x1`, `3x3_reduce`, `3x3`, `5x5_reduce`, `5x5` and
+      `pool_proj`.
+    dtype: compute dtype.
+  """
+
+  features: tuple[int, ...]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, H, W, C] to the branches' channels in the order of names."""
+    one, reduce3, three, reduce5, five, projection = self.features
+
+    def convolution(name, features, x, kernel=1):
+      window = Window(kernel, pad=kernel // 2)
+      return Convolution(name, features, window)(x, False, self.dtype)
+
+    pooled = nn.max_pool(x, (3, 3), padding='SAME')
+    branches = (
+      convolution('1x1', one, x),
+      convolution('3x3', three, convolution('3x3_reduce', reduce3, x), 3),
+      convolution('5x5', five, convolution('5x5_reduce', reduce5, x), 5),
+      convolution('pool_proj', projection, pooled),
+    )
+    return jnp.concatenate(branches, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inception:
+  """`InceptionModule` as a row; its widest branch is its window."""
+
+  name: str
+  features: tuple[int, ...]
+  window: Window = Window(5, pad=2)
+
+  def __call__(self, x, train, dtype):
+    return InceptionModule(self.features, dtype, name=self.name)(x)
+
+
+def googlenet(
+  width: float = 1.0,
+  fc_features: int | None = None,
+  dropout_rate: float | None = None,
+  padding: str = 'native',
+  dense: bool = False,
+) -> Backbone:
+  """Returns GoogLeNet with Caffe's layer names, up to `caffe_name`.
+
+  Args:
+    width: multiplies the channels of the convolutions.
+    fc_features: None; there are no layers before the last.
+    dropout_rate: before the last layer, None for 0.4.
+    padding: 'native', 'pad100' or 'same'. The last is the native: no fully
+      connected layer takes anything off the borders.
+    dense: whether the last layer is a dense layer.
+  """
+  check_padding(padding)
+  if fc_features is not None:
+    raise InputError(
+      f'fc_features={fc_features}; GoogLeNet has no fc6 and fc7, so None'
+    )
+  del dense
+  rate = 0.4 if dropout_rate is None else dropout_rate
+  pool = Window(3, 2, ceil=True)
+
+  def inceptions(stage):
+    return tuple(
+      Inception(f'inception_{block}', tuple(scaled(n, width) for n in features))
+      for block, features in _INCEPTION.items()
+      if block.startswith(stage)
+    )
+
+  first_pad = 100 if padding == 'pad100' else 3
+  narrow, wide = scaled(64, width), scaled(192, width)
+  trunk = (
+    Convolution('conv1_7x7_s2', narrow, Window(7, 2, first_pad)),
+    MaxPool('pool1', pool),
+    LocalResponseNorm('norm1'),
+    Convolution('conv2_3x3_reduce', narrow, Window()),
+    Convolution('conv2_3x3', wide, Window(3, pad=1)),
+    LocalResponseNorm('norm2'),
+    MaxPool('pool2', pool),
+    *inceptions('3'),
+    MaxPool('pool3', pool),
+    *inceptions('4'),
+    MaxPool('pool4', pool),
+    *inceptions('5'),
+  )
+  return Backbone(
+    trunk,
+    pool=(AveragePool('pool5', Window(7)),),
+    head=(Dropout('drop7', rate),),
+    classifier='loss3_classifier',
+    native_size=224,
+    upscore_kernel=63,
+  )
+
+
+GoogLeNet = functools.partial(Classifier, googlenet)

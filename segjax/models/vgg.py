@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VGG16 (Simonyan and Zisserman, ICLR 2015, configuration D)."""
+
+import functools
+
+from segjax.geometry import Window
+from segjax.models.backbone import (
+  Backbone,
+  Classifier,
+  Convolution,
+  Dropout,
+  FullyConnected,
+  MaxPool,
+  check_padding,
+  scaled,
+)
+
+_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+
+# Zeros around conv1_1 and fc6. FCN pads the image by 100 px, so that fc6, which
+# takes 6 cells of 32 px away, leaves a map that covers it; 'same' gives the
+# cells back at fc6.
+_PADS = {'native': (1, 0), 'pad100': (100, 0), 'same': (1, 3)}
+
+
+def vgg16(
+  width: float = 1.0,
+  fc_features: int | None = None,
+  dropout_rate: float | None = None,
+  padding: str = 'native',
+  dense: bool = False,
+) -> Backbone:
+  """Returns VGG16 with Caffe's layer names, `conv1_1` to `fc7` and `fc8`.
+
+  Args:
+    width: multiplies the channels of the convolutions.
+    fc_features: channels of fc6 and fc7, None for 4096.
+    dropout_rate: after fc6 and fc7, None for 0.5.
+    padding: 'native', 'pad100' or 'same'.
+    dense: whether fc6 and fc7 are dense layers.
+  """
+  check_padding(padding)
+  first_pad, fc_pad = _PADS[padding]
+  fc_features = 4096 if fc_features is None else fc_features
+  rate = 0.5 if dropout_rate is None else dropout_rate
+  trunk = []
+  for block, (features, convs) in enumerate(_BLOCKS, start=1):
+    for i in range(1, convs + 1):
+      window = Window(3, pad=1 if trunk else first_pad)
+      features_out = scaled(features, width)
+      trunk.append(Convolution(f'conv{block}_{i}', features_out, window))
+    trunk.append(MaxPool(f'pool{block}', Window(2, 2, ceil=True)))
+  head = (
+    FullyConnected('fc6', fc_features, Window(7, pad=fc_pad), dense),
+    Dropout('drop6', rate),
+    FullyConnected('fc7', fc_features, Window(), dense),
+    Dropout('drop7', rate),
+  )
+  return Backbone(
+    tuple(trunk),
+    pool=(),
+    head=head,
+    classifier='fc8',
+    native_size=224,
+    upscore_kernel=64,
+    strides=(32, 16, 8),
+  )
+
+
+VGG16 = functools.partial(Classifier, vgg16)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fits the tensors of a file onto a model's parameters, and tells what it did.
+
+The readers name each tensor by the parameter it is for, `layer/kernel` or
+`layer/bias`, and say how its axes are laid out. Names are Caffe's. Nothing is
+matched by order, and nothing is left out unless the caller names it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from segjax.errors import InputError
+
+MAX_NAMED = 8  # Names in one message.
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """An array of a file.
+
+  Attributes:
+    name: in the file.
+    values: the array, of any float dtype.
+    layout: of a kernel's axes. 'OIHW', Caffe's and PyTorch's convolutions, or
+      their fully connected layers [O, I H W], legacy [1, 1, O, I H W]; 'IOHW',
+      their deconvolutions; 'HWIO', Keras's and ours, or [H W I, O].
+  """
+
+  name: str
+  values: np.ndarray
+  layout: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Where each tensor of a file and each parameter of a model came to lie.
+
+  Attributes:
+    matched: (parameter, tensor) names.
+    fixed: tensors that equal what the model computes without parameters.
+    ignored: tensors that were left out on request.
+    initial: parameters that keep their initial value, on request.
+  """
+
+  matched: tuple[tuple[str, str], ...]
+  fixed: tuple[str, ...]
+  ignored: tuple[str, ...]
+  initial: tuple[str, ...]
+
+  def __str__(self) -> str:
+    rows = [f'{path} <- {name}' for path, name in self.matched]
+    rows += [f'{name}: as the model computes it' for name in self.fixed]
+    rows += [f'{name}: NOT USED' for name in self.ignored]
+    rows += [f'{path}: LEFT AT ITS INITIAL VALUE' for path in self.initial]
+    return '\n'.join(
+      [
+        *rows,
+        f'{len(self.matched)} matched, {len(self.fixed)} fixed, '
+        f'{len(self.ignored)} not used, {len(self.initial)} initial',
+      ]
+    )
+
+
+def match(
+  source: Mapping[str, Tensor],
+  target: Any,
+  *,
+  initial: Sequence[str] = (),
+  ignore: Sequence[str] = (),
+  windows: Mapping[str, tuple[int, int]] | None = None,
+  fixed: Mapping[str, Callable[[Tensor], bool]] | None = None,
+) -> tuple[dict[str, np.ndarray], Report]:
+  """Returns arrays for the parameters of a model, and the report.
+
+  Args:
+    source: parameter path, such as 'conv1_1/kernel', -> tensor.
+    target: tree of arrays or of `jax.ShapeDtypeStruct` (`jax.eval_shape`).
+    initial: layers of the target that keep their initial value, whether the
+      source has them or not.
+    ignore: layers of the source to leave out.
+    windows: layer -> (H, W) of the feature map that a fully connected layer of
+      the target takes; one pixel if it isn't there.
+    fixed: layer without parameters -> whether a tensor for it holds what the
+      model computes with.
+
+  Returns:
+    Parameter path -> f32 of the target's shape, without those in `initial`.
+    Where no conversion is needed they are views of the source.
+
+  Raises:
+    InputError: a tensor has no place, a parameter no tensor, shapes differ, a
+      value is NaN or infinite, weights of a fixed layer are others, or a name
+      in `initial` or `ignore` is in neither.
+  """
+  target = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(target)
+  }
+  fixed = fixed or {}
+  _check_known('initial', initial, target)
+  _check_known('ignore', ignore, source)
+  ignored = [p for p in source if _layer(p) in (*ignore, *initial)]
+  kept = [p for p in target if _layer(p) in initial]
+  unused = [
+    path
+    for path in source
+    if path not in target and path not in ignored and _layer(path) not in fixed
+  ]
+  _refuse(unused, 'in the file has no place in the model', 'ignore')
+  missing = [path for path in target if path not in source and path not in kept]
+  _refuse(missing, 'of the model is not in the file', 'initial')
+  params, matched, verified = {}, [], []
+  for path, tensor in source.items():
+    if path in ignored:
+      continue
+    if path in target:
+      params[path] = arrange(
+        tensor, path, target[path].shape, (windows or {}).get(_layer(path))
+      )
+      matched.append((path, tensor.name))
+    elif fixed[_layer(path)](tensor):
+      verified.append(tensor.name)
+    else:
+      raise InputError(
+        f'{tensor.name} holds other weights than the fixed ones that the '
+        f'model computes {_layer(path)} with; give a model that learns them'
+      )
+  names = tuple(source[path].name for path in ignored)
+  return params, Report(tuple(matched), tuple(verified), names, tuple(kept))
+
+
+def arrange(
+  tensor: Tensor,
+  path: str,
+  shape: Sequence[int],
+  window: tuple[int, int] | None = None,
+) -> np.ndarray:
+  """Returns the tensor as the f32 parameter of `shape`.
+
+  Args:
+    tensor: kernel or bias.
+    path: of the parameter, for messages.
+    shape: [H, W, I, O] of a convolution or deconvolution, [H W I, O] of a
+      fully connected layer, or [O] of a bias.
+    window: (H, W) of a fully connected layer; None is one pixel.
+
+  Raises:
+    InputError: the shape is another, or a value is NaN or infinite.
+  """
+  values, shape = tensor.values, tuple(shape)
+  if len(shape) == 4:
+    kernel_shape = shape
+  else:
+    h, w = window or (1, 1)
+    kernel_shape = (h, w, shape[0] // (h * w), shape[-1])
+  h, w, i, o = kernel_shape
+  # Stored shapes that fit, as (axes to read them by, their permutation).
+  if len(shape) == 1:
+    fitting = {(1,) * n + shape for n in range(4)}
+    axes, order = shape, (0,)
+  elif tensor.layout == 'OIHW':
+    fitting = {(o, i, h, w), (o, i * h * w), (1, 1, o, i * h * w)}
+    axes, order = (o, i, h, w), (2, 3, 1, 0)
+  elif tensor.layout == 'IOHW':
+    fitting = {(i, o, h, w)}
+    axes, order = (i, o, h, w), (2, 3, 0, 1)
+  else:
+    fitting = {(h, w, i, o), (h * w * i, o)}
+    axes, order = (h, w, i, o), (0, 1, 2, 3)
+  if values.shape not in fitting:
+    _refuse_shape(tensor, path, shape)
+  # Without the array of bool that np.isfinite makes.
+  if not np.isfinite([values.min(), values.max()]).all():
+    raise InputError(f'{tensor.name} holds NaN or infinite values')
+  values = values.reshape(axes).transpose(order).reshape(shape)
+  return values.astype(np.float32, copy=False)
+
+
+def _refuse_shape(tensor, path, shape):
+  message = (
+    f'{tensor.name} has shape {list(tensor.values.shape)}, which does not fit '
+    f'{path} {list(shape)}'
+  )
+  layer = _layer(path)
+  if layer.startswith(('score', 'upscore', 'fc8')):
+    message += (
+      '; if the classes are others, give num_classes of the file, or name the '
+      'score layers in initial to start them at zero'
+    )
+  raise InputError(message)
+
+
+def _check_known(argument, layers, paths):
+  known = sorted({_layer(path) for path in paths})
+  for layer in layers:
+    if layer not in known:
+      raise InputError(f'{argument}={layer} is no layer among {_listed(known)}')
+
+
+def _refuse(paths, what, argument):
+  if paths:
+    layers = list(dict.fromkeys(map(_layer, paths)))
+    raise InputError(
+      f'{_listed(layers)} {what}; give another model, or {argument}='
+      f'{",".join(layers)} if that is meant'
+    )
+
+
+def _listed(names):
+  more = len(names) - MAX_NAMED
+  listed = ', '.join(names[:MAX_NAMED])
+  return f'{listed} and {more} more' if more > 0 else listed
+
+
+def _layer(path):
+  return path.rpartition('/')[0]

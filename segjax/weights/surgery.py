@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure changes of parameter trees: FC layers into convolutions, class counts.
+
+A tree is `{layer: {'kernel': array, 'bias': array}}`. No argument is changed;
+layers that a function doesn't name are in the returned tree as they were.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from absl import logging
+
+from segjax.errors import InputError
+
+Params = Mapping[str, Mapping[str, Any]]
+
+SCORE_LAYERS = ('score_fr', 'score_pool4', 'score_pool3')
+
+
+def fc_to_conv(
+  params: Params, windows: Mapping[str, tuple[int, int]], order: str = 'HWC'
+) -> dict[str, Any]:
+  """Returns the tree with fully connected layers as convolutions.
+
+  A fully connected layer on a feature map [H, W, C] is a convolution whose
+  window is the whole map (Long et al. 2015, section 3.1). Run without padding
+  on a larger map, it gives at each position what the layer gives for the
+  window there.
+
+  Args:
+    params: tree; the kernels of the named layers are [H W C, O].
+    windows: layer name -> (H, W) of the map it was made for, in pixels: for
+      VGG16 `{'fc6': (7, 7), 'fc7': (1, 1), 'fc8': (1, 1)}`.
+    order: how that map was flattened. 'HWC', as here and in Keras, or 'CHW',
+      as in Caffe and PyTorch (whose matrices are [O, C H W]: transpose them
+      first).
+
+  Returns:
+    A new tree with kernels [H, W, C, O] of unchanged dtype.
+
+  Raises:
+    InputError: a layer is missing, its kernel isn't a matrix or doesn't fit
+      its window, or `order` is another.
+  """
+  if order not in ('HWC', 'CHW'):
+    raise InputError(f"flatten order {order!r} is not 'HWC' or 'CHW'")
+  changed = {}
+  for name, (h, w) in windows.items():
+    layer = _layer(params, name)
+    kernel = layer['kernel']
+    if kernel.ndim != 2 or kernel.shape[0] % (h * w):
+      raise InputError(
+        f'{name}: kernel {list(kernel.shape)} is no matrix with a multiple of '
+        f'{h} x {w} rows'
+      )
+    channels, features = kernel.shape[0] // (h * w), kernel.shape[1]
+    if order == 'HWC':
+      kernel = kernel.reshape(h, w, channels, features)
+    else:
+      kernel = kernel.reshape(channels, h, w, features).transpose(1, 2, 0, 3)
+    changed[name] = {**layer, 'kernel': kernel}
+  return {**params, **changed}
+
+
+def conv_to_fc(params: Params, layers: Sequence[str]) -> dict[str, Any]:
+  """Returns the tree with the named convolutions as fully connected layers.
+
+  The inverse of `fc_to_conv`: kernels [H, W, C, O] become [H W C, O].
+
+  Raises:
+    InputError: a layer is missing or its kernel has not four axes.
+  """
+  changed = {}
+  for name in layers:
+    layer = _layer(params, name)
+    kernel = layer['kernel']
+    if kernel.ndim != 4:
+      raise InputError(
+        f'{name}: kernel {list(kernel.shape)} is not [H, W, C, O]'
+      )
+    kernel = kernel.reshape(-1, kernel.shape[-1])
+    changed[name] = {**layer, 'kernel': kernel}
+  return {**params, **changed}
+
+
+def change_classes(
+  params: Params,
+  num_classes: int,
+  layers: Sequence[str] = SCORE_LAYERS,
+  num_kept: int = 0,
+) -> dict[str, Any]:
+  """Returns the tree with score layers for another number of classes.
+
+  New classes start at zero, kernel and bias, as the score layers of the
+  published nets did: all their scores are 0 until they are trained. A warning
+  says so for each layer.
+
+  Args:
+    params: tree; the score kernels are [1, 1, C, K].
+    num_classes: K of the returned tree, 1 or more.
+    layers: the score layers; those that `params` lacks are passed over, but
+      not all of them.
+    num_kept: how many classes, from the first, keep their weights.
+
+  Raises:
+    InputError: none of the layers is there, `num_classes` is below 1, or a
+      layer hasn't `num_kept` classes to keep.
+  """
+  found = [name for name in layers if name in params]
+  if not found:
+    raise InputError(
+      f'no layer {" or ".join(layers)} among {", ".join(sorted(params))}'
+    )
+  if num_classes < 1:
+    raise InputError(f'num_classes={num_classes} must be >= 1')
+  changed = {}
+  for name in found:
+    old_classes = params[name]['kernel'].shape[-1]
+    if not 0 <= num_kept <= min(old_classes, num_classes):
+      raise InputError(
+        f'{name}: cannot keep {num_kept} of {old_classes} classes in '
+        f'{num_classes}'
+      )
+    changed[name] = {
+      leaf: _padded(values[..., :num_kept], num_classes)
+      for leaf, values in params[name].items()
+    }
+    logging.warning(
+      '%s: %d classes become %d, of which %d keep their weights and the '
+      'others start at zero; train before use',
+      name,
+      old_classes,
+      num_classes,
+      num_kept,
+    )
+  return {**params, **changed}
+
+
+def _padded(values: Any, size: int) -> jnp.ndarray:
+  """Zeros behind the last axis until it has `size` entries."""
+  widths = [(0, 0)] * (values.ndim - 1) + [(0, size - values.shape[-1])]
+  return jnp.pad(values, widths)
+
+
+def _layer(params: Params, name: str) -> Mapping[str, Any]:
+  if name not in params:
+    raise InputError(f'no layer {name!r} among {", ".join(sorted(params))}')
+  return params[name]

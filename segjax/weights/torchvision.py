@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State dicts of PyTorch: torchvision's VGG16, and nets with Caffe's names.
+
+Torchvision's VGG16 was trained on RGB images in [0, 1], standardised with mean
+(.485, .456, .406) and deviation (.229, .224, .225): not on Caffe's input.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from segjax.errors import InputError
+from segjax.weights.files import read_arrays
+from segjax.weights.matching import Tensor
+
+# Convolutions of the five blocks; a ReLU follows each, a pooling each block.
+_VGG16_CONVOLUTIONS = (2, 2, 3, 3, 3)
+_VGG16_DENSE = {
+  'classifier.0': 'fc6',
+  'classifier.3': 'fc7',
+  'classifier.6': 'fc8',
+}
+_KINDS = {'weight': 'kernel', 'bias': 'bias'}
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Returns the arrays of a .pth, .pt or .safetensors by their names.
+
+  A .pth is a pickle; `torch.load` reads it with `weights_only=True`, which
+  runs no code from it.
+
+  Raises:
+    InputError: the file cannot be read or holds something else than tensors,
+      or the package that reads it is missing.
+  """
+  if Path(path).suffix.lower() == '.safetensors':
+    return read_arrays(path)
+  try:
+    import torch
+  except ImportError as e:
+    raise InputError(
+      f'{path}: .pth needs a package: pip install torch; or give .safetensors'
+    ) from e
+  try:
+    state = torch.load(path, map_location='cpu', weights_only=True)
+  except OSError as e:
+    raise InputError(f'cannot read {path}: {e.strerror or e}') from e
+  except Exception as e:  # Which ones a garbled file can raise, nobody says.
+    first_line = str(e).partition('\n')[0]
+    raise InputError(f'{path} is not a whole state dict: {first_line}') from e
+  if not isinstance(state, Mapping) or not all(
+    isinstance(value, torch.Tensor) for value in state.values()
+  ):
+    raise InputError(
+      f'{path} is not a state dict of tensors; save model.state_dict()'
+    )
+  return {
+    name: tensor.detach().to(torch.float32).numpy()
+    for name, tensor in state.items()
+  }
+
+
+def tensors_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+  """Returns parameter path -> tensor of a state dict, for `matching.match`.
+
+  `features.28.weight` of torchvision's VGG16 is `conv5_3/kernel`. Any other
+  `NAME.weight` is `NAME/kernel`: networks with Caffe's layer names.
+
+  Raises:
+    InputError: a network with batch normalisation, or torchvision's AlexNet:
+      others than those here.
+  """
+  if any(name.endswith('running_mean') for name in state):
+    raise InputError(
+      'the state dict has batch normalisation, which no network here has; of '
+      "torchvision's, vgg16 can be converted"
+    )
+  first = state.get('features.0.weight')
+  if first is not None and first.shape[2:] == (11, 11):
+    raise InputError(
+      "torchvision's alexnet is another network than Caffe's: it has no groups "
+      'and other widths; give a .caffemodel'
+    )
+  layers = vgg16_layers()
+  tensors = {}
+  for name, values in state.items():
+    module, _, kind = name.rpartition('.')
+    layer = layers.get(module, module)
+    path = f'{layer}/{_KINDS.get(kind, kind)}'
+    layout = 'IOHW' if 'upscore' in layer else 'OIHW'
+    tensors[path] = Tensor(name, values, layout)
+  return tensors
+
+
+def vgg16_layers() -> dict[str, str]:
+  """Returns torchvision's module names of VGG16 -> Caffe's layer names."""
+  layers, index = dict(_VGG16_DENSE), 0
+  for block, convolutions in enumerate(_VGG16_CONVOLUTIONS, start=1):
+    for i in range(1, convolutions + 1):
+      layers[f'features.{index}'] = f'conv{block}_{i}'
+      index += 2
+    index += 1
+  return layers
