@@ -171,7 +171,7 @@ def load_params(
       step = next(iter(_rank(steps, _read_scores(manager))), None)
       if step is None:
         raise InputError(
-          f"no checkpoint in {directory} has a score yet; ask for 'latest'"
+          f"no checkpoint in {directory} has a score; ask for 'latest'"
         )
 
     def read(step):

@@ -35,6 +35,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
       last = str(e).splitlines()[-1]
       _fail(last.removeprefix('segjax.errors.InputError: '), status=2)
     except (AttributeError, KeyError) as e:
+      if not any(argument.startswith('--config.') for argument in argv):
+        raise  # Of the config file itself.
       key = (e.__context__ or e).args[0]
       _fail(f'unknown config key, see the config file: {key}', status=2)
     except (TypeError, ValueError) as e:
@@ -49,6 +51,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
       _fail(e, status=2)
     except TrainingDiverged as e:
       _fail(e, status=1)
+    except KeyboardInterrupt:
+      _fail('interrupted; a run goes on with the same command', status=130)
 
   app.run(run, flags_parser=parse)
 

@@ -73,7 +73,14 @@ def score(
 def main(_):
   args = flags.FLAGS
   model, params, config = workdir.load_run(args.workdir, args.checkpoint)
+  if args.data_dir is not None:
+    config.data.dir = args.data_dir
   dataset = create_dataset(config.data, config.weights)
+  if dataset.digest() != config.data_sha256:
+    raise InputError(
+      f'the data are not those that {args.workdir} was trained on: the digest '
+      'of images and labels differs'
+    )
   examples = {
     'heldout': dataset.heldout,
     'train': dataset.train,
@@ -95,7 +102,13 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
   flags.DEFINE_enum('split', 'heldout', SPLITS, 'Which examples to score.')
   flags.DEFINE_string(
-    'checkpoint', 'latest', "'latest', 'best' or the number of a step."
+    'checkpoint',
+    'latest',
+    "'latest', 'best' (by the held-out score, which flatters it) or the number "
+    'of a step.',
+  )
+  flags.DEFINE_string(
+    'data_dir', None, 'Where the data are now; None where the run had them.'
   )
   flags.DEFINE_bool(
     'average', None, 'Average over the 8 turns and flips; None as the run did.'

@@ -9,7 +9,7 @@ parameters. `UNetGeometry` has the closed forms of the U-Net; `Window`,
 
 Symbols of `UNetGeometry`: d depth (number of poolings), n convolutions per
 block, k kernel size, P = 2^d period of the pooling grid, c = n (k - 1) pixels
-that one block of valid convolutions takes off a side pair.
+that one block of valid convolutions takes off an axis.
 """
 
 import dataclasses

@@ -20,6 +20,8 @@ def create_schedule(
   """
   if name not in SCHEDULES:
     raise InputError(f'schedule.name={name!r} is not one of {SCHEDULES}')
+  if learning_rate <= 0:
+    raise InputError(f'schedule.learning_rate={learning_rate} must be > 0')
   if not 0 <= warmup_steps < num_steps:
     raise InputError(
       f'warmup_steps={warmup_steps} must be >= 0 and less than '
@@ -51,8 +53,8 @@ def create_optimizer(
   """Returns the optimizer.
 
   Args:
-    name: 'sgd' (heavy-ball momentum, as Caffe's) or 'adamw' (b1 = momentum,
-      b2 = 0.999).
+    name: 'sgd' (Caffe's: v <- momentum v - rate gradient, w <- w + v) or
+      'adamw' (b1 = momentum, b2 = 0.999).
     schedule: step -> learning rate.
     momentum: of sgd, or b1 of adamw.
     weight_decay: of kernels only, never of biases. For sgd it is added to the
@@ -60,14 +62,18 @@ def create_optimizer(
     clip_norm: bound on the global norm of the gradient; 0 is none.
   """
   decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
+  if not 0 <= momentum < 1:
+    raise InputError(f'optimizer.momentum={momentum} must be >= 0 and < 1')
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
+  rate = optax.scale_by_learning_rate(schedule)
   if name == 'sgd':
-    update = [decay, optax.trace(momentum)]
+    # The rate first: it scales what goes into the velocity, not the velocity.
+    update = [decay, rate, optax.trace(momentum)]
   elif name == 'adamw':
-    update = [optax.scale_by_adam(b1=momentum), decay]
+    update = [optax.scale_by_adam(b1=momentum), decay, rate]
   else:
     raise InputError(f'optimizer.name={name!r} is not one of {OPTIMIZERS}')
-  return optax.chain(*clip, *update, optax.scale_by_learning_rate(schedule))
+  return optax.chain(*clip, *update)
 
 
 def _is_kernel(params):

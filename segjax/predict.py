@@ -82,7 +82,7 @@ def predict_files(
   *,
   kind: str = 'probabilities',
   checkpoint: str = 'latest',
-  average: bool = False,
+  average: bool | None = None,
   tile_size: int | None = None,
   overwrite: bool = False,
 ) -> None:
@@ -97,7 +97,7 @@ def predict_files(
     output: see `plan_outputs`.
     kind: one of `KINDS`, see `encode`.
     checkpoint: 'latest', 'best' or the number of a step.
-    average: over the eight turns and flips.
+    average: over the eight turns and flips; None as the run evaluated.
     tile_size: input side of a tile, in pixels; None wastes least.
     overwrite: whether to replace an output that exists.
 
@@ -112,6 +112,8 @@ def predict_files(
     if file.exists() and not overwrite:
       raise InputError(f'{file} exists; give --overwrite to replace it')
   model, params, config = load_run(workdir, checkpoint)
+  if average is None:
+    average = config.evaluation.average
 
   def predict(page):
     return tiling.predict_image(
@@ -141,7 +143,7 @@ def predict_files(
     if file.parent == output:
       _make_folder(output)
     images.write_stack(file, encode(scores, kind, ending))
-    print(f'{file}: {len(scores)} of {kind}', flush=True)
+    print(f'{file}: {kind} of {len(scores)} images', flush=True)
 
 
 def _read(file: Path, channels: int) -> np.ndarray:
@@ -150,6 +152,11 @@ def _read(file: Path, channels: int) -> np.ndarray:
     raise InputError(
       f'{file} has {stack.shape[-1]} channels; the run was trained with '
       f'model.in_channels={channels}'
+    )
+  if stack.dtype == np.float32 and not 0 <= stack.min() <= stack.max() <= 1:
+    raise InputError(
+      f'{file} has float pixels from {stack.min():g} to {stack.max():g}; they '
+      'must be in [0, 1] (integers are divided by the maximum of their type)'
     )
   return stack
 
@@ -189,12 +196,19 @@ if __name__ == '__main__':
     required=True,
   )
   flags.DEFINE_enum(
-    'kind', 'probabilities', KINDS, 'What to write: see `encode`.'
+    'kind',
+    'probabilities',
+    KINDS,
+    'What to write: see `encode`; labels are class indices.',
   )
   flags.DEFINE_string(
-    'checkpoint', 'latest', "'latest', 'best' or the number of a step."
+    'checkpoint',
+    'latest',
+    "'latest', 'best' (by the held-out score) or the number of a step.",
   )
-  flags.DEFINE_bool('average', False, 'Average over the 8 turns and flips.')
+  flags.DEFINE_bool(
+    'average', None, 'Average over the 8 turns and flips; None as the run did.'
+  )
   flags.DEFINE_integer(
     'tile_size', None, 'Input side of a tile, in pixels; None wastes least.'
   )

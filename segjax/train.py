@@ -27,13 +27,15 @@ from segjax.tiling import plan_tiles
 from segjax.workdir import claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
-# ends with them; nothing else here changes the parameters.
+# ends with them, so the parameters are not those of a run that was as long from
+# the start; nothing else here changes them.
 MAY_CHANGE = (
   'num_train_steps',
   'log_every_steps',
   'checkpoints',
   'evaluation',
   'tiling',
+  'data.dir',  # The data may move, but not change: see `data_sha256`.
 )
 
 
@@ -71,7 +73,10 @@ def train_and_evaluate(
   )
   dataset = create_dataset(config.data, config.weights)
   _check(config, dataset, model.geometry)
-  claim_workdir(workdir, config, MAY_CHANGE)
+  made_with = config.copy_and_resolve_references()
+  with made_with.unlocked():
+    made_with.data_sha256 = dataset.digest()
+  claim_workdir(workdir, made_with, MAY_CHANGE)
   workdir = Path(workdir)
 
   def predict(params, average=False):
@@ -89,6 +94,10 @@ def train_and_evaluate(
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(state)
     start, end = int(state.step), config.num_train_steps
+    if start > end:
+      raise InputError(
+        f'{workdir} is at step {start} already, beyond num_train_steps={end}'
+      )
     print(writers.parameter_table(state.params))
     print(f'{workdir}: from step {start} to {end}', flush=True)
     state = devices.put_state(state)
@@ -123,9 +132,12 @@ def train_and_evaluate(
     params = devices.get(state).params
 
   if not dataset.heldout:
+    print('no slice is held out (data.fold=-1): no scores, no pictures')
     return {}
   probabilities = predict(params, config.evaluation.average)
   scores = evaluate.score(probabilities, dataset.heldout)
+  how = 'mean of 8 turns and flips' if config.evaluation.average else 'one pass'
+  print(f'{len(dataset.heldout)} held-out slices, step {end}, {how}')
   print(writers.table(scores))
   folder = workdir / 'pictures'
   folder.mkdir(exist_ok=True)
@@ -140,15 +152,22 @@ def _check(
   config: ConfigDict, dataset: Dataset, geometry: UNetGeometry
 ) -> None:
   """Raises InputError for what would otherwise fail in mid-run."""
-  for name in (
-    'log_every_steps',
-    'evaluation.every_steps',
-    'checkpoints.every_steps',
-    'checkpoints.keep.keep_last',
-  ):
+  least = {
+    'seed': 0,
+    'log_every_steps': 1,
+    'evaluation.every_steps': 1,
+    'checkpoints.every_steps': 1,
+    'checkpoints.keep.keep_last': 1,
+    'checkpoints.keep.keep_best': 0,
+    'tiling.tiles_per_batch': 1,
+    'augmentation.elastic_grid': 1,
+  }
+  for name, smallest in least.items():
     value = operator.attrgetter(name)(config)
-    if value < 1:
-      raise InputError(f'{name}={value} must be at least 1')
+    if value < smallest:
+      raise InputError(f'{name}={value} must be at least {smallest}')
+  if config.gray.std <= 0:
+    raise InputError(f'gray.std={config.gray.std} must be > 0')
   needed = {
     'in_channels': dataset.train[0]['image'].shape[-1],
     'num_classes': len(dataset.class_names),
@@ -182,6 +201,7 @@ class _Log:
 
   def flush(self) -> None:
     self._pull()
+    self._since_report = []  # A run resumed here would have none of them.
 
   def _pull(self):
     if self._pending is None:
@@ -193,8 +213,8 @@ class _Log:
       if not math.isfinite(metrics[name]):
         raise TrainingDiverged(
           f'{name} is {metrics[name]} at step {step}; earlier checkpoints are '
-          'kept; try a smaller config.schedule.learning_rate, or '
-          'config.optimizer.clip_norm'
+          'kept; in another --workdir, try a smaller '
+          'config.schedule.learning_rate, or config.optimizer.clip_norm'
         )
     self._since_report.append(metrics)
     if step % self._every_steps == 0:

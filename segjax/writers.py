@@ -218,5 +218,6 @@ def parameter_table(params: Any) -> str:
 
 def _format(value: Any) -> str:
   if isinstance(value, float | np.floating):
-    return f'{value:.4f}'
+    is_small = value != 0 and abs(value) < 0.001
+    return f'{value:.2e}' if is_small else f'{value:.4f}'
   return f'{value:,}' if isinstance(value, int | np.integer) else str(value)

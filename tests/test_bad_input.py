@@ -69,7 +69,7 @@ CASES = {
   ),
   'data folder lacks files': (
     READ + '{tree}/partly',
-    ['{tree}/partly (has no train-labels.tif or test-volume.tif)'],
+    ['{tree}/partly (has no train-labels.tif)'],
   ),
   'truncated TIFF': (
     READ + '{tree}/truncated',
@@ -94,6 +94,12 @@ CASES = {
   ),
   'unknown flag': (TRAIN + ' --work=x', ["flag 'work'", 'workdir']),
   'no flag': (TRAIN + ' demo', ["'demo'", '--flag=value']),
+  'seed=-1': (TRAIN + ' --config.seed=-1', ['seed=-1', 'at least 0']),
+  'gray.std=0': (TRAIN + ' --config.gray.std=0.0', ['gray.std=0.0', '> 0']),
+  'tiles_per_batch=0': (
+    TRAIN + ' --config.tiling.tiles_per_batch=0',
+    ['tiling.tiles_per_batch=0', 'at least 1'],
+  ),
   'keep no checkpoint': (
     TRAIN + ' --config.checkpoints.keep.keep_last=0',
     ['checkpoints.keep.keep_last=0', 'at least 1'],
@@ -157,6 +163,10 @@ CASES = {
   'NaN pixel': (
     PREDICT + 'nan.tif',
     ['nan.tif', 'nan in page 1, row 5, column 6', 'finite'],
+  ),
+  'floats beyond 1': (
+    PREDICT + 'range.tif',
+    ['range.tif', '0 to 255', 'must be in [0, 1]'],
   ),
   'colours': (
     PREDICT + 'colour.png',
@@ -224,6 +234,8 @@ def tree(tmp_path_factory):
   bad = np.zeros((3, 20, 20), np.float32)
   bad[1, 5, 6] = np.nan
   tifffile.imwrite(tree / 'nan.tif', bad, photometric='minisblack')
+  beyond = np.linspace(0, 255, 400, dtype=np.float32).reshape(1, 20, 20)
+  write_stack(tree / 'range.tif', beyond)
   write_stack(tree / 'colour.png', np.zeros((1, 20, 20, 3), np.uint8))
   write_stack(tree / 'images' / 'a.png', np.zeros((1, 24, 18), np.uint8))
   write_stack(tree / 'images' / 'b.png', np.zeros((1, 20, 30), np.uint8))

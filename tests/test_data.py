@@ -4,7 +4,12 @@
 import numpy as np
 import pytest
 
-from segjax.data import create_dataset, standardise, to_unit_range
+from segjax.data import (
+  create_dataset,
+  standardise,
+  synthetic,
+  to_unit_range,
+)
 from segjax.data.border_weights import border_weights, find_instances
 from segjax.errors import InputError
 
@@ -38,6 +43,25 @@ def test_an_example_has_the_contract_and_its_weights():
     border_weights(instances, class_weights=0.5 / share),
     rtol=1e-5,
   )
+
+
+def test_cells_that_meet_at_a_corner_keep_their_weights(monkeypatch):
+  label = np.zeros((10, 32, 32), np.int32)
+  label[:, 4:16, 4:16] = label[:, 16:28, 16:28] = 1
+  monkeypatch.setattr(
+    synthetic, 'neuron_stack', lambda *_: (label.astype(np.uint8), label)
+  )
+  weight = create_dataset(CONFIG, WEIGHTS).train[0]['weight']
+  assert len(np.unique(weight[label[0] == 1])) == 1
+
+
+def test_the_digest_tells_other_data():
+  digests = {
+    create_dataset(CONFIG | change, WEIGHTS).digest()
+    for change in ({}, {'seed': 1}, {'fold': 2})
+  }
+  assert len(digests) == 3
+  assert create_dataset(CONFIG, WEIGHTS).digest() in digests
 
 
 def test_weights_can_be_switched_off():

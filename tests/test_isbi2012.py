@@ -42,8 +42,6 @@ def test_load_returns_images_and_labels_0_and_1(tmp_path, cell):
   assert read.dtype == np.uint8 and labels.dtype == np.int32
   np.testing.assert_array_equal(read, volume[..., np.newaxis])
   np.testing.assert_array_equal(labels, stored)
-  test = isbi2012.load_test(str(tmp_path / 'd'))
-  np.testing.assert_array_equal(test, volume[::-1, ..., np.newaxis])
 
 
 def test_stack_without_a_cell_is_all_0(tmp_path):
@@ -93,7 +91,7 @@ def test_not_found_says_where_what_and_how(nowhere, monkeypatch):
   for part in (
     '/set/by/user/isbi2012, /set/by/user,',
     str((nowhere.parent / 'shared' / 'data').resolve()),
-    f'{(nowhere / "data").resolve()} (has no train-labels.tif or test-volume',
+    f'{(nowhere / "data").resolve()} (has no train-labels.tif)',
     *isbi2012.FILES,
     '30 gray uint8 pages of 512 x 512',
     '255 or 1 cell, 0 membrane',
@@ -145,8 +143,6 @@ def test_images_that_are_not_gray_uint8_are_refused(tmp_path):
     write_isbi(tmp_path / str(i), volume=volume)
     with pytest.raises(InputError, match='train-volume.tif'):
       isbi2012.load(str(tmp_path / str(i)))
-    with pytest.raises(InputError, match='test-volume.tif'):
-      isbi2012.load_test(str(tmp_path / str(i)))
 
 
 def test_truncated_stack_is_refused(tmp_path):
@@ -217,7 +213,6 @@ def test_real_stack(data_dir):
   assert volume.shape == (30, 512, 512, 1) and labels.shape == (30, 512, 512)
   assert np.unique(labels).tolist() == [0, 1]
   assert abs((labels == 0).mean() * 100 - 21.96) < 0.01
-  assert isbi2012.load_test(str(data_dir)).shape == (30, 512, 512, 1)
   for step, lowest, highest in ((1, 0.05, 0.34), (2, 0.02, 0.18)):
     correlations = [
       np.corrcoef(volume[i].ravel(), volume[i + step].ravel())[0, 1]

@@ -40,16 +40,21 @@ def test_schedules():
   assert [float(cosine(s)) for s in (0, 50, 100)] == pytest.approx(
     [0.1, 0.05, 0]
   )
-  for wrong in (('linear', 0.1, 0, 100), ('cosine', 0.1, 100, 100)):
+  for wrong in (
+    ('linear', 0.1, 0, 100),
+    ('cosine', 0.1, 100, 100),
+    ('cosine', -0.1, 0, 100),
+  ):
     with pytest.raises(InputError):
       create_schedule(*wrong)
 
 
 @pytest.mark.parametrize('clip_norm', [0.0, 1.0])
 def test_sgd_is_caffes_momentum(clip_norm):
-  rate, momentum, decay = 0.1, 0.99, 0.01
+  momentum, decay = 0.99, 0.01
+  rates = [0.01, 0.04, 0.2, 0.1]
   optimizer = create_optimizer(
-    'sgd', lambda _: rate, momentum, decay, clip_norm
+    'sgd', lambda step: jnp.array(rates)[step], momentum, decay, clip_norm
   )
   params = {'kernel': jnp.array([1.0, 2.0]), 'bias': jnp.array([3.0])}
   state = optimizer.init(params)
@@ -66,8 +71,8 @@ def test_sgd_is_caffes_momentum(clip_norm):
     for k, g in gradient.items():
       g = g / norm if clip_norm else g
       g = g + (decay * want[k] if k == 'kernel' else 0)
-      velocity[k] = momentum * velocity[k] + g
-      want[k] = want[k] - rate * velocity[k]
+      velocity[k] = momentum * velocity[k] - rates[step] * g
+      want[k] = want[k] + velocity[k]
   for k in want:
     np.testing.assert_allclose(params[k], want[k], rtol=1e-5)
 
@@ -81,6 +86,8 @@ def test_adamw_decays_kernels_only():
   assert updates['bias'] == 0
 
 
-def test_an_unknown_optimizer_is_refused():
+def test_wrong_recipes_are_refused():
   with pytest.raises(InputError, match='adagrad'):
     create_optimizer('adagrad', lambda _: 0.1, 0.9, 0.0, 0.0)
+  with pytest.raises(InputError, match='momentum=1.5'):
+    create_optimizer('sgd', lambda _: 0.1, 1.5, 0.0, 0.0)

@@ -32,6 +32,7 @@ def stack():
 
 def in_process(workdir, image, checkpoint='latest', **options):
   """The prediction f32[H, W, 2] of gray values [H, W] by the tiler alone."""
+  options.setdefault('average', True)  # As the demo's evaluation.
   model, params, config = load_run(workdir, checkpoint)
   image = standardise(to_unit_range(image[..., None]), **config.gray)
   return tiling.predict_image(
@@ -47,7 +48,7 @@ def test_command_writes_a_stack_of_probabilities(workdir, stack, tmp_path):
   )
   assert process.returncode == 0, process.stderr
   assert process.stderr == ''
-  assert process.stdout == f'{output}: 3 of probabilities\n'
+  assert process.stdout == f'{output}: probabilities of 3 images\n'
   with tifffile.TiffFile(output) as file:
     assert len(file.pages) == 3
     assert {page.dtype.name for page in file.pages} == {'float32'}
@@ -72,17 +73,17 @@ def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
     '--kind=logits',
     '--checkpoint=2',
     '--tile_size=34',
-    '--average',
+    '--noaverage',
     '--overwrite',
   )
   assert process.returncode == 0, process.stderr
   written = np.load(output)
   assert written.dtype == np.float32
   expected = in_process(
-    workdir, stack[0], '2', average=True, tile_size=34, activation='logits'
+    workdir, stack[0], '2', average=False, tile_size=34, activation='logits'
   )
   np.testing.assert_allclose(written, expected[None], atol=1e-5)
-  last = in_process(workdir, stack[0], activation='logits', average=True)
+  last = in_process(workdir, stack[0], activation='logits', average=False)
   assert np.abs(written - last).max() > 1e-3
 
 
@@ -95,7 +96,7 @@ def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
     written = np.asarray(picture)
   expected = in_process(workdir, stack[0])
   np.testing.assert_array_equal(written, expected[..., 1] > expected[..., 0])
-  assert capsys.readouterr().out == f'{output}: 1 of labels\n'
+  assert capsys.readouterr().out == f'{output}: labels of 1 images\n'
 
 
 def test_folder_to_folder_and_to_stack(workdir, stack, tmp_path):

@@ -2,6 +2,7 @@
 """Runs that end, are killed, diverge and are started again."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -22,6 +23,7 @@ COMMAND = (
   *DEMO,
   f'--config.num_train_steps={NUM_STEPS}',
   '--config.evaluation.every_steps=20',
+  '--config.log_every_steps=3',  # Not in step with the checkpoints.
 )
 
 
@@ -62,7 +64,7 @@ def test_metrics_have_each_step_once(unbroken):
   logged = rows(unbroken[0])
   losses = [row['step'] for row in logged if 'loss' in row]
   scores = [row['step'] for row in logged if 'v_rand' in row]
-  assert losses == list(range(1, NUM_STEPS + 1))
+  assert losses == list(range(3, NUM_STEPS + 1, 3))
   assert scores == [20, 40]
 
 
@@ -100,7 +102,8 @@ def test_workdir_of_another_experiment_is_left_alone(unbroken, ours, other):
     'main', *COMMAND, f'--workdir={workdir}', f'--config.{name}={other}'
   )
   assert process.returncode == 2
-  assert f'was made with {ours}; this run has {name}=' in process.stderr
+  made_with, this_run = process.stderr.split('; this run has ')
+  assert ours in made_with and f'{name}=' in this_run
   assert snapshot(workdir) == before
 
 
@@ -120,6 +123,39 @@ def test_divergence_names_the_step_and_keeps_a_checkpoint(tmp_path):
   assert saved_steps(tmp_path) == [1]
   params = load_params(tmp_path / 'checkpoints', 'latest')
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_fewer_steps_than_trained_are_refused(unbroken, tmp_path):
+  shutil.copytree(unbroken[0], tmp_path / 'run')
+  process = run(
+    'main',
+    *COMMAND,
+    '--config.num_train_steps=6',
+    f'--workdir={tmp_path / "run"}',
+  )
+  assert process.returncode == 2
+  assert 'at step 40 already' in process.stderr
+
+
+@pytest.mark.parametrize('argument', read_card()['ARGUMENTS'])
+def test_the_cards_tile_fits_the_network(argument):
+  config = read_card()['get_config'](argument)
+  geometry = create_model(config.model).geometry
+  assert geometry.output_size(config.tile_size_px) > 100
+
+
+def test_other_data_behind_the_same_config_are_refused(unbroken, tmp_path):
+  shutil.copytree(unbroken[0], tmp_path / 'run')
+  file = tmp_path / 'run' / 'config.json'
+  settings = json.loads(file.read_text())
+  settings['data_sha256'] = 64 * '0'
+  file.write_text(json.dumps(settings))
+  for process, message in (
+    (run('main', *COMMAND, f'--workdir={file.parent}'), 'data_sha256='),
+    (run('evaluate', f'--workdir={file.parent}'), 'the data are not those'),
+  ):
+    assert process.returncode == 2
+    assert message in process.stderr
 
 
 # The demo runs above.

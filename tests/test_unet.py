@@ -158,6 +158,7 @@ CONFIG = dict(
     {'dropout_rate': 1.0},
     {'base_width': 0},
     {'depth': -1},
+    {'dropout_blocks': (7,)},
   ],
 )
 def test_create_model_refuses(wrong):

@@ -12,6 +12,7 @@ A batch is the same with a leading B, and without names.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -38,6 +39,14 @@ class Dataset:
   class_names: tuple[str, ...]
   train: Sequence[dict]
   heldout: Sequence[dict]
+
+  def digest(self) -> str:
+    """Returns the SHA-256 of all images and labels, in hexadecimal."""
+    digest = hashlib.sha256()
+    for example in (*self.train, *self.heldout):
+      for name in ('image', 'label'):
+        digest.update(np.ascontiguousarray(example[name]))
+    return digest.hexdigest()
 
 
 def create_dataset(config: Mapping, weights: Mapping) -> Dataset:
@@ -76,7 +85,7 @@ def create_dataset(config: Mapping, weights: Mapping) -> Dataset:
       'image': images[index],
       'label': labels[index].astype(np.int32),
       'weight': border_weights.border_weights(
-        border_weights.separate_touching(instances),
+        instances,
         w0=weights['w0'],
         sigma=weights['sigma_px'],
         class_weights=class_weights,

@@ -3,8 +3,9 @@
 
 Host side, numpy in and numpy out; meant to be computed once per image and then
 warped together with it. The pieces are separate so that each can be replaced:
-`find_instances` and `separate_touching` make the instances, `class_counts` and
-`class_balance` the class weights, `border_weights` the map.
+`find_instances` makes the instances, `class_counts` and `class_balance` the
+class weights, `border_weights` the map. Where instances of a data set touch,
+`separate_touching` carves gaps between them; carve the label with them.
 """
 
 from collections.abc import Sequence

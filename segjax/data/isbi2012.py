@@ -14,11 +14,11 @@ import numpy as np
 from segjax.data import images as image_files
 from segjax.errors import InputError
 
-FILES = ('train-volume.tif', 'train-labels.tif', 'test-volume.tif')
+FILES = ('train-volume.tif', 'train-labels.tif')
 
 
 def find(data_dir: str = '') -> Path:
-  """Returns the folder that holds the three files.
+  """Returns the folder that holds the training stack, `FILES`.
 
   Args:
     data_dir: that folder, or the parent of a folder `isbi2012` that is it. ''
@@ -43,8 +43,8 @@ def find(data_dir: str = '') -> Path:
       looked.append(f'{folder.resolve()}{lacks}')
   raise InputError(
     f'ISBI 2012 not found; looked in {", ".join(looked)}; expected '
-    'train-volume.tif, train-labels.tif (255 or 1 cell, 0 membrane) and '
-    'test-volume.tif in one folder, 30 gray uint8 pages of 512 x 512 each; '
+    'train-volume.tif and train-labels.tif (255 or 1 cell, 0 membrane) in one '
+    'folder, 30 gray uint8 pages of 512 x 512 each; '
     'pass the folder with --config.data.dir=DIR or SEGJAX_DATA_DIR, or try the '
     'demo, which needs no data: '
     'python -m segjax.main --config=configs/unet_isbi.py:demo'
@@ -85,11 +85,6 @@ def load(data_dir: str = '') -> tuple[np.ndarray, np.ndarray]:
       f'{at[2]} (counted from 0); expected 0 membrane, 255 cell, or 0 and 1'
     )
   return images, (labels != 0).astype(np.int32)
-
-
-def load_test(data_dir: str = '') -> np.ndarray:
-  """Returns the test stack, uint8[N,H,W,1]; raises as `load` does."""
-  return _read_gray(find(data_dir) / FILES[2])
 
 
 def fold_split(

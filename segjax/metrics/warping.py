@@ -27,6 +27,8 @@ def warping_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
   The challenge's variant: only the mismatches that `split_or_merge` marks
   count, and the minimum over the thresholds 0, 0.1, ..., 0.9 is returned.
+  Deleted cells are neither split nor merged, so a map that is all membrane at
+  one threshold scores 0: read the score beside V_rand.
   `warping_mismatch` is the original measure. Arguments and errors as for
   `neuron.evaluate_stack`.
   """

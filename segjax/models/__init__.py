@@ -32,5 +32,11 @@ def create_model(config: Mapping) -> nn.Module:
       f'model.base_width={model.base_width}, num_classes={model.num_classes} '
       f'and in_channels={model.in_channels} must all be >= 1'
     )
+  blocks = range(-model.depth - 1, model.depth + 1)
+  if not set(model.dropout_blocks) <= set(blocks):
+    raise InputError(
+      f'model.dropout_blocks={model.dropout_blocks} are not all in {blocks[0]} '
+      f'to {blocks[-1]}'
+    )
   _ = model.geometry  # Raises if depth, convs_per_block or padding is wrong.
   return model
