@@ -4,21 +4,26 @@
 Paper     Ronneberger, Fischer, Brox: U-Net. MICCAI 2015.
 Data      30 slices of 512 x 512 px, Drosophila nerve cord, serial-section
           TEM, 4 x 4 x 50 nm. Folds are blocks of six slices; fold 0 holds out
-          slices 0-5 and trains on 6-29. Held-out slices next to the block see
-          their neighbours in training (`--config.data.gap=1` drops those).
+          slices 0-5 and trains on 6-29. Held-out slices at the block's ends
+          see a neighbour in training; `--config.data.gap=1` drops it.
 Command   python -m segjax.main --config=configs/unet_isbi.py:ARGUMENT
 
 Arguments
-  (none)  The paper's network and strategy: width 64, one large tile a step,
-          SGD with momentum 0.99. The paper states no learning rate, schedule
-          or number of steps: those here are ours. Needs a GPU.
-  fast    The same network trained with AdamW and a cosine, without dropout
-          and with milder weights; why is said at each line.
+  (none)  The paper's network, and its strategy as far as it is stated: width
+          64, one large tile a step, SGD with momentum 0.99, border weights,
+          dropout. Learning rate, schedule and number of steps are not stated;
+          those here are ours, and not yet run to the end. Needs a GPU.
+  fast    The same network with what trained best in short runs (README).
+          Not yet run at full width.
   cpu     `fast` with a network a quarter as wide: @CPU_TIME@ on two cores.
-  demo    A still smaller one on drawn micrographs: @DEMO_TIME@, no data.
+  demo    A still smaller one on drawn micrographs, without data: @DEMO_TIME@.
 
-Expected  See the README's table. On the hidden test labels the authors scored
-          V_rand .9728, V_info .9866.
+Ours, where the paper is silent: flips, the model of gray values, the border
+term on background pixels only, and the mean of eight turns and flips at the end
+(the paper: seven rotations).
+
+Expected  See the README. The challenge's board lists V_rand .9728 and V_info
+          .9866 for the authors' U-Net on the hidden test labels.
 """
 
 import ml_collections
@@ -50,7 +55,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     depth=4,
     base_width=64,
     convs_per_block=2,
-    padding='VALID',
+    padding='VALID',  # Or 'SAME', with a tile_size_px of 576.
     dropout_rate=0.5,
     dropout_blocks=(-2, -1),  # The last two of the contracting path.
     dtype='float32',  # Or 'bfloat16'.
@@ -73,16 +78,20 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     elastic_grid=3,  # this many by this many over the tile.
     rotation_deg=180.0,  # Uniform in +- this.
     flip=True,
-    shift_px=16.0,  # How far the output may reach beyond the image.
-    black=0.05,
-    white=0.05,
-    log_gamma=0.2,
+    shift_px=16.0,  # The centre may be off by this where the output just fits.
+    black=0.05,  # Levels of black and white, uniform in +- this
+    white=0.05,  # share of the range of gray values.
+    log_gamma=0.2,  # Of the exponent, uniform in +- this.
   )
   config.optimizer = dict(
-    name='sgd', momentum=0.99, weight_decay=0.0, clip_norm=0.0
+    name='sgd',  # Or 'adamw', with momentum as b1.
+    momentum=0.99,
+    weight_decay=0.0,
+    clip_norm=0.0,  # Of the whole gradient; 0 doesn't clip.
   )
   config.schedule = dict(name='constant', learning_rate=1e-3, warmup_steps=100)
 
+  # Of prediction: input side in pixels at most, and tiles computed at once.
   config.tiling = dict(max_tile_size=1024, tiles_per_batch=1)
   config.evaluation = dict(
     every_steps=1000,
