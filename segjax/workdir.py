@@ -9,13 +9,13 @@ with another model or dataset is refused before it mixes with them.
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import ml_collections
 
+from segjax.atomic import replacing
 from segjax.checkpoints import load_params
 from segjax.errors import InputError
 from segjax.models import create_model
@@ -53,7 +53,9 @@ def claim_workdir(
     workdir.mkdir(parents=True, exist_ok=True)
     if file.exists():
       _check_same(workdir, _read(file), new, may_change)
-    write_atomically(file, json.dumps(new, indent=2, sort_keys=True) + '\n')
+    with replacing(file) as temporary:
+      text = json.dumps(new, indent=2, sort_keys=True)
+      temporary.write_text(text + '\n', encoding='utf-8')
   except OSError as error:
     raise InputError(
       f'cannot write to workdir {workdir}: {error.strerror}; '
@@ -93,16 +95,6 @@ def load_run(
     )
   params = load_params(pathlib.Path(workdir) / 'checkpoints', which)
   return model, params, config
-
-
-def write_atomically(file: pathlib.Path, text: str) -> None:
-  """Replaces `file`: a reader, or a crash, finds the old text or the new."""
-  temporary = file.with_name(f'.{file.name}.{uuid.uuid4().hex}')
-  try:
-    temporary.write_text(text, encoding='utf-8')
-    temporary.replace(file)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:

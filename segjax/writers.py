@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import tensorboardX
 
-from segjax.workdir import write_atomically
+from segjax.atomic import replacing
 
 
 class MetricWriter:
@@ -52,7 +52,9 @@ class MetricWriter:
     path = workdir / 'metrics.jsonl'
     last_step = math.inf if resume_step is None else resume_step
     if path.exists():
-      write_atomically(path, _rows_until(path.read_bytes(), last_step))
+      rows = _rows_until(path.read_bytes(), last_step)
+      with replacing(path) as temporary:
+        temporary.write_text(rows, encoding='utf-8')
     self._file = path.open('a', encoding='utf-8')
     self._tensorboard = tensorboardX.SummaryWriter(
       str(workdir / 'tensorboard'),

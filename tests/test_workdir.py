@@ -98,24 +98,6 @@ def test_unwritable_workdir_of_an_earlier_run(tmp_path, monkeypatch):
     raise PermissionError(13, 'Permission denied')
 
   # A superuser, as in containers, may write whatever the mode says.
-  monkeypatch.setattr(workdir, 'write_atomically', refuse)
+  monkeypatch.setattr(workdir, 'replacing', refuse)
   with pytest.raises(InputError, match='Permission denied; give another'):
     workdir.claim_workdir(tmp_path, make_config())
-
-
-def test_write_atomically_leaves_the_old_text_when_it_fails(tmp_path):
-  file = tmp_path / 'a.txt'
-  workdir.write_atomically(file, 'old')
-  with pytest.raises(UnicodeEncodeError):
-    workdir.write_atomically(file, 'new' * 10000 + '\ud800')
-  assert file.read_text() == 'old'
-  assert os.listdir(tmp_path) == ['a.txt']
-
-
-def test_write_atomically_spares_a_reader(tmp_path):
-  file = tmp_path / 'a.txt'
-  workdir.write_atomically(file, 'old')
-  with file.open() as reader:
-    workdir.write_atomically(file, 'new')
-    assert reader.read() == 'old'
-  assert file.read_text() == 'new'

@@ -11,13 +11,13 @@ import math
 import os
 import re
 import struct
-import uuid
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
+from segjax.atomic import replacing
 from segjax.errors import InputError
 
 # 16384 x 16384 gray. Also what stops a small file that decodes to a huge page.
@@ -131,17 +131,11 @@ def write_stack(path: str | os.PathLike, array: np.ndarray) -> None:
     raise InputError(
       f'{given}; a .png takes one uint8 page of 1 or 3 channels, use .tif'
     )
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
   try:
-    with open(temporary, 'xb') as file:
+    with replacing(path) as temporary, open(temporary, 'xb') as file:
       _encode(file, np.ascontiguousarray(array, np.dtype(dtype)), ending)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
   except OSError as e:
     raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _encode(file, array, ending):

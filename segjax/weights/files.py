@@ -5,7 +5,6 @@ Neither format can run code: pickled objects in an .npz are refused.
 """
 
 import os
-import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from segjax.atomic import replacing
 from segjax.errors import InputError
 
 ENDINGS = ('.npz', '.safetensors')
@@ -88,22 +88,17 @@ def write_params(
     jax.tree_util.keystr(name, simple=True, separator='/'): np.asarray(leaf)
     for name, leaf in jax.tree_util.tree_leaves_with_path(params)
   }
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
   try:
-    if path.suffix.lower() == '.npz':
-      with open(temporary, 'xb') as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    else:
-      # The package writes the memory of other arrays, not their elements.
-      arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-      _import_safetensors().numpy.save_file(arrays, temporary)
-    with open(temporary, 'rb') as file:
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+      if path.suffix.lower() == '.npz':
+        with open(temporary, 'xb') as file:
+          np.savez(file, allow_pickle=False, **arrays)
+      else:
+        # The package writes the memory of other arrays, not their elements.
+        arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+        _import_safetensors().numpy.save_file(arrays, temporary)
   except OSError as e:
     raise InputError(f'{path} cannot be written: {e.strerror or e}') from e
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def check_output(path: Path, overwrite: bool) -> None:
