@@ -14,6 +14,7 @@ from commands import CONFIG, DEMO, TINY_NET, run, snapshot, tiny_config
 
 from segjax import steps
 from segjax.checkpoints import Checkpoints
+from segjax.data import create_dataset
 from segjax.data.images import write_stack
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
@@ -288,6 +289,7 @@ def _new(name, tree):
 
 def _make_run(folder):
   config = tiny_config()
+  config.data_sha256 = create_dataset(config.data, config.weights).digest()
   folder.mkdir()
   (folder / 'config.json').write_text(json.dumps(config.to_dict()))
   config = read_config(folder)

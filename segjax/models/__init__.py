@@ -23,6 +23,7 @@ def create_model(config: Mapping) -> nn.Module:
     raise InputError(f'model.dtype={dtype!r} is not one of {DTYPES}')
   fields['dropout_blocks'] = tuple(fields['dropout_blocks'])
   model = MODELS[name](dtype=jnp.dtype(dtype), **fields)
+  _ = model.geometry  # Raises if depth, convs_per_block or padding is wrong.
   if not 0 <= model.dropout_rate < 1:
     raise InputError(
       f'model.dropout_rate={model.dropout_rate} must be >= 0 and < 1'
@@ -38,5 +39,4 @@ def create_model(config: Mapping) -> nn.Module:
       f'model.dropout_blocks={model.dropout_blocks} are not all in {blocks[0]} '
       f'to {blocks[-1]}'
     )
-  _ = model.geometry  # Raises if depth, convs_per_block or padding is wrong.
   return model
