@@ -317,7 +317,7 @@ def test_refuses(tmp_path):
     c.save(1, make_state(1))
     with pytest.raises(InputError, match=r'no checkpoint 5.* there are \[1\]'):
       c.restore(make_state(0), step=5)
-  with pytest.raises(InputError, match="score yet; ask for 'latest'"):
+  with pytest.raises(InputError, match="has a score; ask for 'latest'"):
     checkpoints.load_params(tmp_path / 'c')
   with pytest.raises(InputError, match=r"no checkpoint 'bset'.*\[1\]"):
     checkpoints.load_params(tmp_path / 'c', 'bset')
