@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract that data sets share: examples, and the sets made of them.
+
+An example is a dict of host arrays:
+
+    image   uint8, uint16 or f32 in [0, 1], [H, W, C]; colours in RGB order
+    label   i32[H, W], class index, or `IGNORE_LABEL`; i32[H, W, T] for T heads
+    weight  f32[H, W], loss weight of each pixel; may be absent, which is 1
+    name    str
+
+A batch is the same with a leading B, and without names.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segjax.errors import InputError
+
+IGNORE_LABEL = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Examples to train on and examples held out.
+
+  Attributes:
+    class_names: names of classes 0..K-1; of several heads, one after another.
+    train: examples to train on.
+    heldout: examples to evaluate on; may be empty.
+    digest: hexadecimal SHA-256 that other data would not have.
+    palette: u8[K, 3], RGB colours of the classes in pictures; None is VOC's.
+  """
+
+  class_names: tuple[str, ...]
+  train: Sequence[dict]
+  heldout: Sequence[dict]
+  digest: str
+  palette: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """The files of one example, in the order that its reader takes them."""
+
+  name: str
+  files: tuple[Path, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileExamples(Sequence):
+  """Examples that are read from files when they are asked for.
+
+  Attributes:
+    items: one an example.
+    read: (*item.files) -> image [H, W, C], label i32[H, W] or [H, W, T].
+  """
+
+  items: tuple[Item, ...]
+  read: Callable[..., tuple[np.ndarray, np.ndarray]]
+
+  def __len__(self) -> int:
+    return len(self.items)
+
+  def __getitem__(self, index: int) -> dict:
+    """Returns `image`, `label` and `name`.
+
+    Raises:
+      InputError: a file cannot be read, or image and label differ in size.
+    """
+    item = self.items[index]
+    image, label = self.read(*item.files)
+    if image.shape[:2] != label.shape[:2]:
+      h, w, height, width = *label.shape[:2], *image.shape[:2]
+      raise InputError(
+        f'{item.files[-1]}: label of {h} x {w} px for an image of {height} x '
+        f'{width} px ({item.files[0]}); they must be equal'
+      )
+    return {'image': image, 'label': label, 'name': item.name}
+
+
+def digest_of_arrays(examples: Iterable[dict]) -> str:
+  """Returns the SHA-256 of all images and labels, in hexadecimal."""
+  digest = hashlib.sha256()
+  for example in examples:
+    for name in ('image', 'label'):
+      digest.update(np.ascontiguousarray(example[name]))
+  return digest.hexdigest()
+
+
+def digest_of_files(items: Iterable[Item]) -> str:
+  """Returns the SHA-256 of the names of all examples and sizes of their files.
+
+  In hexadecimal. Contents are not read: a large set would take minutes.
+  """
+  digest = hashlib.sha256()
+  for item in items:
+    sizes = [file.stat().st_size for file in item.files]
+    digest.update(f'{item.name} {sizes}\n'.encode())
+  return digest.hexdigest()
+
+
+def check_label(
+  label: np.ndarray, num_classes: int, file: Path | str
+) -> np.ndarray:
+  """Returns the label as i32.
+
+  Raises:
+    InputError: a value is neither in 0..num_classes-1 nor `IGNORE_LABEL`.
+  """
+  wrong = (label != IGNORE_LABEL) & ((label < 0) | (label >= num_classes))
+  if wrong.any():
+    at = np.unravel_index(np.argmax(wrong), wrong.shape)
+    raise InputError(
+      f'{file}: label {label[at]} in row {at[0]}, column {at[1]} (counted from '
+      f'0); expected 0..{num_classes - 1}, or {IGNORE_LABEL} for ignored'
+    )
+  return label.astype(np.int32)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding data sets on disk, as their organisers laid them out.
+
+Nothing is downloaded, and nothing outside the folder found is read.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from segjax.data.examples import Item
+from segjax.errors import InputError
+
+
+def find_folder(
+  name: str,
+  data_dir: str,
+  needed: Sequence[str],
+  folder: str,
+  advice: str,
+) -> Path:
+  """Returns the folder that holds all of `needed`.
+
+  Args:
+    name: of the data set, for the message.
+    data_dir: that folder, or the parent of a folder `folder` that is it. ''
+      looks in SEGJAX_DATA_DIR where that is set, in ../shared/data, in data.
+    needed: files or folders, as relative paths, that must be there.
+    folder: usual name of the folder, such as 'camvid'.
+    advice: what was expected and what would be right, ends the message.
+
+  Raises:
+    InputError: no such folder; says where it looked.
+  """
+  if data_dir:
+    roots = [data_dir]
+  else:
+    roots = [os.environ.get('SEGJAX_DATA_DIR', ''), '../shared/data', 'data']
+  looked = []
+  for root in filter(None, roots):
+    root = Path(root).expanduser()
+    for candidate in (root / folder, root):
+      missing = [path for path in needed if not (candidate / path).exists()]
+      if not missing:
+        return candidate
+      partly = len(missing) < len(needed)
+      lacks = f' (has no {" or ".join(missing)})' if partly else ''
+      looked.append(f'{candidate.resolve()}{lacks}')
+  raise InputError(f'{name} not found; looked in {", ".join(looked)}; {advice}')
+
+
+def read_list(file: Path) -> list[list[str]]:
+  """Returns the words of each line of a list file that is not blank.
+
+  Raises:
+    InputError: the file cannot be read, holds no line, is no text, or has a
+      word that leads out of a folder: absolute, or with '..'.
+  """
+  try:
+    text = file.read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as e:
+    reason = getattr(e, 'strerror', None) or 'it is no UTF-8 text'
+    raise InputError(f'cannot read {file}: {reason}') from e
+  lines = [line.split() for line in text.splitlines() if line.strip()]
+  if not lines:
+    raise InputError(f'{file} lists nothing; expected a name on each line')
+  for words in lines:
+    for word in words:
+      path = PurePosixPath(word.replace('\\', '/'))
+      if path.is_absolute() or '..' in path.parts or '\0' in word:
+        raise InputError(
+          f'{file}: {word!r} leads out of the data folder; expected names, or '
+          'paths below it'
+        )
+  return lines
+
+
+def check_files(items: Iterable[Item], source: Path | str) -> tuple[Item, ...]:
+  """Returns the items, of which every file is there.
+
+  Raises:
+    InputError: there is no item, a file is missing, or two have one name.
+  """
+  items = tuple(items)
+  if not items:
+    raise InputError(f'{source} gives no example; at least one is needed')
+  names = set()
+  for item in items:
+    for file in item.files:
+      if not file.is_file():
+        raise InputError(
+          f'{item.name}: no such file {file}, which {source} asks for'
+        )
+    if item.name in names:
+      raise InputError(f'{source} lists {item.name} twice')
+    names.add(item.name)
+  return items
