@@ -65,13 +65,20 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     dir='',  # Of the TIFF stacks; '' looks in SEGJAX_DATA_DIR, ../shared/data.
     fold=0,  # 0..4; -1 trains on everything.
     gap=0,  # Slices next to the held-out block that train nothing.
+    w0=10.0,  # Of the border weights,
+    sigma_px=5.0,
+    balance=True,  # and both classes weigh the same in total.
+  )
+  config.batching = dict(
+    order='shuffled',  # Or 'with_replacement'.
+    bucket_px=0,  # Images have one size.
   )
   # Of the public stack, as a share of 255.
-  config.gray = dict(mean=0.495, std=0.173)
-  config.weights = dict(
-    w0=10.0,
-    sigma_px=5.0,
-    balance=True,  # Both classes weigh the same in total.
+  config.preprocessing = dict(mean=0.495, std=0.173, channels=())
+  config.init = dict(
+    path='random',  # Or a run, or a file of parameters, to start from.
+    initial=(),  # Layers that it doesn't give.
+    ignore=(),  # Layers of it that the network hasn't.
   )
   config.augmentation = dict(
     elastic_sigma_px=10.0,  # At the nodes of
@@ -88,14 +95,19 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     momentum=0.99,
     weight_decay=0.0,
     clip_norm=0.0,  # Of the whole gradient; 0 doesn't clip.
+    bias_rate=1.0,  # Times the learning rate.
+    bias_decay=False,
+    bias_layers=('',),  # All.
   )
   config.schedule = dict(name='constant', learning_rate=1e-3, warmup_steps=100)
 
   # Of prediction: input side in pixels at most, and tiles computed at once.
-  config.tiling = dict(max_tile_size=1024, tiles_per_batch=1)
+  config.prediction = dict(max_tile_size=1024, tiles_per_batch=1)
   config.evaluation = dict(
     every_steps=1000,
     average=True,  # At the end, over the eight turns and flips.
+    best_metric='v_rand',  # Ranks checkpoints: the scores of ISBI 2012.
+    num_pictures=6,
   )
   config.checkpoints = dict(
     every_steps=500, keep=dict(keep_last=2, keep_best=1)
@@ -113,8 +125,9 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     config.evaluation.every_steps = 550
     config.checkpoints.every_steps = 250
   if argument == 'demo':
-    config.data = dict(
-      name='synthetic', fold=0, gap=1, num_slices=20, size_px=256, seed=0
+    del config.data.dir
+    config.data.update(
+      dict(name='synthetic', gap=1, num_slices=20, size_px=256, seed=0)
     )
     config.model.base_width = 8
     config.model.depth = 3

@@ -1,112 +1,189 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of a network on whole images; also a command line.
 
-`python -m segjax.evaluate --workdir=DIR` prints the table of a run again.
+`python -m segjax.evaluate --workdir=DIR` prints the table of a run again, and
+`--config=CONFIG --params=FILE` that of converted weights.
 """
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from segjax import tiling, workdir, writers
-from segjax.data import create_dataset, standardise, to_unit_range
+from segjax import networks, pictures, writers
+from segjax.data import Dataset, create_dataset
 from segjax.errors import InputError, run_command
+from segjax.losses import split_heads
 from segjax.metrics import confusion, neuron
+from segjax.predictor import create_predictor
 
 SPLITS = ('heldout', 'train', 'all')
 
 
-def predict_examples(
-  model: nn.Module,
-  params: dict,
-  examples: Sequence[dict],
-  config: ConfigDict,
-  average: bool = False,
-) -> list[np.ndarray]:
-  """Returns the class probabilities f32[H, W, K] of each example's image.
+class Evaluation(NamedTuple):
+  """Scores of a network, and what its predictions look like.
 
-  Reads `config.gray` and `config.tiling`; `average` is over the eight turns
-  and flips (`tiling.predict_image`).
+  Attributes:
+    scores: name -> number.
+    panels: (name of the example, u8[h, w, 3]) of the first examples.
   """
-  return [
-    tiling.predict_image(
-      model.apply,
-      {'params': params},
-      standardise(to_unit_range(example['image']), **config.gray),
-      model.geometry,
-      **config.tiling,
-      average=average,
-    )
-    for example in examples
-  ]
+
+  scores: dict[str, float]
+  panels: list[tuple[str, np.ndarray]]
 
 
-def score(
-  probabilities: Sequence[np.ndarray],
-  examples: Sequence[dict],
+def evaluate(
+  model: nn.Module,
+  params: Any,
+  examples: Iterable[dict],
+  config: ConfigDict,
+  dataset: Dataset,
   *,
-  warping: bool = True,
-) -> dict[str, float]:
-  """Returns the scores of a stack of membranes and cells.
-
-  Those of `neuron.evaluate_stack` for the probability of cell (class 1), and
-  those of `confusion.scores` for the more probable class.
+  average: bool,
+  complete: bool = True,
+) -> Evaluation:
+  """Returns the scores and pictures of a network on whole images.
 
   Args:
-    probabilities: f32[H, W, 2] of each example.
-    examples: with `label` i32[H, W].
-    warping: whether to compute the warping error, which takes longest.
+    model: of the run.
+    params: its parameters.
+    examples: what to predict; their labels are the truth.
+    config: of the run; reads `evaluation`, `preprocessing` and `prediction`.
+    dataset: names and colours of the classes.
+    average: whether to predict by the mean over the eight turns and flips.
+    complete: whether to compute what takes long: the warping error.
   """
+  predict_stored = create_predictor(model, config, average)
+  predict = functools.partial(predict_stored, params)
+  if config.evaluation.best_metric == 'v_rand':
+    return _evaluate_stack(
+      predict,
+      examples,
+      config.evaluation.num_pictures,
+      complete,
+    )
+  return _evaluate_classes(
+    predict,
+    examples,
+    dataset,
+    heads=getattr(model, 'heads', ()) or (('', model.num_classes),),
+    num_pictures=config.evaluation.num_pictures,
+    present_only=config.evaluation.present_only,
+  )
+
+
+def _evaluate_stack(predict, examples, num_pictures, warping):
+  """Scores of membranes and cells: `neuron.evaluate_stack` and the pixels'."""
+  examples = list(examples)
   labels = np.stack([example['label'] for example in examples])
-  stack = np.stack(probabilities)
+  stack = np.stack([predict(example['image']) for example in examples])
   counts = confusion.confusion_matrix(
     labels, np.argmax(stack, axis=-1), num_classes=stack.shape[-1]
   )
   pixels = confusion.scores(counts)
   del pixels['iu']  # One for each class; the mean is there.
-  return neuron.evaluate_stack(labels, stack[..., 1], warping=warping) | pixels
+  scores = neuron.evaluate_stack(labels, stack[..., 1], warping=warping)
+  panels = [
+    (
+      example['name'],
+      pictures.panel(
+        example['image'],
+        example['label'],
+        example.get('weight'),
+        probability[..., 1],
+      ),
+    )
+    for example, probability in zip(
+      examples[:num_pictures], stack, strict=False
+    )
+  ]
+  return Evaluation(scores | pixels, panels)
+
+
+def _evaluate_classes(
+  predict, examples, dataset, heads, num_pictures, present_only
+):
+  """Scores of `confusion`, counted image by image and divided once.
+
+  Those of several heads are named after them, `sem_mean_iu`; the IU of single
+  classes is `iu/NAME`.
+  """
+  sizes = [size for _, size in heads]
+  counts = [np.zeros((size, size), np.int64) for size in sizes]
+  panels = []
+  for index, example in enumerate(examples):
+    scores = predict(example['image'])
+    split = split_heads(scores, example['label'], sizes)
+    for head, (probability, label) in enumerate(split):
+      prediction = np.argmax(probability, axis=-1)
+      counts[head] += confusion.confusion_matrix(
+        label, prediction, num_classes=sizes[head]
+      )
+      if head == 0 and index < num_pictures:
+        panel = pictures.segmentation_panel(
+          example['image'],
+          label,
+          prediction,
+          dataset.class_names[: sizes[0]],
+          dataset.palette,
+        )
+        panels.append((example['name'], panel))
+  scores, first = {}, 0
+  for (name, size), matrix in zip(heads, counts, strict=True):
+    prefix = f'{name}_' if name else ''
+    values = confusion.scores(matrix, present_only=present_only)
+    class_ius = values.pop('iu')
+    scores |= {f'{prefix}{key}': value for key, value in values.items()}
+    names = dataset.class_names[first : first + size]
+    scores |= {
+      f'{prefix}iu/{key}': float(iu)
+      for key, iu in zip(names, class_ius, strict=True)
+    }
+    first += size
+  return Evaluation(scores, panels)
 
 
 def main(_):
   args = flags.FLAGS
-  model, params, config = workdir.load_run(args.workdir, args.checkpoint)
+  network = networks.load_from_flags()
+  config = network.config
   if args.data_dir is not None:
     config.data.dir = args.data_dir
-  dataset = create_dataset(config.data, config.weights)
-  if dataset.digest() != config.data_sha256:
+  dataset = create_dataset(config.data)
+  if network.data_sha256 not in (None, dataset.digest):
     raise InputError(
       f'the data are not those that {args.workdir} was trained on: the digest '
       'of images and labels differs'
     )
+  networks.check_fits(network.model, dataset)
   examples = {
     'heldout': dataset.heldout,
     'train': dataset.train,
-    'all': [*dataset.train, *dataset.heldout],
+    # Not a list: examples are read when they are asked for.
+    'all': itertools.chain(dataset.train, dataset.heldout),
   }[args.split]
-  if not examples:
+  if args.split == 'heldout' and not len(dataset.heldout):
     raise InputError(
-      f'split {args.split!r} is empty: the run has data.fold='
-      f'{config.data.fold}; use another of {SPLITS}'
+      f'split {args.split!r} is empty: the config holds out no example of '
+      f'data.name={config.data.name!r}; use another of {SPLITS}'
     )
   average = args.average
   if average is None:
     average = config.evaluation.average
-  probabilities = predict_examples(model, params, examples, config, average)
-  print(writers.table(score(probabilities, examples)))
+  scores = evaluate(
+    network.model, network.params, examples, config, dataset, average=average
+  ).scores
+  print(writers.table(scores))
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
+  networks.define_flags()
   flags.DEFINE_enum('split', 'heldout', SPLITS, 'Which examples to score.')
-  flags.DEFINE_string(
-    'checkpoint',
-    'latest',
-    "'latest', 'best' (by the held-out score, which flatters it) or the number "
-    'of a step.',
-  )
   flags.DEFINE_string(
     'data_dir', None, 'Where the data are now; None where the run had them.'
   )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weighted pixel-wise cross-entropy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,10 @@ from segjax.errors import InputError
 
 
 def cross_entropy(
-  logits: jax.Array, label: jax.Array, weight: jax.Array, ignore_label: int
+  logits: jax.Array,
+  label: jax.Array,
+  weight: jax.Array | None,
+  ignore_label: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the weighted sum of pixel losses and the number of pixels.
 
@@ -22,7 +25,7 @@ def cross_entropy(
   Args:
     logits: f32[..., K].
     label: i32[...] in 0..K-1, or `ignore_label`.
-    weight: f32[...], the weight map w.
+    weight: f32[...], the weight map w; None is 1 everywhere.
     ignore_label: label of pixels that count nowhere.
 
   Returns:
@@ -32,15 +35,36 @@ def cross_entropy(
   losses = optax.softmax_cross_entropy_with_integer_labels(
     logits, jnp.where(valid, label, 0)
   )
-  total = jnp.sum(jnp.where(valid, weight * losses, 0.0))
+  if weight is not None:
+    losses *= weight
+  total = jnp.sum(jnp.where(valid, losses, 0.0))
   return total, jnp.sum(valid, dtype=jnp.float32)
+
+
+def split_heads(
+  scores: jax.Array, label: jax.Array, head_sizes: Sequence[int]
+) -> Iterator[tuple[jax.Array, jax.Array]]:
+  """Yields the scores and the label of each head; takes numpy arrays, too.
+
+  Args:
+    scores: f32[..., K], those of all heads one after another.
+    label: i32[...] for one head, i32[..., T] for T.
+    head_sizes: number of classes of each head, T numbers of sum K.
+  """
+  if len(head_sizes) == 1:
+    label = label[..., None]
+  first = 0
+  for head, size in enumerate(head_sizes):
+    yield scores[..., first : first + size], label[..., head]
+    first += size
 
 
 def loss_scale(reduction: str) -> Callable[[jax.Array], jax.Array]:
   """Returns what maps a number of pixels to the factor of their loss sum.
 
   'mean': 1 / pixels, with the weights as they are. 'sum': 1. The reduction
-  rescales the learning rate of SGD by the number of pixels.
+  rescales the learning rate of SGD by the number of pixels. Pixels are those of
+  the whole batch that are not ignored, and of all heads.
   """
   if reduction == 'mean':
     return lambda count: 1.0 / jnp.maximum(count, 1.0)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizer and learning-rate recipes."""
 
+from collections.abc import Sequence
+
+import jax
 import optax
 from flax import traverse_util
 
@@ -49,6 +52,9 @@ def create_optimizer(
   momentum: float,
   weight_decay: float,
   clip_norm: float,
+  bias_rate: float = 1.0,
+  bias_decay: bool = False,
+  bias_layers: Sequence[str] = ('',),
 ) -> optax.GradientTransformation:
   """Returns the optimizer.
 
@@ -57,26 +63,42 @@ def create_optimizer(
       'adamw' (b1 = momentum, b2 = 0.999).
     schedule: step -> learning rate.
     momentum: of sgd, or b1 of adamw.
-    weight_decay: of kernels only, never of biases. For sgd it is added to the
-      gradient (L2, as Caffe does); for adamw it is decoupled.
+    weight_decay: for sgd it is added to the gradient (L2, as Caffe does); for
+      adamw it is decoupled.
     clip_norm: bound on the global norm of the gradient; 0 is none.
+    bias_rate: factor on the learning rate of the biases of `bias_layers`
+      (Caffe's lr_mult; 2 in FCN).
+    bias_decay: whether those biases decay (decay_mult; not in FCN).
+    bias_layers: prefixes of the names of these layers; ('',) is all. Other
+      biases learn as kernels do.
   """
-  decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
+  if bias_rate <= 0:
+    raise InputError(f'optimizer.bias_rate={bias_rate} must be > 0')
+
+  def biases(params):
+    return traverse_util.path_aware_map(
+      lambda path, _: (
+        path[-1] == 'bias' and path[0].startswith(tuple(bias_layers))
+      ),
+      params,
+    )
+
+  def decaying(params):
+    return jax.tree.map(
+      lambda is_bias: bias_decay or not is_bias, biases(params)
+    )
+
+  decay = optax.add_decayed_weights(weight_decay, mask=decaying)
+  faster = optax.masked(optax.scale(bias_rate), biases)
   if not 0 <= momentum < 1:
     raise InputError(f'optimizer.momentum={momentum} must be >= 0 and < 1')
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
   rate = optax.scale_by_learning_rate(schedule)
   if name == 'sgd':
     # The rate first: it scales what goes into the velocity, not the velocity.
-    update = [decay, rate, optax.trace(momentum)]
+    update = [decay, faster, rate, optax.trace(momentum)]
   elif name == 'adamw':
-    update = [optax.scale_by_adam(b1=momentum), decay, rate]
+    update = [optax.scale_by_adam(b1=momentum), decay, faster, rate]
   else:
     raise InputError(f'optimizer.name={name!r} is not one of {OPTIMIZERS}')
   return optax.chain(*clip, *update)
-
-
-def _is_kernel(params):
-  return traverse_util.path_aware_map(
-    lambda path, _: path[-1] == 'kernel', params
-  )

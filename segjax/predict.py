@@ -1,36 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicts image files with the network of a run.
+"""Predicts image files with a trained network.
 
-`python -m segjax.predict --workdir=DIR --input=IMAGES --output=FILE`
+`python -m segjax.predict --workdir=DIR --input=IMAGES --output=FILE`, or with
+converted weights `--config=CONFIG --params=FILE` instead of a run.
 """
 
+import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from segjax import tiling
-from segjax.data import images, standardise, to_unit_range
+from segjax import networks, pictures
+from segjax.data import images, look_of
 from segjax.errors import InputError, run_command
-from segjax.workdir import load_run
+from segjax.networks import Network
+from segjax.predictor import create_predictor
 
-KINDS = ('probabilities', 'labels', 'logits')
+KINDS = ('probabilities', 'labels', 'logits', 'overlay')
 ENDINGS = ('.tif', '.tiff', '.png', '.npy')
 
 
-def encode(scores: np.ndarray, kind: str, ending: str) -> np.ndarray:
+def encode(
+  scores: np.ndarray, kind: str, ending: str, head_sizes: Sequence[int]
+) -> np.ndarray:
   """Returns what is stored of scores f32[N, H, W, K], probabilities or logits.
 
   Args:
     scores: probabilities, or logits if `kind` is 'logits'.
-    kind: 'labels' gives the class of the largest score, u8[N, H, W];
-      'probabilities' that of class 1 alone, f32[N, H, W], if K is 2, else all;
-      'logits' all, f32[N, H, W, K].
+    kind: 'labels' gives the class of the largest score, u8[N, H, W], or of
+      T heads u8[N, H, W, T]; 'probabilities' that of class 1 alone,
+      f32[N, H, W], if K is 2, else all; 'logits' all, f32[N, H, W, K].
     ending: of the file. '.png' scales probabilities to 0..255.
+    head_sizes: numbers of classes of the heads.
   """
   if kind == 'labels':
-    return np.argmax(scores, axis=-1).astype(np.uint8)
+    heads = np.split(scores, np.cumsum(head_sizes)[:-1], axis=-1)
+    labels = np.stack([np.argmax(head, axis=-1) for head in heads], axis=-1)
+    labels = labels.astype(np.uint8)
+    return labels[..., 0] if len(head_sizes) == 1 else labels
   if kind == 'probabilities' and scores.shape[-1] == 2:
     scores = scores[..., 1]
   if ending == '.png':
@@ -44,7 +54,8 @@ def plan_outputs(
   """Returns [(input files, output file), ...] and the outputs' ending.
 
   An output with an ending is one file for all inputs. One without is a folder
-  with a file for each input, named after it: .png for labels, else .tif.
+  with a file for each input, named after it: .png for labels and overlays,
+  else .tif.
 
   Raises:
     InputError: the ending doesn't fit the kind, or an output's folder is
@@ -52,7 +63,7 @@ def plan_outputs(
   """
   ending = output.suffix.lower()
   if ending == '' and is_folder:
-    ending = '.png' if kind == 'labels' else '.tif'
+    ending = '.png' if kind in ('labels', 'overlay') else '.tif'
     names = [f'{path.stem}{ending}' for path in inputs]
     for name in names:
       if names.count(name) > 1:
@@ -68,6 +79,8 @@ def plan_outputs(
     raise InputError(
       f'output {output} has none of the endings {", ".join(ENDINGS)}'
     )
+  if ending != '.png' and kind == 'overlay':
+    raise InputError(f'output {output}: an overlay is a picture; use .png')
   if ending == '.png' and kind == 'logits':
     raise InputError(f'output {output}: a .png cannot hold logits; use .tif')
   if not output.parent.is_dir():
@@ -76,14 +89,12 @@ def plan_outputs(
 
 
 def predict_files(
-  workdir: str | os.PathLike,
+  network: Network,
   source: str | os.PathLike,
   output: str | os.PathLike,
   *,
   kind: str = 'probabilities',
-  checkpoint: str = 'latest',
   average: bool | None = None,
-  tile_size: int | None = None,
   overwrite: bool = False,
 ) -> None:
   """Writes the predictions of image files, and prints what it wrote.
@@ -92,13 +103,12 @@ def predict_files(
   that can't be read are written.
 
   Args:
-    workdir: folder of a run.
+    network: of a run, or with converted weights.
     source: image file, stack, or folder of images.
     output: see `plan_outputs`.
-    kind: one of `KINDS`, see `encode`.
-    checkpoint: 'latest', 'best' or the number of a step.
+    kind: one of `KINDS`: see `encode`; 'overlay' is the image with the classes
+      painted over it and their names.
     average: over the eight turns and flips; None as the run evaluated.
-    tile_size: input side of a tile, in pixels; None wastes least.
     overwrite: whether to replace an output that exists.
 
   Raises:
@@ -111,20 +121,20 @@ def predict_files(
   for _, file in jobs:
     if file.exists() and not overwrite:
       raise InputError(f'{file} exists; give --overwrite to replace it')
-  model, params, config = load_run(workdir, checkpoint)
+  model, params, config, _ = network
   if average is None:
     average = config.evaluation.average
+  activation = 'logits' if kind == 'logits' else 'probabilities'
+  predict = functools.partial(
+    create_predictor(model, config, average, activation), params
+  )
+  class_names, palette = look_of(config.data, model.num_classes)
 
-  def predict(page):
-    return tiling.predict_image(
-      model.apply,
-      {'params': params},
-      standardise(to_unit_range(page), **config.gray),
-      model.geometry,
-      activation='logits' if kind == 'logits' else 'probabilities',
-      average=average,
-      tile_size=tile_size,
-      **config.tiling,
+  def draw(page):
+    size = model.head_sizes[0]
+    prediction = np.argmax(predict(page)[..., :size], axis=-1)
+    return pictures.segmentation_panel(
+      page, None, prediction, class_names[:size], palette
     )
 
   for files, file in jobs:
@@ -139,18 +149,25 @@ def predict_files(
       raise InputError(
         f'{file} holds one image and {source} has {len(pages)}; use .tif'
       )
-    scores = np.stack([predict(page) for page in pages])
+    colours = None
+    if kind == 'overlay':
+      stack = np.stack([draw(page) for page in pages])
+    else:
+      scores = np.stack([predict(page) for page in pages])
+      stack = encode(scores, kind, ending, model.head_sizes)
+      if kind == 'labels' and ending == '.png':
+        colours = palette
     if file.parent == output:
       _make_folder(output)
-    images.write_stack(file, encode(scores, kind, ending))
-    print(f'{file}: {kind} of {len(scores)} images', flush=True)
+    images.write_stack(file, stack)
+    print(f'{file}: {kind} of {len(pages)} images', flush=True)
 
 
 def _read(file: Path, channels: int) -> np.ndarray:
   stack = images.read_stack(file)
   if stack.shape[-1] != channels:
     raise InputError(
-      f'{file} has {stack.shape[-1]} channels; the run was trained with '
+      f'{file} has {stack.shape[-1]} channels; the network takes '
       f'model.in_channels={channels}'
     )
   if stack.dtype == np.float32 and not 0 <= stack.min() <= stack.max() <= 1:
@@ -172,20 +189,26 @@ def _make_folder(folder: Path) -> None:
 
 def main(_):
   args = flags.FLAGS
+  network = networks.load_from_flags()
+  if args.tile_size is not None:
+    if 'max_tile_size' not in network.config.prediction:
+      raise InputError(
+        f'--tile_size={args.tile_size}: this network takes images whole'
+      )
+    with network.config.unlocked():
+      network.config.prediction.tile_size = args.tile_size
   predict_files(
-    args.workdir,
+    network,
     args.input,
     args.output,
     kind=args.kind,
-    checkpoint=args.checkpoint,
     average=args.average,
-    tile_size=args.tile_size,
     overwrite=args.overwrite,
   )
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
+  networks.define_flags()
   flags.DEFINE_string(
     'input', None, 'Image file, stack, or folder of images.', required=True
   )
@@ -199,12 +222,8 @@ if __name__ == '__main__':
     'kind',
     'probabilities',
     KINDS,
-    'What to write: see `encode`; labels are class indices.',
-  )
-  flags.DEFINE_string(
-    'checkpoint',
-    'latest',
-    "'latest', 'best' (by the held-out score) or the number of a step.",
+    'What to write: see `encode`; labels are class indices, an overlay is a '
+    'picture.',
   )
   flags.DEFINE_bool(
     'average', None, 'Average over the 8 turns and flips; None as the run did.'

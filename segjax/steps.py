@@ -7,6 +7,7 @@ global batch), so neither the devices nor a restart change it.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from segjax import losses
-from segjax.data import standardise, to_unit_range
+from segjax.data import to_unit_range
 from segjax.data.augment import Augmentation, augment
 
 
@@ -35,14 +36,19 @@ class TrainState(flax.struct.PyTreeNode):
   key: jax.Array
 
 
+def init_params(model: nn.Module, key: jax.Array) -> dict[str, Any]:
+  """Returns the initial parameters of a model, a function of `key` alone."""
+  size = model.geometry.input_size(1)
+  image = jnp.zeros((1, size, size, model.in_channels))
+  return model.init(key, image)['params']
+
+
 def init_state(
   model: nn.Module, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
   """Returns the state before the first step, a function of `seed` alone."""
   init_key, root_key = jax.random.split(jax.random.key(seed))
-  size = model.geometry.input_size(1)
-  image = jnp.zeros((1, size, size, model.in_channels))
-  params = model.init(init_key, image)['params']
+  params = init_params(model, init_key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -56,59 +62,79 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   *,
+  standardise: Callable[[jax.Array], jax.Array],
   tile_size: int,
   augmentation: Augmentation,
-  mean: float,
-  std: float,
   ignore_label: int,
   reduction: str,
   axis_name: str | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
   """Returns `train_step(state, batch) -> (state, metrics)`, pure.
 
+  The batch holds `image` [B, H, W, C] uint8, uint16 or f32 in [0, 1], `label`
+  i32[B, H, W], or i32[B, H, W, T] for T heads, and may hold `weight`
+  f32[B, H, W] and, where images are padded at their ends, `size` i32[B, 2].
+  The metrics are f32 scalars: `loss`, `pixel_accuracy` (of what was trained
+  on), `grad_norm` and `learning_rate`.
+
   Args:
     model: maps [B, s, s, C] to logits [B, o, o, K].
     optimizer: optax transformation of the mean or sum gradient.
     schedule: step -> learning rate, for the metrics only.
-    tile_size: s, in pixels.
+    standardise: pixels in [0, 1] -> what the model takes; comes after the
+      augmentation.
+    tile_size: s, in pixels; 0 trains on whole images, which are not augmented.
     augmentation: how tiles vary.
-    mean: of gray values, range [0, 1]; subtracted after augmentation.
-    std: standard deviation of gray values; divides.
     ignore_label: label that counts nowhere.
     reduction: 'mean' or 'sum' over the pixels of the global batch.
     axis_name: of the `pmap` axis that splits the batch; None under `jit`.
-
-  The batch holds `image` [B, H, W, C] uint8, uint16 or f32 in [0, 1], `label`
-  i32[B, H, W] and `weight` f32[B, H, W]. The metrics are f32 scalars: `loss`,
-  `pixel_accuracy` (of the augmented tiles), `grad_norm` and `learning_rate`.
   """
-  output_size = model.geometry.output_size(tile_size)
   loss_scale = losses.loss_scale(reduction)
+  if tile_size:
+    output_size = model.geometry.output_size(tile_size)
 
-  def example_loss(params, key, image, label, weight):
-    augment_key, dropout_key = jax.random.split(key)
-    image, label, weight = augment(
-      augment_key,
-      to_unit_range(image),
+  def draw(key, image, label, weight):
+    if not tile_size:
+      return image, label, weight
+    return augment(
+      key,
+      image,
       label,
       weight,
       input_size=tile_size,
       output_size=output_size,
       amount=augmentation,
     )
+
+  def example_loss(params, key, example):
+    augment_key, dropout_key = jax.random.split(key)
+    image, label, weight = draw(
+      augment_key,
+      to_unit_range(example['image']),
+      example['label'],
+      example.get('weight'),
+    )
+    padded = {'size': example['size'][None]} if 'size' in example else {}
     logits = model.apply(
       {'params': params},
-      standardise(image, mean, std)[None],
+      standardise(image)[None],
       train=True,
       rngs={'dropout': dropout_key},
+      **padded,
     )[0]
-    total, count = losses.cross_entropy(logits, label, weight, ignore_label)
-    correct = jnp.sum(jnp.argmax(logits, -1) == label, dtype=jnp.float32)
+    sums = [
+      (
+        *losses.cross_entropy(scores, truth, weight, ignore_label),
+        jnp.sum(jnp.argmax(scores, -1) == truth, dtype=jnp.float32),
+      )
+      for scores, truth in losses.split_heads(logits, label, model.head_sizes)
+    ]
+    total, count, correct = map(sum, zip(*sums, strict=True))
     return total, (count, correct)
 
   def batch_loss(params, keys, batch):
-    total, (count, correct) = jax.vmap(example_loss, (None, 0, 0, 0, 0))(
-      params, keys, batch['image'], batch['label'], batch['weight']
+    total, (count, correct) = jax.vmap(example_loss, (None, 0, 0))(
+      params, keys, batch
     )
     return total.sum(), (count.sum(), correct.sum())
 

@@ -25,10 +25,7 @@ import numpy as np
 from segjax import parallel
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-
-# The symmetries of the pixel grid as (quarter turns, flip): the columns are
-# reversed first, then the image is turned counter-clockwise.
-DIHEDRAL_GROUP = tuple(itertools.product(range(4), (False, True)))
+from segjax.turns import Transform, transforms_of, turned
 
 ACTIVATIONS = {
   'probabilities': functools.partial(jax.nn.softmax, axis=-1),
@@ -208,7 +205,7 @@ def predict_image(
   geometry: UNetGeometry,
   *,
   activation: str = 'probabilities',
-  average: bool | Sequence[tuple[int, bool]] = False,
+  average: bool | Sequence[Transform] = False,
   tile_size: int | None = None,
   max_tile_size: int = 1024,
   tiles_per_batch: int = 1,
@@ -224,7 +221,7 @@ def predict_image(
     activation: 'probabilities' (softmax over K) or 'logits'.
     average: True takes the mean, in float32, of the activations of the image in
       the eight turns and flips of the square, each turned back; a sequence of
-      (quarter turns, flip), as in `DIHEDRAL_GROUP`, takes those it lists.
+      (quarter turns, flip), as in `turns.DIHEDRAL_GROUP`, takes those.
     tile_size: input pixels; None chooses, see `plan_tiles`.
     max_tile_size: limit to that choice, in input pixels.
     tiles_per_batch: tiles computed at once.
@@ -234,15 +231,12 @@ def predict_image(
       size is inadmissible, or another argument is none of the above.
   """
   image = np.asarray(image)
-  _check_image(image)
+  check_image(image)
   if activation not in ACTIVATIONS:
     raise InputError(f'activation {activation!r} is not in {[*ACTIVATIONS]}')
   if tiles_per_batch < 1:
     raise InputError(f'tiles_per_batch={tiles_per_batch} must be at least 1')
-  if isinstance(average, bool):
-    average = DIHEDRAL_GROUP if average else ((0, False),)
-  if not average:
-    raise InputError('average lists no transforms; use False for none')
+  transforms = transforms_of(average)
 
   params = jax.device_put(params)  # Once, not with every batch.
   score = functools.partial(
@@ -253,16 +247,16 @@ def predict_image(
     activation=activation,
   )
   total = None
-  for transform in average:
-    source = _transform(image, *transform)
+  for transform in transforms:
+    source = turned(image, *transform)
     plan = plan_tiles(*source.shape[:2], geometry, tile_size, max_tile_size)
     read = functools.partial(read_mirrored, source, tile_shape=plan.tile_shape)
     for window, scores in predict_tiles(score, read, plan, tiles_per_batch):
       if total is None:
         total = np.zeros((*image.shape[:2], scores.shape[-1]), np.float32)
       # A view: adding to it turns the scores back.
-      _transform(total, *transform)[window] += scores
-  total /= len(average)
+      turned(total, *transform)[window] += scores
+  total /= len(transforms)
   return total
 
 
@@ -291,7 +285,8 @@ def _smallest_tile(size: int, geometry: UNetGeometry) -> int:
   return geometry.input_size(min(size, geometry.period))
 
 
-def _check_image(image: np.ndarray) -> None:
+def check_image(image: np.ndarray) -> None:
+  """Raises InputError unless it is a finite f[H, W, C]."""
   if image.ndim != 3:
     raise InputError(f'image of shape {image.shape} is not [H, W, C]')
   if not np.issubdtype(image.dtype, np.floating):
@@ -302,8 +297,3 @@ def _check_image(image: np.ndarray) -> None:
       f'image has {len(bad)} pixels that are NaN or infinite, the first at '
       f'row {bad[0, 0]}, column {bad[0, 1]}; all must be finite'
     )
-
-
-def _transform(array: np.ndarray, turns: int, flip: bool) -> np.ndarray:
-  """Returns a view of [H, W, ...], flipped left to right, then turned."""
-  return np.rot90(array[:, ::-1] if flip else array, turns)

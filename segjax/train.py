@@ -4,26 +4,29 @@
 Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 """
 
+import functools
 import math
 import operator
 import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import evaluate, parallel, pictures, steps, writers
+from segjax import networks, parallel, steps, writers
+from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints
-from segjax.data import IGNORE_LABEL, Dataset, create_dataset
+from segjax.data import IGNORE_LABEL, create_dataset, standardise
 from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
 from segjax.data.pipeline import create_batches
 from segjax.errors import InputError, TrainingDiverged
-from segjax.geometry import UNetGeometry
+from segjax.evaluate import Evaluation, evaluate
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.tiling import plan_tiles
+from segjax.predictor import create_predictor
 from segjax.workdir import claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
@@ -34,8 +37,9 @@ MAY_CHANGE = (
   'log_every_steps',
   'checkpoints',
   'evaluation',
-  'tiling',
+  'prediction',
   'data.dir',  # The data may move, but not change: see `data_sha256`.
+  'init.path',  # So may what the run began with.
 )
 
 
@@ -61,9 +65,9 @@ def train_and_evaluate(
       model,
       optimizer,
       schedule,
+      standardise=functools.partial(standardise, **config.preprocessing),
       tile_size=config.tile_size_px,
       augmentation=Augmentation(**config.augmentation),
-      **config.gray,
       ignore_label=IGNORE_LABEL,
       reduction=config.loss_reduction,
       axis_name=axis_name,
@@ -71,21 +75,23 @@ def train_and_evaluate(
     config.parallel,
     config.batch_size,
   )
-  dataset = create_dataset(config.data, config.weights)
-  _check(config, dataset, model.geometry)
+  dataset = create_dataset(config.data)
+  _check(config)
+  create_predictor(model, config)  # Raises early.
+  networks.check_fits(model, dataset)
   made_with = config.copy_and_resolve_references()
   with made_with.unlocked():
-    made_with.data_sha256 = dataset.digest()
+    made_with.data_sha256 = dataset.digest
   claim_workdir(workdir, made_with, MAY_CHANGE)
   workdir = Path(workdir)
 
-  def predict(params, average=False):
-    return evaluate.predict_examples(
-      model, params, dataset.heldout, config, average
-    )
+  def evaluate_heldout(params, **how):
+    return evaluate(model, params, dataset.heldout, config, dataset, **how)
 
   with Checkpoints(
-    workdir / 'checkpoints', best_metric='v_rand', **config.checkpoints.keep
+    workdir / 'checkpoints',
+    best_metric=config.evaluation.best_metric,
+    **config.checkpoints.keep,
   ) as checkpoints:
     init = parallel.jit_once(
       lambda: steps.init_state(model, optimizer, config.seed)
@@ -93,6 +99,8 @@ def train_and_evaluate(
     state = init()
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(state)
+    else:
+      state = _start_from(state, config.init)
     start, end = int(state.step), config.num_train_steps
     if start > end:
       raise InputError(
@@ -102,7 +110,7 @@ def train_and_evaluate(
     print(f'{workdir}: from step {start} to {end}', flush=True)
     state = devices.put_state(state)
     batches = create_batches(
-      dataset.train, config.batch_size, config.seed, start
+      dataset.train, config.batch_size, config.seed, start, **config.batching
     )
 
     with (
@@ -119,69 +127,85 @@ def train_and_evaluate(
         if evaluates or step % config.checkpoints.every_steps == 0:
           log.flush()  # What is saved has a finite loss and gradient.
           single, scores = devices.get(state), None
-          if evaluates and dataset.heldout:
-            probabilities = predict(single.params)
-            scores = evaluate.score(
-              probabilities, dataset.heldout, warping=False
+          if evaluates and len(dataset.heldout):
+            scores, panels = evaluate_heldout(
+              single.params, average=False, complete=False
             )
             writer.write_scalars(step, scores)
-            shown = _panel(dataset.heldout[0], probabilities[0])
-            writer.write_images(step, {'heldout': shown})
+            writer.write_images(step, {'heldout': panels[0][1]})
           checkpoints.save(step, single, scores)
       checkpoints.wait()
     params = devices.get(state).params
 
-  if not dataset.heldout:
-    print('no slice is held out (data.fold=-1): no scores, no pictures')
+  if not len(dataset.heldout):
+    print('no example is held out: no scores, no pictures')
     return {}
-  probabilities = predict(params, config.evaluation.average)
-  scores = evaluate.score(probabilities, dataset.heldout)
-  how = 'mean of 8 turns and flips' if config.evaluation.average else 'one pass'
-  print(f'{len(dataset.heldout)} held-out slices, step {end}, {how}')
-  print(writers.table(scores))
+  average = config.evaluation.average
+  return _report(
+    workdir,
+    evaluate_heldout(params, average=average),
+    f'{len(dataset.heldout)} held-out images, step {end}, '
+    + ('mean of 8 turns and flips' if average else 'one pass'),
+  )
+
+
+def _start_from(state: steps.TrainState, init: ConfigDict) -> steps.TrainState:
+  """Returns the state with the parameters that `config.init` names."""
+  if init.path == networks.RANDOM:
+    return state
+  if not init.path:
+    raise InputError(
+      'init.path says what training starts from and is empty; give '
+      '--config.init.path=FILE, an .npz of python -m segjax.convert, or the '
+      'workdir of a run, or --config.init.path=random for a network that '
+      'knows nothing'
+    )
+  params, report = networks.transfer(
+    state.params, init.path, init.initial, init.ignore
+  )
+  print(f'parameters from {init.path}:')
+  print(report, flush=True)
+  return state.replace(params=jax.tree.map(jnp.asarray, params))
+
+
+def _report(
+  workdir: Path, evaluation: Evaluation, title: str
+) -> dict[str, float]:
+  """Prints and writes what a run ends with; returns the scores."""
+  print(title)
+  print(writers.table(evaluation.scores))
+  with replacing(workdir / 'scores.txt') as temporary:
+    text = f'{title}\n{writers.table(evaluation.scores)}\n'
+    temporary.write_text(text, encoding='utf-8')
   folder = workdir / 'pictures'
   folder.mkdir(exist_ok=True)
-  for example, probability in zip(dataset.heldout, probabilities, strict=True):
-    panel = _panel(example, probability)
-    write_stack(folder / f'{example["name"]}.png', panel[None])
+  for name, panel in evaluation.panels:
+    write_stack(folder / f'{name}.png', panel[None])
   print(f'pictures: {folder}', flush=True)
-  return scores
+  return evaluation.scores
 
 
-def _check(
-  config: ConfigDict, dataset: Dataset, geometry: UNetGeometry
-) -> None:
+def _check(config: ConfigDict) -> None:
   """Raises InputError for what would otherwise fail in mid-run."""
   least = {
     'seed': 0,
+    'tile_size_px': 0,
     'log_every_steps': 1,
+    'batching.bucket_px': 0,
     'evaluation.every_steps': 1,
+    'evaluation.num_pictures': 1,
     'checkpoints.every_steps': 1,
     'checkpoints.keep.keep_last': 1,
     'checkpoints.keep.keep_best': 0,
-    'tiling.tiles_per_batch': 1,
     'augmentation.elastic_grid': 1,
   }
   for name, smallest in least.items():
     value = operator.attrgetter(name)(config)
     if value < smallest:
       raise InputError(f'{name}={value} must be at least {smallest}')
-  if config.gray.std <= 0:
-    raise InputError(f'gray.std={config.gray.std} must be > 0')
-  needed = {
-    'in_channels': dataset.train[0]['image'].shape[-1],
-    'num_classes': len(dataset.class_names),
-  }
-  for name, value in needed.items():
-    if config.model[name] != value:
-      raise InputError(
-        f'model.{name}={config.model[name]} does not fit the data; use {value}'
-      )
-  for example in dataset.heldout:
-    plan_tiles(
-      *example['label'].shape,
-      geometry,
-      max_tile_size=config.tiling.max_tile_size,
+  if np.min(config.preprocessing.std) <= 0:
+    raise InputError(
+      f'preprocessing.std={config.preprocessing.std} must be > 0'
     )
 
 
@@ -225,9 +249,3 @@ class _Log:
       self._since_report = []
       self._writer.write_scalars(step, means)
       self._progress.update(step, loss=means['loss'])
-
-
-def _panel(example: dict, probability: np.ndarray) -> np.ndarray:
-  return pictures.panel(
-    example['image'], example['label'], example['weight'], probability[..., 1]
-  )

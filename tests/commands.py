@@ -44,7 +44,8 @@ def tiny_config(argument: str = 'demo') -> ml_collections.ConfigDict:
   """Returns the config of an argument, made tiny and with the demo's data."""
   get_config = read_card()['get_config']
   config = get_config(argument)
-  config.data = get_config('demo').data.to_dict() | TINY_DATA
+  with config.unlocked():
+    config.data = get_config('demo').data.to_dict() | TINY_DATA
   config.update_from_flattened_dict(TINY_SETTINGS)
   return config
 

@@ -96,17 +96,20 @@ CASES = {
   'unknown flag': (TRAIN + ' --work=x', ["flag 'work'", 'workdir']),
   'no flag': (TRAIN + ' demo', ["'demo'", '--flag=value']),
   'seed=-1': (TRAIN + ' --config.seed=-1', ['seed=-1', 'at least 0']),
-  'gray.std=0': (TRAIN + ' --config.gray.std=0.0', ['gray.std=0.0', '> 0']),
+  'preprocessing.std=0': (
+    TRAIN + ' --config.preprocessing.std=0.0',
+    ['preprocessing.std=0.0', '> 0'],
+  ),
   'tiles_per_batch=0': (
-    TRAIN + ' --config.tiling.tiles_per_batch=0',
-    ['tiling.tiles_per_batch=0', 'at least 1'],
+    TRAIN + ' --config.prediction.tiles_per_batch=0',
+    ['prediction.tiles_per_batch=0', 'at least 1'],
   ),
   'keep no checkpoint': (
     TRAIN + ' --config.checkpoints.keep.keep_last=0',
     ['checkpoints.keep.keep_last=0', 'at least 1'],
   ),
   'limit of tiles too small': (
-    TRAIN + ' --config.tiling.max_tile_size=16',
+    TRAIN + ' --config.prediction.max_tile_size=16',
     ['max_tile_size=16', 'smallest tile'],
   ),
   'workdir of another experiment': (
@@ -121,7 +124,7 @@ CASES = {
     'main {demo} --workdir=gs://bucket/run',
     ['gs://bucket/run', 'mount'],
   ),
-  'no workdir': ('evaluate', ['--workdir', 'None']),
+  'no network': ('evaluate', ['--workdir=DIR', '--config', '--params']),
   'no run': (
     'evaluate --workdir={new}',
     ['{new}/config.json', 'train first', 'segjax.main'],
@@ -289,7 +292,7 @@ def _new(name, tree):
 
 def _make_run(folder):
   config = tiny_config()
-  config.data_sha256 = create_dataset(config.data, config.weights).digest()
+  config.data_sha256 = create_dataset(config.data).digest
   folder.mkdir()
   (folder / 'config.json').write_text(json.dumps(config.to_dict()))
   config = read_config(folder)

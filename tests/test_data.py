@@ -14,21 +14,28 @@ from segjax.data.border_weights import border_weights, find_instances
 from segjax.errors import InputError
 
 CONFIG = dict(
-  name='synthetic', fold=1, gap=0, num_slices=10, size_px=64, seed=0
+  name='synthetic',
+  fold=1,
+  gap=0,
+  num_slices=10,
+  size_px=64,
+  seed=0,
+  w0=10.0,
+  sigma_px=5.0,
+  balance=True,
 )
-WEIGHTS = dict(w0=10.0, sigma_px=5.0, balance=True)
 
 
 def test_folds_split_the_stack():
-  dataset = create_dataset(CONFIG, WEIGHTS)
+  dataset = create_dataset(CONFIG)
   assert [e['name'] for e in dataset.heldout] == ['slice-02', 'slice-03']
   assert len(dataset.train) == 8
-  everything = create_dataset(CONFIG | {'fold': -1}, WEIGHTS)
+  everything = create_dataset(CONFIG | {'fold': -1})
   assert len(everything.train) == 10 and not everything.heldout
 
 
 def test_an_example_has_the_contract_and_its_weights():
-  dataset = create_dataset(CONFIG, WEIGHTS)
+  dataset = create_dataset(CONFIG)
   example = dataset.train[3]
   assert example['image'].shape == (64, 64, 1)
   assert example['image'].dtype == np.uint8
@@ -51,28 +58,28 @@ def test_cells_that_meet_at_a_corner_keep_their_weights(monkeypatch):
   monkeypatch.setattr(
     synthetic, 'neuron_stack', lambda *_: (label.astype(np.uint8), label)
   )
-  weight = create_dataset(CONFIG, WEIGHTS).train[0]['weight']
+  weight = create_dataset(CONFIG).train[0]['weight']
   assert len(np.unique(weight[label[0] == 1])) == 1
 
 
 def test_the_digest_tells_other_data():
   digests = {
-    create_dataset(CONFIG | change, WEIGHTS).digest()
+    create_dataset(CONFIG | change).digest
     for change in ({}, {'seed': 1}, {'fold': 2})
   }
   assert len(digests) == 3
-  assert create_dataset(CONFIG, WEIGHTS).digest() in digests
+  assert create_dataset(CONFIG).digest in digests
 
 
 def test_weights_can_be_switched_off():
-  plain = WEIGHTS | {'w0': 0.0, 'balance': False}
-  for example in create_dataset(CONFIG, plain).train:
+  plain = CONFIG | {'w0': 0.0, 'balance': False}
+  for example in create_dataset(plain).train:
     np.testing.assert_array_equal(example['weight'], 1)
 
 
 def test_an_unknown_data_set_is_refused():
   with pytest.raises(InputError, match='imagenet'):
-    create_dataset(CONFIG | {'name': 'imagenet'}, WEIGHTS)
+    create_dataset(CONFIG | {'name': 'imagenet'})
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])

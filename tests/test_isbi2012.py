@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 import pytest
 
-from segjax.data import images, isbi2012
+from segjax.data import images, isbi2012, stacks
 from segjax.errors import InputError
 
 
@@ -38,7 +38,7 @@ def nowhere(tmp_path, monkeypatch):
 def test_load_returns_images_and_labels_0_and_1(tmp_path, cell):
   stored = np.random.default_rng(1).integers(0, 2, (3, 8, 6), dtype=np.uint8)
   volume, _ = write_isbi(tmp_path / 'd', labels=stored * cell)
-  read, labels = isbi2012.load(str(tmp_path / 'd'))
+  read, labels = isbi2012.read(str(tmp_path / 'd'))
   assert read.dtype == np.uint8 and labels.dtype == np.int32
   np.testing.assert_array_equal(read, volume[..., np.newaxis])
   np.testing.assert_array_equal(labels, stored)
@@ -46,7 +46,7 @@ def test_load_returns_images_and_labels_0_and_1(tmp_path, cell):
 
 def test_stack_without_a_cell_is_all_0(tmp_path):
   write_isbi(tmp_path / 'd', labels=np.zeros((3, 8, 6), np.uint8))
-  assert not isbi2012.load(str(tmp_path / 'd'))[1].any()
+  assert not isbi2012.read(str(tmp_path / 'd'))[1].any()
 
 
 def test_find_takes_the_folder_or_its_parent(tmp_path):
@@ -77,7 +77,7 @@ def test_find_searches_in_the_documented_order(nowhere, monkeypatch):
 def test_given_folder_is_not_replaced_by_another(nowhere):
   write_isbi(nowhere / 'data')
   with pytest.raises(InputError, match='missing'):
-    isbi2012.load(str(nowhere / 'missing'))
+    isbi2012.read(str(nowhere / 'missing'))
 
 
 def test_not_found_says_where_what_and_how(nowhere, monkeypatch):
@@ -85,7 +85,7 @@ def test_not_found_says_where_what_and_how(nowhere, monkeypatch):
   (nowhere / 'data').mkdir()
   (nowhere / 'data' / 'train-volume.tif').touch()
   with pytest.raises(InputError) as caught:
-    isbi2012.load('')
+    isbi2012.read('')
   message = str(caught.value)
   assert '\n' not in message
   for part in (
@@ -95,7 +95,7 @@ def test_not_found_says_where_what_and_how(nowhere, monkeypatch):
     *isbi2012.FILES,
     '30 gray uint8 pages of 512 x 512',
     '255 or 1 cell, 0 membrane',
-    '--config.data.dir=DIR or SEGJAX_DATA_DIR',
+    '--config.data.dir=DIR (evaluate: --data_dir=DIR) or SEGJAX_DATA_DIR',
     'python -m segjax.main --config=configs/unet_isbi.py:demo',
   ):
     assert part in message
@@ -114,7 +114,7 @@ def test_other_labels_are_refused(tmp_path, values):
   labels[2, 5, : len(values)] = values
   write_isbi(tmp_path / 'd', labels=labels)
   with pytest.raises(InputError) as caught:
-    isbi2012.load(str(tmp_path / 'd'))
+    isbi2012.read(str(tmp_path / 'd'))
   first_wrong = {
     (0, 255, 7): (7, 2),
     (0, 1, 2): (2, 2),
@@ -133,7 +133,7 @@ def test_labels_of_other_number_or_size_are_refused(tmp_path, shape):
   write_isbi(tmp_path / 'd', labels=np.zeros(shape, np.uint8))
   given = f'{shape[0]} pages {shape[1]} x {shape[2]}'
   with pytest.raises(InputError, match=f'{given} for images of 3 pages 8 x 6'):
-    isbi2012.load(str(tmp_path / 'd'))
+    isbi2012.read(str(tmp_path / 'd'))
 
 
 def test_images_that_are_not_gray_uint8_are_refused(tmp_path):
@@ -142,7 +142,7 @@ def test_images_that_are_not_gray_uint8_are_refused(tmp_path):
   ):
     write_isbi(tmp_path / str(i), volume=volume)
     with pytest.raises(InputError, match='train-volume.tif'):
-      isbi2012.load(str(tmp_path / str(i)))
+      isbi2012.read(str(tmp_path / str(i)))
 
 
 def test_truncated_stack_is_refused(tmp_path):
@@ -150,12 +150,12 @@ def test_truncated_stack_is_refused(tmp_path):
   path = tmp_path / 'd' / 'train-labels.tif'
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(InputError, match='train-labels.tif'):
-    isbi2012.load(str(tmp_path / 'd'))
+    isbi2012.read(str(tmp_path / 'd'))
 
 
 def test_folds_of_thirty_slices():
   for fold in range(5):
-    train, heldout = isbi2012.fold_split(30, fold)
+    train, heldout = stacks.fold_split(30, fold)
     assert heldout.tolist() == list(range(6 * fold, 6 * fold + 6))
     assert train.tolist() == sorted(set(range(30)) - set(heldout.tolist()))
 
@@ -165,7 +165,7 @@ def test_folds_of_thirty_slices():
 )
 def test_folds_partition_the_stack_into_even_blocks(num_slices, num_folds):
   blocks = [
-    isbi2012.fold_split(num_slices, fold, num_folds)[1].tolist()
+    stacks.fold_split(num_slices, fold, num_folds)[1].tolist()
     for fold in range(num_folds)
   ]
   assert sum(blocks, []) == list(range(num_slices))
@@ -176,14 +176,14 @@ def test_folds_partition_the_stack_into_even_blocks(num_slices, num_folds):
 @pytest.mark.parametrize('gap', [0, 1, 3])
 def test_gap_keeps_training_slices_away_from_the_block(gap):
   for fold in range(5):
-    train, heldout = isbi2012.fold_split(30, fold, gap=gap)
+    train, heldout = stacks.fold_split(30, fold, gap=gap)
     distance = np.abs(train[:, np.newaxis] - heldout[np.newaxis]).min()
     assert distance == gap + 1
     assert len(train) == 24 - gap * (1 if fold in (0, 4) else 2)
 
 
 def test_fold_minus_one_trains_on_all():
-  train, heldout = isbi2012.fold_split(30, -1, gap=2)
+  train, heldout = stacks.fold_split(30, -1, gap=2)
   assert train.tolist() == list(range(30))
   assert heldout.shape == (0,)
 
@@ -201,7 +201,7 @@ def test_fold_minus_one_trains_on_all():
 )
 def test_impossible_folds_are_refused(arguments, message):
   with pytest.raises(InputError, match=message):
-    isbi2012.fold_split(*arguments)
+    stacks.fold_split(*arguments)
 
 
 def test_real_stack(data_dir):
@@ -209,7 +209,7 @@ def test_real_stack(data_dir):
     isbi2012.find(str(data_dir))
   except InputError as e:
     pytest.skip(str(e))
-  volume, labels = isbi2012.load(str(data_dir))
+  volume, labels = isbi2012.read(str(data_dir))
   assert volume.shape == (30, 512, 512, 1) and labels.shape == (30, 512, 512)
   assert np.unique(labels).tolist() == [0, 1]
   assert abs((labels == 0).mean() * 100 - 21.96) < 0.01

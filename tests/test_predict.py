@@ -12,6 +12,7 @@ from PIL import Image
 from segjax import tiling
 from segjax.data import images, standardise, synthetic, to_unit_range
 from segjax.errors import InputError
+from segjax.networks import load_trained
 from segjax.predict import encode, plan_outputs, predict_files
 from segjax.workdir import load_run
 
@@ -34,7 +35,7 @@ def in_process(workdir, image, checkpoint='latest', **options):
   """The prediction f32[H, W, 2] of gray values [H, W] by the tiler alone."""
   options.setdefault('average', True)  # As the demo's evaluation.
   model, params, config = load_run(workdir, checkpoint)
-  image = standardise(to_unit_range(image[..., None]), **config.gray)
+  image = standardise(to_unit_range(image[..., None]), **config.preprocessing)
   return tiling.predict_image(
     model.apply, {'params': params}, image, model.geometry, **options
   )
@@ -90,7 +91,9 @@ def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
 def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
   images.write_stack(tmp_path / 'in.png', stack[:1])
   output = tmp_path / 'labels.png'
-  predict_files(workdir, tmp_path / 'in.png', output, kind='labels')
+  predict_files(
+    load_trained(workdir), tmp_path / 'in.png', output, kind='labels'
+  )
   with Image.open(output) as picture:
     assert picture.mode == 'L'
     written = np.asarray(picture)
@@ -104,8 +107,8 @@ def test_folder_to_folder_and_to_stack(workdir, stack, tmp_path):
   source.mkdir()
   for number in (2, 10):  # Not in the order of their names as text.
     images.write_stack(source / f's{number}.png', stack[[number % 3]])
-  predict_files(workdir, source, tmp_path / 'folder')
-  predict_files(workdir, source, tmp_path / 'stack.tif')
+  predict_files(load_trained(workdir), source, tmp_path / 'folder')
+  predict_files(load_trained(workdir), source, tmp_path / 'stack.tif')
   names = sorted(file.name for file in (tmp_path / 'folder').iterdir())
   assert names == ['s10.tif', 's2.tif']
   each = [tifffile.imread(tmp_path / 'folder' / f's{n}.tif') for n in (2, 10)]
@@ -120,7 +123,7 @@ def test_folder_of_unequal_sizes(workdir, stack, tmp_path):
   source.mkdir()
   images.write_stack(source / 'a.tif', stack[:1, :1, :1])
   images.write_stack(source / 'b.tif', stack[:2, :23])
-  predict_files(workdir, source, tmp_path / 'out')
+  predict_files(load_trained(workdir), source, tmp_path / 'out')
   assert tifffile.imread(tmp_path / 'out' / 'a.tif').shape == (1, 1)
   assert tifffile.imread(tmp_path / 'out' / 'b.tif').shape == (2, 23, 50)
 
@@ -133,10 +136,10 @@ def test_failure_leaves_no_part_of_a_file(workdir, stack, tmp_path):
   (source / 'b.png').write_bytes((source / 'a.png').read_bytes()[:-9])
   (output / 'b.tif').write_text('old')
   with pytest.raises(InputError, match='b.tif exists; give --overwrite'):
-    predict_files(workdir, source, output)
+    predict_files(load_trained(workdir), source, output)
   assert [file.name for file in output.iterdir()] == ['b.tif']
   with pytest.raises(InputError, match='b.png: truncated'):
-    predict_files(workdir, source, output, overwrite=True)
+    predict_files(load_trained(workdir), source, output, overwrite=True)
   names = sorted(file.name for file in output.iterdir())
   assert names == ['a.tif', 'b.tif']
   assert tifffile.imread(output / 'a.tif').shape == (37, 50)
@@ -158,7 +161,7 @@ SCORES = np.array([[[[0.25, 0.75], [1.0, 0.0], [0.4, 0.6]]]], np.float32)
   ],
 )
 def test_encode(kind, ending, expected, dtype):
-  encoded = encode(SCORES, kind, ending)
+  encoded = encode(SCORES, kind, ending, (2,))
   assert encoded.dtype == dtype
   np.testing.assert_array_equal(encoded, np.asarray(expected, dtype))
 
@@ -166,8 +169,16 @@ def test_encode(kind, ending, expected, dtype):
 def test_encode_three_classes():
   scores = np.full((2, 4, 5, 3), 1 / 3, np.float32)
   scores[..., 2] += 0.1
-  assert encode(scores, 'probabilities', '.tif').shape == (2, 4, 5, 3)
-  assert (encode(scores, 'labels', '.tif') == 2).all()
+  assert encode(scores, 'probabilities', '.tif', (3,)).shape == (2, 4, 5, 3)
+  assert (encode(scores, 'labels', '.tif', (3,)) == 2).all()
+
+
+def test_encode_two_heads():
+  scores = np.zeros((1, 1, 2, 5), np.float32)
+  scores[0, 0, :, [1, 4]] = [[1, 0], [0.2, 0.1]]
+  # Class 1 of head one, then its tie; class 1 of the second head.
+  labels = encode(scores, 'labels', '.tif', (3, 2))
+  np.testing.assert_array_equal(labels, [[[[1, 1], [0, 1]]]])
 
 
 def test_plan_outputs(tmp_path):

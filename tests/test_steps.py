@@ -27,8 +27,7 @@ def make_step(axis_name=None, reduction='mean'):
     augmentation=Augmentation(
       elastic_sigma_px=3.0, rotation_deg=180.0, flip=True, shift_px=4.0
     ),
-    mean=0.5,
-    std=0.2,
+    standardise=lambda image: (image - 0.5) / 0.2,
     ignore_label=255,
     reduction=reduction,
     axis_name=axis_name,
@@ -122,29 +121,6 @@ def test_an_indivisible_batch_is_refused(batch_size):
 def test_an_unknown_mode_is_refused():
   with pytest.raises(InputError, match='threads'):
     parallel.parallelize(make_step, 'threads', 8)
-
-
-def test_batches_are_a_function_of_seed_and_step():
-  def names(seed, start, count):
-    numbered = [
-      e | {'label': np.full((1, 1), i)} for i, e in enumerate(examples())
-    ]
-    batches = create_batches(numbered, 3, seed, start)
-    return [tuple(next(batches)['label'][:, 0, 0]) for _ in range(count)]
-
-  whole = names(0, 0, 12)
-  assert names(0, 7, 5) == whole[7:]
-  assert names(1, 0, 12) != whole
-  for epoch in range(3):  # Each pass sees every example once, in a new order.
-    assert sorted(sum(whole[4 * epoch : 4 * epoch + 4], ())) == [*range(12)]
-  assert whole[:4] != whole[4:8]
-
-
-def test_unequal_images_cannot_be_batched():
-  small = examples(2)
-  small[1]['image'] = small[1]['image'][:16]
-  with pytest.raises(InputError, match='one shape'):
-    create_batches(small, 1, 0, 0)
 
 
 def test_compiler_options_unknown_to_xla_are_left_out():

@@ -10,6 +10,7 @@ from segjax import tiling
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.unet import UNet
+from segjax.turns import DIHEDRAL_GROUP, turned
 
 PAPER = UNetGeometry()
 GEOMETRIES = [
@@ -353,8 +354,7 @@ def test_average_of_a_list_is_the_mean_of_probabilities(predict_small):
 def test_dihedral_group_has_eight_different_members():
   square = np.arange(9).reshape(3, 3)
   images = {
-    tiling._transform(square, *transform).tobytes()
-    for transform in tiling.DIHEDRAL_GROUP
+    turned(square, *transform).tobytes() for transform in DIHEDRAL_GROUP
   }
   assert len(images) == 8
 

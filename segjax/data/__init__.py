@@ -1,112 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets and the contract that they share.
+"""Data sets by the names that configs use, and the values of their pixels.
 
-An example is a dict of host arrays:
-
-    image   uint8, uint16 or f32 in [0, 1], [H, W, C]
-    label   i32[H, W], class index, or `IGNORE_LABEL`
-    weight  f32[H, W], loss weight of each pixel
-    name    str
-
-A batch is the same with a leading B, and without names.
+What an example holds: `segjax.data.examples`.
 """
 
-import dataclasses
-import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data import border_weights, isbi2012, synthetic
+from segjax.data import isbi2012, stacks
+from segjax.data.examples import IGNORE_LABEL, Dataset
 from segjax.errors import InputError
 
-IGNORE_LABEL = 255
-DATASETS = ('isbi2012', 'synthetic')
+__all__ = (
+  'IGNORE_LABEL',
+  'LOADERS',
+  'Dataset',
+  'create_dataset',
+  'look_of',
+  'standardise',
+  'to_unit_range',
+)
+
+LOADERS = {
+  'isbi2012': isbi2012.load,
+  'synthetic': stacks.load_synthetic,
+}
+
+# Names and colours of classes that do not depend on what is on disk.
+_LOOKS = {
+  'isbi2012': (stacks.CLASS_NAMES, None),
+  'synthetic': (stacks.CLASS_NAMES, None),
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """Examples to train on and examples held out.
-
-  Attributes:
-    class_names: names of classes 0..K-1.
-    train: examples to train on.
-    heldout: examples to evaluate on; may be empty.
-  """
-
-  class_names: tuple[str, ...]
-  train: Sequence[dict]
-  heldout: Sequence[dict]
-
-  def digest(self) -> str:
-    """Returns the SHA-256 of all images and labels, in hexadecimal."""
-    digest = hashlib.sha256()
-    for example in (*self.train, *self.heldout):
-      for name in ('image', 'label'):
-        digest.update(np.ascontiguousarray(example[name]))
-    return digest.hexdigest()
-
-
-def create_dataset(config: Mapping, weights: Mapping) -> Dataset:
-  """Returns a stack of cells and membranes, split into train and held-out.
-
-  Border weights are computed here, once for each image.
+def create_dataset(config: Mapping) -> Dataset:
+  """Returns the data set that `config.name` and its other fields describe.
 
   Args:
-    config: `name` ('isbi2012' or 'synthetic'); `fold` and `gap` (see
-      `isbi2012.fold_split`); for isbi2012 `dir` (see `isbi2012.find`), for
-      synthetic the arguments of `synthetic.neuron_stack`.
-    weights: `w0`, `sigma_px` (see `border_weights.border_weights`) and
-      `balance`, whether rare classes weigh more.
+    config: `name`, one of `LOADERS`, and the arguments of that function.
+
+  Raises:
+    InputError: an unknown name, fields that the loader doesn't take or lacks,
+      or what the loader finds wrong.
   """
-  if config['name'] == 'isbi2012':
-    images, labels = isbi2012.load(config['dir'])
-  elif config['name'] == 'synthetic':
-    images, labels = synthetic.neuron_stack(
-      config['num_slices'], config['size_px'], config['seed']
+  fields = dict(config)
+  name = fields.pop('name')
+  if name not in LOADERS:
+    raise InputError(f'data.name={name!r} is not one of {tuple(LOADERS)}')
+  expected = tuple(inspect.signature(LOADERS[name]).parameters)
+  if set(fields) != set(expected):
+    raise InputError(
+      f'data.name={name!r} takes the fields {", ".join(expected)}; the config '
+      f'has {", ".join(fields)}'
     )
-    images = images[..., None]
-  else:
-    raise InputError(f'data.name={config["name"]!r} is not one of {DATASETS}')
-  train, heldout = isbi2012.fold_split(
-    len(images), config['fold'], gap=config['gap']
-  )
-  class_weights = None
-  if weights['balance']:
-    class_weights = border_weights.class_balance(
-      border_weights.class_counts(labels[train], 2)
-    )
+  return LOADERS[name](**fields)
 
-  def example(index):
-    instances = border_weights.find_instances(labels[index])
-    return {
-      'image': images[index],
-      'label': labels[index].astype(np.int32),
-      'weight': border_weights.border_weights(
-        instances,
-        w0=weights['w0'],
-        sigma=weights['sigma_px'],
-        class_weights=class_weights,
-      ),
-      'name': f'slice-{index:02}',
-    }
 
-  return Dataset(
-    class_names=('membrane', 'cell'),
-    train=[example(index) for index in train],
-    heldout=[example(index) for index in heldout],
-  )
+def look_of(
+  config: Mapping, num_classes: int
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+  """Returns names and colours of the classes of a data set, without reading it.
+
+  Args:
+    config: as of `create_dataset`.
+    num_classes: of all heads, for a set whose classes are named on disk.
+
+  Returns:
+    K names, and u8[K, 3] or None for the colours of VOC.
+  """
+  names, palette = _LOOKS.get(config['name'], (config.get('class_names'), None))
+  return names or tuple(f'class {i}' for i in range(num_classes)), palette
 
 
 def to_unit_range(image: jax.Array | np.ndarray) -> jax.Array:
-  """Returns f32 gray values; integers are divided by their type's maximum."""
+  """Returns f32 values; integers are divided by their type's maximum."""
   if jnp.issubdtype(image.dtype, jnp.integer):
     return jnp.asarray(image, jnp.float32) / jnp.iinfo(image.dtype).max
   return jnp.asarray(image, jnp.float32)
 
 
-def standardise(image: jax.Array, mean: float, std: float) -> jax.Array:
-  """Returns (image - mean) / std for gray values in [0, 1]."""
+def standardise(
+  image: jax.Array,
+  mean: float | Sequence[float],
+  std: float | Sequence[float],
+  channels: Sequence[int] = (),
+) -> jax.Array:
+  """Returns (image - mean) / std.
+
+  Args:
+    image: f32[..., C] in [0, 1], see `to_unit_range`.
+    mean: one, or one for each channel of the result.
+    std: the same. Where 0..255 minus m was trained on: m / 255 and 1 / 255.
+    channels: which channels, in which order; () takes them as they are, and
+      (2, 1, 0) makes BGR of RGB.
+  """
+  if channels:
+    image = image[..., jnp.asarray(channels)]
+  axes = (1,) * (image.ndim - 1) + (-1,)
+  mean, std = (jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std))
   return (image - mean) / std

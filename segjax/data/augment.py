@@ -49,19 +49,19 @@ def augment(
   key: jax.Array,
   image: jax.Array,
   label: jax.Array,
-  weight: jax.Array,
+  weight: jax.Array | None,
   *,
   input_size: int,
   output_size: int,
   amount: Augmentation,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Returns one training tile (image, label, weight).
 
   Args:
     key: jax key.
     image: f32[H, W, C] in [0, 1].
     label: i32[H, W].
-    weight: f32[H, W].
+    weight: f32[H, W], or None, which comes back as None.
     input_size: s, side of the image tile, in pixels.
     output_size: o <= s, side of the label tile, concentric with the former.
     amount: how much to vary.
@@ -81,7 +81,7 @@ def augment(
   return (
     vary_gray_values(gray_key, tile, amount),
     map_coordinates(label, list(central), order=0, mode='mirror'),
-    read_linear(weight, central),
+    None if weight is None else read_linear(weight, central),
   )
 
 

@@ -1,57 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ISBI 2012 EM challenge: finding its files, reading and splitting them.
+"""The ISBI 2012 EM challenge: finding and reading its files.
 
 Serial-section transmission EM of the Drosophila first-instar ventral nerve
 cord, 30 slices of 512 x 512 pixels, 4 x 4 x 50 nm. Labels of the test stack
 are not public. Nothing is downloaded.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from segjax.data import images as image_files
+from segjax.data import layout, stacks
+from segjax.data.examples import Dataset
 from segjax.errors import InputError
 
 FILES = ('train-volume.tif', 'train-labels.tif')
+
+
+def load(
+  dir: str, fold: int, gap: int, w0: float, sigma_px: float, balance: bool
+) -> Dataset:
+  """Returns the stack as a data set of two classes, membrane and cell.
+
+  Args:
+    dir: see `find`.
+    fold: block of six slices that is held out; see `stacks.fold_split`.
+    gap: slices next to it that train nothing.
+    w0: height of the border weights; see `stacks.stack_dataset`.
+    sigma_px: width of the border weights, in pixels.
+    balance: whether the rare class weighs more.
+
+  Raises:
+    InputError: see `read` and `stacks.fold_split`.
+  """
+  return stacks.stack_dataset(
+    *read(dir), fold=fold, gap=gap, w0=w0, sigma_px=sigma_px, balance=balance
+  )
 
 
 def find(data_dir: str = '') -> Path:
   """Returns the folder that holds the training stack, `FILES`.
 
   Args:
-    data_dir: that folder, or the parent of a folder `isbi2012` that is it. ''
-      looks in SEGJAX_DATA_DIR where that is set, in ../shared/data, in data.
+    data_dir: that folder or its parent; '' looks around, see
+      `layout.find_folder`.
 
   Raises:
     InputError: no such folder; says where it looked and what would be right.
   """
-  if data_dir:
-    roots = [data_dir]
-  else:
-    roots = [os.environ.get('SEGJAX_DATA_DIR', ''), '../shared/data', 'data']
-  looked = []
-  for root in filter(None, roots):
-    root = Path(root).expanduser()
-    for folder in (root / 'isbi2012', root):
-      missing = [name for name in FILES if not (folder / name).is_file()]
-      if not missing:
-        return folder
-      partly = len(missing) < len(FILES)
-      lacks = f' (has no {" or ".join(missing)})' if partly else ''
-      looked.append(f'{folder.resolve()}{lacks}')
-  raise InputError(
-    f'ISBI 2012 not found; looked in {", ".join(looked)}; expected '
+  return layout.find_folder(
+    'ISBI 2012',
+    data_dir,
+    FILES,
+    'isbi2012',
+    'expected '
     'train-volume.tif and train-labels.tif (255 or 1 cell, 0 membrane) in one '
     'folder, 30 gray uint8 pages of 512 x 512 each; '
-    'pass the folder with --config.data.dir=DIR or SEGJAX_DATA_DIR, or try the '
+    f'{layout.HOW_TO_PASS}, or try the '
     'demo, which needs no data: '
-    'python -m segjax.main --config=configs/unet_isbi.py:demo'
+    'python -m segjax.main --config=configs/unet_isbi.py:demo',
   )
 
 
-def load(data_dir: str = '') -> tuple[np.ndarray, np.ndarray]:
+def read(data_dir: str = '') -> tuple[np.ndarray, np.ndarray]:
   """Returns the training stack.
 
   Args:
@@ -85,56 +97,6 @@ def load(data_dir: str = '') -> tuple[np.ndarray, np.ndarray]:
       f'{at[2]} (counted from 0); expected 0 membrane, 255 cell, or 0 and 1'
     )
   return images, (labels != 0).astype(np.int32)
-
-
-def fold_split(
-  num_slices: int, fold: int, num_folds: int = 5, gap: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the slices to train on and the block of slices held out.
-
-  Block f holds slices floor(f n / F) to floor((f+1) n / F) - 1 of n slices in
-  F blocks: of 30 slices fold 0 holds out 0-5 and trains on 6-29.
-
-  Leakage: the slices next to the block, one at an end of the stack and two
-  elsewhere, are 50 nm away from a held-out slice and are trained on. Gray
-  values of neighbouring slices correlate by .05 to .34 on the public stack
-  (two slices apart .02 to .18), so held-out scores may flatter compared with
-  those on another stack. `gap` leaves such slices out, at the cost of data.
-
-  Args:
-    num_slices: n.
-    fold: f in [0, F), or -1 to train on all and hold out none.
-    num_folds: F in [2, n].
-    gap: slices next to the block, on either side, to leave out of training.
-
-  Returns:
-    train, heldout: int64 indices in ascending order.
-
-  Raises:
-    InputError: fold, num_folds or gap out of range, or nothing left to train.
-  """
-  if not 2 <= num_folds <= num_slices:
-    raise InputError(
-      f'{num_folds} folds of {num_slices} slices; expected 2 to {num_slices}'
-    )
-  if not -1 <= fold < num_folds:
-    raise InputError(
-      f'fold {fold} is not in 0..{num_folds - 1}, or -1 to hold out none'
-    )
-  if gap < 0:
-    raise InputError(f'gap {gap} is negative; expected a number of slices')
-  slices = np.arange(num_slices)
-  if fold == -1:
-    return slices, slices[:0]
-  start = fold * num_slices // num_folds
-  stop = (fold + 1) * num_slices // num_folds
-  train = slices[(slices < start - gap) | (slices >= stop + gap)]
-  if len(train) == 0:
-    raise InputError(
-      f'gap {gap} around slices {start}-{stop - 1} of {num_slices} leaves none '
-      'to train on'
-    )
-  return train, slices[start:stop]
 
 
 def _read_gray(path):

@@ -11,6 +11,12 @@ from pathlib import Path, PurePosixPath
 from segjax.data.examples import Item
 from segjax.errors import InputError
 
+# Ends the advice to somebody whose data are elsewhere.
+HOW_TO_PASS = (
+  'pass the folder with --config.data.dir=DIR (evaluate: --data_dir=DIR) or '
+  'SEGJAX_DATA_DIR'
+)
+
 
 def find_folder(
   name: str,

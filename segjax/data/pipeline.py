@@ -1,45 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches as a function of (seed, step); the only file that knows grain."""
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
+from segjax.data.examples import IGNORE_LABEL
 from segjax.errors import InputError
 
+ORDERS = ('shuffled', 'with_replacement')
 _PASSES = 2**32  # Endless; grain's own endless length overflows when sliced.
 
 
 def create_batches(
-  examples: Sequence[dict], batch_size: int, seed: int, start_step: int
+  examples: Sequence[dict],
+  batch_size: int,
+  seed: int,
+  start_step: int,
+  order: str = 'shuffled',
+  bucket_px: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns the batches of steps start_step, start_step + 1, ... without end.
 
-  Every example is seen once in each pass over the data, in an order that
-  changes from pass to pass. Batch n is the same whatever `start_step` is.
+  Batch n is the same whatever `start_step` is. Examples are read by two
+  threads, ahead of their use.
 
   Args:
-    examples: dicts of `image`, `label`, `weight`, of equal shapes.
+    examples: dicts of `image`, `label` and, in all or none, `weight`.
     batch_size: examples in a batch.
     seed: of the order.
     start_step: the first batch's number.
+    order: 'shuffled', every example once in each pass over the data, in an
+      order that changes from pass to pass; or 'with_replacement', every draw
+      uniform over all examples, as the authors of FCN train.
+    bucket_px: 0 stacks images as they are; else see `pad_and_stack`.
+
+  Raises:
+    InputError: there is no example, or another order; from the iterator, what
+      reading and `pad_and_stack` raise.
   """
-  shapes = {example['image'].shape for example in examples}
-  if len(shapes) != 1:
-    raise InputError(
-      f'training images must exist and have one shape; found {sorted(shapes)}'
+  if not len(examples):
+    raise InputError('there is no example to train on; at least one is needed')
+  if order not in ORDERS:
+    raise InputError(f'batching.order={order!r} is not one of {ORDERS}')
+  if order == 'shuffled':
+    indices = grain.MapDataset.range(len(examples)).seed(seed).shuffle()
+    indices = indices.repeat(_PASSES)
+  else:
+    indices = grain.MapDataset.range(_PASSES).map(
+      lambda i: np.random.default_rng((seed, i)).integers(len(examples))
     )
-  arrays = [
-    {name: example[name] for name in ('image', 'label', 'weight')}
-    for example in examples
-  ]
-  dataset = (
-    grain.MapDataset.source(arrays)
-    .seed(seed)
-    .shuffle()
-    .repeat(_PASSES)
-    .batch(batch_size)
+
+  def read(index):
+    example = examples[index]
+    return {name: example[name] for name in example if name != 'name'}
+
+  dataset = indices.map(read).batch(
+    batch_size, batch_fn=functools.partial(pad_and_stack, bucket_px=bucket_px)
   )
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
   return iter(dataset.slice(slice(start_step, None)).to_iter_dataset(options))
+
+
+def pad_and_stack(
+  examples: Sequence[dict], bucket_px: int = 0
+) -> dict[str, np.ndarray]:
+  """Returns examples as a batch.
+
+  With `bucket_px` rows and columns are added at the end of each image until
+  all have the least common multiple of `bucket_px`: pixels of value 0, labels
+  that are ignored. `size` i32[B, 2] then says where each image ends.
+
+  Args:
+    examples: dicts of arrays [H, W, ...].
+    bucket_px: 0 or more, in pixels.
+
+  Raises:
+    InputError: sizes differ and `bucket_px` is 0, or channels or types differ.
+  """
+  sizes = [example['image'].shape[:2] for example in examples]
+  kinds = {(e['image'].dtype, e['image'].shape[2:]) for e in examples}
+  if len(kinds) > 1 or (len(set(sizes)) > 1 and not bucket_px):
+    shapes = sorted({str(e['image'].shape) for e in examples})
+    raise InputError(
+      f'images of {" and ".join(shapes)} cannot be in one batch; use '
+      'batching.bucket_px=64 for sizes that differ, and images of one type '
+      'and number of channels'
+    )
+  if not bucket_px:
+    return {
+      name: np.stack([example[name] for example in examples])
+      for name in examples[0]
+    }
+  height, width = -(-np.max(sizes, axis=0) // bucket_px) * bucket_px
+
+  def pad(name, array):
+    h, w = array.shape[:2]
+    padding = ((0, height - h), (0, width - w)) + ((0, 0),) * (array.ndim - 2)
+    value = IGNORE_LABEL if name == 'label' else 0
+    return np.pad(array, padding, constant_values=value)
+
+  batch = {
+    name: np.stack([pad(name, example[name]) for example in examples])
+    for name in examples[0]
+  }
+  return batch | {'size': np.asarray(sizes, np.int32)}

@@ -101,6 +101,11 @@ class UNet(nn.Module):
   skip_first: bool = True
 
   @property
+  def head_sizes(self) -> tuple[int, ...]:
+    """Numbers of classes of the heads; there is one."""
+    return (self.num_classes,)
+
+  @property
   def geometry(self) -> UNetGeometry:
     return UNetGeometry(self.depth, self.convs_per_block, self.padding)
 

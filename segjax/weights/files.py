@@ -69,6 +69,14 @@ def nested(
   return params
 
 
+def flattened(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns {'a/b': x} of {'a': {'b': x}}."""
+  return {
+    jax.tree_util.keystr(name, simple=True, separator='/'): leaf
+    for name, leaf in jax.tree_util.tree_leaves_with_path(params)
+  }
+
+
 def write_params(
   path: str | os.PathLike, params: Mapping[str, Any], overwrite: bool = False
 ) -> None:
@@ -84,10 +92,7 @@ def write_params(
   """
   path = Path(path)
   check_output(path, overwrite)
-  arrays = {
-    jax.tree_util.keystr(name, simple=True, separator='/'): np.asarray(leaf)
-    for name, leaf in jax.tree_util.tree_leaves_with_path(params)
-  }
+  arrays = {n: np.asarray(leaf) for n, leaf in flattened(params).items()}
   try:
     with replacing(path) as temporary:
       if path.suffix.lower() == '.npz':

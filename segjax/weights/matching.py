@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from segjax.errors import InputError
+from segjax.weights.files import flattened
 
 MAX_NAMED = 8  # Names in one message.
 
@@ -96,10 +96,7 @@ def match(
       value is NaN or infinite, weights of a fixed layer are others, or a name
       in `initial` or `ignore` is in neither.
   """
-  target = {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(target)
-  }
+  target = flattened(target)
   fixed = fixed or {}
   _check_known('initial', initial, target)
   _check_known('ignore', ignore, source)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks with their parameters: those of a run, of a file, to start from.
+
+`evaluate` and `predict` take a network by the same flags, defined here.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from segjax.data import Dataset
+from segjax.errors import InputError
+from segjax.models import create_model
+from segjax.steps import init_params
+from segjax.weights import files
+from segjax.weights.matching import Report, Tensor, match
+from segjax.workdir import load_run
+
+RANDOM = 'random'
+
+
+class Network(NamedTuple):
+  """A model with parameters, and how it is used.
+
+  Attributes:
+    model: U-Net or FCN.
+    params: its parameters.
+    config: how images are prepared and results are scored.
+    data_sha256: digest of the data it was trained on; None if unknown.
+  """
+
+  model: nn.Module
+  params: Any
+  config: ConfigDict
+  data_sha256: str | None
+
+
+def load_trained(
+  workdir: str | os.PathLike, checkpoint: str = 'latest'
+) -> Network:
+  """Returns the network of a run; see `workdir.load_run`."""
+  model, params, config = load_run(workdir, checkpoint)
+  return Network(model, params, config, config.data_sha256)
+
+
+def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
+  """Returns the network of a config with the parameters of a file.
+
+  Args:
+    config: of an experiment, such as configs/fcn8s_voc.py returns.
+    params: .npz or .safetensors that `segjax.convert` wrote.
+
+  Raises:
+    InputError: the file cannot be read, or is not of this model.
+  """
+  model = create_model(config.model)
+  shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+  arrays, _ = match(_tensors(params), shapes)
+  return Network(model, files.nested(arrays), config, None)
+
+
+def transfer(
+  params: Mapping[str, Any],
+  path: str | os.PathLike,
+  initial: Sequence[str],
+  ignore: Sequence[str],
+) -> tuple[dict[str, Any], Report]:
+  """Returns initial parameters with those of another network put in.
+
+  Every parameter of the model must be in the source but for the layers in
+  `initial`, and every layer of the source in the model but for those in
+  `ignore`. So FCN-16s starts from FCN-32s with `score_pool4` in `initial`.
+
+  Args:
+    params: of the model.
+    path: .npz or .safetensors that `segjax.convert` wrote, or the workdir of
+      a run, whose newest checkpoint is taken.
+    initial: layers of the model that keep the values they have.
+    ignore: layers that the source may have and the model hasn't.
+
+  Raises:
+    InputError: the source cannot be read or doesn't fit; see `match`.
+  """
+  if Path(path).is_dir():
+    _, trained, _ = load_run(path)
+    tensors = {
+      name: Tensor(name, array, 'HWIO')
+      for name, array in files.flattened(trained).items()
+    }
+  else:
+    tensors = _tensors(path)
+  layers = {name.rpartition('/')[0] for name in tensors}
+  arrays, report = match(
+    tensors,
+    params,
+    initial=initial,
+    ignore=[layer for layer in ignore if layer in layers],
+  )
+  return files.nested(files.flattened(params) | arrays), report
+
+
+def check_fits(model: nn.Module, dataset: Dataset) -> None:
+  """Raises InputError unless the model takes the images and has the classes."""
+  examples = dataset.train if len(dataset.train) else dataset.heldout
+  needed = {
+    'in_channels': examples[0]['image'].shape[-1],
+    'num_classes': len(dataset.class_names),
+  }
+  for name, value in needed.items():
+    if getattr(model, name) != value:
+      raise InputError(
+        f'model.{name}={getattr(model, name)} does not fit the data; use '
+        f'{value}'
+      )
+
+
+def define_flags() -> None:
+  """Defines the flags that say which network: a run, or a config and a file."""
+  flags.DEFINE_string('workdir', None, 'Folder of a run.')
+  flags.DEFINE_string(
+    'checkpoint',
+    'latest',
+    "Of the run: 'latest', 'best' (by the held-out score, which flatters it) "
+    'or the number of a step.',
+  )
+  config_flags.DEFINE_config_file(
+    'config', None, 'Instead of a run: config file of an experiment, and'
+  )
+  flags.DEFINE_string(
+    'params', None, 'the .npz or .safetensors file of its parameters.'
+  )
+
+
+def load_from_flags() -> Network:
+  """Returns the network that the flags name.
+
+  Raises:
+    InputError: they name none, or more than one; or it cannot be loaded.
+  """
+  args = flags.FLAGS
+  if args.workdir is not None and (args.config, args.params) == (None, None):
+    return load_trained(args.workdir, args.checkpoint)
+  if args.workdir is None and None not in (args.config, args.params):
+    return load_converted(args.config, args.params)
+  raise InputError(
+    'give --workdir=DIR for the network of a run, or --config=CONFIG and '
+    '--params=FILE for converted weights'
+  )
+
+
+def _tensors(path: str | os.PathLike) -> dict[str, Tensor]:
+  return {
+    name: Tensor(name, array, 'HWIO')
+    for name, array in files.read_arrays(path).items()
+  }

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the pixels of an image, as stored, to the scores of a network.
+
+The one place that knows how each kind of network takes an image of any size: a
+U-Net by overlap tiles, an FCN whole.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from segjax import parallel
+from segjax.data import standardise, to_unit_range
+from segjax.errors import InputError
+from segjax.geometry import UNetGeometry
+from segjax.tiling import ACTIVATIONS, check_image, plan_tiles, predict_image
+from segjax.turns import Transform, transforms_of, turned
+
+
+def create_predictor(
+  model: nn.Module,
+  config: ConfigDict,
+  average: bool = False,
+  activation: str = 'probabilities',
+) -> Callable[[Any, np.ndarray], np.ndarray]:
+  """Returns predict(params, image) -> scores f32[H, W, K].
+
+  Args:
+    model: a U-Net or an FCN.
+    config: of a run; reads `preprocessing` and `prediction`.
+    average: whether to take the mean over the eight turns and flips.
+    activation: 'probabilities' (softmax, of each head) or 'logits'.
+
+  The image is [H, W, C] as stored: integers, or f32 in [0, 1].
+
+  Raises:
+    InputError: a setting in `prediction` is wrong.
+  """
+  settings, geometry = config.prediction, model.geometry
+  if isinstance(geometry, UNetGeometry):
+    if settings.tiles_per_batch < 1:
+      raise InputError(
+        f'prediction.tiles_per_batch={settings.tiles_per_batch} must be at '
+        'least 1'
+      )
+    # Of the images, the smallest that may need more than one tile.
+    side = geometry.period
+    plan_tiles(side, side, geometry, max_tile_size=settings.max_tile_size)
+    predict = functools.partial(predict_image, geometry=geometry)
+  else:
+    if settings.bucket_px < 0:
+      raise InputError(
+        f'prediction.bucket_px={settings.bucket_px} must be at least 0'
+      )
+    predict = functools.partial(predict_whole, head_sizes=model.head_sizes)
+
+  def predict_stored(params, image):
+    return predict(
+      model.apply,
+      {'params': params},
+      np.asarray(standardise(to_unit_range(image), **config.preprocessing)),
+      average=average,
+      activation=activation,
+      **settings,
+    )
+
+  return predict_stored
+
+
+def predict_whole(
+  apply: Callable[..., jax.Array],
+  params: Any,
+  image: np.ndarray,
+  *,
+  head_sizes: Sequence[int],
+  activation: str = 'probabilities',
+  average: bool | Sequence[Transform] = False,
+  bucket_px: int = 0,
+) -> np.ndarray:
+  """Returns the prediction f32[H, W, K] of an image, taken whole.
+
+  Args:
+    apply: maps (params, image f32[1, H, W, C], size=i32[1, 2]) to logits
+      f32[1, H, W, K], such as `FCN.apply`. Pass the same function again to
+      reuse what was compiled.
+    params: first argument of `apply`.
+    image: f[H, W, C], standardised; any size.
+    head_sizes: numbers of classes, of sum K; the softmax is over each.
+    activation: 'probabilities' or 'logits'.
+    average: as in `tiling.predict_image`.
+    bucket_px: pads the image at its ends to a multiple of this, which changes
+      no score, so that images of many sizes share few compiled programs. 0
+      compiles for each size.
+
+  Raises:
+    InputError: as `tiling.predict_image`.
+  """
+  image = np.asarray(image)
+  check_image(image)
+  if activation not in ACTIVATIONS:
+    raise InputError(f'activation {activation!r} is not in {[*ACTIVATIONS]}')
+  transforms = transforms_of(average)
+  params = jax.device_put(params)  # Once, not with every transform.
+  score = functools.partial(
+    _compiled_scores(),
+    apply,
+    params,
+    head_sizes=tuple(head_sizes),
+    activation=activation,
+  )
+  total = np.zeros((*image.shape[:2], sum(head_sizes)), np.float32)
+  for transform in transforms:
+    source = turned(image, *transform)
+    height, width = source.shape[:2]
+    if bucket_px:
+      pads = [(0, -size % bucket_px) for size in (height, width)]
+      size = np.array([[height, width]], np.int32)
+      scores = score(np.pad(source, (*pads, (0, 0)))[None], size=size)
+    else:
+      scores = score(np.ascontiguousarray(source)[None])
+    scores = np.asarray(scores)[0, :height, :width]
+    turned(total, *transform)[...] += scores
+  total /= len(transforms)
+  return total
+
+
+@functools.cache
+def _compiled_scores() -> Callable:
+  static = ('apply', 'head_sizes', 'activation')
+  return parallel.jit(_scores, static_argnames=static)
+
+
+def _scores(apply, params, image, *, head_sizes, activation, **padded):
+  logits = apply(params, image, **padded).astype(jnp.float32)
+  activate = ACTIVATIONS[activation]
+  heads = jnp.split(logits, np.cumsum(head_sizes)[:-1], axis=-1)
+  return jnp.concatenate([activate(head) for head in heads], axis=-1)

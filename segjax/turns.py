@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The eight turns and flips of an image, over which predictions are averaged.
+
+A transform is (quarter turns, flip): the columns are reversed first, then the
+image is turned counter-clockwise.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from segjax.errors import InputError
+
+Transform = tuple[int, bool]
+
+# The symmetries of the pixel grid.
+DIHEDRAL_GROUP = tuple(itertools.product(range(4), (False, True)))
+
+
+def transforms_of(average: bool | Sequence[Transform]) -> Sequence[Transform]:
+  """Returns all eight for True, none but the identity for False, or the list.
+
+  Raises:
+    InputError: the list is empty.
+  """
+  if isinstance(average, bool):
+    return DIHEDRAL_GROUP if average else ((0, False),)
+  if not average:
+    raise InputError('average lists no transforms; use False for none')
+  return average
+
+
+def turned(array: np.ndarray, turns: int, flip: bool) -> np.ndarray:
+  """Returns a view of [H, W, ...], flipped left to right, then turned.
+
+  It can be written to: `turned(total, *t)[...] += scores` adds scores that
+  were made of `turned(image, *t)`, turned back.
+  """
+  return np.rot90(array[:, ::-1] if flip else array, turns)

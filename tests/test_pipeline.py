@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches: their order, their padding, and that they follow from the step."""
+
+import numpy as np
+import pytest
+
+from segjax.data.pipeline import create_batches, pad_and_stack
+from segjax.errors import InputError
+
+
+def numbered(count, shape=(4, 6)):
+  return [
+    {
+      'image': np.full((*shape, 3), i, np.uint8),
+      'label': np.full(shape, i, np.int32),
+      'name': str(i),
+    }
+    for i in range(count)
+  ]
+
+
+def drawn(seed, start, count, order='shuffled', num_examples=12, batch_size=3):
+  batches = create_batches(
+    numbered(num_examples), batch_size, seed, start, order
+  )
+  return [tuple(next(batches)['label'][:, 0, 0]) for _ in range(count)]
+
+
+@pytest.mark.parametrize('order', ['shuffled', 'with_replacement'])
+def test_batches_are_a_function_of_seed_and_step(order):
+  whole = drawn(0, 0, 12, order)
+  assert drawn(0, 7, 5, order) == whole[7:]
+  assert drawn(1, 0, 12, order) != whole
+
+
+def test_each_pass_sees_every_example_once_in_a_new_order():
+  whole = drawn(0, 0, 12)
+  for epoch in range(3):
+    assert sorted(sum(whole[4 * epoch : 4 * epoch + 4], ())) == [*range(12)]
+  assert whole[:4] != whole[4:8]
+
+
+def test_with_replacement_every_draw_is_uniform():
+  draws = np.ravel(drawn(3, 0, 500, 'with_replacement', 5, 4))
+  counts = np.bincount(draws, minlength=5)
+  # 2000 draws: 400 each, standard deviation 18.
+  assert np.abs(counts - 400).max() < 75
+  # A pass over 5 examples is no permutation: 1 - 5!/5^5 = 96 % have a repeat.
+  repeats = np.mean([len(set(p)) < 5 for p in draws.reshape(-1, 5)])
+  assert repeats > 0.9
+
+
+def test_padding_keeps_the_pixels_and_says_where_they_end():
+  rng = np.random.default_rng(0)
+  examples = [
+    {
+      'image': rng.integers(1, 256, (h, w, 3), dtype=np.uint8),
+      'label': rng.integers(0, 3, (h, w, 2)).astype(np.int32),
+      'weight': rng.uniform(1, 2, (h, w)).astype(np.float32),
+    }
+    for h, w in ((5, 9), (8, 3))
+  ]
+  batch = pad_and_stack(examples, bucket_px=8)
+  assert batch['image'].shape == (2, 8, 16, 3)
+  assert batch['label'].shape == (2, 8, 16, 2)
+  np.testing.assert_array_equal(batch['size'], [[5, 9], [8, 3]])
+  for i, example in enumerate(examples):
+    h, w = batch['size'][i]
+    for name, padding in (('image', 0), ('label', 255), ('weight', 0)):
+      inside = np.zeros(batch[name].shape[1:], bool)
+      inside[:h, :w] = True
+      np.testing.assert_array_equal(batch[name][i, :h, :w], example[name])
+      np.testing.assert_array_equal(batch[name][i][~inside], padding)
+
+
+def test_equal_images_are_stacked_as_they_are():
+  batch = pad_and_stack([{'image': np.ones((5, 7, 1), np.uint8)}] * 2)
+  assert batch['image'].shape == (2, 5, 7, 1)
+  assert 'size' not in batch
+
+
+def test_what_cannot_be_a_batch_is_refused():
+  tall, wide = numbered(1, (6, 4)), numbered(1, (4, 6))
+  with pytest.raises(InputError, match=r'\(4, 6, 3\) and \(6, 4, 3\).*bucket'):
+    next(create_batches(tall + wide, 2, 0, 0))
+  gray = [{'image': np.zeros((4, 6, 1), np.uint8)}]
+  with pytest.raises(InputError, match='number of channels'):
+    pad_and_stack(gray + wide, bucket_px=8)
+  with pytest.raises(InputError, match='no example'):
+    create_batches([], 1, 0, 0)
+  with pytest.raises(InputError, match='sorted.*with_replacement'):
+    create_batches(wide, 1, 0, 0, 'sorted')
