@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segjax.data import images
 from segjax.errors import InputError
 
 IGNORE_LABEL = 255
@@ -112,10 +113,62 @@ def check_label(
     InputError: a value is neither in 0..num_classes-1 nor `IGNORE_LABEL`.
   """
   wrong = (label != IGNORE_LABEL) & ((label < 0) | (label >= num_classes))
+  expected = f'0..{num_classes - 1}, or {IGNORE_LABEL} for ignored'
+  _refuse_first(wrong, label, expected, file)
+  return label.astype(np.int32)
+
+
+def shift_label(
+  stored: np.ndarray,
+  num_classes: int,
+  unlabelled: Sequence[int],
+  file: Path | str,
+) -> np.ndarray:
+  """Returns a label stored as 1..num_classes as 0..num_classes-1, i32.
+
+  Args:
+    stored: integers of any shape.
+    num_classes: K.
+    unlabelled: the stored values that become `IGNORE_LABEL`.
+    file: where it was stored, for the message.
+
+  Raises:
+    InputError: a value is neither in 1..num_classes nor unlabelled.
+  """
+  ignored = np.isin(stored, unlabelled)
+  wrong = ~ignored & ((stored < 1) | (stored > num_classes))
+  names = ' or '.join(map(str, unlabelled))
+  expected = f'1..{num_classes}, or {names} for unlabelled'
+  _refuse_first(wrong, stored, expected, file)
+  return np.where(ignored, IGNORE_LABEL, stored - 1).astype(np.int32)
+
+
+def read_page(
+  file: Path, dtypes: Sequence[str], num_channels: int
+) -> np.ndarray:
+  """Returns the one page [H, W, C] of an image file, as stored.
+
+  Raises:
+    InputError: the file holds several pages, another dtype or number of
+      channels, or `images.read_stack` refuses it.
+  """
+  stack = images.read_stack(file)
+  if len(stack) != 1:
+    raise InputError(
+      f'{file}: {len(stack)} pages, a stack or volume; expected one image'
+    )
+  if stack.dtype not in dtypes or stack.shape[-1] != num_channels:
+    raise InputError(
+      f'{file}: {stack.dtype} of {stack.shape[-1]} channels; expected '
+      f'{" or ".join(dtypes)} of {num_channels}'
+    )
+  return stack[0]
+
+
+def _refuse_first(wrong, label, expected, file):
   if wrong.any():
     at = np.unravel_index(np.argmax(wrong), wrong.shape)
     raise InputError(
       f'{file}: label {label[at]} in row {at[0]}, column {at[1]} (counted from '
-      f'0); expected 0..{num_classes - 1}, or {IGNORE_LABEL} for ignored'
+      f'0); expected {expected}'
     )
-  return label.astype(np.int32)

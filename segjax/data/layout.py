@@ -72,12 +72,7 @@ def read_list(file: Path) -> list[list[str]]:
     raise InputError(f'{file} lists nothing; expected a name on each line')
   for words in lines:
     for word in words:
-      path = PurePosixPath(word.replace('\\', '/'))
-      if path.is_absolute() or '..' in path.parts or '\0' in word:
-        raise InputError(
-          f'{file}: {word!r} leads out of the data folder; expected names, or '
-          'paths below it'
-        )
+      _check_inside(word, f'{file}: ')
   return lines
 
 
@@ -101,3 +96,47 @@ def check_files(items: Iterable[Item], source: Path | str) -> tuple[Item, ...]:
       raise InputError(f'{source} lists {item.name} twice')
     names.add(item.name)
   return items
+
+
+def list_items(
+  folder: Path, list_files: Sequence[str], patterns: Sequence[str]
+) -> tuple[Item, ...]:
+  """Returns the items that list files name, a name on each line.
+
+  Args:
+    folder: where the list files and all others lie.
+    list_files: paths below it, such as 'train.txt'; of none, no item.
+    patterns: one path below it for each file of an item, {} for the name.
+
+  Raises:
+    InputError: a path or name leads out of the folder, a line has more than a
+      name, a list cannot be read, a file is missing, or a name is there twice.
+  """
+  names = []
+  for list_file in list_files:
+    _check_inside(list_file, 'list file ')
+    for words in read_list(folder / list_file):
+      if len(words) != 1:
+        raise InputError(
+          f'{folder / list_file}: {" ".join(words)!r} on one line; expected '
+          'one name'
+        )
+      names += words
+  if not names:
+    return ()
+  return check_files(
+    (
+      Item(name, tuple(folder / pattern.format(name) for pattern in patterns))
+      for name in names
+    ),
+    ', '.join(list_files),
+  )
+
+
+def _check_inside(word, where):
+  path = PurePosixPath(word.replace('\\', '/'))
+  if path.is_absolute() or '..' in path.parts or '\0' in word:
+    raise InputError(
+      f'{where}{word!r} leads out of the data folder; expected names, or paths '
+      'below it'
+    )

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two-dimensional sequences of the Cell Tracking Challenge, as distributed.
+
+    01/tTTT.tif                 frame TTT of sequence 01, gray
+    01_GT/SEG/man_segTTT.tif    gold truth of some frames, by hand: instance
+                                ids, 0 background
+    01_ST/SEG/man_segTTT.tif    silver truth of all frames, made by computer
+
+and the same for 02. TTT has three or four digits. The markers for tracking in
+01_GT/TRA are not read. Nothing is downloaded.
+
+Gold truth may mark only some of the cells of a frame; the others then count as
+background. The organisers say so: "very limited cell instance coverage"
+(celltrackingchallenge.net/annotations).
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from segjax.data import border_weights, layout
+from segjax.data.examples import (
+  Dataset,
+  FileExamples,
+  Item,
+  digest_of_arrays,
+  read_page,
+)
+from segjax.errors import InputError
+
+_GRAY = ('uint8', 'uint16')
+
+
+def load(
+  dir: str,
+  dataset: str,
+  truth: str,
+  train_sequences: Sequence[str],
+  heldout_sequences: Sequence[str],
+  w0: float,
+  sigma_px: float,
+  balance: bool,
+) -> Dataset:
+  """Returns the annotated frames of whole sequences, with border weights.
+
+  Touching cells are carved apart by `border_weights.separate_touching`; the
+  label is 1 in what is left of them, and the weights are computed from it.
+  Frames whose truth marks no cell are left out with a warning. Held out are
+  whole sequences, for frames of one sequence show the same cells. All is read
+  here and kept, in 9 bytes a pixel, 10 of 16 bits.
+
+  Args:
+    dir: the folder of the layout above, or the parent of a folder `dataset`
+      that is it; '' looks as `layout.find_folder` says.
+    dataset: name of the set, such as 'PhC-C2DH-U373'.
+    truth: 'GT' gold or 'ST' silver.
+    train_sequences: such as ('01',).
+    heldout_sequences: such as ('02',); () holds out none.
+    w0, sigma_px: see `border_weights.border_weights`.
+    balance: whether classes rare in training weigh more.
+
+  Raises:
+    InputError: a folder, frame or truth is missing, damaged, a volume, not gray
+      or of unequal size; an argument out of range; no frame with a cell.
+  """
+  if truth not in ('GT', 'ST'):
+    raise InputError(f"data.truth={truth!r}; expected 'GT' gold, 'ST' silver")
+  if not train_sequences:
+    raise InputError("data.train_sequences is empty; expected such as '01'")
+  sequences = (*train_sequences, *heldout_sequences)
+  for sequence in sequences:
+    if not re.fullmatch('[0-9]{2}', sequence):
+      raise InputError(f"sequence {sequence!r}; expected two digits as in '01'")
+    if sequences.count(sequence) > 1:
+      raise InputError(f'sequence {sequence} is named twice; expected once')
+  root = layout.find_folder(
+    f'{dataset} of the Cell Tracking Challenge',
+    dir,
+    [path for s in sequences for path in (s, f'{s}_{truth}/SEG')],
+    dataset,
+    'expected frames in 01 and their truth in 01_GT/SEG or 01_ST/SEG; pass the '
+    'folder with --config.data.dir=DIR or SEGJAX_DATA_DIR',
+  )
+  train = [e for s in train_sequences for e in _frames(root, s, truth)]
+  heldout = [e for s in heldout_sequences for e in _frames(root, s, truth)]
+  class_weights = None
+  if balance:
+    class_weights = border_weights.class_balance(
+      sum(border_weights.class_counts(_cell(e['label']), 2) for e in train)
+    )
+
+  def finish(example):
+    instances = example['label']
+    weight = border_weights.border_weights(
+      instances, w0=w0, sigma=sigma_px, class_weights=class_weights
+    )
+    return {**example, 'label': _cell(instances), 'weight': weight}
+
+  train, heldout = ([finish(e) for e in part] for part in (train, heldout))
+  return Dataset(
+    class_names=('background', 'cell'),
+    train=train,
+    heldout=heldout,
+    digest=digest_of_arrays((*train, *heldout)),
+  )
+
+
+def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
+  """Returns examples whose `label` is the ids of cells that do not touch."""
+  folder = root / f'{sequence}_{truth}' / 'SEG'
+  numbered = {}
+  for file in folder.glob('man_seg*.tif'):
+    match = re.fullmatch(r'man_seg([0-9]{3,4})\.tif', file.name)
+    if not match:
+      raise InputError(
+        f'{file}: expected man_segTTT.tif with three or four digits; '
+        'man_seg_TTT_ZZZ.tif is of a volume, and only 2-D sequences are read'
+      )
+    numbered[match[1]] = file
+  items = layout.check_files(
+    (
+      Item(
+        f'{sequence}-t{number}',
+        (root / sequence / f't{number}.tif', numbered[number]),
+      )
+      for number in sorted(numbered, key=int)
+    ),
+    folder,
+  )
+  frames = []
+  for item, example in zip(items, FileExamples(items, _read), strict=True):
+    if example['label'].any():
+      frames.append(example)
+    else:
+      logging.warning('%s marks no cell; left out', item.files[1])
+  if not frames:
+    raise InputError(f'{folder} marks no cell in any frame')
+  return frames
+
+
+def _read(image: Path, truth: Path) -> tuple[np.ndarray, np.ndarray]:
+  instances = read_page(truth, _GRAY, 1)[..., 0]
+  carved = border_weights.separate_touching(instances)
+  return read_page(image, _GRAY, 1), carved
+
+
+def _cell(instances: np.ndarray) -> np.ndarray:
+  """Returns i32, 0 background and 1 cell."""
+  return (instances > 0).astype(np.int32)

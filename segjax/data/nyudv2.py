@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NYUDv2: indoor scenes with depth, in the layout of the FCN reference code.
+
+Colour, depth, HHA (an encoding of depth as horizontal disparity, height and
+angle; Gupta et al. 2014) and labels of the 40 classes of Gupta et al. 2013:
+
+    data/images/img_NNNN.png      colour
+    data/depth/img_NNNN.png       depth, 16 bits, filled in everywhere
+    data/hha/img_NNNN.png         HHA
+    segmentation/img_NNNN.mat     `segmentation`, 1..40, 0 unlabelled
+    train.txt  val.txt  test.txt  NNNN on each line: 381, 414 and 654
+
+The paper trains on the 795 of train.txt and val.txt. Nothing is downloaded.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data import layout, matlab
+from segjax.data.examples import (
+  Dataset,
+  FileExamples,
+  digest_of_files,
+  read_page,
+  shift_label,
+)
+from segjax.errors import InputError
+
+# In stored order, spelt as in data/nyud/classes.txt of the reference code.
+CLASS_NAMES = (
+  *('wall', 'floor', 'cabinet', 'bed', 'chair', 'sofa', 'table', 'door'),
+  *('window', 'bookshelf', 'picture', 'counter', 'blinds', 'desk', 'shelves'),
+  *('curtain', 'dresser', 'pillow', 'mirror', 'floor mat', 'clothes'),
+  *('ceiling', 'books', 'refridgerator', 'television', 'paper', 'towel'),
+  *('shower curtain', 'box', 'whiteboard', 'person', 'night stand', 'toilet'),
+  *('sink', 'lamp', 'bathtub', 'bag', 'otherstructure', 'otherfurniture'),
+  'otherprop',
+)
+
+# The folders that an image is read from.
+MODALITIES = {
+  'color': ('data/images',),
+  'hha': ('data/hha',),
+  'color_d': ('data/images', 'data/depth'),
+  'color_hha': ('data/images', 'data/hha'),
+}
+
+
+def load(
+  dir: str,
+  modality: str,
+  train_lists: Sequence[str],
+  heldout_lists: Sequence[str],
+) -> Dataset:
+  """Returns NYUDv2 with one of four kinds of image.
+
+  Args:
+    dir: the folder of the layout above, or the parent of a folder `nyud` that
+      is it; '' looks as `layout.find_folder` says.
+    modality: 'color': uint8[H,W,3], RGB. 'hha': uint8[H,W,3], channels as
+      stored. 'color_d': f32[H,W,4], RGB / 255 and ln(depth) / 255, so that
+      mean = m / 255 and std = 1 / 255 give the reference's ln(depth) - m.
+      'color_hha': uint8[H,W,6], RGB and HHA.
+    train_lists: list files in that folder, such as ('train.txt', 'val.txt').
+    heldout_lists: such as ('test.txt',); () holds out none.
+
+  Raises:
+    InputError: the folder, a list or a file that it asks for is missing, a
+      list leads out of the folder, or `modality` is none of `MODALITIES`. When
+      an example is read: a file that is damaged, of another kind or size, a
+      label out of range, or a depth of 0.
+  """
+  if modality not in MODALITIES:
+    raise InputError(
+      f'data.modality={modality!r} is not one of {tuple(MODALITIES)}'
+    )
+  if not train_lists:
+    raise InputError("data.train_lists is empty; expected such as 'train.txt'")
+  folders = MODALITIES[modality]
+  root = layout.find_folder(
+    'NYUDv2',
+    dir,
+    [*folders, 'segmentation', *train_lists, *heldout_lists],
+    'nyud',
+    'expected data/images/img_NNNN.png (data/depth, data/hha), '
+    'segmentation/img_NNNN.mat and the list files in one folder; pass it with '
+    '--config.data.dir=DIR or SEGJAX_DATA_DIR',
+  )
+  patterns = [f'{folder}/img_{{}}.png' for folder in folders]
+  patterns.append('segmentation/img_{}.mat')
+  train = layout.list_items(root, train_lists, patterns)
+  heldout = layout.list_items(root, heldout_lists, patterns)
+  read = functools.partial(_read, modality)
+  return Dataset(
+    class_names=CLASS_NAMES,
+    train=FileExamples(train, read),
+    heldout=FileExamples(heldout, read),
+    digest=digest_of_files((*train, *heldout)),
+  )
+
+
+def _read(modality: str, *files: Path) -> tuple[np.ndarray, np.ndarray]:
+  *inputs, file = files
+  stored = matlab.read_label(file, 'segmentation')
+  label = shift_label(stored, len(CLASS_NAMES), (0,), file)
+  image = read_page(inputs[0], ('uint8',), 3)
+  if len(inputs) == 1:
+    return image, label
+  if modality == 'color_d':
+    image = image.astype(np.float32) / 255
+    more = _read_log_depth(inputs[1]) / 255
+  else:
+    more = read_page(inputs[1], ('uint8',), 3)
+  if more.shape[:2] != image.shape[:2]:
+    h, w, height, width = *more.shape[:2], *image.shape[:2]
+    raise InputError(
+      f'{inputs[1]}: {h} x {w} px for an image of {height} x {width} px '
+      f'({inputs[0]}); they must be equal'
+    )
+  return np.concatenate([image, more], axis=-1), label
+
+
+def _read_log_depth(file: Path) -> np.ndarray:
+  """Returns ln(depth), f32[H,W,1]."""
+  depth = read_page(file, ('uint16',), 1)
+  if not depth.all():
+    row, column, _ = np.unravel_index(np.argmin(depth), depth.shape)
+    raise InputError(
+      f'{file}: depth 0 in row {row}, column {column} (counted from 0), which '
+      'has no logarithm; expected depth with its holes filled in'
+    )
+  return np.log(depth.astype(np.float32))

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of reading variables of MATLAB files."""
+
+import numpy as np
+import pytest
+import scipy.io
+
+from segjax.data import matlab
+from segjax.errors import InputError
+
+LABEL = np.arange(12, dtype=np.uint16).reshape(3, 4)
+
+
+@pytest.fixture
+def mat(tmp_path):
+  """Returns a function that writes a .mat file of the given variables."""
+
+  def write(compressed=True, **variables):
+    path = tmp_path / 'some.mat'
+    scipy.io.savemat(path, variables, do_compression=compressed)
+    return path
+
+  return write
+
+
+@pytest.mark.parametrize('compressed', [True, False])
+def test_variable_and_field_are_as_stored(mat, compressed):
+  path = mat(
+    compressed, other=1.5, LabelMap=LABEL, GTcls={'Segmentation': LABEL + 1}
+  )
+  read = matlab.read_mat(path, 'LabelMap')
+  assert read.dtype == np.uint16
+  np.testing.assert_array_equal(read, LABEL)
+  field = matlab.read_mat(path, 'GTcls.Segmentation')
+  np.testing.assert_array_equal(field, LABEL + 1)
+
+
+def test_cell_array_of_text(mat):
+  names = np.array(['sky', 'sea and sand'], object)
+  read = matlab.read_mat(mat(names=names), 'names')
+  assert read.tolist() == ['sky', 'sea and sand']
+
+
+def test_dimensions_of_length_1_are_dropped(mat):
+  assert matlab.read_mat(mat(x=np.zeros((1, 3, 1))), 'x').shape == (3,)
+
+
+@pytest.mark.parametrize('key', ['Labelmap', 'GTcls.Boundaries', 'LabelMap.x'])
+def test_missing_variable_is_named(mat, key):
+  path = mat(LabelMap=LABEL, GTcls={'Segmentation': LABEL})
+  with pytest.raises(InputError, match=f'some.mat: has no {key}'):
+    matlab.read_mat(path, key)
+
+
+def test_what_is_no_array_is_refused(mat):
+  ragged = np.empty(2, object)
+  ragged[:] = [np.zeros(2), np.zeros((3, 3))]
+  path = mat(ragged=ragged, text='word', struct={'a': LABEL})
+  for key in ('ragged', 'text', 'struct'):
+    with pytest.raises(InputError, match=f'some.mat: {key} is'):
+      matlab.read_mat(path, key)
+
+
+def test_missing_file_is_refused(tmp_path):
+  with pytest.raises(InputError, match='none.mat: no such file'):
+    matlab.read_mat(tmp_path / 'none.mat', 'x')
+
+
+@pytest.mark.parametrize('compressed', [True, False])
+def test_every_cut_is_refused(mat, compressed):
+  path = mat(compressed, LabelMap=LABEL)
+  whole = path.read_bytes()
+  for size in range(len(whole)):
+    path.write_bytes(whole[:size])
+    with pytest.raises(InputError, match='some.mat'):
+      matlab.read_label(path, 'LabelMap')
+
+
+@pytest.mark.filterwarnings('ignore')  # What scipy says besides.
+def test_changed_bytes_raise_nothing_but_input_errors(mat):
+  path = mat(True, LabelMap=LABEL)
+  whole = path.read_bytes()
+  refused = 0
+  for position in range(124, len(whole)):
+    changed = bytearray(whole)
+    changed[position] ^= 0x55
+    path.write_bytes(changed)
+    try:
+      matlab.read_label(path, 'LabelMap')
+    except InputError:
+      refused += 1
+  assert refused > 50
+
+
+def test_label_of_doubles_becomes_integers(mat):
+  label = matlab.read_label(mat(x=LABEL.astype(float)), 'x')
+  assert label.dtype == np.int64
+  np.testing.assert_array_equal(label, LABEL)
+
+
+@pytest.mark.parametrize('value', [0.5, np.nan, np.inf])
+def test_label_that_is_not_whole_is_refused(mat, value):
+  label = LABEL.astype(float)
+  label[2, 1] = value
+  with pytest.raises(InputError, match=f'x is {value} in row 2, column 1 '):
+    matlab.read_label(mat(x=label), 'x')
+
+
+@pytest.mark.parametrize(
+  'array', [np.zeros((2, 3, 4)), np.zeros(0), np.array(['a', 'b'], object)]
+)
+def test_label_of_other_shape_or_kind_is_refused(mat, array):
+  with pytest.raises(InputError, match=r'expected a label \[H, W\]'):
+    matlab.read_label(mat(x=array), 'x')
