@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weighted pixel-wise cross-entropy."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from segjax.errors import InputError
+
+REDUCTIONS = ('mean', 'mean_of_images', 'sum')
 
 
 def cross_entropy(
@@ -20,7 +22,7 @@ def cross_entropy(
 
   sum_x -w(x) log p_label(x)(x) with p = softmax(logits): equation 1 of
   Ronneberger et al. 2015 with the sign that makes it a loss. The caller
-  chooses between the sum and the mean over pixels (`loss_scale`).
+  chooses between sum and mean (`reduce_image`).
 
   Args:
     logits: f32[..., K].
@@ -36,7 +38,7 @@ def cross_entropy(
     logits, jnp.where(valid, label, 0)
   )
   if weight is not None:
-    losses *= weight
+    losses = weight * losses
   total = jnp.sum(jnp.where(valid, losses, 0.0))
   return total, jnp.sum(valid, dtype=jnp.float32)
 
@@ -59,15 +61,32 @@ def split_heads(
     first += size
 
 
-def loss_scale(reduction: str) -> Callable[[jax.Array], jax.Array]:
-  """Returns what maps a number of pixels to the factor of their loss sum.
+def reduce_image(
+  total: jax.Array, count: jax.Array, reduction: str
+) -> tuple[jax.Array, jax.Array | float]:
+  """Returns the loss of an image and what it adds to the batch's divisor.
 
-  'mean': 1 / pixels, with the weights as they are. 'sum': 1. The reduction
-  rescales the learning rate of SGD by the number of pixels. Pixels are those of
-  the whole batch that are not ignored, and of all heads.
+  The loss of a batch is the sum of the first over its images, divided by the
+  sum of the second, or by 1 where that is less:
+
+    'mean'            over all pixels of the batch that count,
+    'mean_of_images'  of the means over each image's pixels: Caffe's, where it
+                      accumulates gradients of normalised losses,
+    'sum'             over all pixels: Caffe's with `normalize: false`, for one
+                      image. It multiplies the learning rate of SGD by their
+                      number.
+
+  Pixels of several heads count once for each.
+
+  Args:
+    total: f32[], sum of the losses of an image's pixels.
+    count: f32[], number of the pixels that count.
+    reduction: one of `REDUCTIONS`.
   """
   if reduction == 'mean':
-    return lambda count: 1.0 / jnp.maximum(count, 1.0)
+    return total, count
+  if reduction == 'mean_of_images':
+    return total / jnp.maximum(count, 1.0), 1.0
   if reduction == 'sum':
-    return jnp.ones_like
-  raise InputError(f"loss_reduction={reduction!r} is not 'mean' or 'sum'")
+    return total, 0.0
+  raise InputError(f'loss_reduction={reduction!r} is not one of {REDUCTIONS}')

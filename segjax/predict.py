@@ -159,7 +159,7 @@ def predict_files(
         colours = palette
     if file.parent == output:
       _make_folder(output)
-    images.write_stack(file, stack)
+    images.write_stack(file, stack, colours)
     print(f'{file}: {kind} of {len(pages)} images', flush=True)
 
 

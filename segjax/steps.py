@@ -79,17 +79,16 @@ def make_train_step(
 
   Args:
     model: maps [B, s, s, C] to logits [B, o, o, K].
-    optimizer: optax transformation of the mean or sum gradient.
+    optimizer: optax transformation of the gradient.
     schedule: step -> learning rate, for the metrics only.
     standardise: pixels in [0, 1] -> what the model takes; comes after the
       augmentation.
     tile_size: s, in pixels; 0 trains on whole images, which are not augmented.
     augmentation: how tiles vary.
     ignore_label: label that counts nowhere.
-    reduction: 'mean' or 'sum' over the pixels of the global batch.
+    reduction: of the loss over the global batch; see `losses.reduce_image`.
     axis_name: of the `pmap` axis that splits the batch; None under `jit`.
   """
-  loss_scale = losses.loss_scale(reduction)
   if tile_size:
     output_size = model.geometry.output_size(tile_size)
 
@@ -130,13 +129,12 @@ def make_train_step(
       for scores, truth in losses.split_heads(logits, label, model.head_sizes)
     ]
     total, count, correct = map(sum, zip(*sums, strict=True))
-    return total, (count, correct)
+    loss, divisor = losses.reduce_image(total, count, reduction)
+    return loss, (divisor, count, correct)
 
   def batch_loss(params, keys, batch):
-    total, (count, correct) = jax.vmap(example_loss, (None, 0, 0))(
-      params, keys, batch
-    )
-    return total.sum(), (count.sum(), correct.sum())
+    sums = jax.vmap(example_loss, (None, 0, 0))(params, keys, batch)
+    return jax.tree.map(jnp.sum, sums)
 
   def train_step(state, batch):
     size = batch['image'].shape[0]
@@ -152,8 +150,8 @@ def make_train_step(
     )
     if axis_name:
       sums, gradient = jax.lax.psum((sums, gradient), axis_name)
-    total, (count, correct) = sums
-    scale = loss_scale(count)
+    total, (divisor, count, correct) = sums
+    scale = 1.0 / jnp.maximum(divisor, 1.0)
     gradient = jax.tree.map(lambda g: g * scale, gradient)
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params

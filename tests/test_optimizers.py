@@ -22,13 +22,39 @@ def test_cross_entropy_is_the_weighted_loop():
       p = np.exp(logits[at]) / np.exp(logits[at]).sum()
       want -= weight[at] * np.log(p[label[at]])
       count += 1
+  label, weight = jnp.asarray(label), jnp.asarray(weight)
   total, pixels = losses.cross_entropy(logits, label, weight, 255)
   assert total == pytest.approx(want, rel=1e-5)
   assert pixels == count == 35
-  assert losses.loss_scale('mean')(pixels) == pytest.approx(1 / 35)
-  assert losses.loss_scale('sum')(pixels) == 1
+  plain, _ = losses.cross_entropy(logits, label, None, 255)
+  ones, _ = losses.cross_entropy(logits, label, jnp.ones_like(weight), 255)
+  assert plain == pytest.approx(ones, rel=1e-6)
+
+
+def test_reductions_of_two_images():
+  def reduced(reduction):
+    images = ((6.0, 2.0), (1.0, 4.0), (0.0, 0.0))
+    rows = [losses.reduce_image(*image, reduction) for image in images]
+    loss, divisor = np.sum(rows, axis=0)
+    return loss / max(divisor, 1)
+
+  assert reduced('mean') == pytest.approx(7 / 6)
+  assert reduced('mean_of_images') == pytest.approx((3 + 0.25) / 3)
+  assert reduced('sum') == pytest.approx(7)
   with pytest.raises(InputError, match='median'):
-    losses.loss_scale('median')
+    reduced('median')
+
+
+def test_heads_split_scores_and_labels():
+  scores = np.arange(2 * 5).reshape(1, 2, 5)
+  label = np.array([[[0, 10], [1, 11]]])
+  (a, b), (c, d) = losses.split_heads(scores, label, (3, 2))
+  np.testing.assert_array_equal(a, [[[0, 1, 2], [5, 6, 7]]])
+  np.testing.assert_array_equal(c, [[[3, 4], [8, 9]]])
+  np.testing.assert_array_equal([b, d], [[[0, 1]], [[10, 11]]])
+  ((only, same),) = losses.split_heads(scores, label[..., 0], (5,))
+  np.testing.assert_array_equal(only, scores)
+  np.testing.assert_array_equal(same, [[0, 1]])
 
 
 def test_schedules():
@@ -86,8 +112,46 @@ def test_adamw_decays_kernels_only():
   assert updates['bias'] == 0
 
 
+def test_biases_of_named_layers_learn_at_their_own_rate():
+  params = {
+    layer: {'kernel': jnp.array([2.0]), 'bias': jnp.array([2.0])}
+    for layer in ('conv1', 'score_fr')
+  }
+  gradient = {
+    layer: {'kernel': jnp.array([3.0]), 'bias': jnp.array([3.0])}
+    for layer in params
+  }
+
+  def update(**biases):
+    optimizer = create_optimizer('sgd', lambda _: 0.1, 0.9, 0.5, 0.0, **biases)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    return {
+      f'{layer}/{leaf}': float(value[0])
+      for layer, leaves in updates.items()
+      for leaf, value in leaves.items()
+    }
+
+  # Caffe: rate * lr_mult * (gradient + decay * decay_mult * value).
+  plain, doubled = -0.1 * (3 + 0.5 * 2), -0.1 * 2 * 3
+  all_biases = update(bias_rate=2.0, bias_decay=False, bias_layers=('',))
+  scores = update(bias_rate=2.0, bias_decay=False, bias_layers=('score',))
+  assert all_biases == pytest.approx(
+    {
+      'conv1/kernel': plain,
+      'conv1/bias': doubled,
+      'score_fr/kernel': plain,
+      'score_fr/bias': doubled,
+    }
+  )
+  assert scores == pytest.approx(all_biases | {'conv1/bias': plain})
+  decaying = update(bias_rate=2.0, bias_decay=True, bias_layers=('score',))
+  assert decaying['score_fr/bias'] == pytest.approx(2 * plain)
+
+
 def test_wrong_recipes_are_refused():
   with pytest.raises(InputError, match='adagrad'):
     create_optimizer('adagrad', lambda _: 0.1, 0.9, 0.0, 0.0)
   with pytest.raises(InputError, match='momentum=1.5'):
     create_optimizer('sgd', lambda _: 0.1, 1.5, 0.0, 0.0)
+  with pytest.raises(InputError, match='bias_rate=0'):
+    create_optimizer('sgd', lambda _: 0.1, 0.9, 0.0, 0.0, bias_rate=0)
