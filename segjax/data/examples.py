@@ -91,12 +91,16 @@ def digest_of_arrays(examples: Iterable[dict]) -> str:
   return digest.hexdigest()
 
 
-def digest_of_files(items: Iterable[Item]) -> str:
+def digest_of_files(items: Iterable[Item], *settings: object) -> str:
   """Returns the SHA-256 of the names of all examples and sizes of their files.
 
   In hexadecimal. Contents are not read: a large set would take minutes.
+
+  Args:
+    items: the examples.
+    *settings: numbers, str and tuples that also decide what is read.
   """
-  digest = hashlib.sha256()
+  digest = hashlib.sha256(repr(settings).encode() if settings else b'')
   for item in items:
     sizes = [file.stat().st_size for file in item.files]
     digest.update(f'{item.name} {sizes}\n'.encode())
@@ -111,11 +115,26 @@ def check_label(
   Raises:
     InputError: a value is neither in 0..num_classes-1 nor `IGNORE_LABEL`.
   """
-  wrong = (label != IGNORE_LABEL) & ((label < 0) | (label >= num_classes))
-  if wrong.any():
-    at = np.unravel_index(np.argmax(wrong), wrong.shape)
-    raise InputError(
-      f'{file}: label {label[at]} in row {at[0]}, column {at[1]} (counted from '
-      f'0); expected 0..{num_classes - 1}, or {IGNORE_LABEL} for ignored'
-    )
+  known = (label == IGNORE_LABEL) | ((label >= 0) & (label < num_classes))
+  expected = f'0..{num_classes - 1}, or {IGNORE_LABEL} for ignored'
+  check_known(label, known, file, expected)
   return label.astype(np.int32)
+
+
+def check_known(
+  label: np.ndarray, known: np.ndarray, file: Path | str, expected: str
+) -> None:
+  """Raises InputError for the first pixel that is not `known`.
+
+  Args:
+    label: [H, W] or [H, W, 3], as stored.
+    known: bool[H, W].
+    file: named by the message, as is
+    expected: what would be right.
+  """
+  if not known.all():
+    row, column = np.unravel_index(np.argmin(known), known.shape)
+    raise InputError(
+      f'{file}: label {label[row, column].tolist()} in row {row}, column '
+      f'{column} (counted from 0); expected {expected}'
+    )
