@@ -74,6 +74,13 @@ def test_background_may_be_listed(folder):
   assert after.digest == before.digest
 
 
+def test_classes_change_the_digest(folder):
+  before = load(folder).digest
+  swapped = CLASSES | {5: CLASSES[6], 6: CLASSES[5]}
+  write_lines(folder / 'context' / '59.txt', *numbered(swapped))
+  assert load(folder).digest != before
+
+
 def test_lists_of_the_user(folder):
   write_lines(folder / 'mine.txt', 'c')
   write_lines(folder / 'yours.txt', 'b', 'a')

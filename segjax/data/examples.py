@@ -129,8 +129,8 @@ def check_known(
   Args:
     label: [H, W] or [H, W, 3], as stored.
     known: bool[H, W].
-    file: named by the message, as is
-    expected: what would be right.
+    file: where it is from, for the message.
+    expected: what would be right, for the message.
   """
   if not known.all():
     row, column = np.unravel_index(np.argmin(known), known.shape)
