@@ -93,22 +93,6 @@ def test_colours_are_classes(root):
     load(root, colours=COLOURS).train[0]
 
 
-def test_ignored_index(root):
-  dataset = load(root, class_names=('x', 'y'), ignore_value=(2,))
-  expected = np.where(LABELS['a1'] == 2, 255, LABELS['a1'])
-  np.testing.assert_array_equal(dataset.train[0]['label'], expected)
-
-
-@pytest.mark.parametrize('ignore_value', [(), (254,)])
-def test_255_is_ignored_only_if_said(root, ignore_value):
-  label = LABELS['a1'].copy()
-  label[2, 5] = 255
-  write_picture(root / 'labels' / 'a1.png', label)
-  with pytest.raises(InputError, match='label 255 in row 2, column 5 .*0..2'):
-    load(root, ignore_value=ignore_value).train[0]
-  assert load(root, ignore_value=(255,)).train[0]['label'][2, 5] == 255
-
-
 def test_draw_depends_on_names_and_seed_alone(root, tmp_path_factory):
   other = tmp_path_factory.mktemp('other')
   for name in NAMES:  # In another order of writing, and all of them alike.
@@ -318,28 +302,6 @@ def test_colours_and_indices_are_told_apart(root):
     InputError, match='a1.png: 3 channels.*one colour a class'
   ):
     load(root).train[0]
-
-
-@pytest.mark.parametrize(
-  'options, message',
-  [
-    (dict(class_names=()), '0 class names; expected 1 to 255'),
-    (dict(class_names=('x',) * 256), '256 class names; expected 1 to 255'),
-    (dict(colours=COLOURS[:2]), '2 colours for 3 classes'),
-    (dict(colours=(*COLOURS[:2], (1, 2))), r'colour \(1, 2\); expected'),
-    (dict(colours=(*COLOURS[:2], (1, 2, 256))), r'colour \(1, 2, 256\); exp'),
-    (dict(colours=(*COLOURS[:2], COLOURS[0])), r'\(9, 8, 7\) is given twice'),
-    (
-      dict(colours=COLOURS, ignore_value=COLOURS[1]),
-      r'\(0, 200, 3\) is given twice',
-    ),
-    (dict(colours=COLOURS, ignore_value=(255,)), r'expected \(red, green'),
-    (dict(ignore_value=(0, 0, 0)), r'expected \(index,\)'),
-  ],
-)
-def test_impossible_codings_are_refused(root, options, message):
-  with pytest.raises(InputError, match=message):
-    load(root, **options)
 
 
 def test_digest_is_of_files_split_and_coding(root):
