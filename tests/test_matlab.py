@@ -102,7 +102,7 @@ def test_label_of_doubles_becomes_integers(mat):
 def test_label_that_is_not_whole_is_refused(mat, value):
   label = LABEL.astype(float)
   label[2, 1] = value
-  with pytest.raises(InputError, match=f'x is {value} in row 2, column 1 '):
+  with pytest.raises(InputError, match=f'label {value} in row 2, column 1 '):
     matlab.read_label(mat(x=label), 'x')
 
 

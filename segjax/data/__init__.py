@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.data import isbi2012, stacks
+from segjax.data import (
+  camvid,
+  cell_tracking,
+  folder,
+  isbi2012,
+  nyudv2,
+  pascal_context,
+  sift_flow,
+  stacks,
+  voc,
+)
 from segjax.data.examples import IGNORE_LABEL, Dataset
 from segjax.errors import InputError
 
@@ -28,12 +38,24 @@ __all__ = (
 LOADERS = {
   'isbi2012': isbi2012.load,
   'synthetic': stacks.load_synthetic,
+  'cell_tracking': cell_tracking.load,
+  'folder': folder.load,
+  'voc': voc.load,
+  'pascal_context': pascal_context.load,
+  'nyudv2': nyudv2.load,
+  'sift_flow': sift_flow.load,
+  'camvid': camvid.load,
 }
 
 # Names and colours of classes that do not depend on what is on disk.
 _LOOKS = {
   'isbi2012': (stacks.CLASS_NAMES, None),
   'synthetic': (stacks.CLASS_NAMES, None),
+  'cell_tracking': (cell_tracking.CLASS_NAMES, None),
+  'voc': (voc.CLASS_NAMES, None),
+  'nyudv2': (nyudv2.CLASS_NAMES, None),
+  'sift_flow': (sift_flow.SEMANTIC_NAMES + sift_flow.GEOMETRIC_NAMES, None),
+  'camvid': (camvid.CLASS_NAMES, camvid.PALETTE),
 }
 
 

@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from segjax.data import border_weights, layout
+from segjax.data import border_weights, layout, pages
 from segjax.data.examples import (
   Dataset,
   FileExamples,
   Item,
   digest_of_arrays,
-  read_page,
 )
 from segjax.errors import InputError
 
+CLASS_NAMES = ('background', 'cell')
 _GRAY = ('uint8', 'uint16')
 
 
@@ -101,7 +101,7 @@ def load(
 
   train, heldout = ([finish(e) for e in part] for part in (train, heldout))
   return Dataset(
-    class_names=('background', 'cell'),
+    class_names=CLASS_NAMES,
     train=train,
     heldout=heldout,
     digest=digest_of_arrays((*train, *heldout)),
@@ -142,9 +142,9 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
 
 
 def _read(image: Path, truth: Path) -> tuple[np.ndarray, np.ndarray]:
-  instances = read_page(truth, _GRAY, 1)[..., 0]
+  instances = pages.read_page(truth, _GRAY, 1)[..., 0]
   carved = border_weights.separate_touching(instances)
-  return read_page(image, _GRAY, 1), carved
+  return pages.read_page(image, _GRAY, 1), carved
 
 
 def _cell(instances: np.ndarray) -> np.ndarray:

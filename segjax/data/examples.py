@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import images
 from segjax.errors import InputError
 
 IGNORE_LABEL = 255
@@ -83,6 +82,49 @@ class FileExamples(Sequence):
     return {'image': image, 'label': label, 'name': item.name}
 
 
+def dataset_of_files(
+  class_names: Sequence[str],
+  train: Sequence[Item],
+  heldout: Sequence[Item],
+  read: Callable[..., tuple[np.ndarray, np.ndarray]],
+  *,
+  settings: Sequence = (),
+  palette: np.ndarray | None = None,
+) -> Dataset:
+  """Returns a data set whose examples are read when they are asked for.
+
+  Args:
+    class_names: as in `Dataset`.
+    train: items to train on.
+    heldout: items to evaluate on.
+    read: as in `FileExamples`.
+    settings: what changes images or labels and is not in the files; part of
+      the digest.
+    palette: as in `Dataset`.
+
+  Raises:
+    InputError: an example is trained on and held out.
+  """
+  check_disjoint(train, heldout)
+  return Dataset(
+    class_names=tuple(class_names),
+    train=FileExamples(tuple(train), read),
+    heldout=FileExamples(tuple(heldout), read),
+    digest=digest_of_files((*train, *heldout), len(train), *settings),
+    palette=palette,
+  )
+
+
+def check_disjoint(train: Iterable[Item], heldout: Iterable[Item]) -> None:
+  """Raises InputError if an example is trained on and held out."""
+  trained = {item.name for item in train}
+  for item in heldout:
+    if item.name in trained:
+      raise InputError(
+        f'{item.name} is both trained on and held out; expected one of them'
+      )
+
+
 def digest_of_arrays(examples: Iterable[dict]) -> str:
   """Returns the SHA-256 of all images and labels, in hexadecimal."""
   digest = hashlib.sha256()
@@ -92,12 +134,16 @@ def digest_of_arrays(examples: Iterable[dict]) -> str:
   return digest.hexdigest()
 
 
-def digest_of_files(items: Iterable[Item]) -> str:
+def digest_of_files(items: Iterable[Item], *settings: object) -> str:
   """Returns the SHA-256 of the names of all examples and sizes of their files.
 
   In hexadecimal. Contents are not read: a large set would take minutes.
+
+  Args:
+    items: the examples.
+    *settings: numbers, str and tuples that also decide what is read.
   """
-  digest = hashlib.sha256()
+  digest = hashlib.sha256(repr(settings).encode() if settings else b'')
   for item in items:
     sizes = [file.stat().st_size for file in item.files]
     digest.update(f'{item.name} {sizes}\n'.encode())
@@ -112,9 +158,9 @@ def check_label(
   Raises:
     InputError: a value is neither in 0..num_classes-1 nor `IGNORE_LABEL`.
   """
-  wrong = (label != IGNORE_LABEL) & ((label < 0) | (label >= num_classes))
+  known = (label == IGNORE_LABEL) | ((label >= 0) & (label < num_classes))
   expected = f'0..{num_classes - 1}, or {IGNORE_LABEL} for ignored'
-  _refuse_first(wrong, label, expected, file)
+  check_known(label, known, file, expected)
   return label.astype(np.int32)
 
 
@@ -136,39 +182,27 @@ def shift_label(
     InputError: a value is neither in 1..num_classes nor unlabelled.
   """
   ignored = np.isin(stored, unlabelled)
-  wrong = ~ignored & ((stored < 1) | (stored > num_classes))
+  known = ignored | ((stored >= 1) & (stored <= num_classes))
   names = ' or '.join(map(str, unlabelled))
   expected = f'1..{num_classes}, or {names} for unlabelled'
-  _refuse_first(wrong, stored, expected, file)
+  check_known(stored, known, file, expected)
   return np.where(ignored, IGNORE_LABEL, stored - 1).astype(np.int32)
 
 
-def read_page(
-  file: Path, dtypes: Sequence[str], num_channels: int
-) -> np.ndarray:
-  """Returns the one page [H, W, C] of an image file, as stored.
+def check_known(
+  label: np.ndarray, known: np.ndarray, file: Path | str, expected: str
+) -> None:
+  """Raises InputError for the first pixel that is not `known`.
 
-  Raises:
-    InputError: the file holds several pages, another dtype or number of
-      channels, or `images.read_stack` refuses it.
+  Args:
+    label: [H, W] or [H, W, 3], as stored.
+    known: bool[H, W].
+    file: where it is from, for the message.
+    expected: what would be right, for the message.
   """
-  stack = images.read_stack(file)
-  if len(stack) != 1:
+  if not known.all():
+    row, column = np.unravel_index(np.argmin(known), known.shape)
     raise InputError(
-      f'{file}: {len(stack)} pages, a stack or volume; expected one image'
-    )
-  if stack.dtype not in dtypes or stack.shape[-1] != num_channels:
-    raise InputError(
-      f'{file}: {stack.dtype} of {stack.shape[-1]} channels; expected '
-      f'{" or ".join(dtypes)} of {num_channels}'
-    )
-  return stack[0]
-
-
-def _refuse_first(wrong, label, expected, file):
-  if wrong.any():
-    at = np.unravel_index(np.argmax(wrong), wrong.shape)
-    raise InputError(
-      f'{file}: label {label[at]} in row {at[0]}, column {at[1]} (counted from '
-      f'0); expected {expected}'
+      f'{file}: label {label[row, column].tolist()} in row {row}, column '
+      f'{column} (counted from 0); expected {expected}'
     )

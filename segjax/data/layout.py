@@ -55,8 +55,13 @@ def find_folder(
   raise InputError(f'{name} not found; looked in {", ".join(looked)}; {advice}')
 
 
-def read_list(file: Path) -> list[list[str]]:
+def read_list(file: Path, tail: int | None = None) -> list[list[str]]:
   """Returns the words of each line of a list file that is not blank.
+
+  Args:
+    file: the list file.
+    tail: how many components at the end of each path count; the rest, which
+      holds where the files lay at their organisers', is dropped.
 
   Raises:
     InputError: the file cannot be read, holds no line, is no text, or has a
@@ -71,9 +76,20 @@ def read_list(file: Path) -> list[list[str]]:
   if not lines:
     raise InputError(f'{file} lists nothing; expected a name on each line')
   for words in lines:
-    for word in words:
+    for i, word in enumerate(words):
+      if tail:
+        word = words[i] = '/'.join(word.split('/')[-tail:])
       _check_inside(word, f'{file}: ')
   return lines
+
+
+def read_names(file: Path) -> list[str]:
+  """Returns the lines of a list file that are not blank: a name on each.
+
+  Raises:
+    InputError: as `read_list`.
+  """
+  return [' '.join(words) for words in read_list(file)]
 
 
 def check_files(items: Iterable[Item], source: Path | str) -> tuple[Item, ...]:
@@ -131,6 +147,23 @@ def list_items(
     ),
     ', '.join(list_files),
   )
+
+
+def named_items(
+  names: Iterable[str], kinds: Sequence[tuple[Path, str]], source: Path | str
+) -> tuple[Item, ...]:
+  """Returns the item of each name; see `check_files`.
+
+  Args:
+    names: of the examples.
+    kinds: folder and ending of each file of an example, which has its name.
+    source: where the names come from, for messages.
+  """
+  items = (
+    Item(name, tuple(folder / f'{name}{ending}' for folder, ending in kinds))
+    for name in names
+  )
+  return check_files(items, source)
 
 
 def _check_inside(word, where):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
+from segjax.data.examples import check_known
 from segjax.errors import InputError
 
 
@@ -71,10 +72,5 @@ def read_label(path: Path, key: str) -> np.ndarray:
     )
   if label.dtype.kind == 'f':
     whole = np.isfinite(label) & (label == np.round(label))
-    if not whole.all():
-      at = np.unravel_index(np.argmin(whole), label.shape)
-      raise InputError(
-        f'{path}: {key} is {label[at]} in row {at[0]}, column {at[1]} (counted '
-        'from 0); expected whole numbers'
-      )
+    check_known(label, whole, path, 'whole numbers')
   return label.astype(np.int64)

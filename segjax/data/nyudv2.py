@@ -19,12 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import layout, matlab
+from segjax.data import layout, matlab, pages
 from segjax.data.examples import (
   Dataset,
-  FileExamples,
-  digest_of_files,
-  read_page,
+  dataset_of_files,
   shift_label,
 )
 from segjax.errors import InputError
@@ -94,11 +92,8 @@ def load(
   train = layout.list_items(root, train_lists, patterns)
   heldout = layout.list_items(root, heldout_lists, patterns)
   read = functools.partial(_read, modality)
-  return Dataset(
-    class_names=CLASS_NAMES,
-    train=FileExamples(train, read),
-    heldout=FileExamples(heldout, read),
-    digest=digest_of_files((*train, *heldout)),
+  return dataset_of_files(
+    CLASS_NAMES, train, heldout, read, settings=(modality,)
   )
 
 
@@ -106,14 +101,14 @@ def _read(modality: str, *files: Path) -> tuple[np.ndarray, np.ndarray]:
   *inputs, file = files
   stored = matlab.read_label(file, 'segmentation')
   label = shift_label(stored, len(CLASS_NAMES), (0,), file)
-  image = read_page(inputs[0], ('uint8',), 3)
+  image = pages.read_page(inputs[0], ('uint8',), 3)
   if len(inputs) == 1:
     return image, label
   if modality == 'color_d':
     image = image.astype(np.float32) / 255
     more = _read_log_depth(inputs[1]) / 255
   else:
-    more = read_page(inputs[1], ('uint8',), 3)
+    more = pages.read_page(inputs[1], ('uint8',), 3)
   if more.shape[:2] != image.shape[:2]:
     h, w, height, width = *more.shape[:2], *image.shape[:2]
     raise InputError(
@@ -125,7 +120,7 @@ def _read(modality: str, *files: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_log_depth(file: Path) -> np.ndarray:
   """Returns ln(depth), f32[H,W,1]."""
-  depth = read_page(file, ('uint16',), 1)
+  depth = pages.read_page(file, ('uint16',), 1)
   if not depth.all():
     row, column, _ = np.unravel_index(np.argmin(depth), depth.shape)
     raise InputError(

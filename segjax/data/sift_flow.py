@@ -18,12 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import layout, matlab
+from segjax.data import layout, matlab, pages
 from segjax.data.examples import (
   Dataset,
-  FileExamples,
-  digest_of_files,
-  read_page,
+  dataset_of_files,
   shift_label,
 )
 from segjax.errors import InputError
@@ -83,11 +81,8 @@ def load(
   ]
   train = layout.list_items(root, train_lists, patterns)
   heldout = layout.list_items(root, heldout_lists, patterns)
-  return Dataset(
-    class_names=(*SEMANTIC_NAMES, *GEOMETRIC_NAMES),
-    train=FileExamples(train, _read),
-    heldout=FileExamples(heldout, _read),
-    digest=digest_of_files((*train, *heldout)),
+  return dataset_of_files(
+    (*SEMANTIC_NAMES, *GEOMETRIC_NAMES), train, heldout, _read
   )
 
 
@@ -105,4 +100,6 @@ def _read(
       f'{geometric}: label of {h} x {w} px for one of {height} x {width} px '
       f'({semantic}); they must be equal'
     )
-  return read_page(image, ('uint8',), 3), np.stack([first, second], axis=-1)
+  return pages.read_page(image, ('uint8',), 3), np.stack(
+    [first, second], axis=-1
+  )

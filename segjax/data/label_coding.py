@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the pixels of label images say classes: by an index, or by a colour."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data.examples import IGNORE_LABEL, check_known
+from segjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCoding:
+  """Classes as they are stored.
+
+  Attributes:
+    num_classes: K, 1 to 255.
+    colours: K RGB tuples, class k is stored as colour k; () stores index k.
+    ignore_value: what ignored pixels are stored as: (255,) is an index,
+      (0, 0, 0) a colour, () says that there are none.
+
+  Raises:
+    InputError: the attributes do not give each class, and ignored pixels, a
+      value of their own. An index of a class may be ignored.
+  """
+
+  num_classes: int
+  colours: tuple[tuple[int, int, int], ...]
+  ignore_value: tuple[int, ...]
+
+  def __post_init__(self):
+    if not 1 <= self.num_classes <= IGNORE_LABEL:
+      raise InputError(
+        f'{self.num_classes} class names; expected 1 to {IGNORE_LABEL}'
+      )
+    if len(self.colours) not in (0, self.num_classes):
+      raise InputError(
+        f'{len(self.colours)} colours for {self.num_classes} classes; expected '
+        'one each, or () where labels are indices'
+      )
+    size = 3 if self.colours else 1
+    if len(self.ignore_value) not in (0, size):
+      raise InputError(
+        f'ignore_value={self.ignore_value} where labels are '
+        f'{"colours" if self.colours else "indices"}; expected '
+        f'{"(red, green, blue)" if self.colours else "(index,)"}, or () for '
+        'none'
+      )
+    if not self.colours:
+      return
+    colours = [tuple(colour) for colour in self.colours]
+    if self.ignore_value:
+      colours.append(tuple(self.ignore_value))
+    for i, colour in enumerate(colours):
+      if len(colour) != 3 or not all(0 <= v <= 255 for v in colour):
+        raise InputError(
+          f'colour {colour}; expected (red, green, blue), each in 0..255'
+        )
+      if colour in colours[:i]:
+        raise InputError(f'colour {colour} is given twice; one class each')
+
+  def decode(self, stored: np.ndarray, file: Path | str) -> np.ndarray:
+    """Returns i32[H, W], class indices and `IGNORE_LABEL`.
+
+    Args:
+      stored: uint8 or uint16 [H, W, C], a page of a label image.
+      file: where it is from, for messages.
+
+    Raises:
+      InputError: indices are stored where colours are due or the other way
+        round, or a pixel is neither a class nor ignored.
+    """
+    num_channels = stored.shape[-1]
+    if stored.dtype == np.float32:
+      raise InputError(f'{file}: labels of float32; expected integers')
+    if self.colours and num_channels != 3:
+      raise InputError(
+        f'{file}: {num_channels} channel(s) for a table of colours; expected '
+        'an RGB label image, or colours=() if it stores indices'
+      )
+    if not self.colours and num_channels != 1:
+      raise InputError(
+        f'{file}: {num_channels} channels for class indices; expected a '
+        'palette or gray label image, or one colour a class in `colours`'
+      )
+    values = self.colours or [(k,) for k in range(self.num_classes)]
+    expected = 'one of colours' if self.colours else f'0..{len(values) - 1}'
+    code, class_codes = _code(stored), _code(values)
+    order = np.argsort(class_codes)
+    at = np.searchsorted(class_codes[order], code)
+    label = order[np.minimum(at, len(order) - 1)]
+    known = class_codes[label] == code
+    if self.ignore_value:
+      expected += f', or {tuple(self.ignore_value)} for ignored'
+      is_ignored = code == _code([self.ignore_value])
+      label[is_ignored] = IGNORE_LABEL
+      known |= is_ignored
+    shown = stored if self.colours else stored[..., 0]
+    check_known(shown, known, file, expected)
+    return label.astype(np.int32)
+
+
+def _code(values):
+  """Returns [...], one number for each of [..., C]."""
+  values = np.asarray(values, np.int64)
+  return values @ 2 ** (16 * np.arange(values.shape[-1]))

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that hold one image, or one label: their only page, checked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data import images
+from segjax.errors import InputError
+
+
+def read_page(
+  file: Path, dtypes: Sequence[str], num_channels: int
+) -> np.ndarray:
+  """Returns the one page [H, W, C] of an image file, as stored.
+
+  Raises:
+    InputError: the file holds several pages, another dtype or number of
+      channels, or `images.read_stack` refuses it.
+  """
+  image = _only_page(file)
+  if image.dtype not in dtypes or image.shape[-1] != num_channels:
+    raise InputError(
+      f'{file}: {image.dtype} of {image.shape[-1]} channels; expected '
+      f'{" or ".join(dtypes)} of {num_channels}'
+    )
+  return image
+
+
+def read_rgb(file: Path) -> np.ndarray:
+  """Returns u8[H, W, 3] in RGB order; see `read_page`."""
+  return read_page(file, ('uint8',), 3)
+
+
+def read_indices(path: Path) -> np.ndarray:
+  """Returns uint8 or uint16 [H, W], indices as a palette or gray PNG has them.
+
+  Raises:
+    InputError: as `images.read_stack`; or the file has colours, not indices.
+  """
+  label = _only_page(path)
+  if label.shape[-1] != 1 or label.dtype == np.float32:
+    raise InputError(
+      f'{path}: {label.dtype} of {label.shape[-1]} channel(s); expected class '
+      'indices, in the palette or gray label image as distributed, not one '
+      'saved again in colours'
+    )
+  return label[..., 0]
+
+
+def _only_page(file):
+  stack = images.read_stack(file)
+  if len(stack) != 1:
+    raise InputError(
+      f'{file}: {len(stack)} pages, a stack or volume; expected one image'
+    )
+  return stack[0]

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of reading a folder of images and a folder of label images."""
+
+import numpy as np
+import pytest
+from inputs import random_stack
+from trees import cut, write_lines, write_picture
+
+from segjax.data import folder
+from segjax.data.images import write_stack
+from segjax.errors import InputError
+
+NAMES = ('a1', 'a2', 'a10', 'a11', 'b')  # In natural order.
+COLOURS = ((9, 8, 7), (0, 200, 3), (0, 3, 200))
+PALETTE = np.full((256, 3), 77)
+IMAGES = {name: random_stack((4, 6, 3), seed=i) for i, name in enumerate(NAMES)}
+LABELS = {
+  name: np.random.default_rng(i).integers(0, 3, (4, 6))
+  for i, name in enumerate(NAMES)
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+  """Returns a folder with images and labels in gray, palette and .npy."""
+  for i, name in enumerate(reversed(NAMES)):
+    write_picture(tmp_path / 'images' / f'{name}.png', IMAGES[name])
+    label = tmp_path / 'labels' / name
+    if i == 0:
+      write_picture(label.with_suffix('.png'), LABELS[name])
+    elif i == 1:
+      write_stack(label.with_suffix('.npy'), np.uint16(LABELS[name])[None])
+    else:
+      write_picture(label.with_suffix('.png'), LABELS[name], PALETTE)
+  return tmp_path
+
+
+def load(root, **options):
+  options = {
+    'images': 'images',
+    'labels': 'labels',
+    'class_names': ('x', 'y', 'z'),
+    'colours': (),
+    'ignore_value': (),
+    'train_list': '',
+    'heldout_list': '',
+    'heldout_fraction': 0.0,
+    'seed': 0,
+    **options,
+  }
+  return folder.load(dir=str(root), **options)
+
+
+def load_lists(root, train, heldout, **options):
+  write_lines(root / 'train.txt', *train)
+  write_lines(root / 'heldout.txt', *heldout)
+  return load(
+    root, train_list='train.txt', heldout_list='heldout.txt', **options
+  )
+
+
+def names(examples):
+  return [example['name'] for example in examples]
+
+
+def test_images_and_labels_are_as_stored_and_in_natural_order(root):
+  dataset = load(root)
+  assert names(dataset.train) == list(NAMES)
+  assert list(dataset.heldout) == [] and dataset.palette is None
+  assert dataset.class_names == ('x', 'y', 'z')
+  for example in dataset.train:
+    np.testing.assert_array_equal(example['image'], IMAGES[example['name']])
+    np.testing.assert_array_equal(example['label'], LABELS[example['name']])
+    assert example['label'].dtype == np.int32
+
+
+def test_colours_are_classes(root):
+  for name in NAMES:
+    (root / 'labels' / f'{name}.npy').unlink(missing_ok=True)
+    label = np.uint8(COLOURS)[LABELS[name]]
+    label[0, 0] = (1, 1, 1)
+    write_picture(root / 'labels' / f'{name}.png', label)
+  dataset = load(root, colours=list(map(list, COLOURS)), ignore_value=[1] * 3)
+  for example in dataset.train:
+    expected = LABELS[example['name']].copy()
+    expected[0, 0] = 255
+    np.testing.assert_array_equal(example['label'], expected)
+  np.testing.assert_array_equal(dataset.palette, COLOURS)
+  message = (
+    r'a1.png: label \[1, 1, 1\] in row 0, column 0 .*expected one of colours'
+  )
+  with pytest.raises(InputError, match=message):
+    load(root, colours=COLOURS).train[0]
+
+
+def test_draw_depends_on_names_and_seed_alone(root, tmp_path_factory):
+  other = tmp_path_factory.mktemp('other')
+  for name in NAMES:  # In another order of writing, and all of them alike.
+    write_picture(other / 'images' / f'{name}.png', IMAGES['b'])
+    write_picture(other / 'labels' / f'{name}.png', LABELS['b'])
+  drawn = set()
+  for seed in range(8):
+    dataset = load(root, heldout_fraction=0.4, seed=seed)
+    held = names(dataset.heldout)
+    assert len(held) == 2 and len(dataset.train) == 3
+    assert sorted(names(dataset.train) + held) == sorted(NAMES)
+    again = load(other, heldout_fraction=0.4, seed=seed)
+    assert names(again.heldout) == held
+    drawn.add(tuple(held))
+  assert len(drawn) > 1
+
+
+@pytest.mark.parametrize('fraction', [0.05, 0.95])
+def test_draw_that_leaves_nothing_is_refused(root, fraction):
+  with pytest.raises(
+    InputError, match=f'heldout_fraction={fraction} of 5 file'
+  ):
+    load(root, heldout_fraction=fraction)
+
+
+@pytest.mark.parametrize('fraction', [-0.1, 1.0, float('nan')])
+def test_fraction_out_of_range_is_refused(root, fraction):
+  with pytest.raises(
+    InputError, match=f'heldout_fraction={fraction}; expected'
+  ):
+    load(root, heldout_fraction=fraction)
+
+
+def test_lists_take_stems_files_and_paths(root):
+  dataset = load_lists(root, ['b', 'images/a1.png'], ['a10.png'])
+  assert names(dataset.train) == ['b', 'a1']
+  assert names(dataset.heldout) == ['a10']
+
+
+def test_unlisted_files_need_no_partner(root):
+  (root / 'labels' / 'a2.png').unlink()
+  (root / 'images' / 'a11.png').unlink()
+  assert names(load_lists(root, ['b'], ['a1']).train) == ['b']
+  message = '2 of the names in images and labels are not in both: a11, a2'
+  with pytest.raises(InputError, match=message):
+    load(root)
+  with pytest.raises(InputError, match='lists a2, which is no image with a la'):
+    load_lists(root, ['a2'], ['b'])
+
+
+@pytest.mark.parametrize(
+  'train, heldout, message',
+  [
+    (['a1'], [], 'heldout.txt lists nothing'),
+    (['a1'], ['a3'], 'heldout.txt lists a3, which is no image'),
+    (['a1'], ['labels/a2.png'], 'lists labels/a2.png, which is no image'),
+    (['a1'], ['../images/a2.png'], r'\.\./images/a2.png.* leads out'),
+    (['a1'], ['a1.png'], 'a1 is both trained on and held out'),
+    (['a1', 'images/a1.png'], ['a2'], 'train.txt lists a1 twice'),
+  ],
+)
+def test_other_lists_are_refused(root, train, heldout, message):
+  with pytest.raises(InputError, match=message):
+    load_lists(root, train, heldout)
+
+
+def test_one_list_is_refused(root):
+  with pytest.raises(InputError, match="heldout_list=''; expected two files"):
+    load(root, train_list='train.txt')
+
+
+@pytest.mark.parametrize('missing', ['images', 'labels'])
+def test_missing_folders_are_refused(root, missing):
+  with pytest.raises(InputError, match='no folder .*none; expected images in'):
+    load(root, **{missing: 'none'})
+
+
+PAGES = random_stack((3, 4, 6))
+PAGE_LABELS = np.stack([np.uint8(LABELS['a1']) == k for k in range(3)])
+
+
+@pytest.fixture
+def stacks(root):
+  """Returns a folder with stacks s of three and t of two pages."""
+  for kind, pages in (('images', PAGES), ('labels', PAGE_LABELS)):
+    (root / 'stacks' / kind).mkdir(parents=True)
+    write_stack(root / 'stacks' / kind / 's.tif', np.uint8(pages))
+    write_stack(root / 'stacks' / kind / 't.tif', np.uint8(pages[:2]))
+  return root / 'stacks'
+
+
+def test_pages_are_examples(stacks):
+  dataset = load_lists(stacks, ['s-2', 't'], ['s-0'])
+  assert names(dataset.train) == ['s-2', 't-0', 't-1']
+  assert names(dataset.heldout) == ['s-0']
+  for example, page in zip(dataset.train, (2, 0, 1), strict=True):
+    np.testing.assert_array_equal(example['image'], PAGES[page, ..., None])
+    np.testing.assert_array_equal(example['label'], PAGE_LABELS[page])
+
+
+def test_draw_keeps_the_pages_of_a_stack_together(stacks):
+  dataset = load(stacks, heldout_fraction=0.5)
+  train, held = names(dataset.train), names(dataset.heldout)
+  assert sorted([train, held]) == [['s-0', 's-1', 's-2'], ['t-0', 't-1']]
+
+
+def test_page_with_the_name_of_a_file_is_refused(stacks):
+  for kind in ('images', 'labels'):
+    (stacks / kind / 't.tif').rename(stacks / kind / 's-1.tif')
+  with pytest.raises(InputError, match='s-1 names two images'):
+    load_lists(stacks, ['s-1'], ['s-0'])
+
+
+@pytest.mark.parametrize(
+  'file, shape, message',
+  [
+    ('labels/t.tif', (3, 4, 6), r't.tif: labels of 3 page\(s\) 4 x 6 for im'),
+    ('labels/t.tif', (2, 4, 5), r't.tif: labels of 2 page\(s\) 4 x 5 for im'),
+    (
+      'images/t.tif',
+      (2, 4, 6, 3),
+      r't.tif: uint8 of 3 chan.* expected uint8 of 1',
+    ),
+  ],
+)
+def test_stacks_unlike_each_other_are_refused(stacks, file, shape, message):
+  write_stack(stacks / file, np.zeros(shape, np.uint8))
+  with pytest.raises(InputError, match=message):
+    load(stacks)
+
+
+def test_wrong_label_of_a_stack_names_the_page(stacks):
+  labels = np.uint8(PAGE_LABELS)
+  labels[2, 3, 1] = 3
+  write_stack(stacks / 'labels' / 's.tif', labels)
+  with pytest.raises(InputError, match='s.tif, page 2: label 3 in row 3, colu'):
+    load(stacks)
+
+
+@pytest.mark.parametrize('kind', ['images', 'labels'])
+def test_damaged_files_are_refused(root, stacks, kind):
+  cut(root / kind / 'a10.png')
+  with pytest.raises(InputError, match=f'{kind}/a10.png'):
+    load(root).train[2]
+  cut(stacks / kind / 't.tif')
+  with pytest.raises(InputError, match=f'{kind}/t.tif'):
+    load(stacks)
+
+
+@pytest.mark.parametrize(
+  'file, stack, message',
+  [
+    ('images/b', random_stack((1, 4, 6)), 'uint8 of 1 channel.* as .*a1.png'),
+    ('images/b', random_stack((1, 4, 6, 3), 'uint16'), 'uint16 of 3 channel'),
+    ('labels/b', np.zeros((1, 4, 5), np.uint8), '4 x 5 for images of .*4 x 6'),
+    ('labels/b', np.zeros((1, 4, 6), np.float32), 'labels of float32'),
+    ('labels/b', np.full((1, 4, 6), 300, np.uint16), 'label 300 in row 0'),
+  ],
+)
+def test_files_of_another_kind_are_refused(root, file, stack, message):
+  for found in root.glob(f'{file}.*'):
+    found.unlink()
+  write_stack(root / f'{file}.tif', stack)
+  with pytest.raises(InputError, match=f'b.tif: .*{message}'):
+    load(root).train[4]
+
+
+def test_pages_among_single_images_are_refused(root):
+  for kind, shape in (('images', (2, 4, 6, 3)), ('labels', (2, 4, 6))):
+    for found in root.glob(f'{kind}/b.*'):
+      found.unlink()
+    write_stack(root / kind / 'b.tif', np.zeros(shape, np.uint8))
+  with pytest.raises(InputError, match='b.tif: 2 pages; expected 1, as .*a1'):
+    load(root).train[4]
+
+
+def test_floats_outside_0_to_1_are_refused(tmp_path):
+  for kind in ('images', 'labels'):
+    (tmp_path / kind).mkdir()
+  write_stack(tmp_path / 'labels' / 'a.tif', np.zeros((1, 2, 2), np.uint8))
+  image = np.float32([[[0, 0.5], [0.25, 1]]])
+  write_stack(tmp_path / 'images' / 'a.tif', image)
+  read = load(tmp_path).train[0]['image']
+  np.testing.assert_array_equal(read[..., 0], image[0])
+  write_stack(tmp_path / 'images' / 'a.tif', image * 255)
+  with pytest.raises(InputError, match=r'a.tif: values from 0.0 to 255.0; im'):
+    load(tmp_path).train[0]
+
+
+def test_two_files_of_one_name_are_refused(root):
+  write_picture(root / 'images' / 'a1.jpg', IMAGES['a1'])
+  with pytest.raises(InputError, match='a1.jpg and a1.png have one name'):
+    load(root)
+
+
+def test_jpeg_labels_are_refused(root):
+  (root / 'labels' / 'a1.png').rename(root / 'labels' / 'a1.jpg')
+  with pytest.raises(InputError, match='a1.jpg: JPEG changes values'):
+    load(root)
+
+
+def test_colours_and_indices_are_told_apart(root):
+  with pytest.raises(InputError, match=r'a1.png: 1 channel.*or colours=\(\)'):
+    load(root, colours=COLOURS).train[0]
+  write_picture(root / 'labels' / 'a1.png', np.uint8(COLOURS)[LABELS['a1']])
+  with pytest.raises(
+    InputError, match='a1.png: 3 channels.*one colour a class'
+  ):
+    load(root).train[0]
+
+
+def test_digest_is_of_files_split_and_coding(root):
+  usual = load(root).digest
+  assert load(root).digest == usual
+  assert load(root, ignore_value=(255,)).digest != usual
+  assert load(root, heldout_fraction=0.4).digest != usual
+  first, second = ['a1', 'a2'], ['a10', 'b']
+  before = load_lists(root, first, second).digest
+  assert load_lists(root, first[:1], first[1:] + second).digest != before
