@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN-16s on SIFT Flow: 33 semantic and 3 geometric classes from one trunk.
+
+Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
+          segmentation. CVPR 2015, and the code the authors released.
+Data      2486 images to train on and 200 held out, 256 x 256 px.
+Command   python -m segjax.main --config=configs/fcn16s_siftflow.py \
+            --config.data.dir=SIFTFLOW --config.init.path=START
+START     the run of fcn32s_siftflow
+
+Two heads, `sem` and `geo`; their losses are added. Scores leave out classes
+that no label of the test images has, as the paper does.
+
+Published  Pixel accuracy, mean accuracy, mean IU, frequency weighted IU
+           85.2 / 51.7 / 39.5 / 76.1, geometric accuracy 94.3 (CVPR paper).
+           Not trained here.
+"""
+
+import ml_collections
+
+from segjax import recipes
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the config."""
+  config = recipes.fcn_config(
+    'fcn16s',
+    recipes.SIFT_FLOW_DATA,
+    num_classes=36,
+    learning_rate=1e-12,
+    num_train_steps=300_000,
+  )
+  config.model.heads = (('sem', 33), ('geo', 3))
+  config.preprocessing = recipes.caffe_preprocessing(
+    (114.578, 115.294, 108.353)
+  )
+  config.evaluation.best_metric = 'sem_mean_iu'
+  config.evaluation.present_only = True
+  return recipes.start_from_coarser(config, 'pool4')

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN-32s on NYUDv2: colour, depth as HHA, and both.
+
+Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
+          segmentation. CVPR 2015, and the code the authors released.
+Data      795 images to train on (train.txt and val.txt) and 654 held out, 40
+          classes, in the layout of the authors' code.
+Command   python -m segjax.main --config=configs/fcn32s_nyudv2.py:ARGUMENT \
+            --config.data.dir=NYUD --config.init.path=START
+
+Arguments
+  color      RGB. START is vgg16.npz.
+  hha        HHA in the file's order of channels. START is vgg16.npz.
+  color_d    RGB and the logarithm of depth in one network. START is
+             `weights.surgery.with_depth` of vgg16.npz: conv1_1_bgrd, whose
+             fourth input begins as the mean of the three.
+  color_hha  Two networks, whose scores are averaged. START is
+             `weights.surgery.join_streams` of the parameters of the runs
+             `color` and `hha`.
+
+Published  Mean IU 29.2, 24.2, 30.5 and 32.8, in this order (CVPR paper).
+           None has been trained here.
+"""
+
+import ml_collections
+
+from segjax import recipes
+from segjax.errors import InputError
+
+ARGUMENTS = ('color', 'hha', 'color_d', 'color_hha')
+
+_COLOR_MEAN = (116.190, 97.203, 92.318)  # B, G, R.
+_HHA_MEAN = (132.431, 94.076, 118.477)
+_LOG_DEPTH_MEAN = 7.844
+
+
+def get_config(argument: str = 'color') -> ml_collections.ConfigDict:
+  """Returns the config of one of `ARGUMENTS`."""
+  if argument not in ARGUMENTS:
+    raise InputError(f'config argument {argument!r} is not one of {ARGUMENTS}')
+  config = recipes.fcn_config(
+    'fcn32s',
+    dict(
+      name='nyudv2',
+      dir='',
+      modality=argument,
+      train_lists=('train.txt', 'val.txt'),
+      heldout_lists=('test.txt',),
+    ),
+    num_classes=40,
+    learning_rate=1e-10,
+    num_train_steps=300_000,
+  )
+  # HHA is not reversed.
+  means, channels = {
+    'color': (_COLOR_MEAN, recipes.BGR),
+    'hha': (_HHA_MEAN, ()),
+    'color_d': ((*_COLOR_MEAN, _LOG_DEPTH_MEAN), (*recipes.BGR, 3)),
+    'color_hha': ((*_COLOR_MEAN, *_HHA_MEAN), (*recipes.BGR, 3, 4, 5)),
+  }[argument]
+  config.preprocessing = recipes.caffe_preprocessing(means, channels)
+  config.model.in_channels = len(means)
+  if argument == 'color_d':
+    config.model.first_conv = 'conv1_1_bgrd'
+  if argument == 'color_hha':
+    config.model.streams = ('color', 'hha')
+    config.init.initial = ()
+    config.schedule.learning_rate = 1e-12
+  return config

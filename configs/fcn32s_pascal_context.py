@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN-32s on PASCAL-Context: 59 classes and a background that is trained, too.
+
+Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
+          segmentation. CVPR 2015, appendix B of arXiv 1411.4038v2, and the
+          code the authors released.
+Data      Train and val of VOC 2010 with the annotations of PASCAL-Context.
+Command   python -m segjax.main --config=configs/fcn32s_pascal_context.py \
+            --config.data.dir=VOCdevkit --config.data.context_dir=CONTEXT \
+            --config.init.path=START
+START     vgg16.npz
+
+Published  For the 59 classes, trained as the paper says: pixel accuracy, mean
+           accuracy, mean IU, frequency weighted IU 63.8 / 42.7 / 31.8 / 48.3.
+           Not trained here.
+"""
+
+import ml_collections
+
+from segjax import recipes
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the config."""
+  config = recipes.fcn_config(
+    'fcn32s',
+    recipes.PASCAL_CONTEXT_DATA,
+    num_classes=60,
+    learning_rate=1e-10,
+    num_train_steps=300_000,
+  )
+  config.preprocessing = recipes.caffe_preprocessing(
+    (104.007, 116.669, 122.679)
+  )
+  return config

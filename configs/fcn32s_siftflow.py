@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN-32s on SIFT Flow: 33 semantic and 3 geometric classes from one trunk.
+
+Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
+          segmentation. CVPR 2015, and the code the authors released.
+Data      2486 images to train on and 200 held out, 256 x 256 px.
+Command   python -m segjax.main --config=configs/fcn32s_siftflow.py \
+            --config.data.dir=SIFTFLOW --config.init.path=START
+START     vgg16.npz
+
+Two heads, `sem` and `geo`; their losses are added. Scores leave out classes
+that no label of the test images has, as the paper does.
+
+Published  The CVPR paper has FCN-16s alone: fcn16s_siftflow. Not trained here.
+"""
+
+import ml_collections
+
+from segjax import recipes
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the config."""
+  config = recipes.fcn_config(
+    'fcn32s',
+    recipes.SIFT_FLOW_DATA,
+    num_classes=36,
+    learning_rate=1e-10,
+    num_train_steps=300_000,
+  )
+  config.model.heads = (('sem', 33), ('geo', 3))
+  config.preprocessing = recipes.caffe_preprocessing(
+    (114.578, 115.294, 108.353)
+  )
+  config.evaluation.best_metric = 'sem_mean_iu'
+  config.evaluation.present_only = True
+  config.init.initial = ('score_fr_sem', 'score_fr_geo')
+  return config

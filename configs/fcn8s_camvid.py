@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN-8s on CamVid: street scenes, 11 classes, fine-tuned from VGG16.
+
+Data      CamVid as prepared for SegNet, 360 x 480 px: 367 frames to train on;
+          101 of val.txt are held out.
+Command   python -m segjax.main --config=configs/fcn8s_camvid.py:ARGUMENT \\
+            --config.data.dir=CAMVID --config.init.path=vgg16_conv.npz
+
+The start is the convolutions of a VGG16 trained on RGB in [0, 1], standardised
+as torchvision does, without its fully connected layers: fc6 and fc7 start from
+random values. With those of the classifier, set config.init.initial to the
+score layers and config.model.fc_features to 4096.
+
+The recipe is ours: all skips at once, padding of each layer instead of 100 px,
+crops and flips, Adam.
+
+Arguments
+  (none)  Frames and labels as they are; fc6 and fc7 with 4096 channels. Needs a
+          GPU. Not yet trained here.
+  cpu     Half the resolution, images and labels, fc6 and fc7 with 512 channels.
+"""
+
+import ml_collections
+
+from segjax import recipes
+from segjax.errors import InputError
+
+ARGUMENTS = ('', 'cpu')
+
+
+def get_config(argument: str = '') -> ml_collections.ConfigDict:
+  """Returns the config of one of `ARGUMENTS`."""
+  if argument not in ARGUMENTS:
+    raise InputError(
+      f'config argument {argument!r} is not one of {ARGUMENTS[1:]} or none'
+    )
+  config = recipes.fcn_config(
+    'fcn8s',
+    dict(name='camvid', dir='', heldout='val', scale=1),
+    num_classes=11,
+    learning_rate=1e-4,
+    num_train_steps=9000,
+  )
+  config.batch_size = 4
+  config.tile_size_px = 352
+  config.loss_reduction = 'mean'
+  config.model.padding = 'same'
+  config.model.fc_features = 4096
+  config.batching = dict(order='shuffled', bucket_px=0)
+  config.preprocessing = dict(
+    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), channels=()
+  )
+  config.init.initial = (
+    *('fc6', 'fc7'),
+    *('score_fr', 'score_pool4', 'score_pool3'),
+  )
+  config.augmentation.update(
+    dict(flip=True, shift_px=16.0, black=0.1, white=0.1, log_gamma=0.2)
+  )
+  config.optimizer.update(dict(name='adamw', momentum=0.9, weight_decay=1e-4))
+  config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
+  config.evaluation.every_steps = 900
+  config.checkpoints.every_steps = 900
+  if argument == 'cpu':
+    config.data.scale = 2
+    config.tile_size_px = 176
+    config.model.fc_features = 512
+    config.num_train_steps = 900
+    config.evaluation.every_steps = 150
+    config.checkpoints.every_steps = 150
+  return config

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN-8s on your own images: two folders, one of images, one of label images.
+
+Data      DIR/images and DIR/labels, matched by name: PNG, JPEG or TIFF, of any
+          sizes. Labels are class indices (gray or palette PNG), 255 ignored; or
+          colours, listed in config.data.colours.
+Command   cp configs/fcn8s_folder.py configs/mine.py, name your classes in it;
+          python -m segjax.main --config=configs/mine.py \\
+            --config.data.dir=DIR --config.init.path=vgg16.npz
+          where python -m segjax.convert --model=vgg16 made vgg16.npz from
+          Caffe's VGG16. Other weights: set config.preprocessing to theirs.
+
+The recipe is ours: all skips at once, whole images, Adam. Every fifth image
+is held out.
+"""
+
+import ml_collections
+
+from segjax import recipes
+
+CLASS_NAMES = ('background', 'object')
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the config."""
+  config = recipes.fcn_config(
+    'fcn8s',
+    dict(
+      name='folder',
+      dir='',
+      images='images',
+      labels='labels',
+      class_names=CLASS_NAMES,
+      colours=(),  # (red, green, blue) of each class, or () for indices.
+      ignore_value=(255,),  # An index, or a colour, or () for none.
+      train_list='',  # Files with a name on each line; '' draws at random.
+      heldout_list='',
+      heldout_fraction=0.2,
+      seed=0,
+    ),
+    num_classes=len(CLASS_NAMES),
+    learning_rate=1e-4,
+    num_train_steps=4000,
+  )
+  config.loss_reduction = 'mean'
+  config.model.padding = 'same'
+  config.batching = dict(order='shuffled', bucket_px=64)
+  config.prediction.bucket_px = 64
+  config.init.initial = ('score_fr', 'score_pool4', 'score_pool3')
+  config.optimizer.update(dict(name='adamw', momentum=0.9, weight_decay=1e-4))
+  config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
+  config.evaluation.every_steps = 500
+  config.checkpoints.every_steps = 500
+  return config

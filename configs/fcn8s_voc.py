@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN-8s on PASCAL VOC: FCN-16s with the scores of pool3.
+
+Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
+          segmentation. CVPR 2015, and the code the authors released.
+Data      SBD's 8498 training images; scored on the 736 of seg11valid.
+Command   python -m segjax.main --config=configs/fcn8s_voc.py:ARGUMENT \
+            --config.data.dir=VOCdevkit --config.data.sbd_dir=SBD/dataset \
+            --config.init.path=START
+START     the workdir of fcn16s_voc, or its .npz
+
+Arguments
+  (none)  The released recipe: one image a step, momentum .99, the sum of the
+          pixel losses, fixed deconvolutions.
+  light   The paper's: 20 images a step, momentum .9, the mean of the losses,
+          all deconvolutions but the last learned. START is then a run of
+          `light`; the rate falls a hundredfold at each skip.
+
+Published  Mean IU 65.5 (released network) and 62.7 (light, paper's table 2).
+           Neither has been trained here.
+"""
+
+import ml_collections
+
+from segjax import recipes
+from segjax.errors import InputError
+
+ARGUMENTS = ('', 'light')
+
+
+def get_config(argument: str = '') -> ml_collections.ConfigDict:
+  """Returns the config of one of `ARGUMENTS`."""
+  if argument not in ARGUMENTS:
+    raise InputError(
+      f'config argument {argument!r} is not one of {ARGUMENTS[1:]} or none'
+    )
+  config = recipes.fcn_config(
+    'fcn8s', recipes.VOC_DATA, recipes.VOC_CLASSES, learning_rate=1e-14
+  )
+  recipes.start_from_coarser(config, 'pool3')
+  if argument == 'light':
+    recipes.make_light(
+      config,
+      learning_rate=1e-8,
+      num_examples=recipes.NUM_SBD_EXAMPLES,
+      learned=('upscore2', 'upscore_pool4'),
+    )
+  return config
