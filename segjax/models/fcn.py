@@ -10,6 +10,7 @@ weights fit one to one. Crop offsets follow from `FCN.geometry`.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -104,15 +105,22 @@ class FCNGeometry:
         at = skip_at
     return offsets
 
-  def sizes(self, size: int) -> dict[str, int]:
-    """Returns the size of every map, uncropped, for images of `size` px."""
-    sizes, offsets, n = {}, self.offsets, size
+  def sizes(self, size: Any) -> dict[str, Any]:
+    """Returns the size of 'image' and of every map by its name, uncropped.
+
+    Args:
+      size: pixels of the image, 1 or more: an integer, or an array of them,
+        traced or not, for arrays of sizes.
+    """
+    offsets = self.offsets
+    sizes = {'image': size}
+    n = size
     for name, window in self.windows:
-      sizes[name] = n = window.output_size(n)
+      sizes[name] = n = window.output_extent(n)
     for up in self.decoder:
       sizes[up.name] = n = up.layer.output_size(n)
       if up.name in offsets:
-        n = sizes[up.skip] if up.skip else size
+        n = sizes[up.skip or 'image']
     return sizes
 
   def output_size(self, size: int) -> int:
@@ -215,38 +223,30 @@ class FCN(nn.Module):
         f'each image, {[image.shape[0], 2]}'
       )
     geometry = self.geometry
-    image_size = tuple(geometry.output_size(n) for n in image.shape[1:3])
+    heights, widths = (
+      geometry.sizes(geometry.output_size(n)) for n in image.shape[1:3]
+    )
+    extents = {} if size is None else geometry.sizes(size)
     offsets = geometry.offsets
     scales = {'pool4': self.pool4_scale, 'pool3': self.pool3_scale}
 
-    x, extent = zero_beyond(image, size), size
-    maps, extents = {}, {}
+    x = zero_beyond(image, size)
+    maps = {}
     rows, steps = self._network()
     for row in rows:
-      if size is not None:
-        extent = row.window.output_extent(extent)
+      extent = extents.get(row.name)
       x = maps[row.name] = row(x, train, self.dtype, extent)
-      extents[row.name] = extent
     scores = zero_beyond(self._score('score_fr', x), extent)
     for up in steps:
-      if up.skip is None:
-        shape, upscored = image_size, size
-      else:
-        shape, upscored = maps[up.skip].shape[1:3], extents[up.skip]
-      offset = offsets.get(up.name)
-      if offset is None:  # The skip is the larger map.
-        offset = 0
-        shape = map(up.layer.output_size, scores.shape[1:3])
-        if size is not None:
-          upscored = up.layer.output_size(extent)
-      scores, extent = self._upscore(up, scores, offset, tuple(shape)), upscored
+      # The scores are cropped, or the skip where it is the larger map.
+      like = (up.skip or 'image') if up.name in offsets else up.name
+      shape, offset = (heights[like], widths[like]), offsets.get(up.name, 0)
+      scores = self._upscore(up, scores, offset, shape)
       if up.skip is not None:
         name = f'score_{up.skip}'
-        skip = slice_from(
-          maps[up.skip], offsets.get(name, 0), scores.shape[1:3]
-        )
+        skip = slice_from(maps[up.skip], offsets.get(name, 0), shape)
         scores = scores + self._score(name, skip * scales[up.skip])
-      scores = zero_beyond(scores, extent)
+      scores = zero_beyond(scores, extents.get(like))
     return scores
 
   def _network(self):
