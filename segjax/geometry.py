@@ -3,9 +3,10 @@
 
 Everything about sizes is derived here, once, for one axis at a time (the
 networks treat rows and columns alike). Training crops labels by it and the
-tile predictor plans by it. Plain integers and fractions: no arrays, no
-parameters. `UNetGeometry` has the closed forms of the U-Net; `Window`,
-`Deconvolution` and `crop_offset` are the algebra of any chain of layers.
+tile predictor plans by it. Plain integers and fractions: no parameters, and
+arrays only where a function says so. `UNetGeometry` has the closed forms of the
+U-Net; `Window`, `Deconvolution` and `crop_offset` are the algebra of any chain
+of layers.
 
 Symbols of `UNetGeometry`: d depth (number of poolings), n convolutions per
 block, k kernel size, P = 2^d period of the pooling grid, c = n (k - 1) pixels
@@ -15,6 +16,7 @@ that one block of valid convolutions takes off an axis.
 import dataclasses
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import Any
 
 from segjax.errors import InputError
 
@@ -189,19 +191,28 @@ class Window:
     Raises:
       InputError: if the result is empty.
     """
-    free = size + 2 * self.pad - self.extent
-    if self.ceil and size > 0:
-      windows = max(-(-free // self.stride) + 1, 1)
-      if self.pad and (windows - 1) * self.stride >= size + self.pad:
-        windows -= 1
-    else:
-      windows = free // self.stride + 1
+    windows = self.output_extent(size)
     if size < 1 or windows < 1:
       raise InputError(
         f'{size} px are too few for a window of {self.extent} px with '
         f'{self.pad} px of padding at each side; at least '
         f'{max(self.extent - 2 * self.pad, 1)} px are needed'
       )
+    return windows
+
+  def output_extent(self, size: Any) -> Any:
+    """Returns `output_size` of an integer or, element by element, an array.
+
+    Operators only, so that traced integers pass. Sizes that `output_size`
+    refuses give nothing meaningful.
+    """
+    free = size + 2 * self.pad - self.extent
+    if not self.ceil:
+      return free // self.stride + 1
+    windows = -(-free // self.stride) + 1
+    windows += (1 - windows) * (windows < 1)
+    if self.pad:
+      windows -= 1 * ((windows - 1) * self.stride >= size + self.pad)
     return windows
 
   def padding(self, size: int) -> tuple[int, int]:
@@ -230,8 +241,8 @@ class Deconvolution:
     shift = at.shift * self.stride + Fraction(self.kernel - 1, 2)
     return Coordinates(at.scale * self.stride, shift)
 
-  def output_size(self, size: int) -> int:
-    """Returns (N - 1) s + k."""
+  def output_size(self, size: Any) -> Any:
+    """Returns (N - 1) s + k, of an integer or, element by element, an array."""
     return (size - 1) * self.stride + self.kernel
 
 

@@ -26,6 +26,7 @@ from segjax.models.layers import (
   he_init,
   local_response_norm,
   max_pool_ceil,
+  zero_beyond,
 )
 
 PADDINGS = ('native', 'pad100', 'same')
@@ -37,8 +38,22 @@ class Row(Protocol):
   name: str
   window: Window
 
-  def __call__(self, x: jax.Array, train: bool, dtype: jnp.dtype) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H', W', C'] in `dtype`."""
+  def __call__(
+    self,
+    x: jax.Array,
+    train: bool,
+    dtype: jnp.dtype,
+    extent: jax.Array | None = None,
+  ) -> jax.Array:
+    """Maps [B, H, W, C] to [B, H', W', C'] in `dtype`.
+
+    Args:
+      x: if `extent` is given, zero beyond what its maps truly have.
+      train: whether to drop out.
+      dtype: compute dtype.
+      extent: i32[B,2], rows and columns that the output truly has, of images
+        that are padded; zero beyond. None: all.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Convolution:
   window: Window
   groups: int = 1
 
-  def __call__(self, x, train, dtype):
+  def __call__(self, x, train, dtype, extent=None):
     k, s = self.window.kernel, self.window.stride
     conv = Conv(
       self.features,
@@ -61,7 +76,7 @@ class Convolution:
       groups=self.groups,
       name=self.name,
     )
-    return nn.relu(conv(x))
+    return zero_beyond(nn.relu(conv(x)), extent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +92,7 @@ class FullyConnected:
   dense: bool
   relu: bool = True
 
-  def __call__(self, x, train, dtype):
+  def __call__(self, x, train, dtype, extent=None):
     if self.dense:
       x = x.reshape(x.shape[0], 1, 1, -1)
       layer = nn.Dense(
@@ -88,18 +103,24 @@ class FullyConnected:
       mode = self.window.pad
       layer = Conv(self.features, size, mode, dtype=dtype, name=self.name)
     x = layer(x)
-    return nn.relu(x) if self.relu else x
+    return zero_beyond(nn.relu(x) if self.relu else x, extent)
 
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool:
-  """Maximum pooling with Caffe's sizes."""
+  """Maximum pooling with Caffe's sizes.
+
+  With an `extent`, windows that hang over the true end see zeros there, where
+  they should see nothing. It is the same to them: every pooling of the networks
+  here follows a ReLU, so nothing is below zero, and a gradient that goes to a
+  tie with zero ends at that ReLU.
+  """
 
   name: str
   window: Window
 
-  def __call__(self, x, train, dtype):
-    return max_pool_ceil(x, self.window)
+  def __call__(self, x, train, dtype, extent=None):
+    return zero_beyond(max_pool_ceil(x, self.window), extent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +130,8 @@ class AveragePool:
   name: str
   window: Window
 
-  def __call__(self, x, train, dtype):
-    return nn.avg_pool(x, (self.window.kernel,) * 2)
+  def __call__(self, x, train, dtype, extent=None):
+    return zero_beyond(nn.avg_pool(x, (self.window.kernel,) * 2), extent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +141,8 @@ class LocalResponseNorm:
   name: str
   window: Window = Window()
 
-  def __call__(self, x, train, dtype):
-    return local_response_norm(x)
+  def __call__(self, x, train, dtype, extent=None):
+    return local_response_norm(x)  # Zero where x is.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +153,8 @@ class Dropout:
   rate: float
   window: Window = Window()
 
-  def __call__(self, x, train, dtype):
-    return nn.Dropout(self.rate, deterministic=not train)(x)
+  def __call__(self, x, train, dtype, extent=None):
+    return nn.Dropout(self.rate, deterministic=not train)(x)  # Zero where x is.
 
 
 @dataclasses.dataclass(frozen=True)

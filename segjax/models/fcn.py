@@ -10,6 +10,7 @@ weights fit one to one. Crop offsets follow from `FCN.geometry`.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,7 +28,7 @@ from segjax.geometry import (
 from segjax.models.alexnet import caffenet
 from segjax.models.backbone import Backbone
 from segjax.models.googlenet import googlenet
-from segjax.models.layers import Conv
+from segjax.models.layers import Conv, zero_beyond
 from segjax.models.upsampling import (
   LearnedDeconvolution,
   bilinear_deconvolution,
@@ -104,15 +105,22 @@ class FCNGeometry:
         at = skip_at
     return offsets
 
-  def sizes(self, size: int) -> dict[str, int]:
-    """Returns the size of every map, uncropped, for images of `size` px."""
-    sizes, offsets, n = {}, self.offsets, size
+  def sizes(self, size: Any) -> dict[str, Any]:
+    """Returns the size of 'image' and of every map by its name, uncropped.
+
+    Args:
+      size: pixels of the image, 1 or more: an integer, or an array of them,
+        traced or not, for arrays of sizes.
+    """
+    offsets = self.offsets
+    sizes = {'image': size}
+    n = size
     for name, window in self.windows:
-      sizes[name] = n = window.output_size(n)
+      sizes[name] = n = window.output_extent(n)
     for up in self.decoder:
       sizes[up.name] = n = up.layer.output_size(n)
       if up.name in offsets:
-        n = sizes[up.skip] if up.skip else size
+        n = sizes[up.skip or 'image']
     return sizes
 
   def output_size(self, size: int) -> int:
@@ -183,45 +191,62 @@ class FCN(nn.Module):
     return FCNGeometry(tuple((row.name, row.window) for row in rows), steps)
 
   @nn.compact
-  def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+  def __call__(
+    self,
+    image: jax.Array,
+    train: bool = False,
+    size: jax.Array | None = None,
+  ) -> jax.Array:
     """Returns the logits f32[B,H,W,K] of image f32[B,H,W,C].
 
     Args:
       image: any size from 1 x 1 px, preprocessed as the weights expect: the
         authors' BGR in 0..255 minus the mean. Padding is zero, so the mean.
       train: whether to drop out; needs an rng named 'dropout'.
+      size: i32[B,2], true height and width of each image, 1 x 1 to H x W, in
+        a batch of unequal ones that are padded below and at the right by
+        anything. Logits there are those of the image alone, and zero beyond.
+        One program serves all sizes. None: the images fill the array.
 
     Raises:
-      InputError: if C is not `in_channels` or the image is empty.
+      InputError: if C is not `in_channels`, the image is empty, or `size` has
+        another shape.
     """
     if image.shape[-1] != self.in_channels:
       raise InputError(
         f'image has {image.shape[-1]} channels; the model was built for '
         f'in_channels={self.in_channels}'
       )
+    if size is not None and size.shape != (image.shape[0], 2):
+      raise InputError(
+        f'size has shape {list(size.shape)}; it must be height and width of '
+        f'each image, {[image.shape[0], 2]}'
+      )
     geometry = self.geometry
-    image_size = tuple(geometry.output_size(n) for n in image.shape[1:3])
+    heights, widths = (
+      geometry.sizes(geometry.output_size(n)) for n in image.shape[1:3]
+    )
+    extents = {} if size is None else geometry.sizes(size)
     offsets = geometry.offsets
     scales = {'pool4': self.pool4_scale, 'pool3': self.pool3_scale}
 
-    x = image
+    x = zero_beyond(image, size)
     maps = {}
     rows, steps = self._network()
     for row in rows:
-      x = maps[row.name] = row(x, train, self.dtype)
-    scores = self._score('score_fr', x)
+      extent = extents.get(row.name)
+      x = maps[row.name] = row(x, train, self.dtype, extent)
+    scores = zero_beyond(self._score('score_fr', x), extent)
     for up in steps:
-      size = image_size if up.skip is None else maps[up.skip].shape[1:3]
-      offset = offsets.get(up.name)
-      if offset is None:  # The skip is the larger map.
-        offset, size = 0, map(up.layer.output_size, scores.shape[1:3])
-      scores = self._upscore(up, scores, offset, tuple(size))
+      # The scores are cropped, or the skip where it is the larger map.
+      like = (up.skip or 'image') if up.name in offsets else up.name
+      shape, offset = (heights[like], widths[like]), offsets.get(up.name, 0)
+      scores = self._upscore(up, scores, offset, shape)
       if up.skip is not None:
         name = f'score_{up.skip}'
-        skip = slice_from(
-          maps[up.skip], offsets.get(name, 0), scores.shape[1:3]
-        )
+        skip = slice_from(maps[up.skip], offsets.get(name, 0), shape)
         scores = scores + self._score(name, skip * scales[up.skip])
+      scores = zero_beyond(scores, extents.get(like))
     return scores
 
   def _network(self):

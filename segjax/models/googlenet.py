@@ -72,13 +72,22 @@ class InceptionModule(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, H, W, C] to the branches' channels in the order of names."""
+  def __call__(
+    self, x: jax.Array, extent: jax.Array | None = None
+  ) -> jax.Array:
+    """Maps [B, H, W, C] to the branches' channels in the order of names.
+
+    Args:
+      x: feature maps, zero beyond `extent`.
+      extent: i32[B,2], rows and columns that they truly have; None is all.
+    """
     one, reduce3, three, reduce5, five, projection = self.features
 
     def convolution(name, features, x, kernel=1):
       window = Window(kernel, pad=kernel // 2)
-      return Convolution(name, features, window)(x, False, self.dtype)
+      # Zero beyond the extent after each: the 3x3 and 5x5 see over the edge
+      # what 1x1 leave there, which the bias makes.
+      return Convolution(name, features, window)(x, False, self.dtype, extent)
 
     pooled = nn.max_pool(x, (3, 3), padding='SAME')
     branches = (
@@ -98,8 +107,8 @@ class Inception:
   features: tuple[int, ...]
   window: Window = Window(5, pad=2)
 
-  def __call__(self, x, train, dtype):
-    return InceptionModule(self.features, dtype, name=self.name)(x)
+  def __call__(self, x, train, dtype, extent=None):
+    return InceptionModule(self.features, dtype, name=self.name)(x, extent)
 
 
 def googlenet(

@@ -184,6 +184,21 @@ def local_response_norm(
   return (x * (k + alpha / size * total) ** -beta).astype(x.dtype)
 
 
+def zero_beyond(x: jax.Array, extent: jax.Array | None) -> jax.Array:
+  """Returns [B, H, W, C] with zeros, whatever was there, beyond `extent`.
+
+  Args:
+    x: feature maps.
+    extent: i32[B,2], rows and columns to keep of each; None keeps all.
+  """
+  if extent is None:
+    return x
+  b, h, w, _ = x.shape
+  rows = jnp.arange(h).reshape(1, h, 1, 1) < extent[:, 0].reshape(b, 1, 1, 1)
+  columns = jnp.arange(w).reshape(1, 1, w, 1) < extent[:, 1].reshape(b, 1, 1, 1)
+  return jnp.where(rows & columns, x, 0)
+
+
 def crop(x: jax.Array, margin: int) -> jax.Array:
   """Returns [B, H, W, C] without `margin` pixels at each side."""
   _, h, w, _ = x.shape
