@@ -32,6 +32,34 @@ def test_modes_are_those_of_scipy(mode, kernel_size):
   np.testing.assert_allclose(got[0, ..., 0], want, atol=1e-5)
 
 
+@pytest.mark.parametrize(('height', 'width'), [(6, 6), (1, 9), (6, 2)])
+def test_kernels_larger_than_the_map(height, width):
+  image, kernel = normal(4, 2, height, width, 3), normal(5, 7, 7, 3, 2)
+
+  def loss(image, kernel):
+    params = {'kernel': kernel, 'bias': jnp.zeros(2)}
+    return jnp.sum(Conv(2, (7, 7), 3).apply({'params': params}, image) ** 2)
+
+  def plain(image, kernel):
+    y = jax.lax.conv_general_dilated(
+      image,
+      kernel,
+      (1, 1),
+      [(3, 3)] * 2,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    return jnp.sum(y**2)
+
+  got, want = (
+    jax.value_and_grad(f, (0, 1))(image, kernel) for f in (loss, plain)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+    got,
+    want,
+  )
+
+
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('stride', [1, 2, 3])
 @pytest.mark.parametrize('dilation', [1, 2])
