@@ -148,6 +148,13 @@ class Checkpoints:
     return score if math.isfinite(score) else None
 
 
+def has_checkpoint(directory: str | os.PathLike) -> bool:
+  """Whether `directory` is there and holds a checkpoint, readable or not."""
+  if not os.path.isdir(directory):
+    return False
+  return any(name.isdecimal() for name in os.listdir(directory))
+
+
 def load_params(
   directory: str | os.PathLike, which: str | int = 'best'
 ) -> dict[str, Any]:

@@ -5,12 +5,13 @@
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -60,49 +61,60 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
     InputError: the file cannot be read, or is not of this model.
   """
   model = create_model(config.model)
-  shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-  arrays, _ = match(_tensors(params), shapes)
+  arrays, _ = match(_tensors(params), _shapes(model))
   return Network(model, files.nested(arrays), config, None)
 
 
-def transfer(
-  params: Mapping[str, Any],
+def starting_params(
+  model: nn.Module,
   path: str | os.PathLike,
   initial: Sequence[str],
   ignore: Sequence[str],
-) -> tuple[dict[str, Any], Report]:
-  """Returns initial parameters with those of another network put in.
+) -> tuple[dict[str, np.ndarray], Report | None]:
+  """Returns what training starts from, instead of random values.
 
   Every parameter of the model must be in the source but for the layers in
   `initial`, and every layer of the source in the model but for those in
   `ignore`. So FCN-16s starts from FCN-32s with `score_pool4` in `initial`.
 
   Args:
-    params: of the model.
+    model: to be trained.
     path: .npz or .safetensors that `segjax.convert` wrote, or the workdir of
-      a run, whose newest checkpoint is taken.
-    initial: layers of the model that keep the values they have.
+      a run, whose newest checkpoint is taken; 'random' for nothing.
+    initial: layers of the model that keep their initial value.
     ignore: layers that the source may have and the model hasn't.
 
+  Returns:
+    Parameter path -> f32 array, and where each tensor came to lie.
+
   Raises:
-    InputError: the source cannot be read or doesn't fit; see `match`.
+    InputError: no path is given, or the source cannot be read or doesn't fit;
+      see `match`.
   """
+  if path == RANDOM:
+    return {}, None
+  if not path:
+    raise InputError(
+      'init.path says what training starts from and is empty; give '
+      '--config.init.path=FILE, an .npz of python -m segjax.convert, or the '
+      'workdir of a run, or --config.init.path=random for a network that '
+      'knows nothing'
+    )
   if Path(path).is_dir():
     _, trained, _ = load_run(path)
     tensors = {
-      name: Tensor(name, array, 'HWIO')
+      name: Tensor(name, np.asarray(array), 'HWIO')
       for name, array in files.flattened(trained).items()
     }
   else:
     tensors = _tensors(path)
   layers = {name.rpartition('/')[0] for name in tensors}
-  arrays, report = match(
+  return match(
     tensors,
-    params,
+    _shapes(model),
     initial=initial,
     ignore=[layer for layer in ignore if layer in layers],
   )
-  return files.nested(files.flattened(params) | arrays), report
 
 
 def check_fits(model: nn.Module, dataset: Dataset) -> None:
@@ -152,6 +164,10 @@ def load_from_flags() -> Network:
     'give --workdir=DIR for the network of a run, or --config=CONFIG and '
     '--params=FILE for converted weights'
   )
+
+
+def _shapes(model: nn.Module) -> Any:
+  return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
 def _tensors(path: str | os.PathLike) -> dict[str, Tensor]:

@@ -11,13 +11,12 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import networks, parallel, steps, writers
 from segjax.atomic import replacing
-from segjax.checkpoints import Checkpoints
+from segjax.checkpoints import Checkpoints, has_checkpoint
 from segjax.data import IGNORE_LABEL, create_dataset, standardise
 from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
@@ -27,6 +26,7 @@ from segjax.evaluate import Evaluation, evaluate
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.predictor import create_predictor
+from segjax.weights import files
 from segjax.workdir import claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
@@ -79,6 +79,9 @@ def train_and_evaluate(
   _check(config)
   create_predictor(model, config)  # Raises early.
   networks.check_fits(model, dataset)
+  start_params, report = {}, None
+  if not has_checkpoint(Path(workdir) / 'checkpoints'):
+    start_params, report = networks.starting_params(model, **config.init)
   made_with = config.copy_and_resolve_references()
   with made_with.unlocked():
     made_with.data_sha256 = dataset.digest
@@ -99,8 +102,10 @@ def train_and_evaluate(
     state = init()
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(state)
-    else:
-      state = _start_from(state, config.init)
+    elif report is not None:
+      print(f'parameters from {config.init.path}:\n{report}', flush=True)
+      params = files.flattened(state.params) | start_params
+      state = state.replace(params=files.nested(params))
     start, end = int(state.step), config.num_train_steps
     if start > end:
       raise InputError(
@@ -147,25 +152,6 @@ def train_and_evaluate(
     f'{len(dataset.heldout)} held-out images, step {end}, '
     + ('mean of 8 turns and flips' if average else 'one pass'),
   )
-
-
-def _start_from(state: steps.TrainState, init: ConfigDict) -> steps.TrainState:
-  """Returns the state with the parameters that `config.init` names."""
-  if init.path == networks.RANDOM:
-    return state
-  if not init.path:
-    raise InputError(
-      'init.path says what training starts from and is empty; give '
-      '--config.init.path=FILE, an .npz of python -m segjax.convert, or the '
-      'workdir of a run, or --config.init.path=random for a network that '
-      'knows nothing'
-    )
-  params, report = networks.transfer(
-    state.params, init.path, init.initial, init.ignore
-  )
-  print(f'parameters from {init.path}:')
-  print(report, flush=True)
-  return state.replace(params=jax.tree.map(jnp.asarray, params))
 
 
 def _report(

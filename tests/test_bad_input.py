@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Input that a person can correct: one line, status 2, nothing written."""
 
-import concurrent.futures
 import json
 import shlex
 import shutil
 
+import command_cases
 import jax
 import numpy as np
 import pytest
 import tifffile
-from commands import CONFIG, DEMO, TINY_NET, run, snapshot, tiny_config
+from commands import CONFIG, DEMO, TINY_NET, tiny_config
 
 from segjax import steps
 from segjax.checkpoints import Checkpoints
@@ -20,14 +20,19 @@ from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.workdir import read_config
 
-# {tree} is a folder that nothing may change, {run} a run in it and {new} a path
-# where nothing is nor may be; {demo} and {isbi} are tiny experiments on
-# synthetic data and on files.
+# As in `command_cases`; {run} is a run in the tree, {demo} and {isbi} are tiny
+# experiments on synthetic data and on files.
 TRAIN = 'main {demo} --workdir={new}'
 READ = 'main {isbi} --workdir={new} --config.data.dir='
 SCORE = 'evaluate --workdir={run}'
 PREDICT = 'predict --workdir={run} --output={new}.tif --input={tree}/'
 WRITE = 'predict --workdir={run} --input={tree}/images --output='
+
+PLACES = {
+  'run': '{tree}/run',
+  'demo': shlex.join(DEMO),
+  'isbi': shlex.join((f'--config={CONFIG}', *TINY_NET)),
+}
 
 # What a config may hold -> what the message says.
 SETTINGS = {
@@ -248,46 +253,13 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def ended(request, tree):
-  """The processes of all selected cases, and what the tree was before."""
-  items = [i for i in request.session.items if i.path == request.path]
-  names = [item.callspec.params['name'] for item in items]
-  before = snapshot(tree)
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    yield {name: pool.submit(_run_case, name, tree) for name in names}, before
+  with command_cases.running(request, CASES, tree, PLACES) as processes:
+    yield processes
 
 
 @pytest.mark.parametrize('name', CASES)
 def test_bad_input(name, ended, tree):
-  processes, before = ended
-  process = processes[name].result()
-  message = process.stderr.splitlines()
-  assert len(message) == 1, process.stderr
-  assert message[0].startswith('error: ')
-  for word in CASES[name][1]:
-    assert _fill(word, name, tree) in message[0]
-  assert process.returncode == 2
-  assert process.stdout == ''
-  assert snapshot(tree) == before
-  assert not list(_new(name, tree).parent.glob(f'{_new(name, tree).name}*'))
-
-
-def _run_case(name, tree):
-  command, _, *env = CASES[name]
-  return run(*shlex.split(_fill(command, name, tree)), env=dict(*env))
-
-
-def _fill(text, name, tree):
-  return text.format(
-    tree=tree,
-    run=tree / 'run',
-    new=_new(name, tree),
-    demo=shlex.join(DEMO),
-    isbi=shlex.join((f'--config={CONFIG}', *TINY_NET)),
-  )
-
-
-def _new(name, tree):
-  return tree.parent / f'new{list(CASES).index(name):02}'
+  command_cases.check(name, CASES, ended, tree, PLACES)
 
 
 def _make_run(folder):

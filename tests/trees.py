@@ -6,10 +6,10 @@ import scipy.io
 from PIL import Image
 
 
-def write_picture(path, array, palette=None):
+def write_picture(path, array, palette=None, dtype=np.uint8):
   """Writes u8 [H, W] or [H, W, 3]; [H, W] with a palette as its indices."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  picture = Image.fromarray(np.asarray(array, np.uint8))
+  picture = Image.fromarray(np.asarray(array, dtype))
   if palette is not None:
     picture.putpalette(np.asarray(palette, np.uint8).tobytes())
   picture.save(path)

@@ -129,6 +129,10 @@ class FCNGeometry:
       raise InputError(f'images of {size} px; at least 1 px is needed')
     return size
 
+  def input_size(self, core_size: int) -> int:
+    """Returns `core_size`: an image as large as its logits."""
+    return self.output_size(core_size)
+
   def _locate(self, name):
     """Returns where the map `name` lies; for None the image."""
     if name is None:

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights, label images and lists that a person can correct."""
+
+import shutil
+
+import command_cases
+import fcn_nets
+import numpy as np
+import pytest
+from caffemodel import write_caffemodel
+from small_sets import write_camvid, write_folder, write_voc
+from trees import cut, image_of, write_lines, write_picture
+
+from segjax.models.fcn import FCN32s
+from segjax.weights import files
+
+VOC = '--config=configs/fcn32s_voc.py --config.data.dir={tree}/'
+NARROW = '--config.model.width=0.0625 --config.model.fc_features=24'
+FOUR = f'{NARROW} --config.model.num_classes=4'
+START = '--config.init.path={tree}/net.npz'
+TRAIN = f'main --workdir={{new}} {NARROW}'
+CONVERT = 'convert --output={new}.npz --model='
+PREDICT = f'predict --config=configs/fcn32s_voc.py {FOUR} --output={{new}}'
+
+CASES = {
+  'nothing to start from': (
+    f'{TRAIN} {VOC}voc',
+    ['init.path', 'segjax.convert', '=random'],
+  ),
+  'start that is not there': (
+    f'{TRAIN} {VOC}voc --config.init.path={{new}}.npz',
+    ['cannot read {new}.npz', 'No such file'],
+  ),
+  'start of another size': (
+    f'{TRAIN} {VOC}voc {START} --config.model.fc_features=7',
+    ['fc6/kernel', '24]', '7]', 'does not fit'],
+  ),
+  'start with other classes': (
+    f'{TRAIN} {VOC}voc {START} --config.init.initial=()',
+    ['score_fr', 'does not fit', 'initial'],
+  ),
+  'start that lacks a layer': (
+    f'{TRAIN} {VOC}voc --config.init.path={{tree}}/part.npz',
+    ['fc7', 'of the model is not in the file', 'initial=fc7'],
+  ),
+  'classes of the data': (
+    f'{TRAIN} {VOC}voc --config.model.num_classes=20',
+    ['model.num_classes=20', 'use 21'],
+  ),
+  'heads that are not the classes': (
+    f'{TRAIN} {VOC}voc --config.model.heads=("a",3),("b",4)',
+    ['model', '21', '7'],
+  ),
+  'no such field of a data set': (
+    f'{TRAIN} {VOC}voc --config.data.year=2007',
+    ['data.year=2007', '2011 or 2012'],
+  ),
+  'no data': (
+    f'{TRAIN} {VOC}none',
+    ['PASCAL VOC 2011 not found', '{tree}/none', '--config.data.dir'],
+  ),
+  'label outside the classes': (
+    f'{TRAIN} {VOC}outside {START}',
+    ['SegmentationClass/a.png', 'label 77 in row 3, column 4', '0..20'],
+  ),
+  'label in colours': (
+    f'{TRAIN} {VOC}colours {START}',
+    ['SegmentationClass/a.png', '3 channel', 'class indices'],
+  ),
+  'missing pair': (
+    f'{TRAIN} {VOC}missing {START}',
+    ['b: no such file', 'SegmentationClass/b.png', 'train.txt'],
+  ),
+  'empty list': (f'{TRAIN} {VOC}empty', ['train.txt', 'lists nothing']),
+  'list that leads elsewhere': (
+    f'{TRAIN} {VOC}elsewhere',
+    ['train.txt', '../../a', 'leads out'],
+  ),
+  'all held out': (
+    f'{TRAIN} --config=configs/fcn8s_folder.py --config.data.dir={{tree}}/'
+    'folder --config.data.heldout_fraction=1.0',
+    ['heldout_fraction=1.0'],
+  ),
+  'crop of half a pixel': (
+    f'{TRAIN} --config=configs/fcn8s_camvid.py --config.data.dir={{tree}}/'
+    'camvid --config.data.scale=5',
+    ['data.scale=5', 'multiple'],
+  ),
+  'unknown model': (CONVERT + 'resnet --input={tree}/a', ['resnet', 'fcn8s']),
+  'no weights': (CONVERT + 'fcn8s --input={new}', ['{new}', 'endings']),
+  'truncated caffemodel': (
+    CONVERT + 'fcn8s --input={tree}/cut.caffemodel',
+    ['{tree}/cut.caffemodel', 'not a whole .caffemodel'],
+  ),
+  'unknown layer': (
+    CONVERT + 'fcn32s --input={tree}/unknown.caffemodel',
+    ['conv9_9', 'no place', 'ignore=conv9_9'],
+  ),
+  'wrong shape': (
+    CONVERT + 'fcn32s --input={tree}/narrow.caffemodel',
+    ['conv1_1[0] has shape [4, 3, 3, 3]', 'does not fit'],
+  ),
+  'weights exist': (
+    'convert --model=fcn32s --input={tree}/narrow.caffemodel '
+    '--output={tree}/net.npz',
+    ['{tree}/net.npz exists', '--overwrite'],
+  ),
+  'weights of another net': (
+    f'predict --config=configs/fcn16s_voc.py {FOUR} --output={{new}}.npy '
+    '--params={tree}/net.npz --input={tree}/image.png',
+    ['score_pool4', 'of the model is not in the file'],
+  ),
+  'config without weights': (
+    PREDICT + '.npy --input={tree}/image.png',
+    ['--config=CONFIG', '--params=FILE'],
+  ),
+  'gray image': (
+    PREDICT + '.npy --params={tree}/net.npz --input={tree}/gray.png',
+    ['gray.png has 1 channels', 'in_channels=3'],
+  ),
+  'overlay as a stack': (
+    PREDICT
+    + '.tif --kind=overlay --params={tree}/net.npz --input={tree}/image.png',
+    ['{new}.tif', 'overlay', '.png'],
+  ),
+  'tiles of a whole image': (
+    PREDICT
+    + '.npy --tile_size=64 --params={tree}/net.npz --input={tree}/image.png',
+    ['--tile_size=64', 'whole'],
+  ),
+  'weights for other data': (
+    f'evaluate {VOC}voc {FOUR} --params={{tree}}/net.npz',
+    ['model.num_classes=4', 'use 21'],
+  ),
+}
+
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory):
+  """A folder of wrong data sets and weights, and of those that are right."""
+  tree = tmp_path_factory.mktemp('bad_input_fcn') / 'tree'
+  write_camvid(tree / 'camvid')
+  write_folder(tree / 'folder')
+  write_voc(tree / 'voc')
+  for name in ('outside', 'colours', 'missing', 'empty', 'elsewhere'):
+    shutil.copytree(tree / 'voc', tree / name)
+  labels, lists = 'VOC2011/SegmentationClass', 'VOC2011/ImageSets/Segmentation'
+  # Both, since the first that is drawn is read.
+  for name, size in (('a', (20, 24)), ('b', (24, 17))):
+    label = np.zeros(size, np.uint8)
+    label[3, 4] = 77
+    palette = np.zeros((256, 3), np.uint8)
+    write_picture(tree / 'outside' / labels / f'{name}.png', label, palette)
+    write_picture(tree / 'colours' / labels / f'{name}.png', image_of(1, size))
+  (tree / 'missing' / labels / 'b.png').unlink()
+  (tree / 'empty' / lists / 'train.txt').write_text('\n')
+  write_lines(tree / 'elsewhere' / lists / 'train.txt', '../../a')
+
+  model = FCN32s(**fcn_nets.NARROW)
+  params = fcn_nets.random_params(model)
+  files.write_params(tree / 'net.npz', params)
+  part = {name: layer for name, layer in params.items() if name != 'fc7'}
+  files.write_params(tree / 'part.npz', part)
+  layers = fcn_nets.caffe_layers(model, params)
+  write_caffemodel(tree / 'narrow.caffemodel', layers)
+  write_caffemodel(tree / 'cut.caffemodel', layers)
+  cut(tree / 'cut.caffemodel')
+  extra = {'conv9_9': [np.zeros((1, 1, 1, 1)), np.zeros(1)]}
+  write_caffemodel(tree / 'unknown.caffemodel', layers | extra)
+  write_picture(tree / 'image.png', image_of(9))
+  write_picture(tree / 'gray.png', image_of(9)[..., 0])
+  return tree
+
+
+@pytest.fixture(scope='module')
+def ended(request, tree):
+  with command_cases.running(request, CASES, tree, {}) as processes:
+    yield processes
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_bad_input(name, ended, tree):
+  command_cases.check(name, CASES, ended, tree, {})

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every card of FCN: it reads its data, builds its net, and trains."""
+
+import json
+import runpy
+
+import jax
+import numpy as np
+import pytest
+from commands import REPOSITORY
+from small_sets import WRITERS
+
+from segjax import networks, recipes, train
+from segjax.data import create_dataset, standardise, to_unit_range
+from segjax.models import create_model
+from segjax.predictor import create_predictor
+
+CARDS = {
+  file.stem: runpy.run_path(str(file))
+  for file in sorted((REPOSITORY / 'configs').glob('fcn*.py'))
+}
+ALL = [
+  (name, argument)
+  for name, card in CARDS.items()
+  for argument in card.get('ARGUMENTS', (None,))
+]
+# One of every kind of network, loss, batch and image that the cards have.
+TRAINED = [
+  ('fcn32s_voc', ''),
+  ('fcn16s_voc', 'light'),
+  ('fcn_alexnet_voc', ''),
+  ('fcn8s_siftflow', None),
+  ('fcn32s_nyudv2', 'color_d'),
+  ('fcn32s_nyudv2', 'color_hha'),
+  ('fcn8s_camvid', 'cpu'),
+]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('sets')
+  return {name: write(folder / name) for name, write in WRITERS.items()}
+
+
+def config_of(name, argument, data):
+  get_config = CARDS[name]['get_config']
+  config = get_config() if argument is None else get_config(argument)
+  if config.data.name not in data:
+    pytest.skip(f'{config.data.name} is read from a prepared set')
+  config.data.update(data[config.data.name])
+  config.model.width = 1 / 64
+  if 'googlenet' not in name:
+    config.model.fc_features = 4
+  return config
+
+
+@pytest.mark.parametrize(('name', 'argument'), ALL)
+def test_a_card_fits_its_data(name, argument, data):
+  config = config_of(name, argument, data)
+  dataset = create_dataset(config.data)
+  assert len(dataset.train) == 2 and len(dataset.heldout) == 1
+  model = create_model(config.model)
+  networks.check_fits(model, dataset)
+  create_predictor(model, config)
+  image = to_unit_range(dataset.train[0]['image'])
+  shown = standardise(image, **config.preprocessing)
+  assert shown.shape == (*image.shape[:2], model.in_channels)
+  assert not config.init.path  # Nobody trains an empty net unknowingly.
+
+
+def test_the_caffe_mean_is_subtracted_in_bgr():
+  rgb = np.array([[[10, 20, 30]]], np.uint8)
+  got = standardise(to_unit_range(rgb), **recipes.caffe_preprocessing())
+  want = np.array([30 - 104.00699, 20 - 116.66877, 10 - 122.67892])
+  np.testing.assert_allclose(got[0, 0], want, rtol=1e-5)
+
+
+def test_rates_fall_with_the_stages_as_published():
+  rates = {
+    name: CARDS[name]['get_config']().schedule.learning_rate
+    for name in ('fcn32s_voc', 'fcn16s_voc', 'fcn8s_voc', 'fcn8s_atonce_voc')
+  }
+  assert [*rates.values()] == [1e-10, 1e-12, 1e-14, 1e-10]
+  light = CARDS['fcn32s_voc']['get_config']('light')
+  # At least 175 passes over 8498 images, 20 at a time.
+  assert light.num_train_steps == 74357
+
+
+@pytest.mark.parametrize(('name', 'argument'), TRAINED)
+def test_a_card_trains(name, argument, data, tmp_path):
+  config = config_of(name, argument, data)
+  config.batch_size = 8  # A multiple of the devices here.
+  config.num_train_steps = 2
+  config.log_every_steps = 1
+  config.schedule.warmup_steps = 0
+  config.batching.bucket_px = min(config.batching.bucket_px, 32)
+  config.prediction.bucket_px = config.batching.bucket_px
+  config.tile_size_px = min(config.tile_size_px, 16)
+  config.init.path = 'random'
+  scores = train.train_and_evaluate(config, tmp_path)
+  text = (tmp_path / 'metrics.jsonl').read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  assert [row['step'] for row in rows] == [1, 2, 2]
+  assert all(np.isfinite(row['loss']) for row in rows[:2])
+  # Zero scores: every class is as likely, in every head.
+  if config.loss_reduction != 'sum':
+    expected = np.log(config.model.num_classes)
+    assert rows[0]['loss'] == pytest.approx(expected, rel=1e-3)
+  assert 0 <= scores[config.evaluation.best_metric] <= 1
+  assert len(list((tmp_path / 'pictures').iterdir())) == 1
+  assert 'mean_iu' in (tmp_path / 'scores.txt').read_text()
+
+
+def test_batches_of_unequal_images_compile_once(data, tmp_path, monkeypatch):
+  config = config_of('fcn32s_voc', '', data)
+  config.batch_size = 8
+  config.num_train_steps = 6
+  config.batching.bucket_px = config.prediction.bucket_px = 32
+  config.init.path = 'random'
+  compiled = []
+  parallelize = train.parallel.parallelize
+
+  def spy(*args):
+    run = parallelize(*args)
+    compiled.append(run.step)
+    return run
+
+  monkeypatch.setattr(train.parallel, 'parallelize', spy)
+  train.train_and_evaluate(config, tmp_path)
+  assert compiled[0]._cache_size() == 1
+  assert jax.device_count() == 8
