@@ -104,6 +104,11 @@ class UNet(nn.Module):
   def geometry(self) -> UNetGeometry:
     return UNetGeometry(self.depth, self.convs_per_block, self.padding)
 
+  @property
+  def head_sizes(self) -> tuple[int, ...]:
+    """The classes of each head; a U-Net has one."""
+    return (self.num_classes,)
+
   @nn.compact
   def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
     """Returns the logits f32[B, h, w, K] of image [B, H, W, C].
