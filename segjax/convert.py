@@ -13,6 +13,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -22,29 +23,15 @@ from absl import flags
 from jax.tree_util import keystr
 
 from segjax.errors import InputError, run_command
-from segjax.models import fcn
-from segjax.models.alexnet import CaffeNet
+from segjax.models import CLASSIFIERS, FCNS, make_model
 from segjax.models.backbone import Classifier, FullyConnected
-from segjax.models.googlenet import GoogLeNet, caffe_name
-from segjax.models.upsampling import bilinear_weights
-from segjax.models.vgg import VGG16
+from segjax.models.fcn import FCN
+from segjax.models.googlenet import caffe_name
 from segjax.weights import caffe, files, keras, torchvision
+from segjax.weights.fixed import fixed_layers
 from segjax.weights.matching import Report, Tensor, match
 
-MODELS = {
-  'vgg16': VGG16,
-  'vgg16_conv': functools.partial(VGG16, convolutional=True),
-  'caffenet': CaffeNet,
-  'caffenet_conv': functools.partial(CaffeNet, convolutional=True),
-  'googlenet': GoogLeNet,
-  'googlenet_conv': functools.partial(GoogLeNet, convolutional=True),
-  'fcn32s': fcn.FCN32s,
-  'fcn16s': fcn.FCN16s,
-  'fcn8s': fcn.FCN8s,
-  'fcn8s_atonce': fcn.FCN8sAtOnce,
-  'fcn_alexnet': fcn.FCNAlexNet,
-  'fcn_googlenet': fcn.FCNGoogLeNet,
-}
+CONVERTIBLE = (*FCNS, *CLASSIFIERS)
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -105,14 +92,14 @@ def convert(
     for path in map(_names, jax.tree_util.tree_leaves_with_path(shapes))
   }
   source = {paths.get(path, path): tensor for path, tensor in source.items()}
-  is_fcn = isinstance(model, fcn.FCN)
+  is_fcn = isinstance(model, FCN)
   params, report = match(
     source,
     shapes,
     initial=initial,
     ignore=ignore,
     windows=None if is_fcn else _windows(model),
-    fixed=_fixed(model, source) if is_fcn else None,
+    fixed=fixed_layers(model, source) if is_fcn else None,
   )
   params |= _initial_values(model, report.initial, seed)
   return files.nested({path: params[path] for path in paths.values()}), report
@@ -124,7 +111,7 @@ def convert_file(
   output: str | os.PathLike,
   *,
   num_classes: int | None = None,
-  learned: Sequence[str] = (),
+  fields: Mapping[str, Any] = MappingProxyType({}),
   initial: Sequence[str] = (),
   ignore: Sequence[str] = (),
   overwrite: bool = False,
@@ -133,10 +120,11 @@ def convert_file(
 
   Args:
     source: see `read_tensors`.
-    model_name: one of `MODELS`.
+    model_name: one of `CONVERTIBLE`.
     output: .npz or .safetensors; appears whole or not at all.
-    num_classes: of the model; None for the file's.
-    learned: deconvolutions that the FCN learns; the others are bilinear.
+    num_classes: of the model; None for the file's, or the sum of the heads.
+    fields: others of the model, as in a config: of an FCN `learned`, `heads`,
+      `streams`, `first_conv`, `in_channels`.
     initial: see `convert`.
     ignore: see `convert`.
     overwrite: whether to replace an output that exists.
@@ -144,73 +132,19 @@ def convert_file(
   Raises:
     InputError: a file or an argument is wrong. Nothing is written then.
   """
-  if model_name not in MODELS:
-    raise InputError(f'model={model_name!r} is not one of {", ".join(MODELS)}')
+  if model_name not in CONVERTIBLE:
+    raise InputError(
+      f'model={model_name!r} is not one of {", ".join(CONVERTIBLE)}'
+    )
   files.check_output(Path(output), overwrite)
-  make_model = MODELS[model_name]
-  if learned:
-    if not model_name.startswith('fcn'):
-      raise InputError(f'learned={learned}: {model_name} has no deconvolution')
-    make_model = functools.partial(make_model, learned=tuple(learned))
+  classes = {} if num_classes is None else {'num_classes': num_classes}
+  model = make_model(model_name, **classes, **fields)
   tensors = read_tensors(source)
-  if num_classes is None:
-    num_classes = _num_classes(tensors, make_model(), initial)
-  if num_classes < 1:
-    raise InputError(f'num_classes={num_classes} must be >= 1')
-  model = make_model(num_classes=num_classes)
+  if num_classes is None and not fields.get('heads'):
+    model = model.clone(num_classes=_num_classes(tensors, model, initial))
   params, report = convert(tensors, model, initial=initial, ignore=ignore)
   files.write_params(output, params, overwrite)
   return report
-
-
-def is_bilinear(tensor: Tensor, kernel: int) -> bool:
-  """Whether a deconvolution is Caffe's bilinear one of `kernel` x `kernel`.
-
-  Each class onto itself by the bilinear kernel, onto others by zero; or, in
-  groups of one class, the diagonal alone.
-  """
-  values = tensor.values
-  if tensor.layout == 'HWIO' and values.ndim == 4:
-    values = values.transpose(2, 3, 0, 1)
-  classes = len(values)
-  if values.shape == (classes, 1, kernel, kernel):
-    mixing = np.ones((classes, 1))
-  elif values.shape == (classes, classes, kernel, kernel):
-    mixing = np.eye(classes)
-  else:
-    return False
-  weights = bilinear_weights(kernel)
-  expected = mixing[..., None, None] * np.outer(weights, weights)
-  return np.allclose(values, expected, rtol=0, atol=1e-6)
-
-
-def _fixed(model, source):
-  """The layers that `model` computes without parameters, and their checks."""
-  fixed = {
-    up.name: functools.partial(is_bilinear, kernel=up.layer.kernel)
-    for up in model.geometry.decoder
-    if up.name not in model.learned
-  }
-  for pool, scale in (
-    ('pool4', model.pool4_scale),
-    ('pool3', model.pool3_scale),
-  ):
-    if scale == 1:
-      continue
-    # Named so in Caffe; what was converted once no longer holds the factor.
-    name, score = f'scale_{pool}', source.get(f'score_{pool}/kernel')
-    fixed[name] = functools.partial(_is_constant, value=scale)
-    is_foreign = score is not None and score.layout != 'HWIO'
-    if is_foreign and f'{name}/kernel' not in source:
-      raise InputError(
-        f'the file has score_{pool} without {name}: it is no FCN-8s trained '
-        'at once; give model=fcn8s'
-      )
-  return fixed
-
-
-def _is_constant(tensor, value):
-  return np.allclose(tensor.values, value, rtol=1e-6, atol=0)
 
 
 def _windows(model: Classifier) -> dict[str, tuple[int, int]]:
@@ -222,11 +156,10 @@ def _windows(model: Classifier) -> dict[str, tuple[int, int]]:
 
 
 def _num_classes(source, model, initial):
-  layer = (
-    'score_fr'
-    if isinstance(model, fcn.FCN)
-    else caffe_name((model.backbone().classifier,))
-  )
+  if isinstance(model, FCN):
+    layer = f'score_fr{model.streams[0] if model.streams else ""}'
+  else:
+    layer = caffe_name((model.backbone().classifier,))
   bias = source.get(f'{layer}/bias')
   if bias is None or layer in initial:
     raise InputError(
@@ -259,14 +192,28 @@ def _names(entry):
   return tuple(keystr((key,), simple=True) for key in path)
 
 
+def _head(text):
+  name, _, size = text.partition(':')
+  if not size.isdecimal():
+    raise InputError(f'heads={text} must be NAME:CLASSES, such as sem:33')
+  return name, int(size)
+
+
 def main(_):
   args = flags.FLAGS
+  fields = {
+    'learned': args.learned,
+    'heads': [_head(text) for text in args.heads],
+    'streams': args.streams,
+    'first_conv': args.first_conv,
+    'in_channels': args.in_channels,
+  }
   report = convert_file(
     args.input,
     args.model,
     args.output,
     num_classes=args.num_classes,
-    learned=args.learned,
+    fields={k: v for k, v in fields.items() if v not in (None, '', [])},
     initial=args.initial,
     ignore=args.ignore,
     overwrite=args.overwrite,
@@ -278,7 +225,7 @@ def main(_):
 if __name__ == '__main__':
   flags.DEFINE_string('input', None, 'File of weights.', required=True)
   flags.DEFINE_string(
-    'model', None, f'One of {", ".join(MODELS)}.', required=True
+    'model', None, f'One of {", ".join(CONVERTIBLE)}.', required=True
   )
   flags.DEFINE_string(
     'output', None, 'An .npz or .safetensors file.', required=True
@@ -287,6 +234,10 @@ if __name__ == '__main__':
     'num_classes', None, "Classes of the model; the file's if not given."
   )
   flags.DEFINE_list('learned', [], 'Deconvolutions that the model learns.')
+  flags.DEFINE_list('heads', [], 'Heads of the model: sem:33,geo:3.')
+  flags.DEFINE_list('streams', [], 'Streams of the model: color,hha.')
+  flags.DEFINE_string('first_conv', '', 'Name of the first convolution.')
+  flags.DEFINE_integer('in_channels', None, 'Channels of the image, 3 if not.')
   flags.DEFINE_list(
     'initial', [], 'Layers of the model that keep their initial value.'
   )

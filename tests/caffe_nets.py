@@ -16,8 +16,8 @@ FC_FEATURES = 24
 class Prototxt:
   """Layers as text, in order; `add` returns the name of the layer's top."""
 
-  def __init__(self, height, width):
-    dims = ' '.join(f'dim: {n}' for n in (1, 3, height, width))
+  def __init__(self, height, width, channels=3):
+    dims = ' '.join(f'dim: {n}' for n in (1, channels, height, width))
     self.text = f'input: "data"\ninput_shape {{ {dims} }}\n'
 
   def add(self, name, kind, bottoms, params='', top=None):
@@ -63,53 +63,101 @@ class Prototxt:
     params = f'crop_param {{ axis: 2 offset: {offset} }}'
     return self.add(name, 'Crop', [bottom, like], params)
 
-  def sum(self, name, *bottoms):
-    params = 'eltwise_param { operation: SUM }'
+  def sum(self, name, *bottoms, coefficients=()):
+    params = ' '.join(f'coeff: {c}' for c in coefficients)
+    params = f'eltwise_param {{ operation: SUM {params} }}'
     return self.add(name, 'Eltwise', bottoms, params)
+
+  def split(self, bottom, tops, at):
+    """Puts channels 0 .. at - 1 and the others into two blobs."""
+    self.text += (
+      f'layer {{ name: "slice" type: "Slice" bottom: "{bottom}" '
+      f'top: "{tops[0]}" top: "{tops[1]}" '
+      f'slice_param {{ axis: 1 slice_point: {at} }} }}\n'
+    )
 
   def scale(self, name, bottom):
     params = 'scale_param { axis: 1 bias_term: false }'
     return self.add(name, 'Scale', bottom, params)
 
-  def fully_connected(self, bottom, k, p=0):
-    x = self.conv_relu('fc6', bottom, FC_FEATURES, k, p=p)
-    x = self.add('drop6', 'Dropout', x, top=x)
-    x = self.conv_relu('fc7', x, FC_FEATURES, 1)
-    return self.add('drop7', 'Dropout', x, top=x)
+  def fully_connected(self, bottom, k, p=0, suffix=''):
+    x = self.conv_relu(f'fc6{suffix}', bottom, FC_FEATURES, k, p=p)
+    x = self.add(f'drop6{suffix}', 'Dropout', x, top=x)
+    x = self.conv_relu(f'fc7{suffix}', x, FC_FEATURES, 1)
+    return self.add(f'drop7{suffix}', 'Dropout', x, top=x)
+
+  def vgg16(self, x, first='conv1_1', suffix='', same=False):
+    """Up to fc7, with 100 zeros around conv1_1 or, with `same`, few."""
+    for block, (features, convs) in enumerate(VGG_BLOCKS, start=1):
+      for i in range(1, convs + 1):
+        is_first = (block, i) == (1, 1)
+        name = (first if is_first else f'conv{block}_{i}') + suffix
+        pad = 100 if is_first and not same else 1
+        x = self.conv_relu(name, x, features, 3, p=pad)
+      x = self.max_pool(f'pool{block}{suffix}', x, 2, 2)
+    return self.fully_connected(x, 7, p=3 if same else 0, suffix=suffix)
+
+  def decode(self, x, classes, stride, head='', at_once=False, same=False):
+    """From fc7 to the logits, named 'score' and the head."""
+
+    def fuse(up, pool, offset):
+      skip = self.scale(f'scale_{pool}', pool) if at_once else pool
+      skip = self.conv(f'score_{pool}{head}', skip, classes, 1)
+      if same:
+        up = self.crop(f'{up}c', up, skip, 0)
+      else:
+        skip = self.crop(f'score_{pool}{head}c', skip, up, offset)
+      return self.sum(f'fuse_{pool}{head}', up, skip)
+
+    pad = 1 if same else 0
+    x = self.conv(f'score_fr{head}', x, classes, 1)
+    if stride < 32:
+      x = self.deconv(f'upscore2{head}', x, classes, 4, 2, p=pad)
+      x = fuse(x, 'pool4', 5)
+    if stride < 16:
+      x = self.deconv(f'upscore_pool4{head}', x, classes, 4, 2, p=pad)
+      x = fuse(x, 'pool3', 9)
+    name = {32: 'upscore', 16: 'upscore16', 8: 'upscore8'}[stride] + head
+    pad = stride // 2 if same else 0
+    x = self.deconv(name, x, classes, 2 * stride, stride, p=pad)
+    offset = {32: 19, 16: 27, 8: 31}[stride]
+    return self.crop(f'score{head}', x, 'data', 0 if same else offset)
 
 
 def fcn_vgg16(size, classes, stride, at_once=False, same=False):
   """FCN-32s, 16s, 8s; `same` has every layer padded and nothing to crop."""
   net = Prototxt(*size)
-  x = 'data'
-  for block, (features, convs) in enumerate(VGG_BLOCKS, start=1):
-    for i in range(1, convs + 1):
-      pad = 100 if (block, i) == (1, 1) and not same else 1
-      x = net.conv_relu(f'conv{block}_{i}', x, features, 3, p=pad)
-    x = net.max_pool(f'pool{block}', x, 2, 2)
-  x = net.fully_connected(x, 7, p=3 if same else 0)
-  x = net.conv('score_fr', x, classes, 1)
+  x = net.vgg16('data', same=same)
+  net.decode(x, classes, stride, at_once=at_once, same=same)
+  return net.text
 
-  def fuse(up, pool, offset):
-    skip = net.scale(f'scale_{pool}', pool) if at_once else pool
-    skip = net.conv(f'score_{pool}', skip, classes, 1)
-    if same:
-      up = net.crop(f'{up}c', up, skip, 0)
-    else:
-      skip = net.crop(f'score_{pool}c', skip, up, offset)
-    return net.sum(f'fuse_{pool}', up, skip)
 
-  if stride < 32:
-    x = net.deconv('upscore2', x, classes, 4, 2, p=1 if same else 0)
-    x = fuse(x, 'pool4', 5)
-  if stride < 16:
-    x = net.deconv('upscore_pool4', x, classes, 4, 2, p=1 if same else 0)
-    x = fuse(x, 'pool3', 9)
-  name = {32: 'upscore', 16: 'upscore16', 8: 'upscore8'}[stride]
-  pad = stride // 2 if same else 0
-  x = net.deconv(name, x, classes, 2 * stride, stride, p=pad)
-  offset = {32: 19, 16: 27, 8: 31}[stride]
-  net.crop('score', x, 'data', 0 if same else offset)
+def siftflow(size, heads, stride):
+  """Two heads; `heads` are names and classes, their logits concatenated."""
+  net = Prototxt(*size)
+  x = net.vgg16('data')
+  tops = [net.decode(x, k, stride, head=f'_{name}') for name, k in heads]
+  net.add('score', 'Concat', tops)
+  return net.text
+
+
+def nyud_color_d(size, classes):
+  """Early fusion: FCN-32s of colours and depth."""
+  net = Prototxt(*size, channels=4)
+  net.decode(net.vgg16('data', first='conv1_1_bgrd'), classes, 32)
+  return net.text
+
+
+def nyud_color_hha(size, classes):
+  """Late fusion: two FCN-32s, their scores averaged."""
+  net = Prototxt(*size, channels=6)
+  net.split('data', ('color', 'hha'), at=3)
+  scores = [
+    net.conv(f'score_fr{x}', net.vgg16(x, suffix=x), classes, 1)
+    for x in ('color', 'hha')
+  ]
+  x = net.sum('score_fused', *scores, coefficients=(0.5, 0.5))
+  net.crop('score', net.deconv('upscore', x, classes, 64, 32), 'data', 19)
   return net.text
 
 
@@ -183,7 +231,7 @@ def run_caffe(folder, text, layers, image):
     folder: a pathlib.Path to write the two files to.
     text: the prototxt.
     layers: dict of layer name to arrays in Caffe's layout.
-    image: f32[1,H,W,3].
+    image: f32[1,H,W,C].
   """
   cv2 = pytest.importorskip(
     'cv2', reason='OpenCV, the independent implementation, is not installed'

@@ -41,8 +41,8 @@ def random_params(model, seed=0):
   def draw(path, x):
     name = path[0].key
     fan_in = np.prod(x.shape[:-1]) if x.ndim > 1 else 8
-    if name in model.learned:
-      fan_in = 2 * CLASSES
+    if name.startswith('upscore'):
+      fan_in = 2 * x.shape[-1]
     gain = gains.get(name, 1) if x.ndim > 1 else 1
     return np.float32(rng.normal(0, gain * np.sqrt(2 / fan_in), x.shape))
 
@@ -62,19 +62,23 @@ def caffe_layers(model, params):
     else:
       layers[name] = [leaf['kernel'].transpose(3, 2, 0, 1), leaf['bias']]
   for up in model.geometry.decoder:
-    if up.name not in layers:
-      layers[up.name] = [caffe_nets.bilinear(up.layer.kernel, CLASSES)]
+    for name, classes in zip(
+      model.head_layers(up.name), model.head_sizes, strict=True
+    ):
+      if name not in layers:
+        layers[name] = [caffe_nets.bilinear(up.layer.kernel, classes)]
   return layers
 
 
 def assert_equals_caffe(folder, model, text, size, extra=()):
   params = random_params(model)
-  image = 50 * normal(1, 1, *size, 3)
+  image = 50 * normal(1, 1, *size, model.in_channels)
   layers = caffe_layers(model, params) | dict(extra)
   want = caffe_nets.run_caffe(folder, text, layers, image)
   got = jax.jit(model.apply)({'params': params}, image)
-  assert got.shape == want.shape == (1, *size, CLASSES)
+  assert got.shape == want.shape == (1, *size, model.num_classes)
   difference = np.abs(got - want).max() / np.ptp(want)
+  print(f'largest difference from Caffe, of the range: {difference:.1e}')
   assert difference < 1e-5, difference
   for edge in (want[:, 0], want[:, -1], want[:, :, 0], want[:, :, -1]):
     assert np.ptp(edge) > 1e-3 * np.ptp(want)

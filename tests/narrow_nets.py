@@ -12,6 +12,7 @@ from segjax.models.backbone import Classifier
 from segjax.models.vgg import vgg16
 
 NARROW = {'width': 1 / 64, 'fc_features': 5}
+FCN32s = functools.partial(fcn.FCN32s, **NARROW)
 FCN8s = functools.partial(fcn.FCN8s, **NARROW)
 AtOnce = functools.partial(fcn.FCN8sAtOnce, **NARROW)
 VGG16 = functools.partial(Classifier, vgg16, **NARROW)

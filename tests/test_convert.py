@@ -11,6 +11,7 @@ from narrow_nets import (
   VGG16,
   AtOnce,
   FCN8s,
+  FCN32s,
   assert_equal,
   at_once_layers,
   caffe_layers,
@@ -20,7 +21,7 @@ from narrow_nets import (
   random_params,
 )
 
-from segjax import convert
+from segjax import convert, models
 from segjax.errors import InputError
 from segjax.geometry import Deconvolution
 from segjax.models import fcn
@@ -191,7 +192,7 @@ def without(layers, *names):
       'initial=fc9 is no layer among conv1_1',
     ),
     (lambda n: n, {'ignore': ['fc9']}, 'ignore=fc9 is no layer among conv1_1'),
-    (lambda n: n, {'learned': ['upscore']}, "('upscore',)"),
+    (lambda n: n, {'fields': {'learned': ['upscore']}}, "('upscore',)"),
     (
       lambda n: changed(n, fc7=[np.full((5, 5, 1, 1), np.nan), n['fc7'][1]]),
       {},
@@ -202,8 +203,8 @@ def without(layers, *names):
 def test_partial_and_wrong_files_are_refused(
   tmp_path, monkeypatch, change, arguments, expected
 ):
-  monkeypatch.setitem(convert.MODELS, 'fcn8s', FCN8s)
-  monkeypatch.setitem(convert.MODELS, 'fcn8s_atonce', AtOnce)
+  monkeypatch.setitem(models.MODELS, 'fcn8s', FCN8s)
+  monkeypatch.setitem(models.MODELS, 'fcn8s_atonce', AtOnce)
   layers, _ = at_once_layers()
   write_caffemodel(tmp_path / 'net.caffemodel', change(layers))
   arguments = {'model_name': 'fcn8s_atonce', **arguments}
@@ -220,7 +221,7 @@ def test_partial_and_wrong_files_are_refused(
 def test_written_file_is_whole_and_not_replaced(tmp_path, monkeypatch, ending):
   if ending == '.safetensors':
     pytest.importorskip('safetensors')
-  monkeypatch.setitem(convert.MODELS, 'fcn8s_atonce', AtOnce)
+  monkeypatch.setitem(models.MODELS, 'fcn8s_atonce', AtOnce)
   layers, expected = at_once_layers()
   source, output = tmp_path / 'net.caffemodel', tmp_path / f'net{ending}'
   write_caffemodel(source, layers)
@@ -239,6 +240,30 @@ def test_written_file_is_whole_and_not_replaced(tmp_path, monkeypatch, ending):
   assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_the_number_of_classes_is_that_of_the_heads_or_of_a_stream(
+  tmp_path, monkeypatch
+):
+  file, output = tmp_path / 'net.caffemodel', tmp_path / 'net.npz'
+  monkeypatch.setitem(models.MODELS, 'fcn32s', FCN32s)
+  for fields, layers in (
+    (
+      {'heads': [['sem', 2], ['geo', 1]]},
+      {'upscore_sem': 2, 'upscore_geo': 1},
+    ),
+    ({'streams': ['color', 'hha'], 'in_channels': 6}, {'upscore': 3}),
+  ):
+    model = models.make_model('fcn32s', num_classes=3, **fields)
+    expected = random_params(model)
+    layers = {x: [dense_bilinear(64, k)] for x, k in layers.items()}
+    write_caffemodel(file, caffe_layers(expected) | layers)
+    convert.convert_file(file, 'fcn32s', output, fields=fields, overwrite=True)
+    assert_equal(flat(files.read_params(output)), expected)
+  with pytest.raises(InputError, match='model.heads=.* is no field of vgg16'):
+    convert.convert_file(
+      file, 'vgg16', output, fields={'heads': []}, overwrite=True
+    )
+
+
 def run(*arguments):
   return subprocess.run(
     [sys.executable, '-m', 'segjax.convert', *arguments],
@@ -249,24 +274,39 @@ def run(*arguments):
 
 
 def test_command_line(tmp_path):
-  model = fcn.FCNGoogLeNet(num_classes=2)
+  model = fcn.FCNGoogLeNet(
+    num_classes=3,
+    heads=(('sem', 2), ('geo', 1)),
+    in_channels=4,
+    first_conv='conv1_bgrd',
+  )
   params = random_params(model)
   layers = caffe_layers(params)
-  for name in ('conv1/7x7_s2', 'conv2/3x3_reduce', 'conv2/3x3'):
+  for name in ('conv2/3x3_reduce', 'conv2/3x3'):
     layers[name] = layers.pop(name.replace('/', '_'))
-  layers['upscore'] = [dense_bilinear(63, 2)]
+  layers['upscore_sem'] = [dense_bilinear(63, 2)]
+  layers['upscore_geo'] = [dense_bilinear(63, 1)]
   write_caffemodel(tmp_path / 'net.caffemodel', layers)
   arguments = (
     f'--input={tmp_path}/net.caffemodel',
     '--model=fcn_googlenet',
+    '--heads=sem:2,geo:1',
+    '--in_channels=4',
+    '--first_conv=conv1_bgrd',
     f'--output={tmp_path}/net.npz',
   )
   done = run(*arguments)
   assert (done.returncode, done.stderr) == (0, '')
-  assert 'conv1_7x7_s2/kernel <- conv1/7x7_s2[0]' in done.stdout
-  assert '116 matched, 1 fixed, 0 not used, 0 initial' in done.stdout
+  assert 'conv2_3x3/kernel <- conv2/3x3[0]' in done.stdout
+  assert 'upscore_geo[0]: as the model computes it' in done.stdout
+  assert '118 matched, 2 fixed, 0 not used, 0 initial' in done.stdout
   assert_equal(files.read_arrays(tmp_path / 'net.npz'), params)
-  again = run(*arguments)
-  assert (again.returncode, again.stdout) == (2, '')
-  assert again.stderr.startswith('error: ')
-  assert again.stderr.count('\n') == 1
+  wrong = (*arguments, '--heads=sem')
+  for again, expected in (
+    (run(*arguments), 'net.npz exists'),
+    (run(*wrong), 'heads=sem must be NAME:CLASSES'),
+  ):
+    assert (again.returncode, again.stdout) == (2, '')
+    assert again.stderr.startswith('error: ')
+    assert expected in again.stderr
+    assert again.stderr.count('\n') == 1

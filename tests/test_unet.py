@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from segjax.errors import InputError
-from segjax.models import create_model
 from segjax.models.unet import UNet, UNet2015
 
 
@@ -133,35 +132,3 @@ def test_inadmissible_sizes_are_refused(size):
 def test_channels_are_checked():
   with pytest.raises(InputError, match='in_channels=1'):
     UNet(depth=1).init(jax.random.key(0), jnp.zeros((1, 18, 18, 3)))
-
-
-CONFIG = dict(
-  name='unet',
-  num_classes=2,
-  in_channels=1,
-  depth=2,
-  base_width=4,
-  convs_per_block=2,
-  padding='VALID',
-  dropout_rate=0.5,
-  dropout_blocks=(-2, -1),
-  dtype='float32',
-)
-
-
-@pytest.mark.parametrize(
-  'wrong',
-  [
-    {'name': 'vnet'},
-    {'dtype': 'float64'},
-    {'padding': 'REFLECT'},
-    {'dropout_rate': 1.0},
-    {'base_width': 0},
-    {'depth': -1},
-    {'dropout_blocks': (7,)},
-  ],
-)
-def test_create_model_refuses(wrong):
-  assert create_model(CONFIG) == UNet(depth=2, base_width=4)
-  with pytest.raises(InputError):
-    create_model(CONFIG | wrong)

@@ -1,42 +1,158 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks by the names that configs use."""
+"""The networks by the names that configs and commands use."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError
+from segjax.models.alexnet import CaffeNet
+from segjax.models.backbone import Classifier
+from segjax.models.fcn import (
+  FCN8s,
+  FCN8sAtOnce,
+  FCN16s,
+  FCN32s,
+  FCNAlexNet,
+  FCNGoogLeNet,
+)
+from segjax.models.googlenet import GoogLeNet
 from segjax.models.unet import UNet, UNet2015
+from segjax.models.vgg import VGG16
 
-MODELS = {'unet': UNet, 'unet_2015': UNet2015}
+UNETS = {'unet': UNet, 'unet_2015': UNet2015}
+FCNS = {
+  'fcn32s': FCN32s,
+  'fcn16s': FCN16s,
+  'fcn8s': FCN8s,
+  'fcn8s_atonce': FCN8sAtOnce,
+  'fcn_alexnet': FCNAlexNet,
+  'fcn_googlenet': FCNGoogLeNet,
+}
+# What FCNs begin from.
+CLASSIFIERS = {
+  'vgg16': VGG16,
+  'vgg16_conv': functools.partial(VGG16, convolutional=True),
+  'caffenet': CaffeNet,
+  'caffenet_conv': functools.partial(CaffeNet, convolutional=True),
+  'googlenet': GoogLeNet,
+  'googlenet_conv': functools.partial(GoogLeNet, convolutional=True),
+}
+MODELS = {**UNETS, **FCNS, **CLASSIFIERS}
 DTYPES = ('float32', 'bfloat16')
 
+# Attributes that are no fields of a config: linen's, and what the name says.
+_NOT_FIELDS = (
+  'parent',
+  'name',
+  'backbone',
+  'convolutional',
+  'stride',
+  'pool4_scale',
+  'pool3_scale',
+)
 
-def create_model(config: Mapping) -> nn.Module:
-  """Returns the model that `config.name` and its other fields describe."""
+
+def create_model(config: Mapping[str, Any]) -> nn.Module:
+  """Returns the model that `config.name` and its other fields describe.
+
+  The loop uses of it `in_channels`, `num_classes`, `head_sizes` (the classes of
+  each head, one after another in the logits) and `geometry`.
+
+  Args:
+    config: `name`, one of `UNETS` or `FCNS`; `dtype`, one of `DTYPES`; and
+      fields of the module, as its docstring says, with lists for tuples if need
+      be. Those left out have their defaults.
+
+  Raises:
+    InputError: the name, a field or its value is none of the model's.
+  """
   fields = dict(config)
-  name, dtype = fields.pop('name'), fields.pop('dtype')
-  if name not in MODELS:
-    raise InputError(f'model.name={name!r} is not one of {tuple(MODELS)}')
-  if dtype not in DTYPES:
-    raise InputError(f'model.dtype={dtype!r} is not one of {DTYPES}')
-  fields['dropout_blocks'] = tuple(fields['dropout_blocks'])
-  model = MODELS[name](dtype=jnp.dtype(dtype), **fields)
-  _ = model.geometry  # Raises if depth, convs_per_block or padding is wrong.
-  if not 0 <= model.dropout_rate < 1:
+  name = fields.pop('name')
+  names = (*UNETS, *FCNS)
+  if name not in names:
+    raise InputError(f'model.name={name!r} is not one of {names}')
+  return make_model(name, **fields)
+
+
+def make_model(name: str, **fields: Any) -> nn.Module:
+  """Returns one of `MODELS` with the fields of a config checked and set.
+
+  With heads, `num_classes` may be left out: it is their sum.
+  """
+  make = MODELS[name]
+  known = _fields(make)
+  for field, value in fields.items():
+    if field not in known:
+      raise InputError(
+        f'model.{field}={value!r} is no field of {name}, which has {known}'
+      )
+  fields = {field: _tuples(value) for field, value in fields.items()}
+  if 'dtype' in fields:
+    if fields['dtype'] not in DTYPES:
+      raise InputError(
+        f'model.dtype={fields["dtype"]!r} is not one of {DTYPES}'
+      )
+    fields['dtype'] = jnp.dtype(fields['dtype'])
+  for field in ('dropout_blocks', 'learned', 'heads', 'streams'):
+    if not isinstance(fields.get(field, ()), tuple):
+      raise InputError(f'model.{field}={fields[field]!r} must be a tuple')
+  if fields.get('heads'):
+    _check_heads(fields['heads'])
+    fields.setdefault('num_classes', sum(size for _, size in fields['heads']))
+  model = make(**fields)
+  counts = ('num_classes', 'in_channels', 'base_width', 'fc_features')
+  for field in counts:
+    value = getattr(model, field, None)
+    if value is not None and value < 1:
+      raise InputError(f'model.{field}={value} must be >= 1')
+  rate = model.dropout_rate
+  if rate is not None and not 0 <= rate < 1:
+    raise InputError(f'model.dropout_rate={rate} must be >= 0 and < 1')
+  width = getattr(model, 'width', 1)
+  if width <= 0:
+    raise InputError(f'model.width={width} must be > 0')
+  if not isinstance(model, Classifier):
+    _ = model.geometry  # Raises if what it depends on is wrong.
+  if isinstance(model, UNet):
+    _check_dropout_blocks(model)
+  return model
+
+
+def _check_heads(heads: tuple[Any, ...]) -> None:
+  for head in heads:
+    match head:
+      case (str(), int(size)) if size >= 1:
+        continue
     raise InputError(
-      f'model.dropout_rate={model.dropout_rate} must be >= 0 and < 1'
+      f'model.heads={heads} must be pairs of a name and a number of classes '
+      ">= 1, such as (('sem', 33), ('geo', 3))"
     )
-  if min(model.base_width, model.num_classes, model.in_channels) < 1:
-    raise InputError(
-      f'model.base_width={model.base_width}, num_classes={model.num_classes} '
-      f'and in_channels={model.in_channels} must all be >= 1'
-    )
+
+
+def _check_dropout_blocks(model: UNet) -> None:
   blocks = range(-model.depth - 1, model.depth + 1)
   if not set(model.dropout_blocks) <= set(blocks):
     raise InputError(
       f'model.dropout_blocks={model.dropout_blocks} are not all in {blocks[0]} '
       f'to {blocks[-1]}'
     )
-  return model
+
+
+def _fields(make: Any) -> tuple[str, ...]:
+  """Names of the fields that a config of the model can have."""
+  while isinstance(make, functools.partial):
+    make = make.func
+  names = (field.name for field in dataclasses.fields(make))
+  return tuple(name for name in names if name not in _NOT_FIELDS)
+
+
+def _tuples(value: Any) -> Any:
+  """Lists as tuples, which linen needs to compare and hash modules."""
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_tuples, value))
+  return value

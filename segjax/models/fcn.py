@@ -9,24 +9,17 @@ weights fit one to one. Crop offsets follow from `FCN.geometry`.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.geometry import (
-  Coordinates,
-  Deconvolution,
-  Window,
-  crop_offset,
-  locate,
-  receptive_field,
-)
 from segjax.models.alexnet import caffenet
 from segjax.models.backbone import Backbone
+from segjax.models.fcn_geometry import FCNGeometry, decoder
 from segjax.models.googlenet import googlenet
 from segjax.models.layers import Conv, zero_beyond
 from segjax.models.upsampling import (
@@ -38,120 +31,18 @@ from segjax.models.vgg import vgg16
 PADDINGS = ('pad100', 'same')
 
 
-@dataclasses.dataclass(frozen=True)
-class Up:
-  """A step of the decoder: deconvolve, then add the scores of a skip.
-
-  Attributes:
-    name: the deconvolution's.
-    layer: its kernel and stride.
-    skip: 'pool4' or 'pool3'; None for the last step, which goes to the image.
-  """
-
-  name: str
-  layer: Deconvolution
-  skip: str | None = None
-
-
-def decoder(stride: int, upscore_kernel: int) -> tuple[Up, ...]:
-  """Returns the steps of FCN-32s, 16s or 8s.
-
-  Args:
-    stride: 32, 16 or 8.
-    upscore_kernel: taps of the deconvolution of FCN-32s.
-  """
-  if stride == 32:
-    return (Up('upscore', Deconvolution(upscore_kernel, 32)),)
-  from_pool4 = Up('upscore2', Deconvolution(4, 2), 'pool4')
-  if stride == 16:
-    return (from_pool4, Up('upscore16', Deconvolution(32, 16)))
-  from_pool3 = Up('upscore_pool4', Deconvolution(4, 2), 'pool3')
-  return (from_pool4, from_pool3, Up('upscore8', Deconvolution(16, 8)))
-
-
-@dataclasses.dataclass(frozen=True)
-class FCNGeometry:
-  """Sizes of the maps of an FCN and the offsets of its crops.
-
-  Attributes:
-    windows: name and window of every layer up to the scores.
-    decoder: the steps from there.
-  """
-
-  windows: tuple[tuple[str, Window], ...]
-  decoder: tuple[Up, ...]
-
-  @property
-  def receptive_field(self) -> int:
-    """Image pixels that one coarse score depends on."""
-    return receptive_field(window for _, window in self.windows)
-
-  @property
-  def offsets(self) -> dict[str, int]:
-    """Pixels cropped off before each map that is cropped, rows and columns.
-
-    At a skip the map that begins earlier is cropped: `score_pool4` and
-    `score_pool3` with 'pad100', the upsampled scores with 'same'.
-    """
-    offsets = {}
-    at = locate(window for _, window in self.windows)
-    for up in self.decoder:
-      at = up.layer.locate(at)
-      skip_at = self._locate(up.skip)
-      if up.skip is not None and skip_at.shift > at.shift:
-        offsets[f'score_{up.skip}'] = crop_offset(skip_at, at)
-      else:
-        offsets[up.name] = crop_offset(at, skip_at)
-        at = skip_at
-    return offsets
-
-  def sizes(self, size: Any) -> dict[str, Any]:
-    """Returns the size of 'image' and of every map by its name, uncropped.
-
-    Args:
-      size: pixels of the image, 1 or more: an integer, or an array of them,
-        traced or not, for arrays of sizes.
-    """
-    offsets = self.offsets
-    sizes = {'image': size}
-    n = size
-    for name, window in self.windows:
-      sizes[name] = n = window.output_extent(n)
-    for up in self.decoder:
-      sizes[up.name] = n = up.layer.output_size(n)
-      if up.name in offsets:
-        n = sizes[up.skip or 'image']
-    return sizes
-
-  def output_size(self, size: int) -> int:
-    """Returns `size`: every image from 1 px on has logits of its own size."""
-    if size < 1:
-      raise InputError(f'images of {size} px; at least 1 px is needed')
-    return size
-
-  def input_size(self, core_size: int) -> int:
-    """Returns `core_size`: an image as large as its logits."""
-    return self.output_size(core_size)
-
-  def _locate(self, name):
-    """Returns where the map `name` lies; for None the image."""
-    if name is None:
-      return Coordinates()
-    names = [layer for layer, _ in self.windows]
-    layers = self.windows[: names.index(name) + 1]
-    return locate(window for _, window in layers)
-
-
 class FCN(nn.Module):
   """FCN; the defaults are FCN-32s on VGG16 for the 21 classes of PASCAL VOC.
 
   Parameters: the backbone's, then `score_fr`, `score_pool4`, `score_pool3`
   (1x1 convolutions, zero at first) and the learned of the deconvolutions. A
-  fixed one has no parameters.
+  fixed one has no parameters. With `heads`, scores and deconvolutions are one
+  for each, `score_fr_sem`; with `streams`, all up to the scores, `conv1_1color`
+  and `score_frcolor`.
 
   Attributes:
-    num_classes: K, channels of the logits.
-    in_channels: C, channels of the image.
+    num_classes: K, channels of the logits; with heads, of all of them.
+    in_channels: C, channels of the image; with streams, of all of them.
     backbone: `vgg16`, `caffenet` or `googlenet`; skips need `vgg16`.
     stride: 32, 16 or 8, image pixels per pixel of the finest scores.
     padding: 'pad100' pads the image by 100 zeros, as the authors' networks do:
@@ -162,13 +53,23 @@ class FCN(nn.Module):
       FCN-8s trained at once, else 1.
     pool3_scale: the same for pool3; .0001 for FCN-8s trained at once.
     learned: names of the deconvolutions that are learned, starting bilinear.
-      None in the authors' release; in the CVPR paper all but the last.
+      None in the authors' release; in the CVPR paper all but the last. With
+      heads, each learns its own.
     width: multiplies the channels of the backbone's trunk.
     fc_features: channels of fc6 and fc7; None for the original's.
     dropout_rate: fraction of values dropped in training; None for the
       original's.
     dtype: compute dtype of the backbone. Parameters, scores and logits stay
       float32.
+    heads: name and classes of each head, their logits one after another; the
+      authors' for SIFT Flow are (('sem', 33), ('geo', 3)). () is one, nameless.
+    first_conv: another name for the first convolution, as the authors give it
+      where it takes other channels than the classifier's ('conv1_1_bgrd', of
+      colours and depth). '' keeps the backbone's.
+    streams: suffixes of backbones side by side, each with an equal run of the
+      image's channels, their scores averaged before the upsampling (late
+      fusion; the authors' for NYUDv2 are ('color', 'hha')). They need
+      stride=32. () is one, without a suffix.
   """
 
   num_classes: int = 21
@@ -183,16 +84,28 @@ class FCN(nn.Module):
   fc_features: int | None = None
   dropout_rate: float | None = None
   dtype: jnp.dtype = jnp.float32
+  heads: tuple[tuple[str, int], ...] = ()
+  first_conv: str = ''
+  streams: tuple[str, ...] = ()
 
   @property
   def geometry(self) -> FCNGeometry:
-    """Sizes and crops.
+    """Sizes and crops; layers of streams without the suffix.
 
     Raises:
-      InputError: if `stride`, `padding`, or `learned` is not one of the above.
+      InputError: an attribute is none of the above, or two don't go together.
     """
     rows, steps = self._network()
     return FCNGeometry(tuple((row.name, row.window) for row in rows), steps)
+
+  @property
+  def head_sizes(self) -> tuple[int, ...]:
+    """The classes of each head, in the order of the logits."""
+    return tuple(size for _, size in self.heads) or (self.num_classes,)
+
+  def head_layers(self, layer: str) -> tuple[str, ...]:
+    """Returns the names that `layer` has in the heads."""
+    return tuple(f'{layer}_{name}' for name, _ in self.heads) or (layer,)
 
   @nn.compact
   def __call__(
@@ -234,13 +147,19 @@ class FCN(nn.Module):
     offsets = geometry.offsets
     scales = {'pool4': self.pool4_scale, 'pool3': self.pool3_scale}
 
-    x = zero_beyond(image, size)
-    maps = {}
     rows, steps = self._network()
-    for row in rows:
-      extent = extents.get(row.name)
-      x = maps[row.name] = row(x, train, self.dtype, extent)
-    scores = zero_beyond(self._score('score_fr', x), extent)
+    streams = self.streams or ('',)
+    scores, maps = 0.0, {}
+    image = zero_beyond(image, size)
+    for stream, x in zip(
+      streams, jnp.split(image, len(streams), axis=-1), strict=True
+    ):
+      for row in rows:
+        extent = extents.get(row.name)
+        row = dataclasses.replace(row, name=row.name + stream)
+        x = maps[row.name] = row(x, train, self.dtype, extent)
+      scores += self._score(f'score_fr{stream}', x) / len(streams)
+    scores = zero_beyond(scores, extent)
     for up in steps:
       # The scores are cropped, or the skip where it is the larger map.
       like = (up.skip or 'image') if up.name in offsets else up.name
@@ -268,23 +187,72 @@ class FCN(nn.Module):
         f'stride={self.stride} is not one of {net.strides}, which the backbone '
         'has'
       )
+    rows = net.trunk + net.head
+    if self.first_conv:
+      first, *others = rows
+      if self.first_conv in {row.name for row in others}:
+        raise InputError(
+          f'first_conv={self.first_conv!r} is the name of another layer'
+        )
+      rows = (dataclasses.replace(first, name=self.first_conv), *others)
+    self._check_branches()
     steps = decoder(self.stride, net.upscore_kernel)
     names = tuple(up.name for up in steps)
     if not set(self.learned) <= set(names):
       raise InputError(
         f'learned={self.learned}; the deconvolutions are {names}'
       )
-    return net.trunk + net.head, steps
+    return rows, steps
 
-  def _score(self, name, x):
-    zeros = nn.initializers.zeros
-    return Conv(self.num_classes, (1, 1), kernel_init=zeros, name=name)(x)
+  def _check_branches(self):
+    """Raises `InputError` if heads or streams fit no network."""
+    for field, names in (
+      ('heads', [name for name, _ in self.heads]),
+      ('streams', self.streams),
+    ):
+      if len(set(names)) < len(names) or '' in names:
+        raise InputError(
+          f'{field}={getattr(self, field)} must have a name each, no two equal'
+        )
+    if sum(self.head_sizes) != self.num_classes:
+      raise InputError(
+        f'num_classes={self.num_classes} must be {sum(self.head_sizes)}, the '
+        f'sum over heads={self.heads}'
+      )
+    if self.streams and self.stride != 32:
+      raise InputError(
+        f'stride={self.stride} must be 32 with streams={self.streams}, which '
+        'are joined at their last scores'
+      )
+    if self.streams and self.in_channels % len(self.streams):
+      raise InputError(
+        f'in_channels={self.in_channels} must be a multiple of '
+        f'{len(self.streams)}, the number of streams={self.streams}'
+      )
+
+  def _score(self, layer, x):
+    scores = [
+      Conv(size, (1, 1), kernel_init=nn.initializers.zeros, name=name)(x)
+      for name, size in zip(
+        self.head_layers(layer), self.head_sizes, strict=True
+      )
+    ]
+    return jnp.concatenate(scores, axis=-1)
 
   def _upscore(self, up, scores, offset, size):
     if up.name not in self.learned:
       return bilinear_deconvolution(scores, up.layer, offset, size)
-    scores = LearnedDeconvolution(up.layer, name=up.name)(scores)
-    return slice_from(scores, offset, size)
+    # A head mixes its own classes only.
+    ends = tuple(itertools.accumulate(self.head_sizes))
+    scores = [
+      LearnedDeconvolution(up.layer, name=name)(head)
+      for name, head in zip(
+        self.head_layers(up.name),
+        jnp.split(scores, ends[:-1], axis=-1),
+        strict=True,
+      )
+    ]
+    return slice_from(jnp.concatenate(scores, axis=-1), offset, size)
 
 
 def slice_from(x: jax.Array, offset: int, size: tuple[int, int]) -> jax.Array:

@@ -101,13 +101,13 @@ class UNet(nn.Module):
   skip_first: bool = True
 
   @property
-  def head_sizes(self) -> tuple[int, ...]:
-    """Numbers of classes of the heads; there is one."""
-    return (self.num_classes,)
-
-  @property
   def geometry(self) -> UNetGeometry:
     return UNetGeometry(self.depth, self.convs_per_block, self.padding)
+
+  @property
+  def head_sizes(self) -> tuple[int, ...]:
+    """The classes of each head; a U-Net has one."""
+    return (self.num_classes,)
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:

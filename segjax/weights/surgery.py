@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure changes of parameter trees: FC layers into convolutions, class counts.
+"""Pure changes of parameter trees: for other layers, classes and inputs.
 
 A tree is `{layer: {'kernel': array, 'bias': array}}`. No argument is changed;
 layers that a function doesn't name are in the returned tree as they were.
@@ -135,6 +135,70 @@ def change_classes(
       num_kept,
     )
   return {**params, **changed}
+
+
+def add_channel(
+  params: Params, layer: str = 'conv1_1', name: str = 'conv1_1_bgrd'
+) -> dict[str, Any]:
+  """Returns the tree for images with one more channel, at the end.
+
+  Early fusion of the authors' `nyud-fcn32s-color-d`: of colours and depth, each
+  weight of the depth is the mean of those of the colours. Fits
+  `FCN(first_conv=name)`.
+
+  Args:
+    params: tree; the kernel of `layer` is [H, W, C, O].
+    layer: the convolution that takes the image.
+    name: what it is called in the returned tree, at the same place.
+
+  Returns:
+    A new tree; the kernel of `name` is [H, W, C + 1, O].
+
+  Raises:
+    InputError: `layer` is missing, its kernel has not four axes, or `name` is
+      another layer's.
+  """
+  old = _layer(params, layer)
+  kernel = jnp.asarray(old['kernel'])
+  if kernel.ndim != 4:
+    raise InputError(
+      f'{layer}: kernel {list(kernel.shape)} is not [H, W, C, O]'
+    )
+  if name != layer and name in params:
+    raise InputError(f'there is a layer {name!r} already')
+  mean = kernel.mean(axis=2, keepdims=True)
+  new = {**old, 'kernel': jnp.concatenate((kernel, mean), axis=2)}
+  return {
+    name if key == layer else key: new if key == layer else value
+    for key, value in params.items()
+  }
+
+
+def join_streams(trees: Mapping[str, Params]) -> dict[str, Any]:
+  """Returns the tree of a late fusion of networks, from their own trees.
+
+  `nyud-fcn32s-color-hha` of the authors begins so, from one network for
+  colours and one for HHA. Fits `FCN(streams=tuple(trees))`, which then gives
+  the mean of what the networks give.
+
+  Args:
+    trees: suffix, such as 'color' -> tree of an FCN-32s with a fixed
+      deconvolution.
+
+  Raises:
+    InputError: a tree has a learned deconvolution, of which the joined network
+      has but one.
+  """
+  joined = {}
+  for suffix, params in trees.items():
+    for name, layer in params.items():
+      if name.startswith('upscore'):
+        raise InputError(
+          f'{name} of {suffix!r} is learned; networks with fixed '
+          'deconvolutions can be joined'
+        )
+      joined[f'{name}{suffix}'] = layer
+  return joined
 
 
 def _padded(values: Any, size: int) -> jnp.ndarray:

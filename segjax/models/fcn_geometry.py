@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FCN without its arrays: the steps of the decoder, sizes and crop offsets."""
+
+import dataclasses
+from typing import Any
+
+from segjax.errors import InputError
+from segjax.geometry import (
+  Coordinates,
+  Deconvolution,
+  Window,
+  crop_offset,
+  locate,
+  receptive_field,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Up:
+  """A step of the decoder: deconvolve, then add the scores of a skip.
+
+  Attributes:
+    name: the deconvolution's.
+    layer: its kernel and stride.
+    skip: 'pool4' or 'pool3'; None for the last step, which goes to the image.
+  """
+
+  name: str
+  layer: Deconvolution
+  skip: str | None = None
+
+
+def decoder(stride: int, upscore_kernel: int) -> tuple[Up, ...]:
+  """Returns the steps of FCN-32s, 16s or 8s.
+
+  Args:
+    stride: 32, 16 or 8.
+    upscore_kernel: taps of the deconvolution of FCN-32s.
+  """
+  if stride == 32:
+    return (Up('upscore', Deconvolution(upscore_kernel, 32)),)
+  from_pool4 = Up('upscore2', Deconvolution(4, 2), 'pool4')
+  if stride == 16:
+    return (from_pool4, Up('upscore16', Deconvolution(32, 16)))
+  from_pool3 = Up('upscore_pool4', Deconvolution(4, 2), 'pool3')
+  return (from_pool4, from_pool3, Up('upscore8', Deconvolution(16, 8)))
+
+
+@dataclasses.dataclass(frozen=True)
+class FCNGeometry:
+  """Sizes of the maps of an FCN and the offsets of its crops.
+
+  Attributes:
+    windows: name and window of every layer up to the scores.
+    decoder: the steps from there.
+  """
+
+  windows: tuple[tuple[str, Window], ...]
+  decoder: tuple[Up, ...]
+
+  @property
+  def receptive_field(self) -> int:
+    """Image pixels that one coarse score depends on."""
+    return receptive_field(window for _, window in self.windows)
+
+  @property
+  def offsets(self) -> dict[str, int]:
+    """Pixels cropped off before each map that is cropped, rows and columns.
+
+    At a skip the map that begins earlier is cropped: `score_pool4` and
+    `score_pool3` with 'pad100', the upsampled scores with 'same'.
+    """
+    offsets = {}
+    at = locate(window for _, window in self.windows)
+    for up in self.decoder:
+      at = up.layer.locate(at)
+      skip_at = self._locate(up.skip)
+      if up.skip is not None and skip_at.shift > at.shift:
+        offsets[f'score_{up.skip}'] = crop_offset(skip_at, at)
+      else:
+        offsets[up.name] = crop_offset(at, skip_at)
+        at = skip_at
+    return offsets
+
+  def sizes(self, size: Any) -> dict[str, Any]:
+    """Returns the size of 'image' and of every map by its name, uncropped.
+
+    Args:
+      size: pixels of the image, 1 or more: an integer, or an array of them,
+        traced or not, for arrays of sizes.
+    """
+    offsets = self.offsets
+    sizes = {'image': size}
+    n = size
+    for name, window in self.windows:
+      sizes[name] = n = window.output_extent(n)
+    for up in self.decoder:
+      sizes[up.name] = n = up.layer.output_size(n)
+      if up.name in offsets:
+        n = sizes[up.skip or 'image']
+    return sizes
+
+  def output_size(self, size: int) -> int:
+    """Returns `size`: every image from 1 px on has logits of its own size."""
+    if size < 1:
+      raise InputError(f'images of {size} px; at least 1 px is needed')
+    return size
+
+  def input_size(self, core_size: int) -> int:
+    """Returns `core_size`: an image as large as its logits."""
+    return self.output_size(core_size)
+
+  def _locate(self, name):
+    """Returns where the map `name` lies; for None the image."""
+    if name is None:
+      return Coordinates()
+    names = [layer for layer, _ in self.windows]
+    layers = self.windows[: names.index(name) + 1]
+    return locate(window for _, window in layers)
