@@ -12,7 +12,7 @@ Arguments
   color      RGB. START is vgg16.npz.
   hha        HHA in the file's order of channels. START is vgg16.npz.
   color_d    RGB and the logarithm of depth in one network. START is
-             `weights.surgery.with_depth` of vgg16.npz: conv1_1_bgrd, whose
+             `weights.surgery.add_channel` of vgg16.npz: conv1_1_bgrd, whose
              fourth input begins as the mean of the three.
   color_hha  Two networks, whose scores are averaged. START is
              `weights.surgery.join_streams` of the parameters of the runs

@@ -4,7 +4,12 @@
 Arrays in, u8[H,W,3] arrays out. Saving them is `data.images.write_stack`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from segjax.errors import InputError
+from segjax.legend import legend, voc_palette
 
 # Vermilion and blue stay apart for colour-blind readers.
 MISSED = (230, 85, 13)
@@ -118,9 +123,94 @@ def panel(
   ]
   if has_weight:
     columns.insert(2, colour_map(weight / max(float(np.max(weight)), 1e-30)))
-  gap = np.full((len(label), _GAP_PX, 3), 255, np.uint8)
-  row = [part for column in columns for part in (gap, column)]
-  return np.concatenate(row[1:], axis=1)
+  return _joined(columns)
+
+
+def segmentation_panel(
+  image: np.ndarray,
+  label: np.ndarray | None,
+  prediction: np.ndarray,
+  class_names: Sequence[str],
+  palette: np.ndarray | None = None,
+  *,
+  ignore_label: int = 255,
+) -> np.ndarray:
+  """Image | label | prediction | overlay, above the names of their classes.
+
+  The overlay is the image in gray with the prediction's colours over it. With
+  a label, what it agrees with is faint there and what is wrong is strong.
+
+  Args:
+    image: [H,W] or [H,W,C], any real dtype; of more than three channels the
+      first three are shown if they are u8, else their mean.
+    label: i[H,W], or None, which leaves its column out.
+    prediction: i[H,W], 0..K-1.
+    class_names: K names.
+    palette: u8[K,3], RGB; None is VOC's.
+    ignore_label: label of pixels that are neither right nor wrong.
+
+  Returns:
+    u8[h,w,3].
+
+  Raises:
+    InputError: sizes differ, or a class has no name.
+  """
+  colours = full_palette(palette)
+  ignored = voc_palette()[255]
+  for name, classes in (('label', label), ('prediction', prediction)):
+    if classes is None:
+      continue
+    if classes.shape != image.shape[:2]:
+      raise InputError(
+        f'{name} of {classes.shape} px for an image of {image.shape[:2]} px'
+      )
+    known = (classes >= 0) & (classes < len(class_names))
+    if name == 'label':
+      known |= classes == ignore_label
+    if not known.all():
+      raise InputError(
+        f'{name} holds class {classes[~known][0]}; there are names for '
+        f'{len(class_names)} classes'
+      )
+  strong = np.full(prediction.shape, 0.55)
+  columns = [_rgb(image[..., :3] if image.ndim == 3 else image)]
+  seen = {*np.unique(prediction).tolist()}
+  if label is not None:
+    is_ignored = label == ignore_label
+    shown = colours[np.where(is_ignored, 0, label)]
+    shown[is_ignored] = ignored
+    columns.append(shown)
+    seen |= {*np.unique(label[~is_ignored]).tolist()}
+    strong = np.where((prediction == label) | is_ignored, 0.25, 0.8)
+  columns.append(colours[prediction])
+  gray = np.repeat(np.float64(_gray(image[..., :3]))[..., None], 3, axis=-1)
+  blended = gray + strong[..., None] * (colours[prediction] - gray)
+  columns.append(blended.round().astype(np.uint8))
+  row = _joined(columns)
+
+  entries = [(class_names[k], colours[k]) for k in sorted(seen)]
+  if label is not None and is_ignored.any():
+    entries.append(('ignored', ignored))
+  names, swatches = zip(*entries, strict=True)
+  strip = legend(names, swatches, row.shape[1])
+  width = max(row.shape[1], strip.shape[1])
+  parts = [
+    np.pad(
+      part,
+      ((0, 0), (0, width - part.shape[1]), (0, 0)),
+      constant_values=255,
+    )
+    for part in (row, strip)
+  ]
+  return np.concatenate(parts, axis=0)
+
+
+def full_palette(palette: np.ndarray | None) -> np.ndarray:
+  """Returns u8[256,3]: `palette` u8[K,3], then VOC's colours."""
+  colours = voc_palette()
+  if palette is not None:
+    colours[: len(palette)] = palette
+  return colours
 
 
 def colour_label(label: np.ndarray, ignore_label: int = 255) -> np.ndarray:
@@ -153,6 +243,13 @@ def colour_map(values: np.ndarray) -> np.ndarray:
   anchors = np.linspace(0, 1, len(_RAMP))
   channels = [np.interp(values, anchors, channel) for channel in _RAMP.T]
   return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
+  """u8[h,w',3], the columns u8[h,w,3] side by side with white between."""
+  gap = np.full((len(columns[0]), _GAP_PX, 3), 255, np.uint8)
+  row = [part for column in columns for part in (gap, column)]
+  return np.concatenate(row[1:], axis=1)
 
 
 def _gray(image: np.ndarray) -> np.ndarray:

@@ -155,8 +155,8 @@ def predict_files(
     else:
       scores = np.stack([predict(page) for page in pages])
       stack = encode(scores, kind, ending, model.head_sizes)
-      if kind == 'labels' and ending == '.png':
-        colours = palette
+      if kind == 'labels' and ending == '.png' and model.num_classes > 2:
+        colours = pictures.full_palette(palette)
     if file.parent == output:
       _make_folder(output)
     images.write_stack(file, stack, colours)

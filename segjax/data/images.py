@@ -102,7 +102,11 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   return sorted(files, key=_natural_key)
 
 
-def write_stack(path: str | os.PathLike, array: np.ndarray) -> None:
+def write_stack(
+  path: str | os.PathLike,
+  array: np.ndarray,
+  palette: np.ndarray | None = None,
+) -> None:
   """Writes a stack that `read_stack` returns unchanged, as [N,H,W,C].
 
   The file appears under its name whole or not at all, and replaces one that
@@ -112,6 +116,7 @@ def write_stack(path: str | os.PathLike, array: np.ndarray) -> None:
     path: a .tif, .tiff or .npy, or a .png for one uint8 image. Its directory
       exists.
     array: uint8, uint16 or float32 [N,H,W] or [N,H,W,C]; C is 1 or 3 in a .png.
+    palette: u8[256,3], RGB: makes a palette picture of a .png of indices.
 
   Raises:
     InputError: another ending, shape or dtype, before anything is written; or
@@ -133,19 +138,23 @@ def write_stack(path: str | os.PathLike, array: np.ndarray) -> None:
     )
   try:
     with replacing(path) as temporary, open(temporary, 'xb') as file:
-      _encode(file, np.ascontiguousarray(array, np.dtype(dtype)), ending)
+      array = np.ascontiguousarray(array, np.dtype(dtype))
+      _encode(file, array, ending, palette)
   except OSError as e:
     raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
 
 
-def _encode(file, array, ending):
+def _encode(file, array, ending, palette):
   if ending == '.npy':
     np.save(file, array, allow_pickle=False)
     return
   if array.shape[3:] == (1,):
     array = array[..., 0]
   if ending == '.png':
-    Image.fromarray(array[0]).save(file, format='PNG')
+    picture = Image.fromarray(array[0])
+    if palette is not None:
+      picture.putpalette(np.uint8(palette).tobytes())
+    picture.save(file, format='PNG')
     return
   axes = {'planarconfig': 'contig'} if array.ndim == 4 else {}
   with tifffile.TiffWriter(file, bigtiff=array.nbytes > 2**31) as tif:

@@ -112,7 +112,9 @@ def confusion_counts(
   return counts.astype(jnp.int32).reshape(num_classes, num_classes)
 
 
-def scores(matrix: np.ndarray) -> dict[str, float | np.ndarray]:
+def scores(
+  matrix: np.ndarray, present_only: bool = False
+) -> dict[str, float | np.ndarray]:
   """Returns FCN's four metrics and the per-class IU, all in [0, 1].
 
   A class in neither labels nor predictions has no IU: it is NaN in `iu` and
@@ -121,6 +123,8 @@ def scores(matrix: np.ndarray) -> dict[str, float | np.ndarray]:
 
   Args:
     matrix: int[K,K], rows the true class, summed over the whole dataset.
+    present_only: whether the mean IU, too, leaves out every class without
+      labels: the rule of the paper's scores on SIFT Flow.
 
   Returns:
     `pixel_accuracy`, `mean_accuracy`, `mean_iu`, `frequency_weighted_iu` as
@@ -152,7 +156,7 @@ def scores(matrix: np.ndarray) -> dict[str, float | np.ndarray]:
   return {
     'pixel_accuracy': float(hits.sum() / total),
     'mean_accuracy': float(np.nanmean(_ratio(hits, labelled))),
-    'mean_iu': float(np.nanmean(iu)),
+    'mean_iu': float(np.nanmean(iu[present] if present_only else iu)),
     'frequency_weighted_iu': float(labelled[present] @ iu[present] / total),
     'iu': iu,
   }
