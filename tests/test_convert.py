@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the conversion of foreign weights, on networks a few pixels wide."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from caffemodel import write_caffemodel
@@ -24,7 +21,6 @@ from narrow_nets import (
 from segjax import convert, models
 from segjax.errors import InputError
 from segjax.geometry import Deconvolution
-from segjax.models import fcn
 from segjax.models.backbone import Classifier
 from segjax.models.googlenet import googlenet
 from segjax.models.layers import Conv
@@ -262,51 +258,3 @@ def test_the_number_of_classes_is_that_of_the_heads_or_of_a_stream(
     convert.convert_file(
       file, 'vgg16', output, fields={'heads': []}, overwrite=True
     )
-
-
-def run(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', 'segjax.convert', *arguments],
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-
-
-def test_command_line(tmp_path):
-  model = fcn.FCNGoogLeNet(
-    num_classes=3,
-    heads=(('sem', 2), ('geo', 1)),
-    in_channels=4,
-    first_conv='conv1_bgrd',
-  )
-  params = random_params(model)
-  layers = caffe_layers(params)
-  for name in ('conv2/3x3_reduce', 'conv2/3x3'):
-    layers[name] = layers.pop(name.replace('/', '_'))
-  layers['upscore_sem'] = [dense_bilinear(63, 2)]
-  layers['upscore_geo'] = [dense_bilinear(63, 1)]
-  write_caffemodel(tmp_path / 'net.caffemodel', layers)
-  arguments = (
-    f'--input={tmp_path}/net.caffemodel',
-    '--model=fcn_googlenet',
-    '--heads=sem:2,geo:1',
-    '--in_channels=4',
-    '--first_conv=conv1_bgrd',
-    f'--output={tmp_path}/net.npz',
-  )
-  done = run(*arguments)
-  assert (done.returncode, done.stderr) == (0, '')
-  assert 'conv2_3x3/kernel <- conv2/3x3[0]' in done.stdout
-  assert 'upscore_geo[0]: as the model computes it' in done.stdout
-  assert '118 matched, 2 fixed, 0 not used, 0 initial' in done.stdout
-  assert_equal(files.read_arrays(tmp_path / 'net.npz'), params)
-  wrong = (*arguments, '--heads=sem')
-  for again, expected in (
-    (run(*arguments), 'net.npz exists'),
-    (run(*wrong), 'heads=sem must be NAME:CLASSES'),
-  ):
-    assert (again.returncode, again.stdout) == (2, '')
-    assert again.stderr.startswith('error: ')
-    assert expected in again.stderr
-    assert again.stderr.count('\n') == 1
