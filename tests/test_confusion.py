@@ -143,3 +143,15 @@ def test_counts_refuse_shapes_that_would_broadcast():
 def test_bad_matrices_are_refused(matrix, message):
   with pytest.raises(InputError, match=message):
     confusion.scores(matrix)
+
+
+def test_absent_classes_under_both_rules():
+  """Class 2 is predicted but in no label, class 3 in neither."""
+  matrix = np.array([[6, 0, 2, 0], [1, 3, 0, 0], [0] * 4, [0] * 4])
+  ius = [6 / 9, 3 / 4, 0.0]
+  union = confusion.scores(matrix)
+  assert union['mean_iu'] == pytest.approx(np.mean(ius))
+  present = confusion.scores(matrix, present_only=True)
+  assert present['mean_iu'] == pytest.approx(np.mean(ius[:2]))
+  for name in ('pixel_accuracy', 'mean_accuracy', 'frequency_weighted_iu'):
+    assert union[name] == present[name]

@@ -227,3 +227,15 @@ def test_write_to_an_impossible_place_is_refused(tmp_path):
       images.write_stack(path, random_stack((1, 4, 5)))
     assert str(path) in str(caught.value)
   assert os.listdir(tmp_path) == ['folder.tif']
+
+
+def test_a_palette_png_keeps_its_indices(tmp_path):
+  indices = np.arange(256, dtype=np.uint8).reshape(1, 8, 32)
+  palette = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
+  images.write_stack(tmp_path / 'a.png', indices, palette)
+  with Image.open(tmp_path / 'a.png') as picture:
+    assert picture.mode == 'P'
+    colours = np.asarray(picture.convert('RGB'))
+  np.testing.assert_array_equal(colours, palette[indices[0]])
+  read = images.read_stack(tmp_path / 'a.png')
+  np.testing.assert_array_equal(read, indices[..., np.newaxis])

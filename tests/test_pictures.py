@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 
 from segjax import pictures
+from segjax.errors import InputError
+from segjax.legend import legend, voc_palette
 
 
 def is_reddish(picture):
@@ -142,3 +144,114 @@ def test_colour_label_tells_classes_apart():
   many = pictures.colour_label(np.arange(2, 60)[None])[0]
   assert (many != 0).any(axis=-1).all()
   assert (many != 255).any(axis=-1).all()
+
+
+NAMES = ('road', 'tree', 'a very long name of a class')
+PALETTE = np.uint8([(10, 20, 30), (200, 100, 0), (0, 0, 250)])
+
+
+def _scene(height=40, width=60):
+  """Image, label with an ignored row, and a prediction wrong in one block."""
+  image = np.random.default_rng(0).integers(
+    0, 256, (height, width, 3), dtype=np.uint8
+  )
+  label = np.zeros((height, width), np.int32)
+  label[:, 30:] = 1
+  label[0] = 255
+  prediction = np.where(label == 1, 1, 0)
+  prediction[10:20, 40:50] = 2
+  return image, label, prediction
+
+
+def test_segmentation_panel_has_four_columns_above_a_legend():
+  image, label, prediction = _scene()
+  panel = pictures.segmentation_panel(image, label, prediction, NAMES, PALETTE)
+  gap = pictures._GAP_PX
+  columns = [panel[:40, i * (60 + gap) :][:, :60] for i in range(4)]
+  np.testing.assert_array_equal(columns[0], image)
+  expected = PALETTE[np.where(label == 255, 0, label)]
+  expected[0] = (224, 224, 192)
+  np.testing.assert_array_equal(columns[1], expected)
+  np.testing.assert_array_equal(columns[2], PALETTE[prediction])
+  # Wrong pixels take more of their colour than right ones.
+  gray = pictures._rgb(image[..., :1]).astype(float)
+  far = np.abs(columns[3].astype(float) - PALETTE[prediction]).mean(-1)
+  start = np.abs(pictures._gray(image)[..., None] - PALETTE[prediction]).mean(
+    -1
+  )
+  ratio = far / np.maximum(start, 1)
+  assert gray.shape == columns[3].shape
+  assert np.median(ratio[10:20, 40:50]) < 0.3 < np.median(ratio[25:, 35:])
+  strip = panel[40:].reshape(-1, 3)
+  for colour in (*PALETTE, (224, 224, 192)):
+    assert (strip == colour).all(axis=-1).sum() > 50
+  assert len(panel) > 40 + 20
+
+
+def test_the_legend_names_what_appears_alone():
+  image, label, _ = _scene()
+  panel = pictures.segmentation_panel(
+    image, None, np.zeros_like(label), NAMES, PALETTE
+  )
+  strip = panel[40:].reshape(-1, 3)
+  counts = [(strip == colour).all(axis=-1).sum() for colour in PALETTE]
+  assert counts[0] > 50 and counts[1:] == [0, 0]
+  gap = pictures._GAP_PX
+  assert panel.shape[1] == 3 * 60 + 2 * gap  # No label: no column for it.
+
+
+def test_the_legend_wraps_and_never_cuts_a_name():
+  one = legend(('road',), PALETTE[:1], 400)
+  wide = legend(NAMES, PALETTE, 400)
+  narrow = legend(NAMES, PALETTE, 90)
+  assert wide.shape[:2] == (len(one), 400)
+  assert len(narrow) > len(wide)
+  assert narrow.shape[1] > 90  # The long name alone.
+  dark = (narrow < 100).all(axis=-1)
+  assert dark.any() and not dark[:, -4:].any()
+
+
+def test_voc_colours():
+  colours = voc_palette()
+  known = {
+    0: (0, 0, 0),
+    1: (128, 0, 0),
+    2: (0, 128, 0),
+    3: (128, 128, 0),
+    4: (0, 0, 128),
+    15: (192, 128, 128),
+    20: (0, 64, 128),
+    255: (224, 224, 192),
+  }
+  for index, colour in known.items():
+    assert tuple(colours[index]) == colour
+  assert len({*map(tuple, colours)}) == 256
+  mixed = pictures.full_palette(PALETTE)
+  np.testing.assert_array_equal(mixed[:3], PALETTE)
+  np.testing.assert_array_equal(mixed[3:], colours[3:])
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4, 6])
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_images_of_any_channels_are_shown(channels, dtype):
+  image = np.ones((5, 7, channels), dtype)
+  zeros = np.zeros((5, 7), np.int32)
+  panel = pictures.segmentation_panel(image, zeros, zeros, ('only',))
+  assert panel.dtype == np.uint8 and panel.shape[0] > 5
+
+
+@pytest.mark.parametrize(
+  ('label', 'prediction', 'message'),
+  [
+    (0, 3, 'prediction holds class 3; there are names for 3'),
+    (3, 0, 'label holds class 3'),
+    (0, 255, 'prediction holds class 255'),
+  ],
+)
+def test_classes_without_a_name_are_refused(label, prediction, message):
+  image = np.zeros((2, 3, 3), np.uint8)
+  maps = [np.full((2, 3), k, np.int32) for k in (label, prediction)]
+  with pytest.raises(InputError, match=message):
+    pictures.segmentation_panel(image, *maps, NAMES, PALETTE)
+  with pytest.raises(InputError, match=r'prediction of \(2, 2\) px'):
+    pictures.segmentation_panel(image, None, maps[0][:, :2], NAMES)

@@ -4,7 +4,6 @@
 import json
 import runpy
 
-import jax
 import numpy as np
 import pytest
 from commands import REPOSITORY
@@ -87,8 +86,18 @@ def test_rates_fall_with_the_stages_as_published():
 
 
 @pytest.mark.parametrize(('name', 'argument'), TRAINED)
-def test_a_card_trains(name, argument, data, tmp_path):
+def test_a_card_trains(name, argument, data, tmp_path, monkeypatch):
+  """In two steps on images of unequal sizes, by one compiled program."""
   config = config_of(name, argument, data)
+  compiled = []
+  parallelize = train.parallel.parallelize
+
+  def spy(*args):
+    run = parallelize(*args)
+    compiled.append(run.step)
+    return run
+
+  monkeypatch.setattr(train.parallel, 'parallelize', spy)
   config.batch_size = 8  # A multiple of the devices here.
   config.num_train_steps = 2
   config.log_every_steps = 1
@@ -98,6 +107,7 @@ def test_a_card_trains(name, argument, data, tmp_path):
   config.tile_size_px = min(config.tile_size_px, 16)
   config.init.path = 'random'
   scores = train.train_and_evaluate(config, tmp_path)
+  assert compiled[0]._cache_size() == 1
   text = (tmp_path / 'metrics.jsonl').read_text()
   rows = [json.loads(line) for line in text.splitlines()]
   assert [row['step'] for row in rows] == [1, 2, 2]
@@ -109,23 +119,3 @@ def test_a_card_trains(name, argument, data, tmp_path):
   assert 0 <= scores[config.evaluation.best_metric] <= 1
   assert len(list((tmp_path / 'pictures').iterdir())) == 1
   assert 'mean_iu' in (tmp_path / 'scores.txt').read_text()
-
-
-def test_batches_of_unequal_images_compile_once(data, tmp_path, monkeypatch):
-  config = config_of('fcn32s_voc', '', data)
-  config.batch_size = 8
-  config.num_train_steps = 6
-  config.batching.bucket_px = config.prediction.bucket_px = 32
-  config.init.path = 'random'
-  compiled = []
-  parallelize = train.parallel.parallelize
-
-  def spy(*args):
-    run = parallelize(*args)
-    compiled.append(run.step)
-    return run
-
-  monkeypatch.setattr(train.parallel, 'parallelize', spy)
-  train.train_and_evaluate(config, tmp_path)
-  assert compiled[0]._cache_size() == 1
-  assert jax.device_count() == 8
