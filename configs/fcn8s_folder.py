@@ -42,13 +42,4 @@ def get_config() -> ml_collections.ConfigDict:
     learning_rate=1e-4,
     num_train_steps=4000,
   )
-  config.loss_reduction = 'mean'
-  config.model.padding = 'same'
-  config.batching = dict(order='shuffled', bucket_px=64)
-  config.prediction.bucket_px = 64
-  config.init.initial = ('score_fr', 'score_pool4', 'score_pool3')
-  config.optimizer.update(dict(name='adamw', momentum=0.9, weight_decay=1e-4))
-  config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
-  config.evaluation.every_steps = 500
-  config.checkpoints.every_steps = 500
-  return config
+  return recipes.make_modern(config)

@@ -20,6 +20,7 @@ from segjax.data import (
   pascal_context,
   sift_flow,
   stacks,
+  tfds,
   voc,
 )
 from segjax.data.examples import IGNORE_LABEL, Dataset
@@ -45,6 +46,7 @@ LOADERS = {
   'nyudv2': nyudv2.load,
   'sift_flow': sift_flow.load,
   'camvid': camvid.load,
+  'tfds': tfds.load,
 }
 
 # Names and colours of classes that do not depend on what is on disk.
