@@ -52,13 +52,11 @@ class Checkpoints:
         checkpoints; None ranks none.
 
     Raises:
-      InputError: a number is out of range, or the folder cannot be made or
-        read.
+      InputError: a number is out of range, or the folder cannot be made.
     """
     if keep_last < 1 or keep_best < 0:
       raise InputError(
-        f'keep_last={keep_last}, keep_best={keep_best}; give keep_last >= 1 '
-        'and keep_best >= 0'
+        f'keep_last={keep_last} must be >= 1, keep_best={keep_best} >= 0'
       )
     self._best_metric = best_metric
     self._scores = {}
@@ -150,9 +148,8 @@ class Checkpoints:
 
 def has_checkpoint(directory: str | os.PathLike) -> bool:
   """Whether `directory` is there and holds a checkpoint, readable or not."""
-  if not os.path.isdir(directory):
-    return False
-  return any(name.isdecimal() for name in os.listdir(directory))
+  files = os.listdir(directory) if os.path.isdir(directory) else ()
+  return any(name.isdecimal() for name in files)
 
 
 def load_params(

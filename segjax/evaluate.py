@@ -24,6 +24,15 @@ from segjax.predictor import create_predictor
 
 SPLITS = ('heldout', 'train', 'all')
 
+# Asks for the scores of ISBI 2012, of a stack of membranes and cells.
+_STACK_METRIC = 'v_rand'
+_SCORES = (
+  'pixel_accuracy',
+  'mean_accuracy',
+  'mean_iu',
+  'frequency_weighted_iu',
+)
+
 
 class Evaluation(NamedTuple):
   """Scores of a network, and what its predictions look like.
@@ -60,7 +69,7 @@ def evaluate(
   """
   predict_stored = create_predictor(model, config, average)
   predict = functools.partial(predict_stored, params)
-  if config.evaluation.best_metric == 'v_rand':
+  if config.evaluation.best_metric == _STACK_METRIC:
     return _evaluate_stack(
       predict,
       examples,
@@ -71,10 +80,30 @@ def evaluate(
     predict,
     examples,
     dataset,
-    heads=getattr(model, 'heads', ()) or (('', model.num_classes),),
+    heads=_heads(model),
     num_pictures=config.evaluation.num_pictures,
     present_only=config.evaluation.present_only,
   )
+
+
+def check_metric(model: nn.Module, best_metric: str) -> None:
+  """Raises InputError if `evaluate` gives no score of this name."""
+  known = [
+    f'{name}_{score}' if name else score
+    for name, _ in _heads(model)
+    for score in _SCORES
+  ]
+  if model.num_classes == 2:
+    known.append(_STACK_METRIC)
+  if best_metric not in known:
+    raise InputError(
+      f'evaluation.best_metric={best_metric!r} is not one of {known}'
+    )
+
+
+def _heads(model):
+  """Name and classes of each head; the only one has no name."""
+  return getattr(model, 'heads', ()) or (('', model.num_classes),)
 
 
 def _evaluate_stack(predict, examples, num_pictures, warping):

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import parallel
-from segjax.data import standardise, to_unit_range
+from segjax.data import check_preprocessing, standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.tiling import ACTIVATIONS, check_image, plan_tiles, predict_image
@@ -40,8 +40,9 @@ def create_predictor(
   The image is [H, W, C] as stored: integers, or f32 in [0, 1].
 
   Raises:
-    InputError: a setting in `prediction` is wrong.
+    InputError: a setting in `prediction` or `preprocessing` is wrong.
   """
+  check_preprocessing(model.in_channels, **config.preprocessing)
   settings, geometry = config.prediction, model.geometry
   if isinstance(geometry, UNetGeometry):
     if settings.tiles_per_batch < 1:

@@ -10,6 +10,7 @@ import operator
 import os
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,9 +21,11 @@ from segjax.checkpoints import Checkpoints, has_checkpoint
 from segjax.data import IGNORE_LABEL, create_dataset, standardise
 from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
-from segjax.data.pipeline import create_batches
+from segjax.data.pipeline import ORDERS, create_batches
 from segjax.errors import InputError, TrainingDiverged
-from segjax.evaluate import Evaluation, evaluate
+from segjax.evaluate import Evaluation, check_metric, evaluate
+from segjax.geometry import UNetGeometry
+from segjax.losses import REDUCTIONS
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.predictor import create_predictor
@@ -76,9 +79,10 @@ def train_and_evaluate(
     config.batch_size,
   )
   dataset = create_dataset(config.data)
-  _check(config)
+  _check(config, model)
   create_predictor(model, config)  # Raises early.
   networks.check_fits(model, dataset)
+  check_metric(model, config.evaluation.best_metric)
   start_params, report = {}, None
   if not has_checkpoint(Path(workdir) / 'checkpoints'):
     start_params, report = networks.starting_params(model, **config.init)
@@ -171,7 +175,7 @@ def _report(
   return evaluation.scores
 
 
-def _check(config: ConfigDict) -> None:
+def _check(config: ConfigDict, model: nn.Module) -> None:
   """Raises InputError for what would otherwise fail in mid-run."""
   least = {
     'seed': 0,
@@ -189,9 +193,29 @@ def _check(config: ConfigDict) -> None:
     value = operator.attrgetter(name)(config)
     if value < smallest:
       raise InputError(f'{name}={value} must be at least {smallest}')
-  if np.min(config.preprocessing.std) <= 0:
+  if config.loss_reduction not in REDUCTIONS:
     raise InputError(
-      f'preprocessing.std={config.preprocessing.std} must be > 0'
+      f'loss_reduction={config.loss_reduction!r} is not one of {REDUCTIONS}'
+    )
+  if config.batching.order not in ORDERS:
+    raise InputError(
+      f'batching.order={config.batching.order!r} is not one of {ORDERS}'
+    )
+  if config.tile_size_px == 0 and isinstance(model.geometry, UNetGeometry):
+    raise InputError(
+      'tile_size_px=0 trains on whole images, which a U-Net cannot; give the '
+      'input side of a tile'
+    )
+  if config.tile_size_px and config.batching.bucket_px:
+    raise InputError(
+      f'batching.bucket_px={config.batching.bucket_px} pads whole images, but '
+      f'tile_size_px={config.tile_size_px} trains on tiles; set one of them to '
+      '0'
+    )
+  if config.tile_size_px and len(model.head_sizes) > 1:
+    raise InputError(
+      f'tile_size_px={config.tile_size_px}: a network of several heads trains '
+      'on whole images; use 0'
     )
 
 

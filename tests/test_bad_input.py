@@ -40,6 +40,7 @@ SETTINGS = {
   'data.fold=5': ['fold 5', '0..4'],
   'data.num_slices=4': ['5 folds of 4 slices'],
   'tile_size_px=35': ['35 px is not admissible', 'nearest: 34 and 36'],
+  'tile_size_px=0': ['tile_size_px=0', 'U-Net'],
   'batch_size=0': ['batch_size=0', 'positive multiple of 1'],
   'parallel=vmap': ["parallel='vmap'", "'pmap'"],
   'loss_reduction=max': ["loss_reduction='max'", "'mean'"],

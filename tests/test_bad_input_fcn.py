@@ -49,9 +49,29 @@ CASES = {
   ),
   'heads that are not the classes': (
     f'{TRAIN} {VOC}voc \'--config.model.heads=(("a", 3), ("b", 4))\'',
-    ['model', '21', '7'],
+    ['num_classes=21 must be 7', 'heads'],
   ),
-  'no such field of a data set': (
+  'tiles of padded images': (
+    f'{TRAIN} {VOC}voc --config.tile_size_px=64',
+    ['bucket_px=128', 'tile_size_px=64'],
+  ),
+  'unknown order': (
+    f'{TRAIN} {VOC}voc --config.batching.order=sorted',
+    ["batching.order='sorted'", "'with_replacement'"],
+  ),
+  'unknown metric': (
+    f'{TRAIN} {VOC}voc --config.evaluation.best_metric=v_rand',
+    ["best_metric='v_rand'", "'mean_iu'"],
+  ),
+  'channels that are not there': (
+    f"{TRAIN} {VOC}voc '--config.preprocessing.channels=(3, 2, 1)'",
+    ['preprocessing.channels=(3, 2, 1)', '0..2'],
+  ),
+  'mean of other channels': (
+    f"{TRAIN} {VOC}voc '--config.preprocessing.mean=(0.5, 0.5)'",
+    ['preprocessing.mean=(0.5, 0.5)', 'expected 1, or 3'],
+  ),
+  'no such year of a data set': (
     f'{TRAIN} {VOC}voc --config.data.year=2007',
     ['data.year=2007', '2011 or 2012'],
   ),

@@ -29,7 +29,7 @@ TRAINED = [
   ('fcn16s_voc', 'light'),
   ('fcn_alexnet_voc', ''),
   ('fcn8s_siftflow', None),
-  ('fcn32s_nyudv2', 'color_d'),
+  ('fcn8s_folder', None),
   ('fcn32s_nyudv2', 'color_hha'),
   ('fcn8s_camvid', 'cpu'),
 ]

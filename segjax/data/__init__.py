@@ -30,6 +30,7 @@ __all__ = (
   'IGNORE_LABEL',
   'LOADERS',
   'Dataset',
+  'check_preprocessing',
   'create_dataset',
   'look_of',
   'standardise',
@@ -127,3 +128,27 @@ def standardise(
   axes = (1,) * (image.ndim - 1) + (-1,)
   mean, std = (jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std))
   return (image - mean) / std
+
+
+def check_preprocessing(
+  in_channels: int,
+  mean: float | Sequence[float],
+  std: float | Sequence[float],
+  channels: Sequence[int],
+) -> None:
+  """Raises InputError for what `standardise` cannot do to C channels."""
+  for name, values in (('mean', mean), ('std', std)):
+    if np.size(values) not in (1, in_channels):
+      raise InputError(
+        f'preprocessing.{name}={values} has {np.size(values)} numbers; '
+        f'expected 1, or {in_channels}, one a channel'
+      )
+  if np.min(std) <= 0:
+    raise InputError(f'preprocessing.std={std} must be > 0')
+  if channels and (
+    len(channels) != in_channels or not {*channels} <= {*range(in_channels)}
+  ):
+    raise InputError(
+      f'preprocessing.channels={channels}; expected {in_channels} indices in '
+      f'0..{in_channels - 1}, or ()'
+    )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picture files in and out: the one file that knows tifffile and Pillow.
+"""Picture files in and out: the one file that knows tifffile.
+
+Pillow is known to `legend`, which draws text, and `prepare`, too.
 
 Every stack in memory is [N,H,W,C]: N pages of H rows, W columns and C
 channels. What is read is what was stored: nothing is scaled, inverted,
