@@ -11,12 +11,20 @@ Command   python -m segjax.main --config=configs/fcn32s_nyudv2.py:ARGUMENT \
 Arguments
   color      RGB. START is vgg16.npz.
   hha        HHA in the file's order of channels. START is vgg16.npz.
-  color_d    RGB and the logarithm of depth in one network. START is
-             `weights.surgery.add_channel` of vgg16.npz: conv1_1_bgrd, whose
-             fourth input begins as the mean of the three.
-  color_hha  Two networks, whose scores are averaged. START is
-             `weights.surgery.join_streams` of the parameters of the runs
-             `color` and `hha`.
+  color_d    RGB and the logarithm of depth in one network. START has
+             conv1_1_bgrd, whose fourth input begins as the mean of the three:
+
+    from segjax.weights import files, surgery
+    vgg16 = files.read_params('vgg16.npz')
+    files.write_params('bgrd.npz', surgery.add_channel(vgg16))
+
+  color_hha  Two networks, whose scores are averaged. START joins the runs
+             `color` and `hha`:
+
+    from segjax.weights import files, surgery
+    from segjax.workdir import load_run
+    runs = {'color': load_run('COLOR')[1], 'hha': load_run('HHA')[1]}
+    files.write_params('joined.npz', surgery.join_streams(runs))
 
 Published  Mean IU 29.2, 24.2, 30.5 and 32.8, in this order (CVPR paper).
            None has been trained here.
