@@ -17,7 +17,8 @@ crops and flips, Adam.
 Arguments
   (none)  Frames and labels as they are; fc6 and fc7 with 4096 channels. Needs a
           GPU. Not yet trained here.
-  cpu     Half the resolution, images and labels, fc6 and fc7 with 512 channels.
+  cpu     Half the resolution, images and labels, fc6 and fc7 with 512 channels:
+          mean IU .614 in 36 minutes on two cores (README).
 """
 
 import ml_collections

@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
 
   Attributes:
     scores: name -> number.
-    panels: (name of the example, u8[h, w, 3]) of the first examples.
+    panels: (name of the example, u8[h, w, 3]) of some examples.
   """
 
   scores: dict[str, float]
@@ -145,6 +145,10 @@ def _evaluate_classes(
   sizes = [size for _, size in heads]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
   panels = []
+  # Spread over the set: neighbours may be frames of one film.
+  shown = {
+    i * len(dataset.heldout) // num_pictures for i in range(num_pictures)
+  }
   for index, example in enumerate(examples):
     scores = predict(example['image'])
     split = split_heads(scores, example['label'], sizes)
@@ -153,7 +157,7 @@ def _evaluate_classes(
       counts[head] += confusion.confusion_matrix(
         label, prediction, num_classes=sizes[head]
       )
-      if head == 0 and index < num_pictures:
+      if head == 0 and index in shown:
         panel = pictures.segmentation_panel(
           example['image'],
           label,
