@@ -36,7 +36,8 @@ PLACES = {
 
 # What a config may hold -> what the message says.
 SETTINGS = {
-  'data.name=voc': ["data.name='voc'", "'isbi2012'"],
+  'data.name=mnist': ["data.name='mnist'", "'isbi2012'"],
+  'data.name=voc': ["data.name='voc'", 'takes the fields dir, year'],
   'data.fold=5': ['fold 5', '0..4'],
   'data.num_slices=4': ['5 folds of 4 slices'],
   'tile_size_px=35': ['35 px is not admissible', 'nearest: 34 and 36'],
