@@ -23,17 +23,13 @@ Published  Mean IU 65.0 (released network) and 62.4 (light, paper's table 2).
 import ml_collections
 
 from segjax import recipes
-from segjax.errors import InputError
 
 ARGUMENTS = ('', 'light')
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """Returns the config of one of `ARGUMENTS`."""
-  if argument not in ARGUMENTS:
-    raise InputError(
-      f'config argument {argument!r} is not one of {ARGUMENTS[1:]} or none'
-    )
+  recipes.check_argument(argument, ARGUMENTS)
   config = recipes.fcn_config(
     'fcn16s', recipes.VOC_DATA, recipes.VOC_CLASSES, learning_rate=1e-12
   )

@@ -33,7 +33,6 @@ Published  Mean IU 29.2, 24.2, 30.5 and 32.8, in this order (CVPR paper).
 import ml_collections
 
 from segjax import recipes
-from segjax.errors import InputError
 
 ARGUMENTS = ('color', 'hha', 'color_d', 'color_hha')
 
@@ -44,8 +43,7 @@ _LOG_DEPTH_MEAN = 7.844
 
 def get_config(argument: str = 'color') -> ml_collections.ConfigDict:
   """Returns the config of one of `ARGUMENTS`."""
-  if argument not in ARGUMENTS:
-    raise InputError(f'config argument {argument!r} is not one of {ARGUMENTS}')
+  recipes.check_argument(argument, ARGUMENTS)
   config = recipes.fcn_config(
     'fcn32s',
     dict(

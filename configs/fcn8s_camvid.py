@@ -24,17 +24,13 @@ Arguments
 import ml_collections
 
 from segjax import recipes
-from segjax.errors import InputError
 
 ARGUMENTS = ('', 'cpu')
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """Returns the config of one of `ARGUMENTS`."""
-  if argument not in ARGUMENTS:
-    raise InputError(
-      f'config argument {argument!r} is not one of {ARGUMENTS[1:]} or none'
-    )
+  recipes.check_argument(argument, ARGUMENTS)
   config = recipes.fcn_config(
     'fcn8s',
     dict(name='camvid', dir='', heldout='val', scale=1),

@@ -28,17 +28,14 @@ Expected  See the README. The challenge's board lists V_rand .9728 and V_info
 
 import ml_collections
 
-from segjax.errors import InputError
+from segjax import recipes
 
 ARGUMENTS = ('', 'fast', 'cpu', 'demo')
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """Returns the config of one of `ARGUMENTS`."""
-  if argument not in ARGUMENTS:
-    raise InputError(
-      f'config argument {argument!r} is not one of {ARGUMENTS[1:]} or none'
-    )
+  recipes.check_argument(argument, ARGUMENTS)
   config = ml_collections.ConfigDict()
   config.seed = 0  # Of initial values, order, augmentation and dropout.
   config.parallel = 'jit'  # Or 'pmap'.

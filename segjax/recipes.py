@@ -12,6 +12,8 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from segjax.errors import InputError
+
 # B, G, R in 0..255, which Caffe's networks subtract.
 CAFFE_MEAN = (104.00699, 116.66877, 122.67892)
 
@@ -45,6 +47,16 @@ VOC_CLASSES = 21
 # Passes over the data that the results of the CVPR paper took at least.
 _LIGHT_PASSES = 175
 _LIGHT_BATCH = 20
+
+
+def check_argument(argument: str, arguments: Sequence[str]) -> None:
+  """Raises InputError for a config argument that a card hasn't; '' is none."""
+  if argument not in arguments:
+    known = [name for name in arguments if name]
+    raise InputError(
+      f'config argument {argument!r} is not one of {known}'
+      + (' or none' if '' in arguments else '')
+    )
 
 
 def caffe_preprocessing(
