@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of what a network was given, what it said, and where it is wrong.
 
-Arrays in, u8[H,W,3] arrays out. Saving them is `data.images.write_stack`.
+Arrays in, u8[H,W,3] arrays out. Saving them is `data.images.write_stack`, text
+in them is `legends`.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from segjax.data.examples import IGNORE_LABEL
 from segjax.errors import InputError
-from segjax.legend import legend, voc_palette
+from segjax.legends import legend
+from segjax.palettes import complete_palette
 
 # Vermilion and blue stay apart for colour-blind readers.
 MISSED = (230, 85, 13)
@@ -42,6 +45,7 @@ _RAMP = np.float64(
   ]
 )
 _GAP_PX = 6
+_OVERLAY_OPACITY = 0.5
 
 
 def overlay(
@@ -123,7 +127,7 @@ def panel(
   ]
   if has_weight:
     columns.insert(2, colour_map(weight / max(float(np.max(weight)), 1e-30)))
-  return _joined(columns)
+  return _side_by_side(columns)
 
 
 def segmentation_panel(
@@ -132,85 +136,51 @@ def segmentation_panel(
   prediction: np.ndarray,
   class_names: Sequence[str],
   palette: np.ndarray | None = None,
-  *,
-  ignore_label: int = 255,
 ) -> np.ndarray:
-  """Image | label | prediction | overlay, above the names of their classes.
+  """One row: image | label | prediction | overlay, and a legend below.
 
-  The overlay is the image in gray with the prediction's colours over it. With
-  a label, what it agrees with is faint there and what is wrong is strong.
+  Label and prediction show the colours of their classes, the overlay those of
+  the prediction, half transparent, over the image in light gray. The legend
+  names the classes that appear in either, and 'ignored' if label 255 does.
+  Without a label the row is image | overlay.
+
+  An image of three channels or more shows the first three, as they are if it
+  is u8, else stretched to the full range; one of fewer is shown in gray.
 
   Args:
-    image: [H,W] or [H,W,C], any real dtype; of more than three channels the
-      first three are shown if they are u8, else their mean.
-    label: i[H,W], or None, which leaves its column out.
-    prediction: i[H,W], 0..K-1.
+    image: [H,W] or [H,W,C], any real dtype.
+    label: i[H,W], a class or 255; None if it is not known.
+    prediction: i[H,W], a class.
     class_names: K names.
-    palette: u8[K,3], RGB; None is VOC's.
-    ignore_label: label of pixels that are neither right nor wrong.
+    palette: u8[K,3]; what it lacks, or None lacks, is VOC's.
 
   Returns:
-    u8[h,w,3].
+    u8[h,w,3]; w is that of the row, or more where one name alone needs it.
 
   Raises:
-    InputError: sizes differ, or a class has no name.
+    InputError: the sizes differ, or a value is no class.
   """
-  colours = full_palette(palette)
-  ignored = voc_palette()[255]
-  for name, classes in (('label', label), ('prediction', prediction)):
-    if classes is None:
-      continue
-    if classes.shape != image.shape[:2]:
-      raise InputError(
-        f'{name} of {classes.shape} px for an image of {image.shape[:2]} px'
-      )
-    known = (classes >= 0) & (classes < len(class_names))
-    if name == 'label':
-      known |= classes == ignore_label
-    if not known.all():
-      raise InputError(
-        f'{name} holds class {classes[~known][0]}; there are names for '
-        f'{len(class_names)} classes'
-      )
-  strong = np.full(prediction.shape, 0.55)
-  columns = [_rgb(image[..., :3] if image.ndim == 3 else image)]
-  seen = {*np.unique(prediction).tolist()}
+  image, prediction = np.asarray(image), np.asarray(prediction)
+  named = {'prediction': prediction}
   if label is not None:
-    is_ignored = label == ignore_label
-    shown = colours[np.where(is_ignored, 0, label)]
-    shown[is_ignored] = ignored
-    columns.append(shown)
-    seen |= {*np.unique(label[~is_ignored]).tolist()}
-    strong = np.where((prediction == label) | is_ignored, 0.25, 0.8)
-  columns.append(colours[prediction])
-  gray = np.repeat(np.float64(_gray(image[..., :3]))[..., None], 3, axis=-1)
-  blended = gray + strong[..., None] * (colours[prediction] - gray)
-  columns.append(blended.round().astype(np.uint8))
-  row = _joined(columns)
-
-  entries = [(class_names[k], colours[k]) for k in sorted(seen)]
-  if label is not None and is_ignored.any():
-    entries.append(('ignored', ignored))
-  names, swatches = zip(*entries, strict=True)
-  strip = legend(names, swatches, row.shape[1])
-  width = max(row.shape[1], strip.shape[1])
-  parts = [
-    np.pad(
-      part,
-      ((0, 0), (0, width - part.shape[1]), (0, 0)),
-      constant_values=255,
-    )
-    for part in (row, strip)
-  ]
-  return np.concatenate(parts, axis=0)
-
-
-def full_palette(palette: np.ndarray | None) -> np.ndarray:
-  """Returns u8[256,3]: `palette` u8[K,3], then VOC's colours."""
-  colours = voc_palette()
-  if palette is not None:
-    colours[: len(palette)] = palette
-  return colours
+    named['label'] = label = np.asarray(label)
+  for name, classes in named.items():
+    _check_classes(name, classes, image.shape[:2], len(class_names))
+  colours = complete_palette(palette)
+  shown = _colour_image(image)
+  # Lifted, since many class colours are dark themselves.
+  gray = 255 - 0.7 * (255 - np.float64(_gray(shown))[..., None])
+  blend = gray + _OVERLAY_OPACITY * (colours[prediction] - gray)
+  columns = [shown, blend.round().astype(np.uint8)]
+  if label is not None:
+    columns[1:1] = [colours[label], colours[prediction]]
+  row = _side_by_side(columns)
+  indices = np.unique(np.concatenate([x.ravel() for x in named.values()]))
+  names = dict(enumerate(class_names)) | {IGNORE_LABEL: 'ignored'}
+  below = legend([(names[i], colours[i]) for i in indices], row.shape[1])
+  missing = below.shape[1] - row.shape[1]
+  row = np.pad(row, ((0, 0), (0, missing), (0, 0)), constant_values=255)
+  return np.concatenate([row, below])
 
 
 def colour_label(label: np.ndarray, ignore_label: int = 255) -> np.ndarray:
@@ -245,20 +215,17 @@ def colour_map(values: np.ndarray) -> np.ndarray:
   return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
-  """u8[h,w',3], the columns u8[h,w,3] side by side with white between."""
-  gap = np.full((len(columns[0]), _GAP_PX, 3), 255, np.uint8)
-  row = [part for column in columns for part in (gap, column)]
-  return np.concatenate(row[1:], axis=1)
-
-
 def _gray(image: np.ndarray) -> np.ndarray:
   """u8[H,W], the mean of the channels, stretched to the full range."""
   plane = np.nan_to_num(np.asarray(image, np.float64))
-  plane = plane.mean(axis=-1) if plane.ndim == 3 else plane
+  return _stretch(plane.mean(axis=-1) if plane.ndim == 3 else plane)
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+  """u8 of the same shape, all channels stretched to the full range at once."""
   # Outliers, such as dead pixels, would leave the rest in a narrow band.
-  low, high = np.percentile(plane, (0.2, 99.8))
-  scaled = (plane - low) / max(high - low, 1e-30)
+  low, high = np.percentile(values, (0.2, 99.8))
+  scaled = (values - low) / max(high - low, 1e-30)
   return np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
 
 
@@ -267,6 +234,40 @@ def _rgb(image: np.ndarray) -> np.ndarray:
   if image.dtype == np.uint8 and image.shape[2:] == (3,):
     return image
   return np.repeat(_gray(image)[..., None], 3, axis=-1)
+
+
+def _colour_image(image: np.ndarray) -> np.ndarray:
+  """u8[H,W,3], the first three channels, or gray if there are fewer."""
+  if image.ndim == 2 or image.shape[2] < 3:
+    return _rgb(image)
+  image = image[..., :3]
+  return image if image.dtype == np.uint8 else _stretch(image)
+
+
+def _check_classes(
+  name: str, classes: np.ndarray, size: tuple[int, ...], num_classes: int
+) -> None:
+  """Raises InputError unless `classes` are of the image's size and known."""
+  if classes.shape != size:
+    raise InputError(
+      f'{name} has shape {list(classes.shape)}, the image {list(size)}; they '
+      'must be equal'
+    )
+  is_known = (classes >= 0) & (classes < num_classes)
+  if name == 'label':
+    is_known |= classes == IGNORE_LABEL
+  if not is_known.all():
+    also = f' or {IGNORE_LABEL}' if name == 'label' else ''
+    raise InputError(
+      f'{name} holds {classes[~is_known][0]}; must be in 0..{num_classes - 1}'
+      f'{also}'
+    )
+
+
+def _side_by_side(columns: Sequence[np.ndarray]) -> np.ndarray:
+  gap = np.full((len(columns[0]), _GAP_PX, 3), 255, np.uint8)
+  row = [part for column in columns for part in (gap, column)]
+  return np.concatenate(row[1:], axis=1)
 
 
 def _dilate(plane: np.ndarray, radius: int) -> np.ndarray:

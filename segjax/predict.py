@@ -17,6 +17,7 @@ from segjax import networks, pictures
 from segjax.data import images, look_of
 from segjax.errors import InputError, run_command
 from segjax.networks import Network
+from segjax.palettes import complete_palette
 from segjax.predictor import create_predictor
 
 KINDS = ('probabilities', 'labels', 'logits', 'overlay')
@@ -155,8 +156,13 @@ def predict_files(
     else:
       scores = np.stack([predict(page) for page in pages])
       stack = encode(scores, kind, ending, model.head_sizes)
-      if kind == 'labels' and ending == '.png' and model.num_classes > 2:
-        colours = pictures.full_palette(palette)
+      # Two classes without colours of their own stay a gray picture.
+      if (
+        kind == 'labels'
+        and ending == '.png'
+        and (palette is not None or model.num_classes > 2)
+      ):
+        colours = complete_palette(palette)
     if file.parent == output:
       _make_folder(output)
     images.write_stack(file, stack, colours)

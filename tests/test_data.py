@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from segjax.data import (
+  check_preprocessing,
   create_dataset,
+  look_of,
   standardise,
   synthetic,
   to_unit_range,
@@ -89,3 +91,32 @@ def test_gray_values(dtype):
   same = np.array([0.25], np.float32)
   np.testing.assert_array_equal(to_unit_range(same), same)
   np.testing.assert_allclose(standardise(same, 0.5, 0.25), -1)
+
+
+def test_names_and_colours_without_the_data():
+  names, palette = look_of({'name': 'camvid'}, 11)
+  assert names[3] == 'road' and palette.shape == (11, 3)
+  assert look_of({'name': 'voc'}, 21)[1] is None
+  colours = ((0, 0, 0), (9, 8, 7))
+  config = {'name': 'folder', 'class_names': ('a', 'b'), 'colours': colours}
+  names, palette = look_of(config, 2)
+  assert names == ('a', 'b')
+  np.testing.assert_array_equal(palette, colours)
+  numbered, palette = look_of({'name': 'pascal_context'}, 2)
+  assert numbered == ('class 0', 'class 1') and palette is None
+
+
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    ({'mean': (1, 2)}, r'mean=\(1, 2\) has 2 numbers; expected 1, or 3'),
+    ({'std': (1, 1, 0)}, 'must be > 0'),
+    ({'channels': (0, 1)}, 'expected 3 indices in 0..2'),
+    ({'channels': (0, 1, 3)}, 'expected 3 indices in 0..2'),
+  ],
+)
+def test_preprocessing_that_fits_no_image_is_refused(changed, message):
+  good = dict(mean=0.5, std=(1, 1, 2), channels=(2, 1, 0))
+  check_preprocessing(3, **good)
+  with pytest.raises(InputError, match=message):
+    check_preprocessing(3, **good | changed)

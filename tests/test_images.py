@@ -35,6 +35,47 @@ def test_png_is_written_and_read_back(tmp_path, channels):
   np.testing.assert_array_equal(images.read_stack(tmp_path / 'a.png'), stack)
 
 
+@pytest.mark.parametrize('shape', [(1, 16, 16), (1, 16, 16, 1)])
+def test_palette_png_holds_indices_and_shows_colours(tmp_path, shape):
+  indices = np.arange(256, dtype=np.uint8).reshape(shape)
+  palette = random_stack((11, 3))
+  images.write_stack(tmp_path / 'a.png', indices, palette)
+  read = images.read_stack(tmp_path / 'a.png')
+  np.testing.assert_array_equal(read, indices.reshape(1, 16, 16, 1))
+  with Image.open(tmp_path / 'a.png') as picture:
+    assert picture.mode == 'P'
+    shown = np.asarray(picture.convert('RGB')).reshape(256, 3)
+  np.testing.assert_array_equal(shown[:11], palette)
+  assert shown[15].tolist() == [192, 128, 128]  # VOC's.
+  assert shown[255].tolist() == [224, 224, 192]
+
+
+def test_few_indices_keep_their_whole_palette(tmp_path):
+  zeros = np.zeros((1, 2, 3), np.uint8)
+  images.write_stack(tmp_path / 'a.png', zeros, np.full((256, 3), 7, np.uint8))
+  np.testing.assert_array_equal(
+    images.read_stack(tmp_path / 'a.png')[..., 0], zeros
+  )
+  with Image.open(tmp_path / 'a.png') as picture:
+    assert picture.getpalette() == [7] * 768
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape', 'palette', 'message'),
+  [
+    ('a.tif', (1, 4, 5), np.zeros((2, 3), np.uint8), 'only a .png of 1'),
+    ('a.png', (1, 4, 5, 3), np.zeros((2, 3), np.uint8), 'only a .png of 1'),
+    ('a.png', (1, 4, 5), np.zeros((300, 3), np.uint8), r'uint8\[300, 3\]'),
+  ],
+)
+def test_palette_that_does_not_fit_is_refused(
+  tmp_path, name, shape, palette, message
+):
+  with pytest.raises(InputError, match=message):
+    images.write_stack(tmp_path / name, np.zeros(shape, np.uint8), palette)
+  assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize('dtype', ['uint8', 'float32'])
 def test_another_reader_sees_the_same_tiff_pages(tmp_path, dtype):
   stack = random_stack((3, 7, 5), dtype)
@@ -227,15 +268,3 @@ def test_write_to_an_impossible_place_is_refused(tmp_path):
       images.write_stack(path, random_stack((1, 4, 5)))
     assert str(path) in str(caught.value)
   assert os.listdir(tmp_path) == ['folder.tif']
-
-
-def test_a_palette_png_keeps_its_indices(tmp_path):
-  indices = np.arange(256, dtype=np.uint8).reshape(1, 8, 32)
-  palette = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
-  images.write_stack(tmp_path / 'a.png', indices, palette)
-  with Image.open(tmp_path / 'a.png') as picture:
-    assert picture.mode == 'P'
-    colours = np.asarray(picture.convert('RGB'))
-  np.testing.assert_array_equal(colours, palette[indices[0]])
-  read = images.read_stack(tmp_path / 'a.png')
-  np.testing.assert_array_equal(read, indices[..., np.newaxis])

@@ -4,7 +4,13 @@ import pytest
 
 from segjax import pictures
 from segjax.errors import InputError
-from segjax.legend import legend, voc_palette
+
+NAMES = ('background', 'cell', 'wall', 'never there')
+OWN = np.uint8([[0, 0, 200], [200, 0, 0], [0, 200, 0], [90, 0, 90]])
+VOC = np.uint8([[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]])
+IGNORED = (224, 224, 192)
+# Pixels of a swatch of a legend with letters of 11 px, without its frame.
+SWATCH_PX = 14 * 9
 
 
 def is_reddish(picture):
@@ -146,112 +152,123 @@ def test_colour_label_tells_classes_apart():
   assert (many != 255).any(axis=-1).all()
 
 
-NAMES = ('road', 'tree', 'a very long name of a class')
-PALETTE = np.uint8([(10, 20, 30), (200, 100, 0), (0, 0, 250)])
+@pytest.fixture
+def classes():
+  """Label with 0, 1 and ignored pixels, and prediction with 0, 1 and 2."""
+  label = np.zeros((40, 60), np.int32)
+  label[10:30, 20:40] = 1
+  prediction = np.roll(label, 5, axis=1)
+  prediction[:5, :7] = 2
+  label[35:] = 255
+  return label, prediction
 
 
-def _scene(height=40, width=60):
-  """Image, label with an ignored row, and a prediction wrong in one block."""
-  image = np.random.default_rng(0).integers(
-    0, 256, (height, width, 3), dtype=np.uint8
+def count(picture, colour):
+  return (picture == colour).all(axis=-1).sum()
+
+
+@pytest.mark.parametrize(('palette', 'colours'), [(None, VOC), (OWN, OWN)])
+def test_segmentation_panel_columns(classes, palette, colours):
+  label, prediction = classes
+  image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+  picture = pictures.segmentation_panel(
+    image, label, prediction, NAMES, palette
   )
-  label = np.zeros((height, width), np.int32)
-  label[:, 30:] = 1
-  label[0] = 255
-  prediction = np.where(label == 1, 1, 0)
-  prediction[10:20, 40:50] = 2
-  return image, label, prediction
-
-
-def test_segmentation_panel_has_four_columns_above_a_legend():
-  image, label, prediction = _scene()
-  panel = pictures.segmentation_panel(image, label, prediction, NAMES, PALETTE)
-  gap = pictures._GAP_PX
-  columns = [panel[:40, i * (60 + gap) :][:, :60] for i in range(4)]
+  assert picture.dtype == np.uint8
+  assert picture.shape[1] == 4 * 60 + 3 * 6
+  assert picture.shape[0] > 40
+  columns = [picture[:40, i : i + 60] for i in range(0, 4 * 66, 66)]
   np.testing.assert_array_equal(columns[0], image)
-  expected = PALETTE[np.where(label == 255, 0, label)]
-  expected[0] = (224, 224, 192)
-  np.testing.assert_array_equal(columns[1], expected)
-  np.testing.assert_array_equal(columns[2], PALETTE[prediction])
-  # Wrong pixels take more of their colour than right ones.
-  gray = pictures._rgb(image[..., :1]).astype(float)
-  far = np.abs(columns[3].astype(float) - PALETTE[prediction]).mean(-1)
-  start = np.abs(pictures._gray(image)[..., None] - PALETTE[prediction]).mean(
-    -1
-  )
-  ratio = far / np.maximum(start, 1)
-  assert gray.shape == columns[3].shape
-  assert np.median(ratio[10:20, 40:50]) < 0.3 < np.median(ratio[25:, 35:])
-  strip = panel[40:].reshape(-1, 3)
-  for colour in (*PALETTE, (224, 224, 192)):
-    assert (strip == colour).all(axis=-1).sum() > 50
-  assert len(panel) > 40 + 20
+  for shown, indices in ((columns[1], label), (columns[2], prediction)):
+    for i, colour in enumerate(colours):
+      assert (shown[indices == i] == colour).all()
+  assert (columns[1][label == 255] == IGNORED).all()
+  # Half of each is the colour, and the other half has no hue.
+  gray = 2 * columns[3].astype(int) - colours[prediction]
+  assert np.ptp(gray, axis=-1).max() <= 2
+  luminance = image.mean(axis=-1)
+  assert np.corrcoef(gray[..., 0].ravel(), luminance.ravel())[0, 1] > 0.999
+  assert gray.min() > 70
 
 
-def test_the_legend_names_what_appears_alone():
-  image, label, _ = _scene()
-  panel = pictures.segmentation_panel(
-    image, None, np.zeros_like(label), NAMES, PALETTE
-  )
-  strip = panel[40:].reshape(-1, 3)
-  counts = [(strip == colour).all(axis=-1).sum() for colour in PALETTE]
-  assert counts[0] > 50 and counts[1:] == [0, 0]
-  gap = pictures._GAP_PX
-  assert panel.shape[1] == 3 * 60 + 2 * gap  # No label: no column for it.
+def test_segmentation_panel_without_label_is_image_and_overlay(classes):
+  label, prediction = classes
+  image = np.random.default_rng(0).random((40, 60, 1)).astype(np.float32)
+  whole = pictures.segmentation_panel(image, label, prediction, NAMES)
+  picture = pictures.segmentation_panel(image, None, prediction, NAMES)
+  np.testing.assert_array_equal(picture[:40, :60], whole[:40, :60])
+  np.testing.assert_array_equal(picture[:40, 66:126], whole[:40, 198:])
+  assert (picture[:40, 126:] == 255).all()
 
 
-def test_the_legend_wraps_and_never_cuts_a_name():
-  one = legend(('road',), PALETTE[:1], 400)
-  wide = legend(NAMES, PALETTE, 400)
-  narrow = legend(NAMES, PALETTE, 90)
-  assert wide.shape[:2] == (len(one), 400)
-  assert len(narrow) > len(wide)
-  assert narrow.shape[1] > 90  # The long name alone.
-  dark = (narrow < 100).all(axis=-1)
-  assert dark.any() and not dark[:, -4:].any()
+def test_legend_lists_what_appears(classes):
+  label, prediction = classes
+  image = np.zeros((40, 60), np.uint8)
+
+  def swatches(*arrays):
+    panel = pictures.segmentation_panel(image, *arrays, NAMES, OWN)
+    colours = (*OWN, IGNORED)
+    return [count(panel[40:], colour) // SWATCH_PX for colour in colours]
+
+  assert swatches(label, prediction) == [1, 1, 1, 0, 1]
+  assert swatches(None, prediction) == [1, 1, 1, 0, 0]
+  assert swatches(label, 0 * label) == [1, 1, 0, 0, 1]
+  assert swatches(0 * label + 255, 0 * label + 3) == [0, 0, 0, 1, 1]
 
 
-def test_voc_colours():
-  colours = voc_palette()
-  known = {
-    0: (0, 0, 0),
-    1: (128, 0, 0),
-    2: (0, 128, 0),
-    3: (128, 128, 0),
-    4: (0, 0, 128),
-    15: (192, 128, 128),
-    20: (0, 64, 128),
-    255: (224, 224, 192),
-  }
-  for index, colour in known.items():
-    assert tuple(colours[index]) == colour
-  assert len({*map(tuple, colours)}) == 256
-  mixed = pictures.full_palette(PALETTE)
-  np.testing.assert_array_equal(mixed[:3], PALETTE)
-  np.testing.assert_array_equal(mixed[3:], colours[3:])
+@pytest.mark.parametrize('channels', [3, 4, 6])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
+def test_segmentation_panel_shows_three_channels(classes, channels, dtype):
+  _, prediction = classes
+  # The first three run evenly over their range; the others are far from it.
+  image = np.linspace(0, 100, 40 * 60 * 3).reshape(40, 60, 3)
+  more = np.full((40, 60, channels - 3), 200)
+  image = np.concatenate([image, more], axis=-1).astype(dtype)
+  panel = pictures.segmentation_panel(image, None, prediction, NAMES)
+  shown = panel[:40, :60]
+  if dtype == np.uint8:
+    np.testing.assert_array_equal(shown, image[..., :3])
+  else:
+    np.testing.assert_allclose(shown, image[..., :3] * 2.55, atol=3)
 
 
-@pytest.mark.parametrize('channels', [1, 3, 4, 6])
-@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
-def test_images_of_any_channels_are_shown(channels, dtype):
-  image = np.ones((5, 7, channels), dtype)
-  zeros = np.zeros((5, 7), np.int32)
-  panel = pictures.segmentation_panel(image, zeros, zeros, ('only',))
-  assert panel.dtype == np.uint8 and panel.shape[0] > 5
+@pytest.mark.parametrize('shape', [(40, 60), (40, 60, 1), (40, 60, 2)])
+def test_segmentation_panel_shows_fewer_channels_in_gray(classes, shape):
+  image = np.random.default_rng(0).random(shape)
+  panel = pictures.segmentation_panel(image, None, classes[1], NAMES)
+  shown = panel[:40, :60]
+  assert is_gray(shown).all()
+  assert shown.min() == 0
+  assert shown.max() == 255
 
 
-@pytest.mark.parametrize(
-  ('label', 'prediction', 'message'),
-  [
-    (0, 3, 'prediction holds class 3; there are names for 3'),
-    (3, 0, 'label holds class 3'),
-    (0, 255, 'prediction holds class 255'),
-  ],
-)
-def test_classes_without_a_name_are_refused(label, prediction, message):
-  image = np.zeros((2, 3, 3), np.uint8)
-  maps = [np.full((2, 3), k, np.int32) for k in (label, prediction)]
-  with pytest.raises(InputError, match=message):
-    pictures.segmentation_panel(image, *maps, NAMES, PALETTE)
-  with pytest.raises(InputError, match=r'prediction of \(2, 2\) px'):
-    pictures.segmentation_panel(image, None, maps[0][:, :2], NAMES)
+def test_segmentation_panel_of_a_tiny_image_grows_for_a_name():
+  zeros = np.zeros((32, 40), np.int32)
+  panel = pictures.segmentation_panel(zeros, None, zeros, ['x' * 40])
+  assert panel.shape[1] > 200
+  assert (panel[:32, 2 * 40 + 6 :] == 255).all()
+
+
+@pytest.mark.parametrize('value', [4, 254, 255, -1])
+def test_segmentation_panel_refuses_unknown_classes(classes, value):
+  label, prediction = classes
+  wrong = prediction.copy()
+  wrong[7, 3] = value
+  with pytest.raises(InputError, match=rf'prediction holds {value}; .*0\.\.3$'):
+    pictures.segmentation_panel(label, label, wrong, NAMES)
+  if value != 255:
+    with pytest.raises(InputError, match=f'label holds {value}; .* or 255'):
+      pictures.segmentation_panel(label, wrong, prediction, NAMES)
+
+
+def test_segmentation_panel_refuses_other_sizes(classes):
+  label, prediction = classes
+  image = np.zeros((40, 60, 3), np.uint8)
+  for wrong, arrays in (
+    ('label', (image, label[1:], prediction)),
+    ('prediction', (image, label, prediction[:, 1:])),
+    ('prediction', (image[1:], None, prediction)),
+    ('label', (image, label[..., None], prediction)),
+  ):
+    with pytest.raises(InputError, match=f'{wrong} has shape .*must be equal'):
+      pictures.segmentation_panel(*arrays, NAMES)

@@ -2,17 +2,19 @@
 """Image files in, predictions out, by a run that was trained."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 from commands import DEMO, run
+from ml_collections import ConfigDict
 from PIL import Image
 
-from segjax import tiling
+from segjax import predict, tiling
 from segjax.data import images, standardise, synthetic, to_unit_range
 from segjax.errors import InputError
-from segjax.networks import load_trained
+from segjax.networks import Network, load_trained
 from segjax.predict import encode, plan_outputs, predict_files
 from segjax.workdir import load_run
 
@@ -100,6 +102,35 @@ def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
   expected = in_process(workdir, stack[0])
   np.testing.assert_array_equal(written, expected[..., 1] > expected[..., 0])
   assert capsys.readouterr().out == f'{output}: labels of 1 images\n'
+
+
+@pytest.mark.parametrize(('name', 'index'), [('voc', 15), ('camvid', 3)])
+def test_labels_of_many_classes_show_their_colours(
+  tmp_path, monkeypatch, name, index
+):
+  num_classes = {'voc': 21, 'camvid': 11}[name]
+  scores = np.zeros((4, 5, num_classes), np.float32)
+  scores[1:3, 1:4, index] = 1
+  monkeypatch.setattr(
+    predict, 'create_predictor', lambda *_: lambda params, image: scores
+  )
+  model = SimpleNamespace(
+    num_classes=num_classes, head_sizes=(num_classes,), in_channels=3
+  )
+  config = ConfigDict({'data': {'name': name}, 'evaluation': {'average': 0}})
+  network = Network(model, None, config, None)
+  images.write_stack(tmp_path / 'in.png', np.zeros((1, 4, 5, 3), np.uint8))
+  output = tmp_path / 'labels.png'
+  predict_files(network, tmp_path / 'in.png', output, kind='labels')
+  expected = np.zeros((4, 5), int)
+  expected[1:3, 1:4] = index
+  np.testing.assert_array_equal(images.read_stack(output)[0, ..., 0], expected)
+  with Image.open(output) as picture:
+    shown = np.asarray(picture.convert('RGB'))
+  colour = {'voc': (192, 128, 128), 'camvid': (128, 64, 128)}[name]
+  background = {'voc': (0, 0, 0), 'camvid': (128, 128, 128)}[name]
+  assert (shown[1:3, 1:4] == colour).all()
+  assert (shown[0] == background).all()
 
 
 def test_folder_to_folder_and_to_stack(workdir, stack, tmp_path):

@@ -97,7 +97,12 @@ def look_of(
   Returns:
     K names, and u8[K, 3] or None for the colours of VOC.
   """
-  names, palette = _LOOKS.get(config['name'], (config.get('class_names'), None))
+  if config['name'] in _LOOKS:
+    return _LOOKS[config['name']]
+  fields = dict(config)
+  names = tuple(fields.pop('class_names', ()))
+  colours = fields.pop('colours', ())
+  palette = np.array(colours, np.uint8) if colours else None
   return names or tuple(f'class {i}' for i in range(num_classes)), palette
 
 

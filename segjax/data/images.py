@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picture files in and out: the one file that knows tifffile.
+"""Picture files in and out.
 
-Pillow is known to `legend`, which draws text, and `prepare`, too.
+tifffile is known here and to `tiff_check`, Pillow here and to `segjax.legends`,
+which draws text with it.
 
 Every stack in memory is [N,H,W,C]: N pages of H rows, W columns and C
 channels. What is read is what was stored: nothing is scaled, inverted,
@@ -12,7 +13,6 @@ import io
 import math
 import os
 import re
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ import tifffile
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from segjax.atomic import replacing
+from segjax.data.tiff_check import check_whole
 from segjax.errors import InputError
+from segjax.palettes import complete_palette
 
 # 16384 x 16384 gray. Also what stops a small file that decodes to a huge page.
 MAX_PAGE_VALUES = 2**28
@@ -118,7 +120,8 @@ def write_stack(
     path: a .tif, .tiff or .npy, or a .png for one uint8 image. Its directory
       exists.
     array: uint8, uint16 or float32 [N,H,W] or [N,H,W,C]; C is 1 or 3 in a .png.
-    palette: u8[256,3], RGB: makes a palette picture of a .png of indices.
+    palette: uint8[K,3], K <= 256, colours in which a .png of one channel shows
+      its values 0..K-1, class indices; those above get VOC's.
 
   Raises:
     InputError: another ending, shape or dtype, before anything is written; or
@@ -138,6 +141,10 @@ def write_stack(
     raise InputError(
       f'{given}; a .png takes one uint8 page of 1 or 3 channels, use .tif'
     )
+  if palette is not None:
+    if ending != '.png' or array.shape[3:] == (3,):
+      raise InputError(f'{given} with a palette; only a .png of 1 channel can')
+    palette = complete_palette(palette)
   try:
     with replacing(path) as temporary, open(temporary, 'xb') as file:
       array = np.ascontiguousarray(array, np.dtype(dtype))
@@ -155,7 +162,7 @@ def _encode(file, array, ending, palette):
   if ending == '.png':
     picture = Image.fromarray(array[0])
     if palette is not None:
-      picture.putpalette(np.uint8(palette).tobytes())
+      picture.putpalette(palette.tobytes())
     picture.save(file, format='PNG')
     return
   axes = {'planarconfig': 'contig'} if array.ndim == 4 else {}
@@ -197,7 +204,7 @@ def _read_tiff(path):
   # Without OME: its metadata may send the reader to other files.
   with tifffile.TiffFile(path, is_ome=False) as tif:
     pages = list(tif.pages)
-    _check_whole(path, tif, pages)
+    check_whole(path, tif, pages)
     first = pages[0]
     shape = (first.imagelength, first.imagewidth, first.samplesperpixel)
     dtype = _stored_dtype(path, shape, first.dtype)
@@ -217,43 +224,6 @@ def _read_tiff(path):
         image = np.moveaxis(image, 0, -1)
       images[i] = image.reshape(shape)[..., :num_channels]
   return images
-
-
-def _check_whole(path, tif, pages):
-  """Raises InputError unless all that the headers name lies in the file.
-
-  tifffile goes on without a page or tag that it cannot reach, and returns
-  uninitialised memory for a strip that is not listed.
-  """
-  where = f'{path}: truncated or corrupt;'
-  file = tif.filehandle
-  following = [page.offset for page in pages[1:]] + [0]
-  for i, page in enumerate(pages):
-    num_tags, next_offset = _directory(file, tif.tiff, page.offset)
-    if next_offset != following[i] or num_tags != len(page.tags):
-      raise InputError(f'{where} page {i} or what follows it is out of reach')
-    segments = zip(page.dataoffsets, page.databytecounts, strict=True)
-    inside = sum(0 < a < a + n <= file.size for a, n in segments)
-    if inside != math.prod(page.chunked):
-      raise InputError(
-        f'{where} {inside} of {math.prod(page.chunked)} strips or tiles of '
-        f'page {i} lie within its {file.size} bytes'
-      )
-  # ImageJ writes one header for all pages of a file beyond 4 GiB.
-  if sum(series.size for series in tif.series) > sum(p.size for p in pages):
-    raise InputError(
-      f'{path}: has more pages than the {len(pages)} with a header; save it as '
-      'a plain multi-page TIFF'
-    )
-
-
-def _directory(file, sizes, offset):
-  """Returns the tag count and the next page's offset, as the file states."""
-  file.seek(offset)
-  (num_tags,) = struct.unpack(sizes.tagnoformat, file.read(sizes.tagnosize))
-  file.seek(num_tags * sizes.tagsize, os.SEEK_CUR)
-  data = file.read(sizes.offsetsize)
-  return num_tags, struct.unpack(sizes.offsetformat, data)[0]
 
 
 def _read_picture(path):

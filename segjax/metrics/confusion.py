@@ -123,8 +123,9 @@ def scores(
 
   Args:
     matrix: int[K,K], rows the true class, summed over the whole dataset.
-    present_only: whether the mean IU, too, leaves out every class without
-      labels: the rule of the paper's scores on SIFT Flow.
+    present_only: whether mean IU, too, leaves out every class without labels,
+      as FCN's does on SIFT Flow (arXiv 1411.4038v2, footnote 10). Nothing else
+      depends on it.
 
   Returns:
     `pixel_accuracy`, `mean_accuracy`, `mean_iu`, `frequency_weighted_iu` as
