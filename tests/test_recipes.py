@@ -30,7 +30,6 @@ TRAINED = [
   ('fcn_alexnet_voc', ''),
   ('fcn8s_siftflow', None),
   ('fcn8s_folder', None),
-  ('fcn32s_nyudv2', 'color_hha'),
   ('fcn8s_camvid', 'cpu'),
 ]
 
