@@ -9,10 +9,12 @@ channels. What is read is what was stored: nothing is scaled, inverted,
 rotated or coloured. A file that is not whole is refused, never half read.
 """
 
+import contextlib
 import io
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +67,8 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
   log = tifffile.logger()
   log.addFilter(mute)
   try:
-    images = reader(path)
-  except InputError:
-    raise
-  # On damaged bytes the decoders raise whatever their parsers run into.
-  except Exception as e:
-    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
-    raise InputError(f'{path}: truncated, corrupt or misnamed; {reason}') from e
+    with _refusing_damage(path):
+      images = reader(path)
   finally:
     log.removeFilter(mute)
   finite = np.isfinite(images)
@@ -82,6 +79,15 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
       f'{at[2]}, channel {at[3]} (counted from 0); pixels must be finite'
     )
   return images
+
+
+def decode_picture(data: bytes, source: str) -> np.ndarray:
+  """Returns [H,W,C], what `read_stack` reads from a PNG or JPEG of these bytes.
+
+  Raises InputError where it does; `source` says whose the bytes are.
+  """
+  with _refusing_damage(source):
+    return _decode_picture(data, source)
 
 
 def list_images(path: str | os.PathLike) -> list[Path]:
@@ -174,6 +180,19 @@ def _encode(file, array, ending, palette):
       )
 
 
+@contextlib.contextmanager
+def _refusing_damage(source) -> Iterator[None]:
+  try:
+    yield
+  except InputError:
+    raise
+  # On damaged bytes the decoders raise whatever their parsers run into.
+  except Exception as e:
+    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+    message = f'{source}: truncated, corrupt or misnamed; {reason}'
+    raise InputError(message) from e
+
+
 def _known_ending(path, known):
   ending = path.suffix.lower()
   if ending not in known:
@@ -227,31 +246,37 @@ def _read_tiff(path):
 
 
 def _read_picture(path):
-  """Reads a PNG or JPEG, whichever the first bytes say.
+  return _decode_picture(path.read_bytes(), path)[np.newaxis]
+
+
+def _decode_picture(data, source):
+  """Decodes a PNG or JPEG, whichever the first bytes say.
 
   The plug-in classes are called directly because `Image.open` reports a large
   image by a warning, and catching warnings is not safe among threads.
   """
-  data = path.read_bytes()
   if data.startswith(b'\x89PNG'):
     # Checks every CRC, which decoding does not.
     PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
     picture = PngImagePlugin.PngImageFile(io.BytesIO(data))
     if b'IEND\xaeB`\x82' not in data or picture.is_animated:
-      raise InputError(f'{path}: truncated or animated; expected a whole image')
+      raise InputError(
+        f'{source}: truncated or animated; expected a whole image'
+      )
   else:
     picture = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
   bits = 16 if '16' in str(picture.tile[0].args) else 8
   known = ['I;16'] if bits == 16 else ['1', 'L', 'LA', 'P', 'RGB', 'RGBA']
   if picture.mode not in known:
     raise InputError(
-      f'{path}: {bits}-bit {picture.mode}; expected gray, palette or 8-bit RGB'
+      f'{source}: {bits}-bit {picture.mode}; expected gray, palette or '
+      '8-bit RGB'
     )
   bands = picture.getbands()
   shape = (picture.height, picture.width, len(bands))
-  dtype = _stored_dtype(path, shape, np.dtype(f'uint{bits}'))
+  dtype = _stored_dtype(source, shape, np.dtype(f'uint{bits}'))
   image = np.asarray(picture).astype(dtype).reshape(shape)
-  return image[np.newaxis, ..., : len(bands) - ('A' in bands)]
+  return image[..., : len(bands) - ('A' in bands)]
 
 
 def _read_npy(path):

@@ -7,12 +7,13 @@
 writes PREPARED/my_set/1.0.0 with the splits `train` and `heldout`; then
 `config.data = dict(name='tfds', dir=PREPARED, set='my_set', ...)` reads it back
 (configs/fcn8s_tfds.py), many files in one. Images and labels are PNG: nothing
-is lost. Border weights are not stored.
+is lost. Border weights are not stored, and what is trained on comes in another
+order. Sets of the catalogue are not prepared by this: see `segjax.data.tfds`.
 """
 
+import contextlib
 import io
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from ml_collections import config_flags
 from PIL import Image
 
 from segjax.data import create_dataset
-from segjax.data.examples import Dataset
+from segjax.data.examples import IGNORE_LABEL, Dataset, check_label
 from segjax.data.tfds import import_tfds
 from segjax.errors import InputError, run_command
 
@@ -35,33 +36,53 @@ def prepare(
 ) -> Path:
   """Writes a data set, and returns its folder.
 
-  The folder appears whole or not at all.
+  The folder appears whole or not at all. A killed run leaves a folder
+  .prepare-... beside it, which may be deleted.
 
   Args:
-    dataset: u8 images [H, W, C] with C = 1, 3 or 4 throughout, labels
-      i32[H, W].
+    dataset: u8 images [H, W, C] with C = 1 or 3 throughout, labels i32[H, W],
+      a name of its own for each example.
     output: folder in which sets are; made if missing.
-    name: of the set: lower-case letters, digits and underscores.
-    overwrite: whether to replace a set of this name.
+    name: of the set: lower-case letters, digits and underscores; none that a
+      set of the catalogue has, in whose place it would not be found.
+    overwrite: whether to replace a set of this name that this has written.
 
   Raises:
-    InputError: the name is another, the set is there, an example is of another
-      kind or cannot be read, or the folder cannot be written.
+    InputError: the name is another, the set is there, there is nothing to train
+      on, an example is of another kind or cannot be read, or the folder cannot
+      be written.
   """
   tfds = import_tfds()
   if not re.fullmatch('[a-z][a-z0-9_]*', name):
     raise InputError(
       f'name={name!r}; expected lower-case letters, digits and underscores'
     )
-  output = Path(output)
+  if name in tfds.list_builders(with_community_datasets=False):
+    raise InputError(
+      f'name={name!r} is a set of the tensorflow-datasets catalogue; choose '
+      'another'
+    )
+  if not len(dataset.train):
+    raise InputError('the data set has no example to train on')
+  if not 1 <= len(dataset.class_names) <= IGNORE_LABEL:
+    raise InputError(
+      f'{len(dataset.class_names)} classes cannot be stored; expected 1 to '
+      f'{IGNORE_LABEL}'
+    )
+  output = Path(output).expanduser()
   final = output / name
-  if final.exists() and not overwrite:
-    raise InputError(f'{final} exists; give --overwrite to replace it')
+  _check_replaceable(final, overwrite)
   splits = {'train': dataset.train, 'heldout': dataset.heldout}
   splits = {
     split: examples for split, examples in splits.items() if len(examples)
   }
-  channels = splits['train'][0]['image'].shape[-1]
+  channels = dataset.train[0]['image'].shape[-1]
+  if channels not in (1, 3):
+    raise InputError(
+      f'{dataset.train[0]["name"]}: image with {channels} channels cannot be '
+      'stored; expected 1 or 3'
+    )
+  names = set()
   features = tfds.features.FeaturesDict(
     {
       'image': _png_feature(tfds, channels),
@@ -81,14 +102,17 @@ def prepare(
           builder=self,
           features=features,
           metadata=tfds.core.MetadataDict(
-            {'class_names': list(dataset.class_names)}
+            {
+              'class_names': list(dataset.class_names),
+              'digest': dataset.digest,
+            }
           ),
         )
 
       def _split_generators(self, dl_manager):
         del dl_manager
         return {
-          split: _encoded(examples, channels)
+          split: _encoded(examples, channels, len(dataset.class_names), names)
           for split, examples in splits.items()
         }
 
@@ -101,13 +125,29 @@ def prepare(
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix='.prepare-') as folder:
       builder = PreparedSet(data_dir=folder, file_format='array_record')
-      builder.download_and_prepare()
+      # It tells of a download, and of a folder that is about to move.
+      with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
       if final.exists():
-        shutil.rmtree(final)
+        final.rename(Path(folder) / 'replaced')  # At once, unlike deleting.
       (Path(folder) / name).rename(final)
   except OSError as e:
     raise InputError(f'{final} cannot be written: {e.strerror or e}') from e
   return final / _VERSION
+
+
+def _check_replaceable(folder, overwrite):
+  if not folder.exists():
+    return
+  if not overwrite:
+    raise InputError(f'{folder} exists; give --overwrite to replace it')
+  if [*folder.glob('*')] != [folder / _VERSION] or not (
+    folder / _VERSION / 'dataset_info.json'
+  ).is_file():
+    raise InputError(
+      f'{folder} is no set that this has written, so it is not replaced; give '
+      'another name or output'
+    )
 
 
 def _png_feature(tfds, channels):
@@ -115,19 +155,26 @@ def _png_feature(tfds, channels):
   return tfds.features.Image(shape=shape, encoding_format='png')
 
 
-def _encoded(examples, channels) -> Iterator[tuple[str, dict]]:
+def _encoded(
+  examples, channels, num_classes, names
+) -> Iterator[tuple[str, dict]]:
+  """Yields keys and rows; adds to the `names` that were seen."""
   for index, example in enumerate(examples):
     image, label, name = (example[key] for key in ('image', 'label', 'name'))
-    if image.dtype != np.uint8 or image.shape[-1] not in (1, 3, 4):
+    if image.dtype != np.uint8 or image.shape[-1] != channels:
       raise InputError(
         f'{name}: image of {image.dtype} with {image.shape[-1]} channels '
-        'cannot be stored; expected uint8 with 1, 3 or 4'
+        f'cannot be stored; expected uint8 with {channels}'
       )
-    if image.shape[-1] != channels or label.ndim != 2:
+    if label.shape != image.shape[:2] or not label.size:
       raise InputError(
-        f'{name}: image with {image.shape[-1]} channels and label of shape '
-        f'{list(label.shape)}; expected {channels}, and one label a pixel'
+        f'{name}: label of {list(label.shape)} for an image of '
+        f'{list(image.shape)} cannot be stored; expected one label a pixel'
       )
+    if name in names:
+      raise InputError(f'{name} names two examples; expected one of them')
+    names.add(name)
+    label = check_label(label, num_classes, name)
     yield (
       f'{index:08}',
       {

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets of the tensorflow-datasets catalogue, read without TensorFlow.
+"""Prepared sets of tensorflow-datasets, read without TensorFlow.
 
-Any set with an image and a segmentation mask that lies prepared on disk in
-array_record files, such as `python -m segjax.data.prepare` or
+Any set with an image and a segmentation mask that lies on disk in array_record
+files, such as `python -m segjax.data.prepare` or
 
     tfds.builder(NAME, data_dir=DIR, file_format='array_record')
         .download_and_prepare()
 
-writes; the second needs the network, and TensorFlow where the set's own code
-does. The one file, with `prepare`, that knows tensorflow-datasets.
+writes. The second runs the set's own code, and of the catalogue's sets for
+segmentation (4.9.10) oxford_iiit_pet, cityscapes, lost_and_found and
+scene_parse150 call TensorFlow there: prepare those once where it is installed.
+The one file, with `prepare`, that knows tensorflow-datasets.
+
+Pictures are decoded by `images.decode_picture`. The package's own decoder gives
+a palette PNG's colours and 255 for one bit where OpenCV is installed, and
+indices and 1 where it is not.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,9 +28,12 @@ import numpy as np
 from segjax.data.examples import (
   IGNORE_LABEL,
   Dataset,
-  check_label,
+  Item,
+  check_known,
   digest_of_files,
 )
+from segjax.data.images import decode_picture
+from segjax.data.layout import check_files
 from segjax.errors import InputError
 
 _NAMES = ('name', 'file_name', 'image/filename', 'image_id', 'id')
@@ -43,12 +53,15 @@ def load(
   """Returns two splits of a prepared set.
 
   Args:
-    dir: the data_dir it was prepared in.
+    dir: the data_dir it was prepared in; '' is that of tensorflow-datasets,
+      TFDS_DATA_DIR or ~/tensorflow_datasets.
     set: its name, as 'NAME', 'NAME/CONFIG' or 'NAME:VERSION'.
     train_split: such as 'train' or 'train[:80%]'.
     heldout_split: such as 'test'; '' holds out none.
-    image_key: feature of the image, uint8 [H, W, C].
-    label_key: feature of the label, integers [H, W] or [H, W, 1].
+    image_key: feature of the image, a picture of 8 or 16 bits. A gray one in a
+      feature of three channels has them equal.
+    label_key: feature of the label, a picture of one channel or a tensor of
+      integers, [H, W] or [H, W, 1].
     class_names: K names, of the labels after the shift; () takes those that
       `prepare` stored.
     ignore_value: stored label, before the shift, that is ignored; -1 for none
@@ -56,75 +69,166 @@ def load(
     label_shift: added to the other labels; -1 for labels from 1.
 
   Raises:
-    InputError: tensorflow-datasets is missing; the set or split isn't there, or
-      is in another file format; it has no such features or no class names.
-      When an example is read: a label in colours or outside the classes.
+    InputError: tensorflow-datasets is missing; the set or split isn't there, is
+      damaged, or is in another file format; it has no such features or no class
+      names; an example is trained on and held out. When an example is read: it
+      is damaged, a label is in colours or outside the classes.
   """
   tfds = import_tfds()
-  try:
-    builder = tfds.core.read_only_builder.builder_from_files(set, data_dir=dir)
-  except ValueError as e:  # DatasetNotFoundError among others.
-    raise InputError(
-      f'data.set={set!r} is not prepared in data.dir={dir!r}; see python -m '
-      'segjax.data.prepare --help, or prepare it there with '
-      "tensorflow-datasets and file_format='array_record'"
-    ) from e
-  file_format = builder.info.file_format.value
-  if file_format != 'array_record':
-    raise InputError(
-      f'{set} in {dir} is stored as {file_format}, which needs TensorFlow; '
-      "prepare it with file_format='array_record'"
-    )
-  features = sorted(builder.info.features)
+  builder = _open(tfds, dir, set)
+  features = builder.info.features
   for field, key in (('image_key', image_key), ('label_key', label_key)):
     if key not in features:
       raise InputError(
-        f'data.{field}={key!r} is no feature of {set}, which has {features}'
+        f'data.{field}={key!r} is no feature of {set}, which has '
+        f'{sorted(features)}'
       )
-  names = tuple(class_names)
-  if not names:
-    names = tuple((builder.info.metadata or {}).get('class_names', ()))
-  if not names:
+    if not _is_picture(tfds, features[key]) and not (
+      field == 'label_key' and _is_label(features[key])
+    ):
+      raise InputError(
+        f'data.{field}={key!r} of {set} is {features[key]}; expected a picture '
+        'of 8 or 16 bits, or for a label a tensor of integers, [H, W]'
+      )
+  metadata = builder.info.metadata or {}
+  names = tuple(class_names or metadata.get('class_names', ()))
+  if not 1 <= len(names) <= IGNORE_LABEL:
     raise InputError(
-      f'{set} stores no names of its classes; list them in data.class_names'
+      f'{len(names)} names of classes for {set}; list 1 to {IGNORE_LABEL} in '
+      'data.class_names'
     )
+  # Of all pictures: a set may have others, which nobody asked for.
+  skipped = {
+    key: tfds.decode.SkipDecoding()
+    for key, feature in features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
 
-  def examples(split):
-    if not split:
+  def examples(split, shards):
+    if not shards:
       return ()
-    try:
-      source = builder.as_data_source(split=split)
-    except ValueError as e:
-      raise InputError(f'{set}: {" ".join(str(e).split())}') from e
-    if not len(source):
-      raise InputError(f'{set}: split {split!r} has no example')
     return _Examples(
-      source,
+      builder.as_data_source(split=split, decoders=skipped),
       split,
       image_key,
       label_key,
       next((key for key in _NAMES if key in features), None),
+      features[image_key].shape[-1],
       len(names),
       ignore_value,
       label_shift,
     )
 
-  train, heldout = examples(train_split), examples(heldout_split)
-  settings = (train_split, heldout_split, image_key, label_key)
-  sizes = (len(train), len(heldout), ignore_value, label_shift)
-  digest = digest_of_files((), builder.info.full_name, *settings, *sizes)
-  return Dataset(names, train, heldout, digest)
+  # Files are padded to blocks of 64 KiB, so their sizes say little.
+  num_bytes = {name: s.num_bytes for name, s in builder.info.splits.items()}
+  train_shards = _shards(builder, set, train_split)
+  heldout_shards = _shards(builder, set, heldout_split) if heldout_split else ()
+  _check_apart(set, train_shards, heldout_shards)
+  return Dataset(
+    class_names=names,
+    train=examples(train_split, train_shards),
+    heldout=examples(heldout_split, heldout_shards),
+    digest=digest_of_files(
+      (shard.item() for shard in (*train_shards, *heldout_shards)),
+      builder.info.full_name,
+      tuple(sorted(num_bytes.items())),
+      metadata.get('digest', ''),
+      len(train_shards),
+      (image_key, label_key, ignore_value, label_shift),
+    ),
+  )
 
 
 def import_tfds() -> ModuleType:
   """Returns tensorflow_datasets; InputError if it isn't installed."""
   try:
+    import importlib_resources  # noqa: F401  The next one needs it, unsaid.
     import tensorflow_datasets
   except ImportError as e:
     raise InputError(
-      'data.name=tfds needs a package: pip install segjax[tfds]'
+      'sets of tensorflow-datasets need packages: pip install '
+      'tensorflow-datasets importlib_resources'
     ) from e
   return tensorflow_datasets
+
+
+def _open(tfds, dir, set):
+  data_dir = str(Path(dir).expanduser()) if dir else None
+  try:
+    builder = tfds.core.read_only_builder.builder_from_files(
+      set, data_dir=data_dir
+    )
+    file_format = builder.info.file_format.value
+  except ValueError as e:  # DatasetNotFoundError among others.
+    raise InputError(
+      f'data.set={set!r} is not prepared in data.dir={dir!r}; prepare one of '
+      f'the catalogue by tensorflow_datasets.builder({set!r}, '
+      f"data_dir={dir!r}, file_format='array_record').download_and_prepare(), "
+      'one of your own by python -m segjax.data.prepare'
+    ) from e
+  except Exception as e:  # Whatever its parsers of damaged JSON run into.
+    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+    raise InputError(
+      f'data.set={set!r} in data.dir={dir!r} is damaged, prepare it again; '
+      f'{reason}'
+    ) from e
+  if file_format != 'array_record':
+    raise InputError(
+      f'{set} in {dir} is stored as {file_format}, which needs TensorFlow; '
+      "prepare it with file_format='array_record'"
+    )
+  return builder
+
+
+def _is_picture(tfds, feature):
+  # float32 is stored as the four bytes of each value.
+  return isinstance(feature, tfds.features.Image) and feature.np_dtype in (
+    np.uint8,
+    np.uint16,
+  )
+
+
+def _is_label(feature):
+  shape, dtype = feature.shape, feature.np_dtype
+  if not isinstance(shape, tuple) or not np.issubdtype(dtype, np.integer):
+    return False
+  return len(shape) == 2 or (len(shape) == 3 and shape[-1] == 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+  """Records start..stop-1 of a file."""
+
+  file: Path
+  start: int
+  stop: int
+
+  def item(self) -> Item:
+    return Item(f'{self.file.name}[{self.start}:{self.stop}]', (self.file,))
+
+
+def _shards(builder, set, split):
+  try:
+    stored = builder.info.splits[split].file_instructions
+  except (KeyError, ValueError) as e:
+    reason = ' '.join(str(e.args[0]).split())
+    raise InputError(f'{set}: split {split!r}; {reason}') from e
+  shards = tuple(
+    _Shard(Path(s.filename), s.skip, s.skip + s.take) for s in stored
+  )
+  check_files((shard.item() for shard in shards), f'split {split!r} of {set}')
+  return shards
+
+
+def _check_apart(set, train, heldout):
+  for a in train:
+    for b in heldout:
+      start, stop = max(a.start, b.start), min(a.stop, b.stop)
+      if a.file == b.file and start < stop:
+        raise InputError(
+          f'{set}: {stop - start} example(s) of {a.file.name} are both trained '
+          'on and held out; expected splits that are apart'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +240,7 @@ class _Examples(Sequence):
   image_key: str
   label_key: str
   name_key: str | None
+  num_channels: int | None
   num_classes: int
   ignore_value: int
   label_shift: int
@@ -144,27 +249,48 @@ class _Examples(Sequence):
     return len(self.source)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    if index >= len(self):  # Ends an iteration; the source says ValueError.
-      raise IndexError(index)
-    stored = self.source[index]
+    index = range(len(self))[index]  # The source raises no IndexError.
     name = f'{self.split}-{index}'
+    try:
+      stored = self.source[index]
+      if stored[self.image_key] is None or stored[self.label_key] is None:
+        raise ValueError('the record is empty')  # What a cut file reads as.
+    except Exception as e:  # Whatever the parsers of a record run into.
+      reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+      raise InputError(f'{name} is damaged, prepare it again; {reason}') from e
     if self.name_key is not None:
       name = stored[self.name_key]
       name = name.decode() if isinstance(name, bytes) else str(name)
-    image, label = stored[self.image_key], stored[self.label_key]
-    if label.ndim == 3 and label.shape[-1] == 1:
-      label = label[..., 0]
-    if label.ndim != 2 or image.shape[:2] != label.shape:
+    image = decode_picture(stored[self.image_key], f'{name}, {self.image_key}')
+    if image.shape[-1] == 1 and self.num_channels == 3:
+      image = np.repeat(image, 3, axis=-1)
+    label = self._label(stored[self.label_key], name)
+    channels = self.num_channels or image.shape[-1]
+    if image.shape != (*label.shape, channels):
       raise InputError(
-        f'{name}: label of shape {list(label.shape)} for an image of '
-        f'{list(image.shape)}; expected one index for each pixel, no colours'
+        f'{name}: image of {list(image.shape)} for a label of '
+        f'{list(label.shape)}; expected equal sizes and {channels} channels'
       )
-    ignored = label == IGNORE_LABEL
-    if self.ignore_value >= 0:
-      ignored = label == self.ignore_value
-    shifted = label.astype(np.int64) + self.label_shift
-    # A shift may not make 255 of a class.
-    shifted[~ignored & (shifted == IGNORE_LABEL)] = -1
-    shifted[ignored] = IGNORE_LABEL
-    checked = check_label(shifted, self.num_classes, name)
-    return {'image': image, 'label': checked, 'name': name}
+    return {'image': image, 'label': label, 'name': name}
+
+  def _label(self, stored, name):
+    if isinstance(stored, bytes):
+      if stored.startswith(b'\xff\xd8'):
+        raise InputError(f'{name}: label is a JPEG, which changes values')
+      stored = decode_picture(stored, f'{name}, {self.label_key}')
+    if stored.ndim == 3 and stored.shape[-1] == 1:
+      stored = stored[..., 0]
+    if stored.ndim != 2:
+      raise InputError(
+        f'{name}: label of shape {list(stored.shape)}; expected one index for '
+        'each pixel, no colours'
+      )
+    ignore = self.ignore_value if self.ignore_value >= 0 else IGNORE_LABEL
+    ignored = stored == ignore
+    label = stored.astype(np.int64) + self.label_shift
+    known = ignored | ((label >= 0) & (label < self.num_classes))
+    first, last = -self.label_shift, self.num_classes - 1 - self.label_shift
+    expected = f'{first}..{last}, or {ignore} for ignored'
+    check_known(stored, known, name, expected)
+    label[ignored] = IGNORE_LABEL
+    return label.astype(np.int32)
