@@ -14,7 +14,7 @@ Arguments
           dropout. Learning rate, schedule and number of steps are not stated;
           those here are ours, and not yet run to the end. Needs a GPU.
   fast    The same with Adam, which beat SGD in short runs of a narrow network
-          (README), and a cosine. Not settled, nor yet run at full width.
+          (README), and a cosine. Not yet run to the end at full width.
   cpu     `fast` with a network a quarter as wide: 28 minutes on two cores.
   demo    A still smaller one on drawn micrographs, no data: 82 seconds there.
 
