@@ -130,6 +130,13 @@ def check_fits(model: nn.Module, dataset: Dataset) -> None:
         f'model.{name}={getattr(model, name)} does not fit the data; use '
         f'{value}'
       )
+  num_heads, label = len(model.head_sizes), examples[0]['label']
+  labelled = label.shape[2] if label.ndim == 3 else 1
+  if num_heads != labelled:
+    raise InputError(
+      f'the model has {num_heads} head(s) of {model.head_sizes} classes; the '
+      f'data have {labelled} label(s) a pixel; set model.heads'
+    )
 
 
 def define_flags() -> None:

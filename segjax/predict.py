@@ -50,7 +50,11 @@ def encode(
 
 
 def plan_outputs(
-  inputs: list[Path], is_folder: bool, output: Path, kind: str
+  inputs: list[Path],
+  is_folder: bool,
+  output: Path,
+  kind: str,
+  num_heads: int = 1,
 ) -> tuple[list[tuple[list[Path], Path]], str]:
   """Returns [(input files, output file), ...] and the outputs' ending.
 
@@ -64,7 +68,8 @@ def plan_outputs(
   """
   ending = output.suffix.lower()
   if ending == '' and is_folder:
-    ending = '.png' if kind in ('labels', 'overlay') else '.tif'
+    is_picture = kind == 'overlay' or (kind == 'labels' and num_heads == 1)
+    ending = '.png' if is_picture else '.tif'
     names = [f'{path.stem}{ending}' for path in inputs]
     for name in names:
       if names.count(name) > 1:
@@ -82,6 +87,11 @@ def plan_outputs(
     )
   if ending != '.png' and kind == 'overlay':
     raise InputError(f'output {output}: an overlay is a picture; use .png')
+  if ending == '.png' and kind == 'labels' and num_heads > 1:
+    raise InputError(
+      f'output {output}: a .png cannot hold the labels of {num_heads} heads; '
+      'use .tif'
+    )
   if ending == '.png' and kind == 'logits':
     raise InputError(f'output {output}: a .png cannot hold logits; use .tif')
   if not output.parent.is_dir():
@@ -117,7 +127,11 @@ def predict_files(
   """
   source, output = Path(source), Path(output)
   jobs, ending = plan_outputs(
-    images.list_images(source), source.is_dir(), output, kind
+    images.list_images(source),
+    source.is_dir(),
+    output,
+    kind,
+    len(network.model.head_sizes),
   )
   for _, file in jobs:
     if file.exists() and not overwrite:

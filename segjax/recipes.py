@@ -25,7 +25,8 @@ VOC_DATA = dict(
   year=2011,
   sbd_dir='',  # The authors train on SBD, whose folder `dataset` this is.
   train_list='',  # SBD's train.txt, or without SBD that of VOC.
-  heldout_list='',  # VOC's val.txt less what is trained on: seg11valid.
+  heldout_list='',  # VOC's val.txt less what is trained on;
+  # with SBD, and only then, that is seg11valid.
 )
 PASCAL_CONTEXT_DATA = dict(
   name='pascal_context',
@@ -120,7 +121,7 @@ def fcn_config(
   config.data = dict(data)
   config.batching = dict(
     order='with_replacement',  # Or 'shuffled'.
-    # Images are padded to multiples of this, which changes no result: fewer
+    # Images are padded to multiples of this, which changes no logits: fewer
     # programs to compile. 0 compiles one for each size.
     bucket_px=128,
   )

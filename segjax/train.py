@@ -8,6 +8,7 @@ import functools
 import math
 import operator
 import os
+import re
 from pathlib import Path
 
 import flax.linen as nn
@@ -39,10 +40,11 @@ MAY_CHANGE = (
   'num_train_steps',
   'log_every_steps',
   'checkpoints',
-  'evaluation',
+  'evaluation.every_steps',
+  'evaluation.num_pictures',
+  'evaluation.average',
   'prediction',
   'data.dir',  # The data may move, but not change: see `data_sha256`.
-  'init.path',  # So may what the run began with.
 )
 
 
@@ -170,6 +172,8 @@ def _report(
   folder = workdir / 'pictures'
   folder.mkdir(exist_ok=True)
   for name, panel in evaluation.panels:
+    # A name may come from a file, and must not lead out of the folder.
+    name = re.sub(r'[^\w.-]', '_', name)
     write_stack(folder / f'{name}.png', panel[None])
   print(f'pictures: {folder}', flush=True)
   return evaluation.scores
@@ -205,6 +209,16 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
     raise InputError(
       'tile_size_px=0 trains on whole images, which a U-Net cannot; give the '
       'input side of a tile'
+    )
+  varied = [
+    name
+    for name, amount in config.augmentation.items()
+    if amount and name != 'elastic_grid'
+  ]
+  if config.tile_size_px == 0 and varied:
+    raise InputError(
+      f'tile_size_px=0 trains on whole images, which are not augmented; set '
+      f'augmentation.{varied[0]} to 0, or the side of a tile'
     )
   if config.tile_size_px and config.batching.bucket_px:
     raise InputError(

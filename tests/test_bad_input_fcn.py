@@ -55,6 +55,14 @@ CASES = {
     f'{TRAIN} {VOC}voc --config.tile_size_px=64',
     ['bucket_px=128', 'tile_size_px=64'],
   ),
+  'heads that the data have not': (
+    f'{TRAIN} {VOC}voc \'--config.model.heads=(("a", 20), ("b", 1))\'',
+    ['2 head(s) of (20, 1) classes', '1 label(s) a pixel'],
+  ),
+  'augmented whole images': (
+    f'{TRAIN} {VOC}voc --config.augmentation.flip=True',
+    ['augmentation.flip', 'tile_size_px=0', 'whole images'],
+  ),
   'unknown order': (
     f'{TRAIN} {VOC}voc --config.batching.order=sorted',
     ["batching.order='sorted'", "'with_replacement'"],

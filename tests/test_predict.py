@@ -238,3 +238,11 @@ def test_plan_outputs_refuses(tmp_path):
   ]:
     with pytest.raises(InputError, match=message):
       plan_outputs(inputs, is_folder, tmp_path / name, kind)
+
+
+def test_labels_of_two_heads_are_no_picture(tmp_path):
+  image = [tmp_path / 'a.jpg']
+  jobs, ending = plan_outputs(image, True, tmp_path / 'out', 'labels', 2)
+  assert ending == '.tif' and jobs[0][1].name == 'a.tif'
+  with pytest.raises(InputError, match='labels of 2 heads; use .tif'):
+    plan_outputs(image, False, tmp_path / 'out.png', 'labels', 2)
