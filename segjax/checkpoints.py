@@ -146,10 +146,10 @@ class Checkpoints:
     return score if math.isfinite(score) else None
 
 
-def has_checkpoint(directory: str | os.PathLike) -> bool:
-  """Whether `directory` is there and holds a checkpoint, readable or not."""
+def newest_step(directory: str | os.PathLike) -> int | None:
+  """The newest checkpoint in `directory`, readable or not; None without any."""
   files = os.listdir(directory) if os.path.isdir(directory) else ()
-  return any(name.isdecimal() for name in files)
+  return max((int(name) for name in files if name.isdecimal()), default=None)
 
 
 def load_params(

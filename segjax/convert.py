@@ -114,6 +114,7 @@ def convert_file(
   fields: Mapping[str, Any] = MappingProxyType({}),
   initial: Sequence[str] = (),
   ignore: Sequence[str] = (),
+  pixels: str | None = None,
   overwrite: bool = False,
 ) -> Report:
   """Converts a file, and returns where everything came to lie.
@@ -127,6 +128,8 @@ def convert_file(
       `streams`, `first_conv`, `in_channels`.
     initial: see `convert`.
     ignore: see `convert`.
+    pixels: that the weights were trained on, one of `files.PIXELS`; None is
+      the usual of the file's framework.
     overwrite: whether to replace an output that exists.
 
   Raises:
@@ -142,9 +145,31 @@ def convert_file(
   tensors = read_tensors(source)
   if num_classes is None and not fields.get('heads'):
     model = model.clone(num_classes=_num_classes(tensors, model, initial))
+  said = _about(source, tensors)
+  # Their parameters have the same names and shapes.
+  if {said.get('model'), model_name} == {'fcn8s', 'fcn8s_atonce'}:
+    raise InputError(
+      f'{source} is of {said["model"]}, whose skips have other factors than '
+      f'those of model={model_name}'
+    )
   params, report = convert(tensors, model, initial=initial, ignore=ignore)
-  files.write_params(output, params, overwrite)
+  about = {'model': model_name, 'pixels': pixels or said.get('pixels')}
+  if isinstance(model, FCN):
+    about['padding'] = said.get('padding', model.padding)
+  about = {name: value for name, value in about.items() if value}
+  files.write_params(output, params, overwrite, about)
   return report
+
+
+def _about(source, tensors):
+  """What a file says of its network, or its framework implies."""
+  ending = Path(source).suffix.lower()
+  about = files.read_about(source) if ending in files.ENDINGS else {}
+  if not about and ending in ('.caffemodel', '.h5', '.hdf5', '.keras'):
+    about['pixels'] = files.PIXELS[0]
+  elif not about and any(t.layout == 'OIHW' for t in tensors.values()):
+    about['pixels'] = files.PIXELS[1]
+  return about
 
 
 def _windows(model: Classifier) -> dict[str, tuple[int, int]]:
@@ -216,6 +241,7 @@ def main(_):
     fields={k: v for k, v in fields.items() if v not in (None, '', [])},
     initial=args.initial,
     ignore=args.ignore,
+    pixels=args.pixels,
     overwrite=args.overwrite,
   )
   print(report)
@@ -242,5 +268,12 @@ if __name__ == '__main__':
     'initial', [], 'Layers of the model that keep their initial value.'
   )
   flags.DEFINE_list('ignore', [], 'Layers of the file to leave out.')
+  flags.DEFINE_enum(
+    'pixels',
+    None,
+    files.PIXELS,
+    'What the weights were trained on; the usual of their framework if not '
+    'given.',
+  )
   flags.DEFINE_bool('overwrite', False, 'Replace the output if it exists.')
   run_command(main)

@@ -15,12 +15,13 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from segjax.checkpoints import newest_step
 from segjax.data import Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.steps import init_params
 from segjax.weights import files
-from segjax.weights.matching import Report, Tensor, match
+from segjax.weights.matching import Tensor, match
 from segjax.workdir import load_run
 
 RANDOM = 'random'
@@ -50,6 +51,19 @@ def load_trained(
   return Network(model, params, config, config.data_sha256)
 
 
+def about(config: ConfigDict) -> dict[str, str]:
+  """Returns what the shapes of parameters don't tell of a config's network.
+
+  That is its name, an FCN's padding, and the scale of the `pixels` that it
+  takes, one of `files.PIXELS`.
+  """
+  divided = not np.allclose(config.preprocessing.std, 1 / 255, rtol=1e-3)
+  values = {'model': config.model.name, 'pixels': files.PIXELS[divided]}
+  if 'padding' in config.model:
+    values['padding'] = config.model.padding
+  return values
+
+
 def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
   """Returns the network of a config with the parameters of a file.
 
@@ -58,19 +72,28 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
     params: .npz or .safetensors that `segjax.convert` wrote.
 
   Raises:
-    InputError: the file cannot be read, or is not of this model.
+    InputError: the file cannot be read, or is not of this model, or takes
+      other pixels: see `about`.
   """
   model = create_model(config.model)
   arrays, _ = match(_tensors(params), _shapes(model))
+  wanted = about(config)
+  for name, value in files.read_about(params).items():
+    if wanted.get(name) != value:
+      raise InputError(
+        f'{params} is of a network with {name}={value}; the config has '
+        f'{wanted.get(name)}'
+      )
   return Network(model, files.nested(arrays), config, None)
 
 
 def starting_params(
   model: nn.Module,
+  pixels: str,
   path: str | os.PathLike,
   initial: Sequence[str],
   ignore: Sequence[str],
-) -> tuple[dict[str, np.ndarray], Report | None]:
+) -> tuple[dict[str, np.ndarray], str]:
   """Returns what training starts from, instead of random values.
 
   Every parameter of the model must be in the source but for the layers in
@@ -79,20 +102,22 @@ def starting_params(
 
   Args:
     model: to be trained.
+    pixels: that it is given; see `about`.
     path: .npz or .safetensors that `segjax.convert` wrote, or the workdir of
       a run, whose newest checkpoint is taken; 'random' for nothing.
     initial: layers of the model that keep their initial value.
     ignore: layers that the source may have and the model hasn't.
 
   Returns:
-    Parameter path -> f32 array, and where each tensor came to lie.
+    Parameter path -> f32 array; and a text: what the source is, and where each
+    of its tensors came to lie.
 
   Raises:
-    InputError: no path is given, or the source cannot be read or doesn't fit;
-      see `match`.
+    InputError: no path is given, or the source cannot be read, doesn't fit (see
+      `match`), or was trained on other pixels.
   """
   if path == RANDOM:
-    return {}, None
+    return {}, ''
   if not path:
     raise InputError(
       'init.path says what training starts from and is empty; give '
@@ -101,20 +126,30 @@ def starting_params(
       'knows nothing'
     )
   if Path(path).is_dir():
-    _, trained, _ = load_run(path)
+    step = newest_step(Path(path) / 'checkpoints')
+    _, trained, config = load_run(path, 'latest' if step is None else str(step))
     tensors = {
       name: Tensor(name, np.asarray(array), 'HWIO')
       for name, array in files.flattened(trained).items()
     }
+    source = f'{path}, step {step} of {config.num_train_steps}'
+    facts = about(config)
   else:
-    tensors = _tensors(path)
+    tensors, source, facts = _tensors(path), str(path), files.read_about(path)
+  if facts.get('pixels', pixels) != pixels:
+    raise InputError(
+      f'{path} was trained on pixels {facts["pixels"]}, and this run gives '
+      f'{pixels} ones; set config.preprocessing to that of the weights'
+    )
   layers = {name.rpartition('/')[0] for name in tensors}
-  return match(
+  params, report = match(
     tensors,
     _shapes(model),
     initial=initial,
     ignore=[layer for layer in ignore if layer in layers],
   )
+  said = ', '.join(f'{name} {value}' for name, value in facts.items())
+  return params, f'{source} ({said or "of an unnamed network"}):\n{report}'
 
 
 def check_fits(model: nn.Module, dataset: Dataset) -> None:

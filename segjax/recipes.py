@@ -71,7 +71,7 @@ def caffe_preprocessing(
   """
   return dict(
     mean=tuple(value / 255 for value in mean),
-    std=1 / 255,
+    std=(1 / 255,) * len(mean),
     channels=tuple(channels),
   )
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from segjax import networks, parallel, steps, writers
 from segjax.atomic import replacing
-from segjax.checkpoints import Checkpoints, has_checkpoint
+from segjax.checkpoints import Checkpoints, newest_step
 from segjax.data import IGNORE_LABEL, create_dataset, standardise
 from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
@@ -85,9 +85,17 @@ def train_and_evaluate(
   create_predictor(model, config)  # Raises early.
   networks.check_fits(model, dataset)
   check_metric(model, config.evaluation.best_metric)
-  start_params, report = {}, None
-  if not has_checkpoint(Path(workdir) / 'checkpoints'):
-    start_params, report = networks.starting_params(model, **config.init)
+  start_params, origin = {}, ''
+  trained_steps = newest_step(Path(workdir) / 'checkpoints')
+  if trained_steps is None:
+    start_params, origin = networks.starting_params(
+      model, networks.about(config)['pixels'], **config.init
+    )
+  elif trained_steps > config.num_train_steps:
+    raise InputError(
+      f'{workdir} is at step {trained_steps} already, beyond '
+      f'num_train_steps={config.num_train_steps}'
+    )
   made_with = config.copy_and_resolve_references()
   with made_with.unlocked():
     made_with.data_sha256 = dataset.digest
@@ -108,15 +116,11 @@ def train_and_evaluate(
     state = init()
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(state)
-    elif report is not None:
-      print(f'parameters from {config.init.path}:\n{report}', flush=True)
+    elif origin:
+      print(f'parameters from {origin}', flush=True)
       params = files.flattened(state.params) | start_params
       state = state.replace(params=files.nested(params))
     start, end = int(state.step), config.num_train_steps
-    if start > end:
-      raise InputError(
-        f'{workdir} is at step {start} already, beyond num_train_steps={end}'
-      )
     print(writers.parameter_table(state.params))
     print(f'{workdir}: from step {start} to {end}', flush=True)
     state = devices.put_state(state)

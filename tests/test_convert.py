@@ -93,6 +93,46 @@ def test_learned_deconvolutions_and_doubles():
   assert_equal(flat(params), expected)
 
 
+def test_a_file_carries_on_what_it_says(tmp_path):
+  """A net of ours keeps its padding and pixels; at once is not 8s."""
+  path = tmp_path / 'net.npz'
+  fields = {'width': 1 / 64, 'fc_features': 5}
+  params = random_params(FCN8s(num_classes=3))
+  about = {'model': 'fcn8s', 'pixels': 'standardised', 'padding': 'same'}
+  files.write_params(path, files.nested(params), about=about)
+  copy = tmp_path / 'copy.safetensors'
+  convert.convert_file(path, 'fcn8s', copy, fields=fields)
+  assert files.read_about(copy) == about
+  assert_equal(files.read_arrays(copy), params)
+  with pytest.raises(InputError, match='other factors'):
+    convert.convert_file(
+      path, 'fcn8s_atonce', tmp_path / 'other.npz', fields=fields
+    )
+  assert not (tmp_path / 'other.npz').exists()
+
+
+def test_pixels_are_those_of_the_framework_unless_given(tmp_path):
+  """torchvision's are standardised, but for some that were Caffe's."""
+  state = {
+    'features.0.weight': np.ones((1, 3, 3, 3), np.float32),
+    'features.0.bias': np.ones(1, np.float32),
+  }
+  np.savez(tmp_path / 'torch.npz', **state)
+  layers = {p.rpartition('/')[0] for p in random_params(VGG16(num_classes=2))}
+  for given, expected in ((None, 'standardised'), ('0..255', '0..255')):
+    output = tmp_path / f'{expected[0]}.npz'
+    convert.convert_file(
+      tmp_path / 'torch.npz',
+      'vgg16',
+      output,
+      num_classes=2,
+      fields={'width': 1 / 64, 'fc_features': 5},
+      initial=[*layers - {'conv1_1'}],
+      pixels=given,
+    )
+    assert files.read_about(output) == {'model': 'vgg16', 'pixels': expected}
+
+
 def test_googlenets_slashes():
   model = Classifier(googlenet, num_classes=2, width=1 / 64)
   expected = random_params(model)

@@ -28,8 +28,10 @@ def coarse(tmp_path_factory):
 def start(model, path, initial, ignore=()):
   """The initial parameters with those of a file, as training starts."""
   init = jax.jit(lambda: steps.init_params(model, jax.random.key(1)))()
-  arrays, report = networks.starting_params(model, path, initial, ignore)
-  return files.nested(files.flattened(init) | arrays), report
+  arrays, origin = networks.starting_params(
+    model, '0..255', path, initial, ignore
+  )
+  return files.nested(files.flattened(init) | arrays), origin
 
 
 def same(a, b):
@@ -39,11 +41,12 @@ def same(a, b):
 def test_16s_starts_from_32s(coarse):
   path, trained = coarse
   model = FCN16s(**fcn_nets.NARROW)
-  params, report = start(model, path, ('score_pool4',), ('fc8',))
+  params, origin = start(model, path, ('score_pool4',), ('fc8',))
   assert not np.any(params['score_pool4']['kernel'])
   assert {*params} == {*trained, 'score_pool4'}
   assert same({name: params[name] for name in trained}, trained)
-  assert report.initial == ('score_pool4/bias', 'score_pool4/kernel')
+  assert 'score_pool4/kernel: LEFT AT ITS INITIAL VALUE' in origin
+  assert '2 initial' in origin
 
 
 def test_16s_from_32s_predicts_the_path_of_32s(coarse):
@@ -89,21 +92,24 @@ def test_the_start_is_never_partial(coarse):
   path, _ = coarse
   model = FCN8s(**fcn_nets.NARROW)
   with pytest.raises(InputError, match='score_pool3, score_pool4 of the model'):
-    networks.starting_params(model, path, (), ())
+    networks.starting_params(model, '0..255', path, (), ())
   other = FCN32s(**fcn_nets.NARROW | {'num_classes': 7})
   with pytest.raises(InputError, match='score_fr.*score layers in initial'):
-    networks.starting_params(other, path, (), ())
+    networks.starting_params(other, '0..255', path, (), ())
   params, _ = start(other, path, ('score_fr',))
   assert params['score_fr']['kernel'].shape[-1] == 7
   assert not np.any(params['score_fr']['kernel'])
   alexnet = FCNAlexNet(**fcn_nets.NARROW)
   with pytest.raises(InputError, match='has no place in the model.*ignore'):
-    networks.starting_params(alexnet, path, ('conv1',), ())
+    networks.starting_params(alexnet, '0..255', path, ('conv1',), ())
   with pytest.raises(InputError, match='none.npz'):
-    networks.starting_params(model, path.with_name('none.npz'), (), ())
+    networks.starting_params(
+      model, '0..255', path.with_name('none.npz'), (), ()
+    )
   with pytest.raises(InputError, match='init.path .* is empty'):
-    networks.starting_params(model, '', (), ())
-  assert networks.starting_params(model, 'random', (), ()) == ({}, None)
+    networks.starting_params(model, '0..255', '', (), ())
+  random = networks.starting_params(model, '0..255', 'random', (), ())
+  assert random == ({}, '')
 
 
 def test_recipes_name_what_a_finer_net_adds():
@@ -125,3 +131,34 @@ def test_converted_weights_need_no_training(coarse):
   config.model.num_classes = 21
   with pytest.raises(InputError, match='score_fr'):
     networks.load_converted(config, path)
+
+
+def test_a_file_says_what_its_shapes_do_not(tmp_path):
+  """At once, without 100 px, other pixels: the same tree, another network."""
+  config = fcn_config('fcn8s', {}, CLASSES, 1e-10)
+  config.model.width = fcn_nets.NARROW['width']
+  config.model.fc_features = fcn_nets.NARROW['fc_features']
+  about = networks.about(config)
+  assert about == {'model': 'fcn8s', 'pixels': '0..255', 'padding': 'pad100'}
+  params = fcn_nets.random_params(FCN8s(**fcn_nets.NARROW))
+  for ending in files.ENDINGS:
+    path = tmp_path / f'net{ending}'
+    files.write_params(path, params, about=about)
+    assert files.read_about(path) == about
+    assert same(files.read_params(path), params)
+    assert same(networks.load_converted(config, path).params, params)
+    for name, value in (
+      ('model.name', 'fcn8s_atonce'),
+      ('model.padding', 'same'),
+      ('preprocessing.std', (0.229, 0.224, 0.225)),
+    ):
+      other = config.copy_and_resolve_references()
+      with other.unlocked():
+        other.update_from_flattened_dict({name: value})
+      with pytest.raises(InputError, match=r'is of a network with \w+='):
+        networks.load_converted(other, path)
+    model = create_model(config.model)
+    with pytest.raises(InputError, match='pixels 0..255.*standardised'):
+      networks.starting_params(model, 'standardised', path, (), ())
+    _, origin = networks.starting_params(model, '0..255', path, (), ())
+    assert origin.startswith(f'{path} (model fcn8s, pixels 0..255, padding ')

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters in .npz and .safetensors files: `layer/kernel`, `layer/bias`.
 
-Neither format can run code: pickled objects in an .npz are refused.
+A file may also say what its arrays don't tell of their network: see
+`networks.about`. Neither format can run code: pickled objects in an .npz are
+refused.
 """
 
+import json
 import os
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,6 +22,12 @@ from segjax.atomic import replacing
 from segjax.errors import InputError
 
 ENDINGS = ('.npz', '.safetensors')
+
+# What networks take: 0..255 less a mean, as Caffe's and Keras's, or values
+# divided by a deviation, too, as torchvision's.
+PIXELS = ('0..255', 'standardised')
+
+_ABOUT = '__about__'  # Of an .npz, the member that isn't a parameter.
 
 
 def read_params(path: str | os.PathLike) -> dict[str, Any]:
@@ -37,14 +47,30 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
       garbled; or it holds something else than float arrays.
   """
   path = Path(path)
-  read = {'.npz': _read_npz, '.safetensors': _read_safetensors}
-  arrays = read[_known_ending(path)](path)
+  arrays, _ = _read(path)
   for name, array in arrays.items():
     if not np.issubdtype(array.dtype, np.floating):
       raise InputError(f'{path}: {name} is {array.dtype}, not a float array')
   if not arrays:
     raise InputError(f'{path} holds no arrays')
   return arrays
+
+
+def read_about(path: str | os.PathLike) -> dict[str, str]:
+  """Returns what `write_params` was told of the network; {} of a foreign file.
+
+  Raises:
+    InputError: see `read_arrays`.
+  """
+  path = Path(path)
+  _, text = _read(path, only_about=True)
+  try:
+    about = json.loads(text)
+  except ValueError as e:
+    raise InputError(f'{path} garbles what it says of its network') from e
+  if not isinstance(about, dict):
+    raise InputError(f'{path} garbles what it says of its network')
+  return {str(name): str(value) for name, value in about.items()}
 
 
 def nested(
@@ -78,7 +104,10 @@ def flattened(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_params(
-  path: str | os.PathLike, params: Mapping[str, Any], overwrite: bool = False
+  path: str | os.PathLike,
+  params: Mapping[str, Any],
+  overwrite: bool = False,
+  about: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
   """Writes a tree of arrays; the file appears whole or not at all.
 
@@ -86,6 +115,7 @@ def write_params(
     path: .npz or .safetensors, in a folder that exists.
     params: nested dict of arrays.
     overwrite: whether to replace a file that exists.
+    about: what the arrays don't tell of their network.
 
   Raises:
     InputError: another ending, the file exists, or it cannot be written.
@@ -97,11 +127,14 @@ def write_params(
     with replacing(path) as temporary:
       if path.suffix.lower() == '.npz':
         with open(temporary, 'xb') as file:
-          np.savez(file, allow_pickle=False, **arrays)
+          text = np.array(json.dumps(dict(about)))
+          np.savez(file, allow_pickle=False, **arrays, **{_ABOUT: text})
       else:
         # The package writes the memory of other arrays, not their elements.
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-        _import_safetensors().numpy.save_file(arrays, temporary)
+        _import_safetensors().numpy.save_file(
+          arrays, temporary, metadata={_ABOUT: json.dumps(dict(about))}
+        )
   except OSError as e:
     raise InputError(f'{path} cannot be written: {e.strerror or e}') from e
 
@@ -116,15 +149,23 @@ def check_output(path: Path, overwrite: bool) -> None:
     raise InputError(f'{path} exists; give --overwrite to replace it')
 
 
-def _read_npz(path):
+def _read(path, only_about=False):
+  """Arrays of a file, unless only the text about them is wanted; that text."""
+  read = {'.npz': _read_npz, '.safetensors': _read_safetensors}
+  return read[_known_ending(path)](path, only_about)
+
+
+def _read_npz(path, only_about):
   try:
     # np.load does not close what it opened and could not read.
     with open(path, 'rb') as opened:
       arrays = np.load(opened, allow_pickle=False)
       if isinstance(arrays, np.ndarray):
         raise ValueError('it is one array, an .npy')
+      about = str(arrays[_ABOUT]) if _ABOUT in arrays else '{}'
+      names = () if only_about else [n for n in arrays if n != _ABOUT]
       # A member that is no array comes as bytes.
-      return {name: np.asarray(array) for name, array in arrays.items()}
+      return {name: np.asarray(arrays[name]) for name in names}, about
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except (
@@ -140,11 +181,13 @@ def _read_npz(path):
     raise InputError(f'{path} is not a whole .npz of arrays: {e}') from e
 
 
-def _read_safetensors(path):
+def _read_safetensors(path, only_about):
   safetensors = _import_safetensors()
   try:
     with safetensors.safe_open(path, 'np') as file:
-      return {name: file.get_tensor(name) for name in file.keys()}
+      about = (file.metadata() or {}).get(_ABOUT, '{}')
+      names = () if only_about else file.keys()
+      return {name: file.get_tensor(name) for name in names}, about
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except safetensors.SafetensorError as e:
