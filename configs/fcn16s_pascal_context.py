@@ -12,7 +12,8 @@ START     the run of fcn32s_pascal_context
 
 Published  For the 59 classes, trained as the paper says: pixel accuracy, mean
            accuracy, mean IU, frequency weighted IU 65.7 / 46.2 / 34.8 / 50.7.
-           Not trained here.
+           Not trained here. mean_iu is over all 60, as FCN's code scores;
+           mean_iu_but_background is over the 59.
 """
 
 import ml_collections

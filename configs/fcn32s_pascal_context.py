@@ -12,7 +12,8 @@ START     vgg16.npz
 
 Published  For the 59 classes, trained as the paper says: pixel accuracy, mean
            accuracy, mean IU, frequency weighted IU 63.8 / 42.7 / 31.8 / 48.3.
-           Not trained here.
+           Not trained here. mean_iu is over all 60, as FCN's code scores;
+           mean_iu_but_background is over the 59.
 """
 
 import ml_collections

@@ -4,15 +4,15 @@
 Data      CamVid as prepared for SegNet, 360 x 480 px: 367 frames to train on;
           101 of val.txt are held out.
 Command   python -m segjax.main --config=configs/fcn8s_camvid.py:ARGUMENT \\
-            --config.data.dir=CAMVID --config.init.path=vgg16_conv.npz
+            --config.data.dir=CAMVID --config.init.path=vgg16.npz
+          where python -m segjax.convert --input=vgg16-397923af.pth \\
+            --model=vgg16 --output=vgg16.npz reads torchvision's VGG16.
 
-The start is the convolutions of a VGG16 trained on RGB in [0, 1], standardised
-as torchvision does, without its fully connected layers: fc6 and fc7 start from
-random values. With those of the classifier, set config.init.initial to the
-score layers and config.model.fc_features to 4096.
+Only its convolutions are taken: fc6 and fc7 start from random values. With
+those of the classifier, set config.init.initial to the score layers.
 
 The recipe is ours: all skips at once, padding of each layer instead of 100 px,
-crops and flips, Adam.
+crops and flips, Adam. Biases learn at twice the rate, as FCN's do.
 
 Arguments
   (none)  Frames and labels as they are; fc6 and fc7 with 4096 channels. Needs a

@@ -12,7 +12,8 @@ START     the run of fcn16s_pascal_context
 
 Published  For the 59 classes, trained as the paper says: pixel accuracy, mean
            accuracy, mean IU, frequency weighted IU 65.9 / 46.5 / 35.1 / 51.0.
-           Not trained here.
+           Not trained here. mean_iu is over all 60, as FCN's code scores;
+           mean_iu_but_background is over the 59.
 """
 
 import ml_collections

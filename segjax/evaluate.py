@@ -80,17 +80,23 @@ def evaluate(
     predict,
     examples,
     dataset,
-    heads=_heads(model),
+    heads=(*zip(model.head_names, model.head_sizes, strict=True),),
     num_pictures=config.evaluation.num_pictures,
     present_only=config.evaluation.present_only,
   )
 
 
-def check_metric(model: nn.Module, best_metric: str) -> None:
+def title(num_images: int, split: str, average: bool) -> str:
+  """Returns what a table of scores is of."""
+  how = 'mean of 8 turns and flips' if average else 'one pass'
+  return f'{num_images} images ({split}), {how}'
+
+
+def check_metric(model: nn.Module, dataset: Dataset, best_metric: str) -> None:
   """Raises InputError if `evaluate` gives no score of this name."""
   known = [
     f'{name}_{score}' if name else score
-    for name, _ in _heads(model)
+    for name in model.head_names
     for score in _SCORES
   ]
   if model.num_classes == 2:
@@ -99,11 +105,13 @@ def check_metric(model: nn.Module, best_metric: str) -> None:
     raise InputError(
       f'evaluation.best_metric={best_metric!r} is not one of {known}'
     )
-
-
-def _heads(model):
-  """Name and classes of each head; the only one has no name."""
-  return getattr(model, 'heads', ()) or (('', model.num_classes),)
+  if best_metric == _STACK_METRIC:
+    sizes = {example['label'].shape for example in dataset.heldout}
+    if len(sizes) > 1:
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores a stack; the held-out '
+        f"images have {len(sizes)} sizes; use 'mean_iu'"
+      )
 
 
 def _evaluate_stack(predict, examples, num_pictures, warping):
@@ -173,6 +181,10 @@ def _evaluate_classes(
     class_ius = values.pop('iu')
     scores |= {f'{prefix}{key}': value for key, value in values.items()}
     names = dataset.class_names[first : first + size]
+    others = class_ius[1:][~np.isnan(class_ius[1:])]
+    if names[0] == 'background' and len(names) > 2 and len(others):
+      # PASCAL-Context is a task of 59 classes, without the background.
+      scores[f'{prefix}mean_iu_but_background'] = float(others.mean())
     scores |= {
       f'{prefix}iu/{key}': float(iu)
       for key, iu in zip(names, class_ius, strict=True)
@@ -208,9 +220,12 @@ def main(_):
   average = args.average
   if average is None:
     average = config.evaluation.average
+  count = {'heldout': len(dataset.heldout), 'train': len(dataset.train)}
+  count['all'] = sum(count.values())
   scores = evaluate(
     network.model, network.params, examples, config, dataset, average=average
   ).scores
+  print(title(count[args.split], args.split, average))
   print(writers.table(scores))
 
 

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from segjax.checkpoints import newest_step
-from segjax.data import Dataset
+from segjax.data import IGNORE_LABEL, Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.steps import init_params
@@ -125,8 +125,9 @@ def starting_params(
       'workdir of a run, or --config.init.path=random for a network that '
       'knows nothing'
     )
-  if Path(path).is_dir():
-    step = newest_step(Path(path) / 'checkpoints')
+  path = Path(path).expanduser()
+  if path.is_dir():
+    step = newest_step(path / 'checkpoints')
     _, trained, config = load_run(path, 'latest' if step is None else str(step))
     tensors = {
       name: Tensor(name, np.asarray(array), 'HWIO')
@@ -153,7 +154,11 @@ def starting_params(
 
 
 def check_fits(model: nn.Module, dataset: Dataset) -> None:
-  """Raises InputError unless the model takes the images and has the classes."""
+  """Raises InputError unless the model can be trained and scored on the data.
+
+  It takes the channels of the images and has the classes of the labels; and if
+  examples are held out, a pixel of them has a label.
+  """
   examples = dataset.train if len(dataset.train) else dataset.heldout
   needed = {
     'in_channels': examples[0]['image'].shape[-1],
@@ -165,12 +170,18 @@ def check_fits(model: nn.Module, dataset: Dataset) -> None:
         f'model.{name}={getattr(model, name)} does not fit the data; use '
         f'{value}'
       )
-  num_heads, label = len(model.head_sizes), examples[0]['label']
-  labelled = label.shape[2] if label.ndim == 3 else 1
-  if num_heads != labelled:
+  sizes = dataset.head_sizes or (len(dataset.class_names),)
+  if model.head_sizes != sizes:
     raise InputError(
-      f'the model has {num_heads} head(s) of {model.head_sizes} classes; the '
-      f'data have {labelled} label(s) a pixel; set model.heads'
+      f'the heads of the model have {model.head_sizes} classes; the labels of '
+      f'the data have {sizes}; set model.heads'
+    )
+  if len(dataset.heldout) and not any(
+    np.any(example['label'] != IGNORE_LABEL) for example in dataset.heldout
+  ):
+    raise InputError(
+      f'all pixels of the {len(dataset.heldout)} held-out examples are '
+      f'ignored ({IGNORE_LABEL}); at least one must have a label'
     )
 
 

@@ -71,6 +71,10 @@ def create_optimizer(
     bias_decay: whether those biases decay (decay_mult; not in FCN).
     bias_layers: prefixes of the names of these layers; ('',) is all. Other
       biases learn as kernels do.
+
+  Raises:
+    InputError: a value is out of range; or, when it is initialised, a prefix
+      of `bias_layers` is that of no layer.
   """
   if isinstance(bias_layers, str):
     raise InputError(
@@ -79,8 +83,20 @@ def create_optimizer(
     )
   if bias_rate <= 0:
     raise InputError(f'optimizer.bias_rate={bias_rate} must be > 0')
+  for field, value in (
+    ('weight_decay', weight_decay),
+    ('clip_norm', clip_norm),
+  ):
+    if value < 0:
+      raise InputError(f'optimizer.{field}={value} must be >= 0')
 
   def biases(params):
+    for prefix in bias_layers:
+      if not any(layer.startswith(prefix) for layer in params):
+        raise InputError(
+          f'optimizer.bias_layers has {prefix!r}, with which no layer begins; '
+          f'there are {", ".join(params)}'
+        )
     return traverse_util.path_aware_map(
       lambda path, _: (
         path[-1] == 'bias' and path[0].startswith(tuple(bias_layers))

@@ -24,7 +24,7 @@ from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
 from segjax.data.pipeline import ORDERS, create_batches
 from segjax.errors import InputError, TrainingDiverged
-from segjax.evaluate import Evaluation, check_metric, evaluate
+from segjax.evaluate import Evaluation, check_metric, evaluate, title
 from segjax.geometry import UNetGeometry
 from segjax.losses import REDUCTIONS
 from segjax.models import create_model
@@ -44,7 +44,10 @@ MAY_CHANGE = (
   'evaluation.num_pictures',
   'evaluation.average',
   'prediction',
-  'data.dir',  # The data may move, but not change: see `data_sha256`.
+  # The data may move, but not change: see `data_sha256`.
+  'data.dir',
+  'data.sbd_dir',
+  'data.context_dir',
 )
 
 
@@ -82,9 +85,13 @@ def train_and_evaluate(
   )
   dataset = create_dataset(config.data)
   _check(config, model)
-  create_predictor(model, config)  # Raises early.
+  init = parallel.jit_once(
+    lambda: steps.init_state(model, optimizer, config.seed)
+  )
+  jax.eval_shape(init)  # Raises early, as does
+  create_predictor(model, config)
   networks.check_fits(model, dataset)
-  check_metric(model, config.evaluation.best_metric)
+  check_metric(model, dataset, config.evaluation.best_metric)
   start_params, origin = {}, ''
   trained_steps = newest_step(Path(workdir) / 'checkpoints')
   if trained_steps is None:
@@ -110,9 +117,6 @@ def train_and_evaluate(
     best_metric=config.evaluation.best_metric,
     **config.checkpoints.keep,
   ) as checkpoints:
-    init = parallel.jit_once(
-      lambda: steps.init_state(model, optimizer, config.seed)
-    )
     state = init()
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(state)
@@ -159,8 +163,7 @@ def train_and_evaluate(
   return _report(
     workdir,
     evaluate_heldout(params, average=average),
-    f'{len(dataset.heldout)} held-out images, step {end}, '
-    + ('mean of 8 turns and flips' if average else 'one pass'),
+    f'{title(len(dataset.heldout), "heldout", average)}, step {end}',
   )
 
 

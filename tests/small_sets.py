@@ -4,6 +4,9 @@
 import numpy as np
 from trees import write_lines, write_mat, write_picture
 
+from segjax.data.examples import Dataset
+from segjax.data.prepare import prepare
+
 SIZES = ((20, 24), (24, 17), (18, 18))
 NAMES = ('a', 'b', 'c')  # The last is held out.
 _SCENES = 'spatial_envelope_256x256_static_8outdoorcategories'
@@ -99,6 +102,24 @@ def write_folder(folder):
   return {'dir': str(folder), 'heldout_fraction': 0.34}
 
 
+def write_tfds(folder):
+  """A set of `prepare`, in place of Oxford-IIIT Pet."""
+  examples = [
+    {'image': _image(i), 'label': _label(i, 3).astype(np.int32), 'name': name}
+    for i, name in enumerate(NAMES)
+  ]
+  classes = ('pet', 'background', 'border')
+  dataset = Dataset(classes, examples[:2], examples[2:], 'digest')
+  prepare(dataset, folder, 'pets')
+  return {
+    'dir': str(folder),
+    'set': 'pets',
+    'heldout_split': 'heldout',
+    'label_key': 'label',
+    'label_shift': 0,
+  }
+
+
 WRITERS = {
   'voc': write_voc,
   'pascal_context': write_pascal_context,
@@ -106,6 +127,7 @@ WRITERS = {
   'sift_flow': write_sift_flow,
   'camvid': write_camvid,
   'folder': write_folder,
+  'tfds': write_tfds,
 }
 
 

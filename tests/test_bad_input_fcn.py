@@ -57,7 +57,7 @@ CASES = {
   ),
   'heads that the data have not': (
     f'{TRAIN} {VOC}voc \'--config.model.heads=(("a", 20), ("b", 1))\'',
-    ['2 head(s) of (20, 1) classes', '1 label(s) a pixel'],
+    ['heads of the model have (20, 1) classes', 'the data have (21,)'],
   ),
   'augmented whole images': (
     f'{TRAIN} {VOC}voc --config.augmentation.flip=True',
@@ -70,6 +70,32 @@ CASES = {
   'unknown metric': (
     f'{TRAIN} {VOC}voc --config.evaluation.best_metric=v_rand',
     ["best_metric='v_rand'", "'mean_iu'"],
+  ),
+  'score of a stack for unequal images': (
+    'main --workdir={new} --config=configs/fcn8s_folder.py '
+    '--config.data.dir={tree}/folder --config.data.heldout_fraction=0.67 '
+    '--config.evaluation.best_metric=v_rand',
+    ["best_metric='v_rand'", '2 sizes'],
+  ),
+  'nothing to be scored on': (
+    f'{TRAIN} {VOC}ignored',
+    ['all pixels', '1 held-out', '255'],
+  ),
+  'layer that is not there': (
+    f'{TRAIN} {VOC}voc {START} \'--config.optimizer.bias_layers=("skore",)\'',
+    ["optimizer.bias_layers has 'skore'", 'score_fr'],
+  ),
+  'negative decay': (
+    f'{TRAIN} {VOC}voc --config.optimizer.weight_decay=-1.0',
+    ['optimizer.weight_decay=-1.0', '>= 0'],
+  ),
+  'weights of other pixels': (
+    f'{TRAIN} {VOC}voc --config.init.path={{tree}}/rgb.npz',
+    ['rgb.npz was trained on pixels standardised', '0..255'],
+  ),
+  'weights of another padding': (
+    PREDICT + '.npy --params={tree}/rgb.npz --input={tree}/image.png',
+    ['rgb.npz is of a network with', 'pixels=standardised'],
   ),
   'channels that are not there': (
     f"{TRAIN} {VOC}voc '--config.preprocessing.channels=(3, 2, 1)'",
@@ -170,7 +196,8 @@ def tree(tmp_path_factory):
   write_camvid(tree / 'camvid')
   write_folder(tree / 'folder')
   write_voc(tree / 'voc')
-  for name in ('outside', 'colours', 'missing', 'empty', 'elsewhere'):
+  wrong = 'outside', 'colours', 'missing', 'empty', 'elsewhere', 'ignored'
+  for name in wrong:
     shutil.copytree(tree / 'voc', tree / name)
   labels, lists = 'VOC2011/SegmentationClass', 'VOC2011/ImageSets/Segmentation'
   # Both, since the first that is drawn is read.
@@ -180,6 +207,8 @@ def tree(tmp_path_factory):
     palette = np.zeros((256, 3), np.uint8)
     write_picture(tree / 'outside' / labels / f'{name}.png', label, palette)
     write_picture(tree / 'colours' / labels / f'{name}.png', image_of(1, size))
+  ignored = np.full((18, 18), 255, np.uint8)
+  write_picture(tree / 'ignored' / labels / 'c.png', ignored)
   (tree / 'missing' / labels / 'b.png').unlink()
   (tree / 'empty' / lists / 'train.txt').write_text('\n')
   write_lines(tree / 'elsewhere' / lists / 'train.txt', '../../a')
@@ -187,6 +216,8 @@ def tree(tmp_path_factory):
   model = FCN32s(**fcn_nets.NARROW)
   params = fcn_nets.random_params(model)
   files.write_params(tree / 'net.npz', params)
+  about = {'pixels': 'standardised'}
+  files.write_params(tree / 'rgb.npz', params, about=about)
   part = {name: layer for name, layer in params.items() if name != 'fc7'}
   files.write_params(tree / 'part.npz', part)
   layers = fcn_nets.caffe_layers(model, params)

@@ -84,7 +84,7 @@ def test_what_cannot_be_a_batch_is_refused():
   with pytest.raises(InputError, match=r'\(4, 6, 3\) and \(6, 4, 3\).*bucket'):
     next(create_batches(tall + wide, 2, 0, 0))
   gray = [{'image': np.zeros((4, 6, 1), np.uint8)}]
-  with pytest.raises(InputError, match='number of channels'):
+  with pytest.raises(InputError, match='numbers of channels'):
     pad_and_stack(gray + wide, bucket_px=8)
   with pytest.raises(InputError, match='no example'):
     create_batches([], 1, 0, 0)

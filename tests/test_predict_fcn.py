@@ -105,7 +105,9 @@ def test_converted_weights_are_scored(net, voc_dir):
     '--split=all',
   )
   assert process.returncode == 0, process.stderr
-  printed = dict(line.split() for line in process.stdout.splitlines())
+  title, *lines = process.stdout.splitlines()
+  assert title == '3 images (all), one pass'
+  printed = dict(line.split() for line in lines)
   dataset = voc.load(str(voc_dir), 2011, '', '', '')
   counts = sum(
     confusion.confusion_matrix(
@@ -141,12 +143,14 @@ def test_a_run_goes_on_to_the_next_stage_and_predicts(voc_dir, tmp_path):
       f'--workdir={workdir}',
     )
     assert process.returncode == 0, process.stderr
+  source = f'parameters from {first}, step 1 of 1 (model fcn32s, '
+  assert source in process.stdout
   assert 'score_pool4/kernel: LEFT AT ITS INITIAL VALUE' in process.stdout
   assert 'fc6/kernel <- fc6/kernel' in process.stdout
   table = process.stdout[process.stdout.index('pixel_accuracy') :]
   process = run('evaluate', f'--workdir={second}')
   assert process.returncode == 0, process.stderr
-  assert process.stdout.splitlines()[0] in table
+  assert process.stdout.splitlines()[1] in table
   output = tmp_path / 'out.png'
   process = run(
     'predict',

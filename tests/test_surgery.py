@@ -52,7 +52,7 @@ def test_each_cell_is_the_classifier_on_its_window(order):
     np.testing.assert_allclose(dense[i, j], x, rtol=1e-4, atol=1e-4)
 
 
-def test_fc_to_conv_and_back():
+def test_fc_to_conv():
   rng = np.random.default_rng(1)
   params = {
     'conv': random_layer(rng, 3, 3, 1, 2),
@@ -64,8 +64,6 @@ def test_fc_to_conv_and_back():
   assert conv['fc6']['bias'] is params['fc6']['bias']
   # Row (h W + w) C + c of the matrix.
   assert conv['fc6']['kernel'][1, 0, 1, 2] == params['fc6']['kernel'][5, 2]
-  back = surgery.conv_to_fc(conv, ['fc6'])
-  np.testing.assert_array_equal(back['fc6']['kernel'], params['fc6']['kernel'])
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,10 @@ def test_evaluate_prints_the_table_of_the_run(unbroken):
   before = snapshot(workdir)
   process = run('evaluate', f'--workdir={workdir}')
   assert process.returncode == 0, process.stderr
-  assert 'v_rand' in process.stdout
-  assert process.stdout.splitlines() == table(printed)
+  title, *scores = process.stdout.splitlines()
+  assert title == '1 images (heldout), mean of 8 turns and flips'
+  assert f'{title}, step {NUM_STEPS}' in printed
+  assert scores == table(printed)
   assert process.stderr == ''
   assert snapshot(workdir) == before
 
@@ -127,6 +129,7 @@ def test_divergence_names_the_step_and_keeps_a_checkpoint(tmp_path):
 
 def test_fewer_steps_than_trained_are_refused(unbroken, tmp_path):
   shutil.copytree(unbroken[0], tmp_path / 'run')
+  before = snapshot(tmp_path)
   process = run(
     'main',
     *COMMAND,
@@ -135,6 +138,7 @@ def test_fewer_steps_than_trained_are_refused(unbroken, tmp_path):
   )
   assert process.returncode == 2
   assert 'at step 40 already' in process.stderr
+  assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize('argument', read_card()['ARGUMENTS'])

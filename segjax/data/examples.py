@@ -33,6 +33,8 @@ class Dataset:
     heldout: examples to evaluate on; may be empty.
     digest: hexadecimal SHA-256 that other data would not have.
     palette: u8[K, 3], RGB colours of the classes in pictures; None is VOC's.
+    head_sizes: how many of the classes each label of a pixel has; () is one
+      label that has all.
   """
 
   class_names: tuple[str, ...]
@@ -40,6 +42,7 @@ class Dataset:
   heldout: Sequence[dict]
   digest: str
   palette: np.ndarray | None = None
+  head_sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,7 @@ def dataset_of_files(
   *,
   settings: Sequence = (),
   palette: np.ndarray | None = None,
+  head_sizes: tuple[int, ...] = (),
 ) -> Dataset:
   """Returns a data set whose examples are read when they are asked for.
 
@@ -101,6 +105,7 @@ def dataset_of_files(
     settings: what changes images or labels and is not in the files; part of
       the digest.
     palette: as in `Dataset`.
+    head_sizes: as in `Dataset`.
 
   Raises:
     InputError: an example is trained on and held out.
@@ -112,6 +117,7 @@ def dataset_of_files(
     heldout=FileExamples(tuple(heldout), read),
     digest=digest_of_files((*train, *heldout), len(train), *settings),
     palette=palette,
+    head_sizes=head_sizes,
   )
 
 

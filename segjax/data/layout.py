@@ -68,7 +68,7 @@ def read_list(file: Path, tail: int | None = None) -> list[list[str]]:
       word that leads out of a folder: absolute, or with '..'.
   """
   try:
-    text = file.read_text(encoding='utf-8')
+    text = file.expanduser().read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as e:
     reason = getattr(e, 'strerror', None) or 'it is no UTF-8 text'
     raise InputError(f'cannot read {file}: {reason}') from e

@@ -85,9 +85,9 @@ def pad_and_stack(
   if len(kinds) > 1 or (len(set(sizes)) > 1 and not bucket_px):
     shapes = sorted({str(e['image'].shape) for e in examples})
     raise InputError(
-      f'images of {" and ".join(shapes)} cannot be in one batch; use '
-      'batching.bucket_px=64 for sizes that differ, and images of one type '
-      'and number of channels'
+      f'images of {" and ".join(shapes)} cannot be in one batch; sizes that '
+      'differ need whole images (tile_size_px=0) in batching.bucket_px=64, or '
+      'batch_size=1; types and numbers of channels must be equal'
     )
   if not bucket_px:
     return {

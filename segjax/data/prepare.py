@@ -130,7 +130,12 @@ def prepare(
         builder.download_and_prepare()
       if final.exists():
         final.rename(Path(folder) / 'replaced')  # At once, unlike deleting.
-      (Path(folder) / name).rename(final)
+      try:
+        (Path(folder) / name).rename(final)
+      except BaseException:  # Also ctrl-c: the old set would go with `folder`.
+        if (Path(folder) / 'replaced').exists():
+          (Path(folder) / 'replaced').rename(final)
+        raise
   except OSError as e:
     raise InputError(f'{final} cannot be written: {e.strerror or e}') from e
   return final / _VERSION

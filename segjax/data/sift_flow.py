@@ -82,7 +82,11 @@ def load(
   train = layout.list_items(root, train_lists, patterns)
   heldout = layout.list_items(root, heldout_lists, patterns)
   return dataset_of_files(
-    (*SEMANTIC_NAMES, *GEOMETRIC_NAMES), train, heldout, _read
+    (*SEMANTIC_NAMES, *GEOMETRIC_NAMES),
+    train,
+    heldout,
+    _read,
+    head_sizes=(len(SEMANTIC_NAMES), len(GEOMETRIC_NAMES)),
   )
 
 

@@ -60,8 +60,8 @@ _NOT_FIELDS = (
 def create_model(config: Mapping[str, Any]) -> nn.Module:
   """Returns the model that `config.name` and its other fields describe.
 
-  The loop uses of it `in_channels`, `num_classes`, `head_sizes` (the classes of
-  each head, one after another in the logits) and `geometry`.
+  The loop uses of it `in_channels`, `num_classes`, `head_names`, `head_sizes`
+  (the classes of each head, one after another in the logits) and `geometry`.
 
   Args:
     config: `name`, one of `UNETS` or `FCNS`; `dtype`, one of `DTYPES`; and

@@ -99,13 +99,18 @@ class FCN(nn.Module):
     return FCNGeometry(tuple((row.name, row.window) for row in rows), steps)
 
   @property
+  def head_names(self) -> tuple[str, ...]:
+    """The name of each head; the only one has none."""
+    return tuple(name for name, _ in self.heads) or ('',)
+
+  @property
   def head_sizes(self) -> tuple[int, ...]:
     """The classes of each head, in the order of the logits."""
     return tuple(size for _, size in self.heads) or (self.num_classes,)
 
   def head_layers(self, layer: str) -> tuple[str, ...]:
     """Returns the names that `layer` has in the heads."""
-    return tuple(f'{layer}_{name}' for name, _ in self.heads) or (layer,)
+    return tuple(f'{layer}_{n}' if n else layer for n in self.head_names)
 
   @nn.compact
   def __call__(

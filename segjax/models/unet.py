@@ -105,8 +105,13 @@ class UNet(nn.Module):
     return UNetGeometry(self.depth, self.convs_per_block, self.padding)
 
   @property
+  def head_names(self) -> tuple[str, ...]:
+    """The name of each head; a U-Net has one, without a name."""
+    return ('',)
+
+  @property
   def head_sizes(self) -> tuple[int, ...]:
-    """The classes of each head; a U-Net has one."""
+    """The classes of each head."""
     return (self.num_classes,)
 
   @nn.compact

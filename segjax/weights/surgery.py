@@ -63,27 +63,6 @@ def fc_to_conv(
   return {**params, **changed}
 
 
-def conv_to_fc(params: Params, layers: Sequence[str]) -> dict[str, Any]:
-  """Returns the tree with the named convolutions as fully connected layers.
-
-  The inverse of `fc_to_conv`: kernels [H, W, C, O] become [H W C, O].
-
-  Raises:
-    InputError: a layer is missing or its kernel has not four axes.
-  """
-  changed = {}
-  for name in layers:
-    layer = _layer(params, name)
-    kernel = layer['kernel']
-    if kernel.ndim != 4:
-      raise InputError(
-        f'{name}: kernel {list(kernel.shape)} is not [H, W, C, O]'
-      )
-    kernel = kernel.reshape(-1, kernel.shape[-1])
-    changed[name] = {**layer, 'kernel': kernel}
-  return {**params, **changed}
-
-
 def change_classes(
   params: Params,
   num_classes: int,
