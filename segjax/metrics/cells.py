@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SEG, the segmentation accuracy of the Cell Tracking Challenge.
+
+The Jaccard index of every reference object with the object of the result that
+covers more than half of it, 0 where none does; the mean over the reference
+objects of all frames. The U-Net paper reports it as "IOU" (table 2). Objects of
+the result that match nothing are not punished, so that frames whose truth marks
+only some of the cells can be scored. The challenge's field of interest is not
+known here: cut frames to it before.
+
+Contract: host numpy. Ids of objects are positive integers, 0 is background. A
+frame is [H,W], or [D,H,W] of a volume.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from segjax.errors import InputError
+
+
+def match_objects(label: np.ndarray, result: np.ndarray) -> np.ndarray:
+  """Counts the pixels of each reference object of a frame and of its match.
+
+  Args:
+    label: integers, ids of reference objects; of any shape.
+    result: the same, ids of the objects found.
+
+  Returns:
+    int64[R,3], a row for each reference object by increasing id: its pixels,
+    those of the result object that holds more than half of them, and those in
+    both. The last two are 0 where there is no such object.
+
+  Raises:
+    InputError: shapes differ, or an id is negative or no integer.
+  """
+  label, result = np.asarray(label), np.asarray(result)
+  if label.shape != result.shape:
+    raise InputError(
+      f'label has shape {label.shape}, result {result.shape}; both must be '
+      'the same'
+    )
+  for name, ids in (('label', label), ('result', result)):
+    if not np.issubdtype(ids.dtype, np.integer) or ids.min(initial=0) < 0:
+      raise InputError(
+        f'{name} holds {ids.dtype} down to {ids.min(initial=0)}; ids must be '
+        'integers >= 0'
+      )
+  ids, i, sizes = np.unique(label, return_inverse=True, return_counts=True)
+  found, j, found_sizes = np.unique(
+    result, return_inverse=True, return_counts=True
+  )
+  pairs, both = np.unique(
+    i.ravel() * len(found) + j.ravel(), return_counts=True
+  )
+  i, j = np.divmod(pairs, len(found))
+  # Strict, so that one object at most matches.
+  matches = (found[j] > 0) & (2 * both > sizes[i])
+  i, j, both = i[matches], j[matches], both[matches]
+  counts = np.zeros((len(ids), 3), np.int64)
+  counts[:, 0] = sizes
+  counts[i, 1] = found_sizes[j]
+  counts[i, 2] = both
+  return counts[ids > 0]
+
+
+def seg(labels: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> float:
+  """Returns SEG of the annotated frames of one or more sequences, in [0, 1].
+
+  Args:
+    labels: the frames' reference objects, see `match_objects`: a stack, or a
+      list of frames of any sizes.
+    results: the objects found, frame by frame.
+
+  Raises:
+    InputError: the numbers of frames differ, no frame has a reference object,
+      or as `match_objects`.
+  """
+  if len(labels) != len(results):
+    raise InputError(
+      f'{len(labels)} frames of labels and {len(results)} of results; both '
+      'must be the same'
+    )
+  counts = [match_objects(*pair) for pair in zip(labels, results, strict=True)]
+  if not sum(map(len, counts)):
+    raise InputError('no frame has a reference object; SEG is undefined')
+  size, found, both = np.concatenate(counts).T
+  return float(np.mean(both / (size + found - both)))
