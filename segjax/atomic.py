@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,44 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
   the disk is full, the old file stays and the new one is removed.
   """
   path = Path(path)
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
+  temporary = _beside(path)
   try:
     yield temporary
-    with open(temporary, 'rb') as file:
-      os.fsync(file.fileno())
+    _sync(temporary)
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+  """Yields an empty folder beside `path` that becomes `path` at the end.
+
+  Its files lie directly in it. If the block raises, or the disk is full, a
+  folder that was at `path` stays and the new one is removed. No system call
+  exchanges two folders: a crash while one replaces the other can leave none.
+  """
+  path = Path(path)
+  temporary, old = _beside(path), _beside(path)
+  try:
+    temporary.mkdir()
+    yield temporary
+    for file in temporary.iterdir():
+      _sync(file)
+    if path.exists():
+      os.rename(path, old)
+    os.rename(temporary, path)
+  finally:
+    if old.exists() and not path.exists():
+      os.rename(old, path)
+    for folder in (temporary, old):
+      shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(path):
+  return path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
+
+
+def _sync(file):
+  with open(file, 'rb') as opened:
+    os.fsync(opened.fileno())

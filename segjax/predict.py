@@ -2,7 +2,8 @@
 """Predicts image files with a trained network.
 
 `python -m segjax.predict --workdir=DIR --input=IMAGES --output=FILE`, or with
-converted weights `--config=CONFIG --params=FILE` instead of a run.
+converted weights `--config=CONFIG --params=FILE` instead of a run, or
+`--artifact=FOLDER` that `segjax.export` wrote.
 """
 
 import functools
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax import networks, pictures
+from segjax import artifact, networks, pictures
 from segjax.data import images, look_of
 from segjax.errors import InputError, run_command
 from segjax.networks import Network
@@ -207,9 +208,20 @@ def _make_folder(folder: Path) -> None:
     ) from e
 
 
+def _load(args) -> Network:
+  if args.artifact is None:
+    return networks.load_from_flags()
+  if (args.workdir, args.config, args.params) != (None, None, None):
+    raise InputError(
+      f'--artifact={args.artifact} is a network by itself; give no --workdir, '
+      '--config or --params with it'
+    )
+  return Network(*artifact.load(args.artifact), data_sha256=None)
+
+
 def main(_):
   args = flags.FLAGS
-  network = networks.load_from_flags()
+  network = _load(args)
   if args.tile_size is not None:
     if 'max_tile_size' not in network.config.prediction:
       raise InputError(
@@ -229,6 +241,9 @@ def main(_):
 
 if __name__ == '__main__':
   networks.define_flags()
+  flags.DEFINE_string(
+    'artifact', None, 'Instead of both: folder of segjax.export.'
+  )
   flags.DEFINE_string(
     'input', None, 'Image file, stack, or folder of images.', required=True
   )

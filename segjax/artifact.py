@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trained networks that run without their code: a folder of three files.
+
+    program.bin     the network at one input size, for any batch, as StableHLO
+                    in the format of `jax.export`
+    params.npz      its first argument, as `weights.files` writes it
+    artifact.json   how pixels are prepared, how the network is slid over an
+                    image, what its classes are, and digests of the files above
+
+`segjax.export` makes one, `segjax.predict --artifact` runs it. No module of
+`segjax.models` is needed, and none is imported here.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import export
+from ml_collections import ConfigDict
+
+from segjax.atomic import replacing_folder
+from segjax.errors import InputError
+from segjax.geometry import UNetGeometry
+from segjax.predictor import create_predictor
+from segjax.weights import files
+
+PROGRAM = 'program.bin'
+PARAMS = 'params.npz'
+ABOUT = 'artifact.json'
+
+_FORMAT = 1  # Raised when older readers would misunderstand.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+  """What `predictor.create_predictor` asks of a model.
+
+  Attributes:
+    apply: ({'params': params}, image f32[B, H, W, C]) -> logits f32[B, h, w, K]
+      at the input size of the artifact; of an FCN with `size` i32[B, 2], the
+      true sizes of the images in it.
+    geometry: of a U-Net; None for an FCN, which takes images whole.
+    in_channels: C.
+    head_sizes: the classes of each head.
+  """
+
+  apply: Callable[..., jax.Array]
+  geometry: UNetGeometry | None
+  in_channels: int
+  head_sizes: tuple[int, ...]
+
+  @property
+  def num_classes(self) -> int:
+    """K, of all heads."""
+    return sum(self.head_sizes)
+
+
+def check_output(path: str | os.PathLike, overwrite: bool) -> None:
+  """Raises InputError if `write` will not write to `path`."""
+  path = Path(path)
+  if not path.parent.is_dir():
+    raise InputError(f'output {path}: there is no folder {path.parent}')
+  if path.exists() and not overwrite:
+    raise InputError(f'{path} exists; give --overwrite to replace it')
+  names = {PROGRAM, PARAMS, ABOUT}
+  if path.exists() and not (
+    path.is_dir() and {file.name for file in path.iterdir()} <= names
+  ):
+    raise InputError(
+      f'{path} holds something else than an artifact, which is not replaced; '
+      'give another --output'
+    )
+
+
+def write(
+  path: str | os.PathLike,
+  exported: export.Exported,
+  params: Mapping[str, Any],
+  about: Mapping[str, Any],
+  overwrite: bool = False,
+) -> None:
+  """Writes an artifact; the folder appears whole or not at all.
+
+  Args:
+    path: the folder, in one that exists.
+    exported: (params, image f32[n, H, W, C]) -> logits f32[n, h, w, K] for
+      symbolic n; of an FCN (params, image, size i32[n, 2]).
+    params: nested dict of f32 arrays.
+    about: what `artifact.json` holds, in JSON's types: `geometry` (the fields
+      of a UNetGeometry, or null), `head_sizes`, `preprocessing`, `prediction`,
+      `average`, `class_names` and `palette` (RGB of each class, or null).
+    overwrite: whether to replace an artifact that is there.
+
+  Raises:
+    InputError: see `check_output`; or it cannot be written.
+  """
+  check_output(path, overwrite)
+  try:
+    with replacing_folder(path) as folder:
+      (folder / PROGRAM).write_bytes(exported.serialize())
+      files.write_params(folder / PARAMS, params)
+      (_, image, *_), _ = _arguments(exported)
+      described = {
+        'format': _FORMAT,
+        'input': str(image),
+        'output': str(exported.out_avals[0]),
+        'platforms': exported.platforms,
+        **about,
+        'sha256': {name: _digest(folder / name) for name in (PROGRAM, PARAMS)},
+      }
+      text = json.dumps(described, indent=2)
+      (folder / ABOUT).write_text(text + '\n', encoding='utf-8')
+  except OSError as e:
+    raise InputError(f'{path} cannot be written: {e.strerror or e}') from e
+
+
+def load(
+  path: str | os.PathLike,
+) -> tuple[LoadedModel, dict[str, Any], ConfigDict]:
+  """Returns the model, the parameters and the config of an artifact.
+
+  As `workdir.load_run` those of a run; the config has what prediction reads.
+
+  Raises:
+    InputError: a file is missing, cut short, changed, or of another version of
+      segjax or jax; or the program isn't for the platform at hand.
+  """
+  path = Path(path)
+  about = path / ABOUT
+  try:
+    described = json.loads(about.read_text(encoding='utf-8'))
+  except OSError as e:
+    raise InputError(
+      f'no artifact at {path}: cannot read {about}: {e.strerror}'
+    ) from e
+  except ValueError as e:
+    raise InputError(f'{about} is not whole: {e}') from e
+  with _refusing(about):
+    if described['format'] != _FORMAT:
+      raise ValueError(f'format {described["format"]}; known is {_FORMAT}')
+    digests = {name: described['sha256'][name] for name in (PROGRAM, PARAMS)}
+  for name, digest in digests.items():
+    if _digest(path / name) != digest:
+      raise InputError(
+        f'{path / name} is cut short or changed: its SHA-256 is not the one in '
+        f'{about}'
+      )
+  exported = _read_program(path / PROGRAM)
+  (_, image, *_), _ = _arguments(exported)
+  with _refusing(about):
+    geometry = described['geometry']
+    model = LoadedModel(
+      apply=_apply(exported, image.shape[1:]),
+      geometry=None if geometry is None else UNetGeometry(**geometry),
+      in_channels=image.shape[-1],
+      head_sizes=tuple(described['head_sizes']),
+    )
+    config = ConfigDict(
+      dict(
+        data=dict(
+          name='artifact',
+          class_names=described['class_names'],
+          colours=described['palette'],
+        ),
+        preprocessing={**described['preprocessing']},
+        prediction={**described['prediction']},
+        evaluation=dict(average=described['average']),
+      )
+    )
+    create_predictor(model, config)
+    num_logits = exported.out_avals[0].shape[-1]
+    if model.num_classes != num_logits:
+      raise ValueError(f'{num_logits} logits, heads of {model.head_sizes}')
+  return model, files.read_params(path / PARAMS), config
+
+
+@contextlib.contextmanager
+def _refusing(about):
+  """Turns what a description lacks or garbles into an InputError."""
+  try:
+    yield
+  except KeyError as e:
+    raise InputError(f'{about} describes no artifact: it lacks {e}') from e
+  except (AttributeError, TypeError, ValueError) as e:
+    raise InputError(f'{about} describes no artifact: {e}') from e
+
+
+def _read_program(file):
+  try:
+    exported = export.deserialize(bytearray(file.read_bytes()))
+  # Whatever the parsers of jax run into; the bytes are those written.
+  except Exception as e:
+    raise InputError(
+      f'jax {jax.__version__} cannot read {file}: {type(e).__name__}: {e}'
+    ) from e
+  backend = jax.default_backend()
+  # `jax.export` has two names for what the backend calls a GPU.
+  platforms = {'gpu': ('cuda', 'rocm')}.get(backend, (backend,))
+  if not set(platforms) & set(exported.platforms):
+    raise InputError(
+      f'{file} is a program for {", ".join(exported.platforms)}, and this is '
+      f'{backend}; export it again'
+    )
+  return exported
+
+
+def _apply(exported, input_shape):
+  @jax.custom_batching.custom_vmap
+  def call(params, *inputs):
+    return exported.call(params, *inputs)
+
+  @call.def_vmap
+  def _(axis_size, _, params, *inputs):
+    # The program has a batch of its own, and jax no rule for another.
+    merged = (x.reshape(-1, *x.shape[2:]) for x in inputs)
+    logits = call(params, *merged)
+    return logits.reshape(axis_size, -1, *logits.shape[1:]), True
+
+  def apply(variables, image, **size):
+    if image.shape[1:] != input_shape:
+      given, expected = (
+        ' x '.join(map(str, shape)) for shape in (image.shape[1:], input_shape)
+      )
+      raise InputError(
+        f'{"images" if size else "tiles"} of {given} do not fit an artifact '
+        f'for {expected} (height, width, channels); export it for another '
+        '--size_px'
+      )
+    return call(variables['params'], image, *size.values())
+
+  return apply
+
+
+def _arguments(exported):
+  """Returns the positional and the named arguments of a program, as avals."""
+  return jax.tree.unflatten(exported.in_tree, exported.in_avals)
+
+
+def _digest(file):
+  try:
+    with open(file, 'rb') as opened:
+      return hashlib.file_digest(opened, 'sha256').hexdigest()
+  except OSError as e:
+    raise InputError(f'cannot read {file}: {e.strerror}') from e

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a trained network as an artifact that needs no model code.
+
+`python -m segjax.export --workdir=DIR --output=NET.segjax`, or with converted
+weights `--config=CONFIG --params=FILE`; then
+`python -m segjax.predict --artifact=NET.segjax --input=IMAGES --output=FILE`.
+"""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax import export
+
+from segjax import artifact, networks
+from segjax.data import look_of
+from segjax.errors import InputError, run_command
+from segjax.geometry import UNetGeometry
+from segjax.networks import Network
+from segjax.predictor import create_predictor
+from segjax.tiling import plan_tiles
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def export_network(
+  network: Network,
+  output: str | os.PathLike,
+  *,
+  size_px: int | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes an artifact of a network for `PLATFORMS`; see `segjax.artifact`.
+
+  A U-Net is exported at one tile, which covers images of any size. An FCN takes
+  images whole, up to the size it is exported at.
+
+  Args:
+    network: of a run, or with converted weights.
+    output: folder to write.
+    size_px: input side of a tile, None for that of training; or for an FCN the
+      longer side of the largest image.
+    overwrite: whether to replace an artifact that is there.
+
+  Raises:
+    InputError: the network does not take the size or an FCN gets none; a
+      setting in `prediction` or `preprocessing` is wrong; or see
+      `artifact.write`.
+  """
+  artifact.check_output(output, overwrite)
+  model, params, config, _ = network
+  create_predictor(model, config)  # Raises early.
+  prediction = config.prediction.to_dict()
+  is_unet = isinstance(model.geometry, UNetGeometry)
+  if is_unet:
+    size_px = config.tile_size_px if size_px is None else size_px
+    # An image that needs more than one tile.
+    plan_tiles(size_px + 1, size_px + 1, model.geometry, size_px)
+    prediction |= dict(tile_size=size_px, max_tile_size=size_px)
+  elif size_px is None or size_px < 1:
+    raise InputError(
+      f'size_px={size_px}: this network takes images whole; give the longer '
+      'side of the largest'
+    )
+  else:
+    prediction |= dict(bucket_px=size_px)
+
+  (batch,) = export.symbolic_shape('n')
+  shape = (batch, size_px, size_px, model.in_channels)
+  inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
+  if not is_unet:
+    inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
+
+  @jax.jit
+  def logits(params, image, size=None):
+    padded = {} if is_unet else {'size': size}
+    return model.apply({'params': params}, image, **padded)
+
+  params = jax.tree.map(np.asarray, params)
+  exported = export.export(logits, platforms=PLATFORMS)(params, *inputs)
+  class_names, palette = look_of(config.data, model.num_classes)
+  about = {
+    'geometry': dataclasses.asdict(model.geometry) if is_unet else None,
+    'head_sizes': model.head_sizes,
+    'preprocessing': config.preprocessing.to_dict(),
+    'prediction': prediction,
+    'average': config.evaluation.average,
+    'class_names': class_names,
+    'palette': None if palette is None else np.asarray(palette).tolist(),
+  }
+  artifact.write(output, exported, params, about, overwrite)
+
+
+def main(_):
+  args = flags.FLAGS
+  artifact.check_output(args.output, args.overwrite)
+  network = networks.load_from_flags()
+  export_network(
+    network, args.output, size_px=args.size_px, overwrite=args.overwrite
+  )
+  print(f'{args.output}: for {", ".join(PLATFORMS)}', flush=True)
+
+
+if __name__ == '__main__':
+  networks.define_flags()
+  flags.DEFINE_string('output', None, 'Folder to write.', required=True)
+  flags.DEFINE_integer(
+    'size_px',
+    None,
+    'Input side of a tile, None for that of training; for a network that takes '
+    'images whole, the longer side of the largest.',
+  )
+  flags.DEFINE_bool('overwrite', False, 'Replace an artifact that exists.')
+  run_command(main)

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exported network predicts what the network does, without its code."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import fcn_nets
+import jax
+import numpy as np
+import pytest
+import tifffile
+from commands import REPOSITORY, run, tiny_config
+from ml_collections import ConfigDict
+
+from segjax import artifact, export
+from segjax.data import images
+from segjax.errors import InputError
+from segjax.export import export_network
+from segjax.models import create_model
+from segjax.models.fcn import FCN8s
+from segjax.networks import Network
+from segjax.predict import predict_files
+from segjax.predictor import create_predictor
+from segjax.steps import init_params
+from segjax.weights import files
+
+
+def unet():
+  config = tiny_config()
+  model = create_model(config.model)
+  return Network(model, init_params(model, jax.random.key(0)), config, None)
+
+
+def fcn():
+  model = FCN8s(padding='same', **fcn_nets.NARROW)
+  config = ConfigDict(
+    dict(
+      data=dict(name='folder', class_names=('a', 'b', 'c', 'd'), colours=()),
+      preprocessing=dict(mean=0.5, std=0.25, channels=(2, 1, 0)),
+      prediction=dict(bucket_px=0),
+      evaluation=dict(average=False),
+    )
+  )
+  return Network(model, fcn_nets.random_params(model), config, None)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A U-Net at tiles of 34 px."""
+  folder = tmp_path_factory.mktemp('export') / 'net.segjax'
+  export_network(unet(), folder)
+  return folder
+
+
+def picture(*shape, seed=0):
+  return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize('average', [False, True])
+def test_a_unet_predicts_the_same(folder, average):
+  model, params, config, _ = unet()
+  image = picture(37, 50, 1)
+  with config.unlocked():
+    config.prediction.tile_size = 34
+  expected = create_predictor(model, config, average)(params, image)
+  loaded, params, config = artifact.load(folder)
+  got = create_predictor(loaded, config, average)(params, image)
+  np.testing.assert_allclose(got, expected, atol=1e-6)
+  assert np.ptp(expected[..., 1]) > 0.01  # Or equality would show little.
+
+
+def test_batches_of_tiles_share_the_program(folder):
+  image = picture(37, 50, 1)
+  model, params, config = artifact.load(folder)
+  one = create_predictor(model, config)(params, image)
+  config.prediction.tiles_per_batch = 4
+  four = create_predictor(model, config)(params, image)
+  np.testing.assert_allclose(four, one, atol=1e-6)
+
+
+def test_an_fcn_predicts_images_up_to_its_size(tmp_path):
+  model, params, config, _ = network = fcn()
+  export_network(network, tmp_path / 'fcn.segjax', size_px=40)
+  loaded, arrays, about = artifact.load(tmp_path / 'fcn.segjax')
+  for shape in ((40, 23, 3), (17, 40, 3)):
+    image = picture(*shape)
+    expected = create_predictor(model, config)(params, image)
+    got = create_predictor(loaded, about)(arrays, image)
+    assert got.shape == (*shape[:2], 4)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+  predict = create_predictor(loaded, about)
+  with pytest.raises(InputError, match='images of 80 x 40 x 3 do not fit an '):
+    predict(arrays, picture(41, 23, 3))
+
+
+def test_files_are_predicted_without_the_model_code(folder, tmp_path):
+  """Names and colours of classes come with it, too."""
+  shape = (2, 37, 50)
+  images.write_stack(tmp_path / 'in.tif', picture(*shape))
+  with (network := unet()).config.unlocked():
+    network.config.prediction.tile_size = 34
+  predict_files(network, tmp_path / 'in.tif', tmp_path / 'expected.tif')
+  code = f"""
+import sys
+sys.modules['segjax.models'] = None  # Importing it fails.
+from segjax import artifact
+from segjax.data import images, look_of
+from segjax.predictor import create_predictor
+model, params, config = artifact.load({str(folder)!r})
+predict = create_predictor(model, config, config.evaluation.average)
+stack = images.read_stack({str(tmp_path / 'in.tif')!r})
+probabilities = [predict(params, image)[..., 1] for image in stack]
+images.write_stack({str(tmp_path / 'out.npy')!r}, probabilities)
+print(look_of(config.data, model.num_classes)[0])
+"""
+  process = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, cwd=REPOSITORY
+  )
+  assert process.returncode == 0, process.stderr
+  assert process.stdout == "('membrane', 'cell')\n"
+  expected = tifffile.imread(tmp_path / 'expected.tif')
+  assert expected.shape == shape
+  got = np.load(tmp_path / 'out.npy')
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_commands(folder, tmp_path):
+  network = unet()
+  params, net, card = (str(tmp_path / n) for n in ('p.npz', 'net', 'card.py'))
+  files.write_params(params, network.params)
+  text = json.dumps(network.config.to_dict())
+  (tmp_path / 'card.py').write_text(
+    'import json, ml_collections\n'
+    f'def get_config(): return ml_collections.ConfigDict(json.loads({text!r}))'
+  )
+  given = (f'--config={card}', f'--params={params}', f'--output={net}')
+  process = run('export', *given)
+  assert process.returncode == 0, process.stderr
+  assert process.stdout == f'{net}: for cpu, cuda, tpu\n'
+  again = run('export', *given)
+  assert again.returncode == 2
+  message = f'error: {net} exists; give --overwrite to replace it\n'
+  assert again.stderr == message
+
+  images.write_stack(tmp_path / 'in.tif', picture(1, 20, 30))
+  for output, source in (('a', f'--artifact={net}'), ('b', '')):
+    source = (source,) if source else (*given[:2], '--tile_size=34')
+    paths = f'--input={tmp_path}/in.tif', f'--output={tmp_path}/{output}.tif'
+    process = run('predict', *source, *paths)
+    assert process.returncode == 0, process.stderr
+  a, b = (tifffile.imread(tmp_path / f'{name}.tif') for name in 'ab')
+  np.testing.assert_allclose(a, b, atol=1e-6)
+  both = run('predict', f'--artifact={net}', *given[:2], *paths)
+  assert both.returncode == 2
+  assert 'is a network by itself' in both.stderr
+
+
+def test_the_description_is_for_people_and_other_programs(folder):
+  described = json.loads((folder / 'artifact.json').read_text())
+  assert described['input'] == 'float32[n,34,34,1]'
+  assert described['output'] == 'float32[n,18,18,2]'
+  assert described['platforms'] == ['cpu', 'cuda', 'tpu']
+  geometry = {'depth': 1, 'convs_per_block': 2, 'padding': 'VALID'}
+  assert described['geometry'] == geometry
+  assert described['preprocessing']['mean'] == 0.495
+  assert described['class_names'] == ['membrane', 'cell']
+
+
+def test_sizes_are_the_networks(folder, tmp_path):
+  net = tmp_path / 'net'
+  with pytest.raises(InputError, match='35 px is not admissible'):
+    export_network(unet(), net, size_px=35)
+  config = tiny_config()
+  config.model.depth = 4
+  deep = Network(create_model(config.model), {}, config, None)
+  with pytest.raises(InputError, match='188 px is too small .* use 204'):
+    export_network(deep, net, size_px=188)
+  with pytest.raises(InputError, match='size_px=None: .* the longer side'):
+    export_network(fcn(), net)
+  assert not list(tmp_path.iterdir())
+  export_network(unet(), net, size_px=50)
+  model, params, config = artifact.load(net)
+  config.prediction.tile_size = 34
+  with pytest.raises(InputError, match='tiles of 34 x 34 x 1 .* 50 x 50 x 1'):
+    create_predictor(model, config)(params, picture(20, 20, 1))
+
+
+def test_only_an_artifact_is_replaced(folder, tmp_path):
+  net = shutil.copytree(folder, tmp_path / 'net')
+  (net / 'artifact.json').unlink()
+  with pytest.raises(InputError, match='net exists; give --overwrite'):
+    export_network(unet(), net)
+  export_network(unet(), net, overwrite=True)
+  artifact.load(net)
+  (net / 'mine.txt').write_text('')
+  with pytest.raises(InputError, match='something else than an artifact'):
+    export_network(unet(), net, overwrite=True)
+  with pytest.raises(InputError, match='there is no folder'):
+    export_network(unet(), tmp_path / 'no' / 'net')
+  assert [file.name for file in tmp_path.iterdir()] == ['net']
+
+
+def cut(file):
+  file.write_bytes(file.read_bytes()[:-20])
+
+
+def edited(**changed):
+  def edit(file):
+    described = json.loads(file.read_text()) | changed
+    kept = {k: v for k, v in described.items() if v != 'remove'}
+    file.write_text(json.dumps(kept))
+
+  return edit
+
+
+@pytest.mark.parametrize(
+  ('name', 'damage', 'message'),
+  [
+    ('program.bin', cut, 'program.bin is cut short or changed'),
+    ('params.npz', cut, 'params.npz is cut short or changed'),
+    ('artifact.json', cut, 'artifact.json is not whole'),
+    ('program.bin', lambda f: f.unlink(), 'cannot read .*program.bin: No such'),
+    ('artifact.json', lambda f: f.unlink(), 'no artifact at .*net: cannot'),
+    ('artifact.json', lambda f: f.write_text('[]'), 'describes no artifact'),
+    ('artifact.json', edited(format=2), 'format 2; known is 1'),
+    ('artifact.json', edited(palette='remove'), "it lacks 'palette'"),
+    ('artifact.json', edited(sha256={}), "it lacks 'program.bin'"),
+    ('artifact.json', edited(head_sizes=[3]), r'2 logits, heads of \(3,\)'),
+    ('artifact.json', edited(geometry={'deep': 1}), "argument 'deep'"),
+    ('artifact.json', edited(prediction={}), 'tiles_per_batch'),
+  ],
+)
+def test_damage_is_refused(folder, tmp_path, name, damage, message):
+  net = shutil.copytree(folder, tmp_path / 'net')
+  damage(net / name)
+  with pytest.raises(InputError, match=message):
+    artifact.load(net)
+
+
+def test_a_program_that_jax_cannot_read(folder, tmp_path):
+  """Its digest is right: another version of jax wrote it."""
+  net = shutil.copytree(folder, tmp_path / 'net')
+  program = net / 'program.bin'
+  cut(program)
+  digests = {
+    n: artifact._digest(net / n) for n in ('program.bin', 'params.npz')
+  }
+  edited(sha256=digests)(net / 'artifact.json')
+  with pytest.raises(InputError, match=f'jax {jax.__version__} cannot read'):
+    artifact.load(net)
+
+
+def test_a_program_for_other_platforms(tmp_path, monkeypatch):
+  monkeypatch.setattr(export, 'PLATFORMS', ('tpu', 'cuda'))
+  export_network(unet(), tmp_path / 'net')
+  with pytest.raises(InputError, match='for tpu, cuda, and this is cpu'):
+    artifact.load(tmp_path / 'net')
