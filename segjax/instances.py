@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a map of cells to single cells, on images of any size.
+
+Pixels above a threshold that touch by an edge make a component; with seeds, a
+watershed cuts components that hold several. `label_blocks` never holds the
+image, and its borders leave no trace: it gives what `find_instances` does, but
+for the order of the numbers.
+
+`python -m segjax.instances --input=MAPS --output=FOLDER` takes what
+`segjax.predict` wrote of two classes, probabilities or labels. Frames named as
+in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from scipy import ndimage, sparse
+from skimage.segmentation import watershed
+
+from segjax.data import images
+from segjax.errors import InputError, run_command
+
+_MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
+
+
+def find_instances(
+  cell: np.ndarray,
+  threshold: float = 0.5,
+  seed_threshold: float | None = None,
+) -> np.ndarray:
+  """Numbers the instances of a map from 1, i32[H, W]; 0 is background.
+
+  Args:
+    cell: [H, W], probability of cell, or a label of 1 in cells.
+    threshold: cells are where the map exceeds it, 4-connected.
+    seed_threshold: if given, each component of the map above it is the seed of
+      an instance, which grows from high values to low up to its neighbours and
+      the threshold. Components of cells without a seed vanish.
+
+  Raises:
+    InputError: as `label_blocks`.
+  """
+  cell = np.asarray(cell)
+  out = np.zeros(cell.shape, np.int32)
+  label_blocks(cell, out, threshold, seed_threshold, max((1, *cell.shape)))
+  return out
+
+
+def label_blocks(
+  cell: Any,
+  out: Any,
+  threshold: float = 0.5,
+  seed_threshold: float | None = None,
+  block_px: int = 2048,
+) -> int:
+  """Writes the instances of a map, block by block, and returns their number.
+
+  Connected components are those of the whole map, whatever the blocks: pieces
+  that touch across a border are found to be one. So is the watershed, since it
+  runs in the bounding box of one component at a time. Memory holds a block, a
+  row of the map, a few numbers of each piece, and with seeds the bounding box
+  of one component, which may be large where cells are not apart.
+
+  Args:
+    cell: as of `find_instances`; anything with a `shape` of which
+      `cell[rows, columns]` reads a window: an array, memory map or Zarr array.
+    out: signed integers of the same shape, also assigned by windows.
+    threshold: as of `find_instances`.
+    seed_threshold: as of `find_instances`.
+    block_px: side of a block.
+
+  Raises:
+    InputError: a shape, the dtype of `out` or an argument doesn't fit, the map
+      holds NaN, or `out` cannot count as far as there are pieces.
+  """
+  _check(cell, out, threshold, seed_threshold, block_px)
+  windows = list(_windows(cell.shape, block_px))
+  boxes, touching = _label_pieces(cell, out, threshold, windows)
+  numbers = _joined(len(boxes), touching)
+  count = int(numbers.max())
+  # Negative until a watershed has cut it, for that gives new numbers.
+  sign = 1 if seed_threshold is None else -1
+  for window in windows:
+    out[window] = (sign * numbers[out[window]]).astype(out.dtype)
+  if seed_threshold is None:
+    return count
+  # First row and column, and the ends of both negated: all are minima.
+  whole = np.full((count + 1, 4), np.iinfo(np.int64).max)
+  np.minimum.at(whole, numbers[1:], boxes)
+  return _cut(cell, out, whole[1:], seed_threshold)
+
+
+def _label_pieces(cell, out, threshold, windows):
+  """Numbers the components of each block by itself.
+
+  Returns i64[P, 4] of the pieces, (top, left, -bottom, -right), and i64[2, T],
+  pairs of pieces that touch across a border.
+  """
+  boxes, touching = [np.zeros((0, 4), np.int64)], []
+  count = 0
+  above = np.zeros(cell.shape[1], np.int64)
+  beside = None  # The last column of the block before.
+  for rows, columns in windows:
+    pieces, number = ndimage.label(_read(cell, (rows, columns)) > threshold)
+    if count + number > np.iinfo(out.dtype).max:
+      raise InputError(f'{out.dtype} cannot number all pieces; use int64')
+    found = [
+      (r.start + rows.start, c.start + columns.start)
+      + (-r.stop - rows.start, -c.stop - columns.start)
+      for r, c in ndimage.find_objects(pieces)
+    ]
+    boxes.append(np.reshape(np.int64(found), (-1, 4)))
+    pieces = np.where(pieces > 0, pieces + np.int64(count), 0)
+    count += number
+    touching.append((above[columns].copy(), pieces[0]))
+    if columns.start > 0:
+      touching.append((beside, pieces[:, 0]))
+    above[columns], beside = pieces[-1], pieces[:, -1]
+    out[rows, columns] = pieces.astype(out.dtype)
+  pairs = np.concatenate([np.stack(pair) for pair in touching], axis=1)
+  return np.concatenate(boxes), pairs[:, (pairs > 0).all(axis=0)]
+
+
+def _joined(count, touching):
+  """Returns i64[count + 1], a number for each piece that its kin share; 0 0."""
+  graph = sparse.coo_array(
+    (np.ones(touching.shape[1], bool), tuple(touching)),
+    shape=(count + 1, count + 1),
+  )
+  _, kin = sparse.csgraph.connected_components(graph, directed=False)
+  _, first, index = np.unique(kin, return_index=True, return_inverse=True)
+  # By their first pieces, so that background stays 0.
+  return np.argsort(np.argsort(first))[index]
+
+
+def _cut(cell, out, boxes, seed_threshold):
+  """Cuts the components -1, -2, ... of `out`; returns how many there are."""
+  count = 0
+  for k, (top, left, bottom, right) in enumerate(boxes.tolist(), start=1):
+    window = slice(top, -bottom), slice(left, -right)
+    ids = np.array(out[window])
+    inside = ids == -k
+    values = _read(cell, window)
+    seeds, number = ndimage.label(inside & (values > seed_threshold))
+    if number > 1:
+      seeds = watershed(-values, seeds, mask=inside)
+    else:
+      seeds = np.full(ids.shape, number)
+    ids[inside] = np.where(seeds > 0, seeds + count, 0)[inside]
+    out[window] = ids
+    count += number
+  return count
+
+
+def _windows(shape, block_px) -> Iterator[tuple[slice, slice]]:
+  starts = (range(0, size, block_px) for size in shape)
+  for top, left in itertools.product(*starts):
+    yield (
+      slice(top, min(top + block_px, shape[0])),
+      slice(left, min(left + block_px, shape[1])),
+    )
+
+
+def _read(cell, window):
+  # As doubles: a float32 comparison would round the threshold.
+  values = np.asarray(cell[window], np.float64)
+  if np.isnan(values).any():
+    row, column = np.argwhere(np.isnan(values))[0]
+    raise InputError(
+      f'map is NaN in row {window[0].start + row}, column '
+      f'{window[1].start + column}; all must be numbers'
+    )
+  return values
+
+
+def _check(cell, out, threshold, seed_threshold, block_px):
+  if len(cell.shape) != 2 or 0 in cell.shape or out.shape != cell.shape:
+    raise InputError(
+      f'map of shape {list(cell.shape)} into {list(out.shape)}; both must be '
+      'the same [H, W], not empty'
+    )
+  if not np.issubdtype(out.dtype, np.signedinteger):
+    raise InputError(f'out is {out.dtype}; it must be signed, such as int32')
+  if block_px < 1:
+    raise InputError(f'block_px={block_px} must be at least 1')
+  if seed_threshold is not None and seed_threshold < threshold:
+    raise InputError(
+      f'seed_threshold={seed_threshold} must be at least the threshold, '
+      f'{threshold}'
+    )
+
+
+def label_files(
+  source: Path,
+  output: Path,
+  *,
+  threshold: float = 0.5,
+  seed_threshold: float | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
+
+  Args:
+    source: file or folder of maps of one channel: probabilities f32, or labels
+      0 and 1.
+    output: a .tif for a file; for a folder a folder, made if need be, with
+      maskTTT.tif for tTTT and NAME.tif for another NAME.
+    threshold: as of `find_instances`.
+    seed_threshold: as of `find_instances`.
+    overwrite: whether to replace files that exist.
+
+  Raises:
+    InputError: a file or an argument is wrong, or a page has more than 65535
+      instances.
+  """
+  files = images.list_images(source)
+  if source.is_dir():
+    outputs = [output / _result_name(file) for file in files]
+    if not output.parent.is_dir() or output.is_file():
+      raise InputError(f'output {output} cannot be made a folder')
+  else:
+    outputs = [output]
+    if output.suffix.lower() not in ('.tif', '.tiff'):
+      raise InputError(f'output {output} of a file must be a .tif')
+    if not output.parent.is_dir():
+      raise InputError(f'output {output}: there is no folder {output.parent}')
+  for file in outputs:
+    if outputs.count(file) > 1:
+      raise InputError(f'{file} would hold two inputs; rename one of them')
+    if file.exists() and not overwrite:
+      raise InputError(f'{file} exists; give --overwrite to replace it')
+  for file, target in zip(files, outputs, strict=True):
+    stack = [
+      find_instances(page, threshold, seed_threshold) for page in _pages(file)
+    ]
+    most = max(int(page.max()) for page in stack)
+    if most > _MAX_ID:
+      raise InputError(
+        f'{file} has {most} instances on a page; {_MAX_ID} fit into a file'
+      )
+    if source.is_dir():
+      output.mkdir(exist_ok=True)
+    images.write_stack(target, np.stack(stack).astype(np.uint16))
+    total = sum(int(page.max()) for page in stack)
+    print(f'{target}: {total} instances', flush=True)
+
+
+def _result_name(file):
+  return f'{re.sub("^t(?=[0-9]{3,4}$)", "mask", file.stem)}.tif'
+
+
+def _pages(file):
+  stack = images.read_stack(file)
+  if stack.shape[-1] != 1 or stack.min() < 0 or stack.max() > 1:
+    raise InputError(
+      f'{file} has {stack.shape[-1]} channel(s) of values from '
+      f'{stack.min():g} to {stack.max():g}; expected one, of probabilities or '
+      'labels in [0, 1]'
+    )
+  return stack[..., 0]
+
+
+def main(_):
+  args = flags.FLAGS
+  label_files(
+    Path(args.input),
+    Path(args.output),
+    threshold=args.threshold,
+    seed_threshold=args.seed_threshold,
+    overwrite=args.overwrite,
+  )
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('input', None, 'File or folder of maps.', required=True)
+  flags.DEFINE_string(
+    'output', None, 'A .tif file; or, for a folder, a folder.', required=True
+  )
+  flags.DEFINE_float('threshold', 0.5, 'Cells are above it.')
+  flags.DEFINE_float(
+    'seed_threshold', None, 'Seeds are above it; None cuts no component.'
+  )
+  flags.DEFINE_bool('overwrite', False, 'Replace files that exist.')
+  run_command(main)
