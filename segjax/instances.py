@@ -3,7 +3,7 @@
 
 Pixels above a threshold that touch by an edge make a component; with seeds, a
 watershed cuts components that hold several. `label_blocks` never holds the
-image, and its borders leave no trace: it gives what `find_instances` does, but
+image, and its borders leave no trace: it gives what `label_instances` does, but
 for the order of the numbers.
 
 `python -m segjax.instances --input=MAPS --output=FOLDER` takes what
@@ -28,7 +28,7 @@ from segjax.errors import InputError, run_command
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 
 
-def find_instances(
+def label_instances(
   cell: np.ndarray,
   threshold: float = 0.5,
   seed_threshold: float | None = None,
@@ -67,11 +67,11 @@ def label_blocks(
   of one component, which may be large where cells are not apart.
 
   Args:
-    cell: as of `find_instances`; anything with a `shape` of which
+    cell: as of `label_instances`; anything with a `shape` of which
       `cell[rows, columns]` reads a window: an array, memory map or Zarr array.
     out: signed integers of the same shape, also assigned by windows.
-    threshold: as of `find_instances`.
-    seed_threshold: as of `find_instances`.
+    threshold: as of `label_instances`.
+    seed_threshold: as of `label_instances`.
     block_px: side of a block.
 
   Raises:
@@ -210,8 +210,8 @@ def label_files(
       0 and 1.
     output: a .tif for a file; for a folder a folder, made if need be, with
       maskTTT.tif for tTTT and NAME.tif for another NAME.
-    threshold: as of `find_instances`.
-    seed_threshold: as of `find_instances`.
+    threshold: as of `label_instances`.
+    seed_threshold: as of `label_instances`.
     overwrite: whether to replace files that exist.
 
   Raises:
@@ -236,7 +236,7 @@ def label_files(
       raise InputError(f'{file} exists; give --overwrite to replace it')
   for file, target in zip(files, outputs, strict=True):
     stack = [
-      find_instances(page, threshold, seed_threshold) for page in _pages(file)
+      label_instances(page, threshold, seed_threshold) for page in _pages(file)
     ]
     most = max(int(page.max()) for page in stack)
     if most > _MAX_ID:

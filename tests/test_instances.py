@@ -48,7 +48,7 @@ def test_components_are_those_of_scipy(seed, shape, block_px):
   cell = drawn_map(seed, shape)
   expected, _ = ndimage.label(cell > 0.5)
   assert_same_instances(in_blocks(cell, block_px), expected)
-  assert_same_instances(instances.find_instances(cell), expected)
+  assert_same_instances(instances.label_instances(cell), expected)
 
 
 @settings(deadline=None, max_examples=80)
@@ -61,7 +61,7 @@ def test_watershed_is_that_of_the_whole_map(seed, shape, block_px):
     expected = watershed(-cell, seeds, mask=cell > 0.4)
   options = dict(threshold=0.4, seed_threshold=0.6)
   assert_same_instances(in_blocks(cell, block_px, **options), expected)
-  assert_same_instances(instances.find_instances(cell, **options), expected)
+  assert_same_instances(instances.label_instances(cell, **options), expected)
 
 
 @settings(deadline=None, max_examples=40)
@@ -69,7 +69,7 @@ def test_watershed_is_that_of_the_whole_map(seed, shape, block_px):
 def test_blocks_leave_no_trace_where_values_are_equal(seed, shape, block_px):
   cell = drawn_map(seed, shape, levels=6)
   options = dict(threshold=0.3, seed_threshold=0.6)
-  expected = instances.find_instances(cell, **options)
+  expected = instances.label_instances(cell, **options)
   assert_same_instances(in_blocks(cell, block_px, **options), expected)
 
 
@@ -81,7 +81,7 @@ def test_a_snake_through_all_blocks_is_one():
   cell[5, -1] = 0
   assert set(np.unique(in_blocks(cell, 2))) == {0, 1, 2}
   # Touching by a corner is not enough.
-  assert instances.find_instances(np.eye(4)).max() == 4
+  assert instances.label_instances(np.eye(4)).max() == 4
 
 
 def test_seeds_cut_and_what_has_none_vanishes():
@@ -91,27 +91,27 @@ def test_seeds_cut_and_what_has_none_vanishes():
       [0.9, 0.8, 0.6, 0.7, 0.9, 0.0, 0.7],
     ]
   )
-  found = instances.find_instances(cell, seed_threshold=0.8)
+  found = instances.label_instances(cell, seed_threshold=0.8)
   assert found.dtype == np.int32
   assert (found[:, [0, 1]] == found[0, 0]).all() and found[0, 0] > 0
   assert (found[:, [3, 4]] == found[0, 4]).all() and found[0, 4] > 0
   assert found[0, 0] != found[0, 4]
   assert (found[:, 2] > 0).all()
   assert (found[:, 5:] == 0).all()
-  whole = instances.find_instances(cell)
+  whole = instances.label_instances(cell)
   np.testing.assert_array_equal(whole[0], [1, 1, 1, 1, 1, 0, 2])
 
 
 def test_a_label_map_has_components_too():
   label = np.array([[1, 1, 0, 1]], np.uint8)
-  found = instances.find_instances(label, seed_threshold=0.5)
+  found = instances.label_instances(label, seed_threshold=0.5)
   np.testing.assert_array_equal(found, [[1, 1, 0, 2]])
 
 
 def test_the_threshold_is_a_double():
   """As float32 0.3 is a little more than 0.3."""
   cell = np.float32([[0.3]])
-  assert instances.find_instances(cell, threshold=0.3).max() == 1
+  assert instances.label_instances(cell, threshold=0.3).max() == 1
 
 
 class Windows:
@@ -191,7 +191,7 @@ def test_command_writes_results_of_the_challenge(tmp_path):
       written = file.asarray()
     assert written.dtype == np.uint16 and written.shape == (12, 15)
     cell = drawn_map(i, (12, 15)).astype(np.float32)
-    expected = instances.find_instances(cell, seed_threshold=0.7)
+    expected = instances.label_instances(cell, seed_threshold=0.7)
     np.testing.assert_array_equal(written, expected)
     assert f'{output / name}: {expected.max()} instances' in lines
   again = run('instances', *paths)
