@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 from segjax import networks, pictures, writers
 from segjax.data import Dataset, create_dataset
 from segjax.errors import InputError, run_command
+from segjax.instances import label_instances
 from segjax.losses import split_heads
-from segjax.metrics import confusion, neuron
+from segjax.metrics import cells, confusion, neuron
 from segjax.predictor import create_predictor
 
 SPLITS = ('heldout', 'train', 'all')
@@ -148,17 +149,21 @@ def _evaluate_classes(
   """Scores of `confusion`, counted image by image and divided once.
 
   Those of several heads are named after them, `sem_mean_iu`; the IU of single
-  classes is `iu/NAME`.
+  classes is `iu/NAME`. Examples with instances also give `seg`, see
+  `metrics.cells`, of the components of class 1.
   """
   sizes = [size for _, size in heads]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
-  panels = []
+  panels, matches = [], []
   # Spread over the set: neighbours may be frames of one film.
   shown = {
     i * len(dataset.heldout) // num_pictures for i in range(num_pictures)
   }
   for index, example in enumerate(examples):
     scores = predict(example['image'])
+    if 'instances' in example:
+      found = label_instances(scores[..., 1])
+      matches.append(cells.match_objects(example['instances'], found))
     split = split_heads(scores, example['label'], sizes)
     for head, (probability, label) in enumerate(split):
       prediction = np.argmax(probability, axis=-1)
@@ -190,6 +195,8 @@ def _evaluate_classes(
       for key, iu in zip(names, class_ius, strict=True)
     }
     first += size
+  if matches:
+    scores['seg'] = cells.mean_jaccard(np.concatenate(matches))
   return Evaluation(scores, panels)
 
 

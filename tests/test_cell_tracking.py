@@ -96,6 +96,12 @@ def test_label_is_1_in_cells_that_are_carved_apart(root):
   np.testing.assert_array_equal(load(root).train[0]['label'], blocks() > 0)
 
 
+def test_instances_are_those_of_the_truth(root):
+  first, second = load(root).train
+  np.testing.assert_array_equal(first['instances'], blocks())
+  np.testing.assert_array_equal(second['instances'], touching())
+
+
 def test_weights_are_those_of_the_instances(root):
   weight = load(root).train[0]['weight']
   assert weight.dtype == np.float32
@@ -135,8 +141,8 @@ def test_four_digits_and_16_bits(root):
   assert names(train) == ['03-t999', '03-t1000']
   assert train[1]['image'].dtype == np.uint16
   assert train[1]['image'][0, 0, 0] == 1001
-  arrays = [train[1][name] for name in ('image', 'label', 'weight')]
-  assert sum(array.nbytes for array in arrays) == 10 * 7 * 9
+  arrays = [array for name, array in train[1].items() if name != 'name']
+  assert sum(array.nbytes for array in arrays) == (10 + 2) * 7 * 9
 
 
 def test_frames_without_a_cell_are_left_out(root, caplog):

@@ -33,6 +33,13 @@ def test_batches_are_a_function_of_seed_and_step(order):
   assert drawn(1, 0, 12, order) != whole
 
 
+def test_a_batch_holds_what_is_trained_on():
+  instances = np.ones((4, 6), np.uint16)
+  examples = [{**example, 'instances': instances} for example in numbered(2)]
+  batch = next(create_batches(examples, 2, 0, 0))
+  assert set(batch) == {'image', 'label'}
+
+
 def test_each_pass_sees_every_example_once_in_a_new_order():
   whole = drawn(0, 0, 12)
   for epoch in range(3):

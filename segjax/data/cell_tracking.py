@@ -48,9 +48,10 @@ def load(
 
   Touching cells are carved apart by `border_weights.separate_touching`; the
   label is 1 in what is left of them, and the weights are computed from it.
-  Frames whose truth marks no cell are left out with a warning. Held out are
-  whole sequences, for frames of one sequence show the same cells. All is read
-  here and kept, in 9 bytes a pixel, 10 of 16 bits.
+  `instances` are those of the truth, not carved. Frames whose truth marks no
+  cell are left out with a warning. Held out are whole sequences, for frames of
+  one sequence show the same cells. All is read here and kept, in 9 bytes a
+  pixel, one more where the image is of 16 bits, and those of the truth.
 
   Args:
     dir: the folder of the layout above, or the parent of a folder `dataset`
@@ -109,7 +110,7 @@ def load(
 
 
 def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
-  """Returns examples whose `label` is the ids of cells that do not touch."""
+  """Returns examples whose `label` is `instances` that do not touch."""
   folder = root / f'{sequence}_{truth}' / 'SEG'
   numbered = {}
   for file in folder.glob('man_seg*.tif'):
@@ -132,8 +133,10 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
   )
   frames = []
   for item, example in zip(items, FileExamples(items, _read), strict=True):
-    if example['label'].any():
-      frames.append(example)
+    instances = example['label']
+    if instances.any():
+      carved = border_weights.separate_touching(instances)
+      frames.append({**example, 'label': carved, 'instances': instances})
     else:
       logging.warning('%s marks no cell; left out', item.files[1])
   if not frames:
@@ -143,8 +146,7 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
 
 def _read(image: Path, truth: Path) -> tuple[np.ndarray, np.ndarray]:
   instances = pages.read_page(truth, _GRAY, 1)[..., 0]
-  carved = border_weights.separate_touching(instances)
-  return pages.read_page(image, _GRAY, 1), carved
+  return pages.read_page(image, _GRAY, 1), instances
 
 
 def _cell(instances: np.ndarray) -> np.ndarray:

@@ -7,8 +7,10 @@ An example is a dict of host arrays:
     label   i32[H, W], class index, or `IGNORE_LABEL`; i32[H, W, T] for T heads
     weight  f32[H, W], loss weight of each pixel; may be absent, which is 1
     name    str
+    instances  unsigned [H, W], ids of objects to be scored by, 0 background;
+            may be absent
 
-A batch is the same with a leading B, and without names.
+A batch is the same with a leading B, and without names and instances.
 """
 
 import dataclasses

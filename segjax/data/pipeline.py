@@ -11,6 +11,7 @@ from segjax.data.examples import IGNORE_LABEL
 from segjax.errors import InputError
 
 ORDERS = ('shuffled', 'with_replacement')
+_NOT_TRAINED_ON = ('name', 'instances')
 _PASSES = 2**32  # Endless; grain's own endless length overflows when sliced.
 
 
@@ -55,7 +56,7 @@ def create_batches(
 
   def read(index):
     example = examples[index]
-    return {name: example[name] for name in example if name != 'name'}
+    return {k: example[k] for k in example if k not in _NOT_TRAINED_ON}
 
   dataset = indices.map(read).batch(
     batch_size, batch_fn=functools.partial(pad_and_stack, bucket_px=bucket_px)

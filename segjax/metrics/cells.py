@@ -82,7 +82,16 @@ def seg(labels: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> float:
       'must be the same'
     )
   counts = [match_objects(*pair) for pair in zip(labels, results, strict=True)]
-  if not sum(map(len, counts)):
+  return mean_jaccard(np.concatenate(counts or [np.zeros((0, 3), np.int64)]))
+
+
+def mean_jaccard(counts: np.ndarray) -> float:
+  """Returns SEG of the counts int64[R,3] of `match_objects`, of all frames.
+
+  Raises:
+    InputError: R is 0.
+  """
+  if not len(counts):
     raise InputError('no frame has a reference object; SEG is undefined')
-  size, found, both = np.concatenate(counts).T
+  size, found, both = counts.T
   return float(np.mean(both / (size + found - both)))
