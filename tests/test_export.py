@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """An exported network predicts what the network does, without its code."""
 
+import errno
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import fcn_nets
 import jax
@@ -33,8 +35,8 @@ def unet():
   return Network(model, init_params(model, jax.random.key(0)), config, None)
 
 
-def fcn():
-  model = FCN8s(padding='same', **fcn_nets.NARROW)
+def fcn(**fields):
+  model = FCN8s(padding='same', **fcn_nets.NARROW, **fields)
   config = ConfigDict(
     dict(
       data=dict(name='folder', class_names=('a', 'b', 'c', 'd'), colours=()),
@@ -93,6 +95,17 @@ def test_an_fcn_predicts_images_up_to_its_size(tmp_path):
   predict = create_predictor(loaded, about)
   with pytest.raises(InputError, match='images of 80 x 40 x 3 do not fit an '):
     predict(arrays, picture(41, 23, 3))
+
+
+def test_heads_stay_apart(tmp_path):
+  model, params, config, _ = network = fcn(heads=(('a', 3), ('b', 1)))
+  export_network(network, tmp_path / 'net', size_px=24)
+  loaded, arrays, about = artifact.load(tmp_path / 'net')
+  image = picture(24, 20, 3)
+  expected = create_predictor(model, config)(params, image)
+  got = create_predictor(loaded, about)(arrays, image)
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+  np.testing.assert_allclose(got[..., 3], 1)  # A head of one class.
 
 
 def test_files_are_predicted_without_the_model_code(folder, tmp_path):
@@ -199,6 +212,19 @@ def test_only_an_artifact_is_replaced(folder, tmp_path):
     export_network(unet(), net, overwrite=True)
   with pytest.raises(InputError, match='there is no folder'):
     export_network(unet(), tmp_path / 'no' / 'net')
+  assert [file.name for file in tmp_path.iterdir()] == ['net']
+
+
+def test_a_full_disk_leaves_the_old_artifact(folder, tmp_path, monkeypatch):
+  net = shutil.copytree(folder, tmp_path / 'net')
+
+  def fill(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(Path, 'write_bytes', fill)
+  with pytest.raises(InputError, match='net cannot be written: No space left'):
+    export_network(unet(), net, overwrite=True)
+  artifact.load(net)
   assert [file.name for file in tmp_path.iterdir()] == ['net']
 
 
