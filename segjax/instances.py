@@ -101,10 +101,10 @@ def _label_pieces(cell, out, threshold, windows):
   Returns i64[P, 4] of the pieces, (top, left, -bottom, -right), and i64[2, T],
   pairs of pieces that touch across a border.
   """
-  boxes, touching = [np.zeros((0, 4), np.int64)], []
+  boxes, touching = [], []
   count = 0
   above = np.zeros(cell.shape[1], np.int64)
-  beside = None  # The last column of the block before.
+  beside = np.zeros(0, np.int64)  # The last column of the block before.
   for rows, columns in windows:
     pieces, number = ndimage.label(_read(cell, (rows, columns)) > threshold)
     if count + number > np.iinfo(out.dtype).max:
@@ -117,13 +117,18 @@ def _label_pieces(cell, out, threshold, windows):
     boxes.append(np.reshape(np.int64(found), (-1, 4)))
     pieces = np.where(pieces > 0, pieces + np.int64(count), 0)
     count += number
-    touching.append((above[columns].copy(), pieces[0]))
+    touching.append(_pairs(above[columns], pieces[0]))
     if columns.start > 0:
-      touching.append((beside, pieces[:, 0]))
-    above[columns], beside = pieces[-1], pieces[:, -1]
+      touching.append(_pairs(beside, pieces[:, 0]))
+    above[columns], beside = pieces[-1], pieces[:, -1].copy()
     out[rows, columns] = pieces.astype(out.dtype)
-  pairs = np.concatenate([np.stack(pair) for pair in touching], axis=1)
-  return np.concatenate(boxes), pairs[:, (pairs > 0).all(axis=0)]
+  return np.concatenate(boxes), np.concatenate(touching, axis=1)
+
+
+def _pairs(one, other):
+  """Returns i64[2, T], the distinct pairs of pieces along a border."""
+  both = (one > 0) & (other > 0)
+  return np.unique(np.stack([one[both], other[both]]), axis=1)
 
 
 def _joined(count, touching):

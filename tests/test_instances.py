@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instances, in one piece and block by block."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import tifffile
@@ -139,6 +141,23 @@ def test_no_more_is_read_than_a_block_or_a_component(tmp_path):
   instances.label_blocks(source, out, 0.6, 0.7, block_px=2)
   sizes = [cell[box].size for box in ndimage.find_objects(expected)]
   assert source.largest == max(64, *sizes)
+
+
+def test_memory_is_of_blocks_and_not_of_the_map(tmp_path):
+  """The map is one cell, so that numbers of pieces don't matter."""
+
+  def peak(height):
+    source = np.broadcast_to(np.float32(1), (height, 256))
+    file = tmp_path / f'{height}.npy'
+    out = np.lib.format.open_memmap(file, 'w+', np.int32, source.shape)
+    tracemalloc.start()
+    assert instances.label_blocks(source, out, block_px=256) == 1
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return used
+
+  peak(256)  # Imports.
+  assert peak(32 * 256) < 1.2 * peak(2 * 256)
 
 
 @pytest.mark.parametrize(
