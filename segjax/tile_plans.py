@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from segjax.errors import InputError
@@ -27,6 +27,8 @@ from segjax.models.fcn_geometry import FCNGeometry
 from segjax.turns import Transform, is_reversed, turned_shape
 
 Window = tuple[slice, slice]
+
+MAX_SIDE = 2**31 - 1  # Networks take sizes as int32.
 
 
 class Place(NamedTuple):
@@ -51,7 +53,8 @@ class TilePlan:
   Attributes:
     image_shape: height and width, in pixels.
     tile_shape: height and width of every tile, in input pixels.
-    windows: the image pixels that each tile writes. They partition the image.
+    rows: rows that the tiles write, from the top to the bottom.
+    columns: the same of columns. Each tile writes a window (rows, columns).
     period: of the network.
     margin: pixels of context on each side of a window.
     is_clipped: whether tiles end where the image does, and have scores for all
@@ -60,10 +63,20 @@ class TilePlan:
 
   image_shape: tuple[int, int]
   tile_shape: tuple[int, int]
-  windows: tuple[Window, ...]
+  rows: tuple[slice, ...]
+  columns: tuple[slice, ...]
   period: int
   margin: int
   is_clipped: bool
+
+  @property
+  def windows(self) -> Iterator[Window]:
+    """The windows, row by row. They partition the image."""
+    return itertools.product(self.rows, self.columns)
+
+  def __len__(self) -> int:
+    """Returns the number of tiles."""
+    return len(self.rows) * len(self.columns)
 
   def place(self, window: Window, transform: Transform = (0, False)) -> Place:
     """Returns where the tile lies that writes `window`.
@@ -114,15 +127,14 @@ def plan_axis(
     InputError: if `tile_size` is inadmissible, or too small: no core, or a core
       below P where one tile doesn't cover.
   """
-  core = geometry.output_size(tile_size) - 2 * geometry.core_offset
-  stride = (core - slack) // geometry.period * geometry.period
+  core, stride = _core(geometry, tile_size, slack)
   if core < 1 or (stride < 1 and core < size):
     raise InputError(
       f'tile size {tile_size} px is too small for an image side of {size} px: '
       f'it leaves {max(core, 0)} px to write; '
       f'use {_smallest_tile(size, geometry, slack)} or more'
     )
-  count = 1 if size <= core else math.ceil((size - core) / stride) + 1
+  count = _count(size, core, stride)
   starts = [i * stride for i in range(count)]
   return list(map(slice, starts, [*starts[1:], size]))
 
@@ -132,22 +144,17 @@ def least_waste_tile_size(
 ) -> int:
   """Returns the tile size that covers `size` with the fewest pixels computed.
 
-  With r the remainder of core sizes modulo the period P, cores are r + j P
-  and T tiles have the stride (j - e) P, where e = 1 if the slack is more than
-  r, else 0. So j = ceil((size - r + e (T - 1) P) / (T P)), and T makes
-  T x tile size least; the fewer tiles at a tie.
+  Those are T x tile size with T tiles; the fewer tiles at a tie.
 
   Raises:
     InputError: if no tile within `max_tile_size` works.
   """
-  period = geometry.period
-  remainder = geometry.smallest_core % period
-  lost = period if slack > remainder else 0
   choices = []
-  for count in range(1, math.ceil(size / period) + 1):
-    steps = (size - remainder + lost * (count - 1)) / (period * count)
-    tile_size = geometry.input_size(math.ceil(steps) * period + remainder)
-    if tile_size <= max_tile_size:
+  largest = min(max_tile_size, geometry.input_size(size))
+  for tile_size in range(geometry.input_size(1), largest + 1, geometry.period):
+    core, stride = _core(geometry, tile_size, slack)
+    if core >= size or stride >= 1:
+      count = _count(size, core, stride)
       choices.append((count * tile_size, count, tile_size))
   if not choices:
     raise InputError(
@@ -182,9 +189,8 @@ def plan_clipped_axis(
       'context on each side'
     )
   stride = (tile_size - 2 * margin - slack) // period * period
-  starts = [0]
-  while size - starts[-1] > tile_size - (margin if starts[-1] else 0):
-    starts.append(starts[-1] + stride + (0 if starts[-1] else margin))
+  count = max(2, _count(size, tile_size, stride))
+  starts = [0, *(margin + i * stride for i in range(1, count))]
   return list(map(slice, starts, [*starts[1:], size]))
 
 
@@ -217,6 +223,10 @@ def plan_tiles(
     raise InputError(
       f'image of {height} x {width} pixels is empty; at least 1 x 1 is needed'
     )
+  if max(height, width) > MAX_SIDE:
+    raise InputError(
+      f'image of {height} x {width} pixels; sides are at most {MAX_SIDE} px'
+    )
   is_clipped = isinstance(geometry, FCNGeometry)
   choose, cover = least_waste_tile_size, plan_axis
   if is_clipped:
@@ -243,7 +253,7 @@ def plan_tiles(
   return TilePlan(
     sizes,
     tile_shape,
-    tuple(itertools.product(*windows)),
+    *map(tuple, windows),
     geometry.period,
     geometry.margin,
     is_clipped,
@@ -262,6 +272,17 @@ def _least_clipped_tile_size(size, geometry, max_tile_size, slack, bucket_px):
   while tile_size > least and len(count(tile_size - period)) == fewest:
     tile_size -= period
   return tile_size
+
+
+def _core(geometry, tile_size, slack):
+  """Returns the core of a tile, and how far it is to the next."""
+  core = geometry.output_size(tile_size) - 2 * geometry.core_offset
+  return core, (core - slack) // geometry.period * geometry.period
+
+
+def _count(size, covered, stride):
+  """Returns the tiles that cover `size`, of which the last covers `covered`."""
+  return 1 if size <= covered else math.ceil((size - covered) / stride) + 1
 
 
 def _smallest_tile(size: int, geometry: UNetGeometry, slack: int) -> int:

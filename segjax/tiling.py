@@ -174,7 +174,7 @@ def predict_image(
     params,
     geometry,
     activation,
-    len(plan.windows) * len(transforms),
+    len(plan) * len(transforms),
     tiles_per_batch,
   )
 

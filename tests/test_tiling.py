@@ -92,7 +92,7 @@ def test_mirror_index_equals_np_pad_at_any_distance(size):
 def test_plan_of_the_paper_network(size, max_tile_size, tile_size, count):
   plan = tile_plans.plan_tiles(size, 1, PAPER, max_tile_size=max_tile_size)
   assert plan.tile_shape == (tile_size, 188)
-  assert len(plan.windows) == count
+  assert len(plan) == count
 
 
 def test_more_tiles_are_chosen_where_they_waste_less():
@@ -238,7 +238,8 @@ def test_stride_off_the_period_differs_from_the_whole_image_pass():
     plan = tile_plans.TilePlan(
       (40, 18),
       (tile_size, tile_size),
-      tuple((slice(i, min(i + core, 40)), slice(0, 18)) for i in starts),
+      rows=tuple(slice(i, min(i + core, 40)) for i in starts),
+      columns=(slice(0, 18),),
       period=1,  # Else the plan would put the tiles on phase.
       margin=geometry.margin,
       is_clipped=False,
