@@ -74,6 +74,11 @@ class TilePlan:
     """The windows, row by row. They partition the image."""
     return itertools.product(self.rows, self.columns)
 
+  def window(self, number: int) -> Window:
+    """Returns the window of that number in the order of `windows`."""
+    row, column = divmod(number, len(self.columns))
+    return self.rows[row], self.columns[column]
+
   def __len__(self) -> int:
     """Returns the number of tiles."""
     return len(self.rows) * len(self.columns)

@@ -10,26 +10,19 @@ Normalise the image before, as a whole, or every pixel by the same numbers;
 per-tile statistics would make seams.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from segjax import parallel
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
+from segjax.scores import core_score
 from segjax.tile_plans import TilePlan, Window, plan_tiles
 from segjax.turns import Transform, restored, transforms_of, turned
-
-ACTIVATIONS = {
-  'probabilities': functools.partial(jax.nn.softmax, axis=-1),
-  'logits': lambda logits: logits,
-}
 
 
 def mirror_index(index: np.ndarray, size: int) -> np.ndarray:
@@ -190,70 +183,6 @@ def predict_image(
       prediction = np.empty(shape, np.float32)
     prediction[window] = scores
   return prediction
-
-
-def core_score(
-  apply: Callable[[Any, jax.Array], jax.Array],
-  params: Any,
-  geometry: UNetGeometry,
-  activation: str,
-  num_tiles: int,
-  tiles_per_batch: int,
-) -> tuple[Callable[[np.ndarray, np.ndarray], jax.Array], int]:
-  """Returns the `score` and the batch size of `predict_windows` for a U-Net.
-
-  Args:
-    num_tiles: to be computed; decides whether all local devices are used.
-    tiles_per_batch: tiles computed at once, on each device.
-
-  The others are as of `predict_image`.
-
-  Raises:
-    InputError: if an argument is none of those.
-  """
-  check_settings(activation, tiles_per_batch)
-  place = parallel.place_locally(num_tiles // tiles_per_batch)
-  compiled = functools.partial(
-    _compiled_core_scores(),
-    apply,
-    place.put_params(params),
-    geometry=geometry,
-    activation=activation,
-  )
-
-  def score(tiles, sizes):
-    del sizes  # The mirrored pixels beyond are as good as others.
-    return compiled(place.put_batch(tiles))
-
-  return score, tiles_per_batch * place.num_devices
-
-
-def check_settings(activation: str, tiles_per_batch: int) -> None:
-  """Raises InputError for what is none."""
-  if activation not in ACTIVATIONS:
-    raise InputError(f'activation {activation!r} is not in {[*ACTIVATIONS]}')
-  if tiles_per_batch < 1:
-    raise InputError(f'tiles_per_batch={tiles_per_batch} must be at least 1')
-
-
-@functools.cache
-def _compiled_core_scores() -> Callable:
-  static = ('apply', 'geometry', 'activation')
-  return parallel.jit(_core_scores, static_argnames=static)
-
-
-def _core_scores(apply, params, tiles, *, geometry, activation):
-  """Maps tiles f32[N, h, w, C] to the scores f32[N, h', w', K] of cores."""
-  logits = jax.vmap(lambda tile: apply(params, tile[None])[0])(tiles)
-  height, width = map(geometry.output_size, tiles.shape[1:3])
-  if logits.shape[1:3] != (height, width):
-    raise InputError(
-      f'tiles of {tiles.shape[1:3]} px give {logits.shape[1:3]} px; the '
-      f'network is not of the given {geometry}, which says {height, width}'
-    )
-  offset = geometry.core_offset
-  core = logits[:, offset : height - offset, offset : width - offset]
-  return ACTIVATIONS[activation](core.astype(jnp.float32))
 
 
 def check_image(image: np.ndarray) -> None:

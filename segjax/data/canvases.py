@@ -8,6 +8,7 @@ where it stopped; what was not written is 0.
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ import tensorstore
 import tifffile
 
 from segjax.errors import InputError
+
+# Rows and columns of the chunks of a Zarr.
+CHUNK = 512
 
 ENDINGS = ('.tif', '.tiff', '.npy', '.zarr')
 
@@ -44,7 +48,6 @@ def open_canvas(
   path: str | os.PathLike,
   shape: tuple[int, ...],
   dtype: np.dtype,
-  block: tuple[int, int],
 ) -> Iterator[Canvas]:
   """Yields a canvas, which is made if it doesn't exist.
 
@@ -53,7 +56,6 @@ def open_canvas(
       `images.write_stack` writes them (BigTIFF from 2 GiB on); Zarr is v3.
     shape: [N, H, W] or [N, H, W, C].
     dtype: uint8, float16 or float32.
-    block: rows and columns of most windows, which are the chunks of a Zarr.
 
   Raises:
     InputError: another ending.
@@ -66,7 +68,7 @@ def open_canvas(
       f'{path}: ending {ending!r} is none of {" ".join(ENDINGS)}'
     )
   if ending == '.zarr':
-    yield _open_zarr(path, shape, dtype, block)
+    yield _open_zarr(path, shape, dtype)
     return
   make, locate = (_make_npy, _npy_pages)
   if ending != '.npy':
@@ -91,7 +93,7 @@ def _write_rows(file, offset, shape, dtype, rows, columns, values):
   """Writes a window of a page [H, W, ...] that begins at `offset`."""
   # By rows, not through a map: there a full disk kills the process.
   values = np.ascontiguousarray(values, dtype)
-  pixel = dtype.itemsize * int(np.prod(shape[2:], dtype=int))
+  pixel = dtype.itemsize * math.prod(shape[2:])
   if values.shape[1] == shape[1]:
     values = values.reshape(1, -1)
   for row, line in enumerate(values):
@@ -106,7 +108,7 @@ def _make_npy(path, shape, dtype):
   with open(path, 'xb') as file:
     header = {'descr': dtype.str, 'fortran_order': False, 'shape': tuple(shape)}
     np.lib.format.write_array_header_1_0(file, header)
-    size = file.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
+    size = file.tell() + dtype.itemsize * math.prod(shape)
     file.truncate(size)
 
 
@@ -121,7 +123,7 @@ def _make_tiff(path, shape, dtype):
   if len(page) == 3 and page[-1] == 1:
     page = page[:-1]
   axes = {'planarconfig': 'contig'} if len(page) == 3 else {}
-  size = dtype.itemsize * int(np.prod(shape, dtype=object))
+  size = dtype.itemsize * math.prod(shape)
   with tifffile.TiffWriter(path, bigtiff=size > 2**31) as tif:
     for _ in range(shape[0]):
       tif.write(
@@ -141,7 +143,8 @@ def _tiff_pages(path):
     return [page.dataoffsets[0] for page in tif.pages]
 
 
-def _open_zarr(path, shape, dtype, block):
+def _open_zarr(path, shape, dtype):
+  chunk = [1, *(min(CHUNK, side) for side in shape[1:3]), *shape[3:]]
   store = tensorstore.open(
     {
       'driver': 'zarr3',
@@ -151,7 +154,7 @@ def _open_zarr(path, shape, dtype, block):
         'data_type': dtype.name,
         'chunk_grid': {
           'name': 'regular',
-          'configuration': {'chunk_shape': [1, *block, *shape[3:]]},
+          'configuration': {'chunk_shape': chunk},
         },
         'codecs': [
           {'name': 'bytes', 'configuration': {'endian': 'little'}},

@@ -93,16 +93,12 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   if path.is_file():
     _known_ending(path, _READERS)
     return [path]
-  files = [f for f in path.glob('[!.]*') if is_image(f)]
+  files = [f for f in path.glob('[!.]*') if f.suffix.lower() in _READERS]
+  files = [f for f in files if f.is_file()]
   if not files:
     what = 'no image in this' if path.is_dir() else 'no such file or'
     raise InputError(f'{path}: {what} directory; expected {" ".join(_READERS)}')
   return sorted(files, key=natural_key)
-
-
-def is_image(path: Path) -> bool:
-  """Whether it is a file with an ending that `read_stack` takes."""
-  return path.suffix.lower() in _READERS and path.is_file()
 
 
 def write_stack(
@@ -135,11 +131,8 @@ def write_stack(
     raise InputError(
       f'{given}; expected [N,H,W] or [N,H,W,C] of {", ".join(_DTYPES)}'
     )
-  one_picture = len(array) == 1 and array.shape[3:] in ((), (1,), (3,))
-  if ending == '.png' and not (dtype == 'uint8' and one_picture):
-    raise InputError(
-      f'{given}; a .png takes one uint8 page of 1 or 3 channels, use .tif'
-    )
+  if ending == '.png':
+    check_picture(path, array.shape, array.dtype)
   if palette is not None:
     if ending != '.png' or array.shape[3:] == (3,):
       raise InputError(f'{given} with a palette; only a .png of 1 channel can')
@@ -150,6 +143,16 @@ def write_stack(
       _encode(file, array, ending, palette)
   except OSError as e:
     raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
+
+
+def check_picture(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+  """Raises InputError unless a .png can hold such a stack."""
+  one_picture = shape[0] == 1 and shape[3:] in ((), (1,), (3,))
+  if dtype != np.uint8 or not one_picture:
+    raise InputError(
+      f'{path}: cannot hold {dtype}{list(shape)}; a .png takes one uint8 page '
+      'of 1 or 3 channels, use .tif'
+    )
 
 
 def _encode(file, array, ending, palette):

@@ -55,9 +55,12 @@ def list_rasters(path: str | os.PathLike) -> list[Path]:
   if is_zarr(path):
     return [path]
   folders = [folder for folder in path.glob('[!.]*') if is_zarr(folder)]
-  if folders and not any(map(images.is_image, path.iterdir())):
-    return sorted(folders, key=natural_key)
-  files = images.list_images(path)
+  try:
+    files = images.list_images(path)
+  except InputError:
+    if not folders:
+      raise
+    files = []
   return sorted((*files, *folders), key=natural_key)
 
 

@@ -4,6 +4,7 @@
 Neither format can run code: pickled objects in an .npz are refused.
 """
 
+import hashlib
 import os
 import zipfile
 import zlib
@@ -45,6 +46,17 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   if not arrays:
     raise InputError(f'{path} holds no arrays')
   return arrays
+
+
+def digest_of_params(params: Any) -> str:
+  """Returns the SHA-256 of names, shapes and values, in hexadecimal."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    array = np.ascontiguousarray(leaf)
+    name = jax.tree_util.keystr(path)
+    digest.update(f'{name} {array.dtype}{array.shape}\n'.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
 
 
 def nested(
