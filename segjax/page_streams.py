@@ -31,9 +31,14 @@ class Page:
 
 
 def measure(
-  files: Iterable[Path], channels: int
+  files: Iterable[Path], channels: int, output: Path
 ) -> tuple[int, tuple[int, int]]:
   """Returns how many pages the files have, and their height and width.
+
+  Args:
+    files: that go together into one.
+    channels: of the network.
+    output: that one.
 
   Raises:
     InputError: a file cannot be read, has not `channels`, or sizes differ.

@@ -93,8 +93,8 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   if path.is_file():
     _known_ending(path, _READERS)
     return [path]
-  files = [f for f in path.glob('[!.]*') if f.suffix.lower() in _READERS]
-  files = [f for f in files if f.is_file()]
+  files = [f for f in path.glob('[!.]*') if f.is_file()]
+  files = [f for f in files if f.suffix.lower() in _READERS]
   if not files:
     what = 'no image in this' if path.is_dir() else 'no such file or'
     raise InputError(f'{path}: {what} directory; expected {" ".join(_READERS)}')
