@@ -8,8 +8,10 @@ where it stopped; what was not written is 0.
 
 import contextlib
 import dataclasses
+import errno
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,6 +75,8 @@ def open_canvas(
   make, locate = (_make_npy, _npy_pages)
   if ending != '.npy':
     make, locate = (_make_tiff, _tiff_pages)
+  if dtype.itemsize * math.prod(shape) > sys.maxsize:
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
   if not path.exists():
     # Not by its name before all of it is there: it may be opened again.
     unfinished = path.with_name(f'.{path.name}.new')
