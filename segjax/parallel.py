@@ -94,6 +94,35 @@ def parallelize(
   raise InputError(f'parallel={mode!r} is not one of {MODES}')
 
 
+class Placement(NamedTuple):
+  """Devices of this process, and how to bring data to them.
+
+  Attributes:
+    num_devices: D.
+    put_params: tree of arrays -> the same, whole on each device.
+    put_batch: array [N, ...], N a multiple of D -> the same, split.
+  """
+
+  num_devices: int
+  put_params: Callable
+  put_batch: Callable
+
+
+def place_locally(num_batches: int) -> Placement:
+  """Returns all devices of this process, or one where batches are fewer."""
+  devices = jax.local_devices()
+  if num_batches < len(devices):
+    devices = devices[:1]
+  mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+  replicated = NamedSharding(mesh, PartitionSpec())
+  split = NamedSharding(mesh, PartitionSpec(AXIS))
+  return Placement(
+    len(devices),
+    lambda params: jax.device_put(params, replicated),
+    lambda batch: jax.device_put(batch, split),
+  )
+
+
 def jit(function: Callable, **options) -> Callable:
   """`jax.jit` with the compiler options that make this backend fast."""
   return jax.jit(function, compiler_options=_known(_FAST_ON_CPU), **options)

@@ -7,6 +7,7 @@ converted weights `--config=CONFIG --params=FILE` instead of a run, or
 """
 
 import functools
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,27 +16,32 @@ import numpy as np
 from absl import flags
 
 from segjax import artifact, networks, pictures
-from segjax.data import images, look_of
+from segjax.data import images, look_of, rasters
 from segjax.errors import InputError, run_command
 from segjax.networks import Network
+from segjax.page_streams import measure, open_pages, write_predictions
 from segjax.palettes import complete_palette
-from segjax.predictor import create_predictor
+from segjax.partial import open_partial
+from segjax.predictor import create_streamer
+from segjax.weights.files import digest_of_params
 
 KINDS = ('probabilities', 'labels', 'logits', 'overlay')
-ENDINGS = ('.tif', '.tiff', '.png', '.npy')
+DTYPES = ('float32', 'float16', 'uint8')
+ENDINGS = ('.tif', '.tiff', '.png', '.npy', '.zarr')
 
 
 def encode(
-  scores: np.ndarray, kind: str, ending: str, head_sizes: Sequence[int]
+  scores: np.ndarray, kind: str, dtype: str, head_sizes: Sequence[int]
 ) -> np.ndarray:
-  """Returns what is stored of scores f32[N, H, W, K], probabilities or logits.
+  """Returns what is stored of scores f32[..., K], probabilities or logits.
 
   Args:
     scores: probabilities, or logits if `kind` is 'logits'.
-    kind: 'labels' gives the class of the largest score, u8[N, H, W], or of
-      T heads u8[N, H, W, T]; 'probabilities' that of class 1 alone,
-      f32[N, H, W], if K is 2, else all; 'logits' all, f32[N, H, W, K].
-    ending: of the file. '.png' scales probabilities to 0..255.
+    kind: 'labels' gives the class of the largest score, u8[...], or of T heads
+      u8[..., T]; 'probabilities' that of class 1 alone, [...], if K is 2, else
+      all; 'logits' all, [..., K].
+    dtype: of all but labels: 'float32', 'float16', or 'uint8', which scales
+      probabilities to 0..255.
     head_sizes: numbers of classes of the heads.
   """
   if kind == 'labels':
@@ -45,9 +51,9 @@ def encode(
     return labels[..., 0] if len(head_sizes) == 1 else labels
   if kind == 'probabilities' and scores.shape[-1] == 2:
     scores = scores[..., 1]
-  if ending == '.png':
-    return np.round(255 * scores).astype(np.uint8)
-  return scores
+  if dtype == 'uint8':
+    scores = np.round(255 * scores)
+  return scores.astype(dtype)
 
 
 def plan_outputs(
@@ -106,20 +112,23 @@ def predict_files(
   output: str | os.PathLike,
   *,
   kind: str = 'probabilities',
+  dtype: str = 'float32',
   average: bool | None = None,
   overwrite: bool = False,
 ) -> None:
   """Writes the predictions of image files, and prints what it wrote.
 
-  Each output appears whole or not at all. Of a folder, those before a file
-  that can't be read are written.
+  Each output appears whole or not at all. What a killed run has finished stays
+  in OUTPUT.partial, and the same call goes on from there. Of a folder, the
+  outputs before a file that can't be read are written.
 
   Args:
     network: of a run, or with converted weights.
-    source: image file, stack, or folder of images.
+    source: image file, stack, Zarr, or folder of images.
     output: see `plan_outputs`.
     kind: one of `KINDS`: see `encode`; 'overlay' is the image with the classes
       painted over it and their names.
+    dtype: one of `DTYPES`: see `encode`. A .png is 'uint8' whatever it is.
     average: over the eight turns and flips; None as the run evaluated.
     overwrite: whether to replace an output that exists.
 
@@ -128,12 +137,14 @@ def predict_files(
   """
   source, output = Path(source), Path(output)
   jobs, ending = plan_outputs(
-    images.list_images(source),
-    source.is_dir(),
+    rasters.list_rasters(source),
+    source.is_dir() and not rasters.is_zarr(source),
     output,
     kind,
     len(network.model.head_sizes),
   )
+  if kind == 'logits' and dtype == 'uint8':
+    raise InputError('logits do not fit dtype uint8; use float32 or float16')
   for _, file in jobs:
     if file.exists() and not overwrite:
       raise InputError(f'{file} exists; give --overwrite to replace it')
@@ -141,62 +152,63 @@ def predict_files(
   if average is None:
     average = config.evaluation.average
   activation = 'logits' if kind == 'logits' else 'probabilities'
-  predict = functools.partial(
-    create_predictor(model, config, average, activation), params
+  stream = functools.partial(
+    create_streamer(model, config, average, activation), params
   )
+  colours = None
   class_names, palette = look_of(config.data, model.num_classes)
+  # Two classes without colours of their own stay a gray picture.
+  if kind == 'labels' and (palette is not None or model.num_classes > 2):
+    colours = complete_palette(palette)
+  encoder = functools.partial(
+    encode,
+    kind=kind,
+    dtype='uint8' if ending == '.png' else dtype,
+    head_sizes=model.head_sizes,
+  )
+  settings = repr([kind, dtype, average, config.to_dict()])
+  identity = {
+    'parameters': digest_of_params(params),
+    'settings': hashlib.sha256(settings.encode()).hexdigest(),
+  }
 
   def draw(page):
     size = model.head_sizes[0]
-    prediction = np.argmax(predict(page)[..., :size], axis=-1)
+    labels = np.empty(page.shape[:2], int)
+    stream(
+      page,
+      labels,
+      encode=lambda scores: np.argmax(scores[..., :size], axis=-1),
+    )
+    whole = page[slice(0, page.shape[0]), slice(0, page.shape[1])]
     return pictures.segmentation_panel(
-      page, None, prediction, class_names[:size], palette
+      whole, None, labels, class_names[:size], palette
     )
 
   for files, file in jobs:
-    pages = [page for path in files for page in _read(path, model.in_channels)]
-    sizes = sorted({page.shape[:2] for page in pages})
-    if len(sizes) > 1:
+    count, size = measure(files, model.in_channels, file)
+    if ending == '.png' and count > 1:
       raise InputError(
-        f'{source} holds images of {sizes} pixels, which {file} cannot hold '
-        'together; give a folder as --output'
+        f'{file} holds one image and {source} has {count}; use .tif'
       )
-    if ending == '.png' and len(pages) > 1:
-      raise InputError(
-        f'{file} holds one image and {source} has {len(pages)}; use .tif'
-      )
-    colours = None
-    if kind == 'overlay':
-      stack = np.stack([draw(page) for page in pages])
-    else:
-      scores = np.stack([predict(page) for page in pages])
-      stack = encode(scores, kind, ending, model.head_sizes)
-      # Two classes without colours of their own stay a gray picture.
-      if (
-        kind == 'labels'
-        and ending == '.png'
-        and (palette is not None or model.num_classes > 2)
-      ):
-        colours = complete_palette(palette)
     if file.parent == output:
       _make_folder(output)
-    images.write_stack(file, stack, colours)
-    print(f'{file}: {kind} of {len(pages)} images', flush=True)
-
-
-def _read(file: Path, channels: int) -> np.ndarray:
-  stack = images.read_stack(file)
-  if stack.shape[-1] != channels:
-    raise InputError(
-      f'{file} has {stack.shape[-1]} channels; the network takes '
-      f'model.in_channels={channels}'
-    )
-  if stack.dtype == np.float32 and not 0 <= stack.min() <= stack.max() <= 1:
-    raise InputError(
-      f'{file} has float pixels from {stack.min():g} to {stack.max():g}; they '
-      'must be in [0, 1] (integers are divided by the maximum of their type)'
-    )
-  return stack
+    pages = open_pages(files, model.in_channels)
+    if kind == 'overlay':
+      images.write_stack(file, np.stack(list(map(draw, pages))))
+    else:
+      identity['input'] = rasters.digest_of_rasters(files)
+      with open_partial(file, identity, overwrite) as partial:
+        write_predictions(
+          partial,
+          file.name,
+          pages,
+          (count, *size),
+          functools.partial(stream, encode=encoder),
+          encoder(np.zeros((1, 1, model.num_classes), np.float32)),
+          colours if ending == '.png' else None,
+        )
+    print(f'{file}: {kind} of {count} images', flush=True)
 
 
 def _make_folder(folder: Path) -> None:
@@ -223,10 +235,6 @@ def main(_):
   args = flags.FLAGS
   network = _load(args)
   if args.tile_size is not None:
-    if 'max_tile_size' not in network.config.prediction:
-      raise InputError(
-        f'--tile_size={args.tile_size}: this network takes images whole'
-      )
     with network.config.unlocked():
       network.config.prediction.tile_size = args.tile_size
   predict_files(
@@ -234,6 +242,7 @@ def main(_):
     args.input,
     args.output,
     kind=args.kind,
+    dtype=args.dtype,
     average=args.average,
     overwrite=args.overwrite,
   )
@@ -250,7 +259,7 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'output',
     None,
-    'A .tif, .png or .npy file; or, for a folder of images, a folder.',
+    'A .tif, .npy, .zarr or .png; or, for a folder of images, a folder.',
     required=True,
   )
   flags.DEFINE_enum(
@@ -259,6 +268,12 @@ if __name__ == '__main__':
     KINDS,
     'What to write: see `encode`; labels are class indices, an overlay is a '
     'picture.',
+  )
+  flags.DEFINE_enum(
+    'dtype',
+    'float32',
+    DTYPES,
+    'Of probabilities and logits; uint8 scales probabilities to 0..255.',
   )
   flags.DEFINE_bool(
     'average', None, 'Average over the 8 turns and flips; None as the run did.'

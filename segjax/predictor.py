@@ -2,7 +2,7 @@
 """From the pixels of an image, as stored, to the scores of a network.
 
 The one place that knows how each kind of network takes an image of any size: a
-U-Net by overlap tiles, an FCN whole.
+U-Net by overlap tiles; an FCN whole, or by tiles where images are streamed.
 """
 
 import functools
@@ -11,15 +11,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import parallel
 from segjax.data import check_preprocessing, standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.tiling import ACTIVATIONS, check_image, plan_tiles, predict_image
+from segjax.scores import ACTIVATIONS, compiled_whole_scores
+from segjax.streaming import stream_predict
+from segjax.tile_plans import plan_tiles
+from segjax.tiling import check_image, predict_image
 from segjax.turns import Transform, transforms_of, turned
 
 
@@ -42,6 +43,74 @@ def create_predictor(
   Raises:
     InputError: a setting in `prediction` or `preprocessing` is wrong.
   """
+  check_prediction(model, config)
+  if isinstance(model.geometry, UNetGeometry):
+    predict = functools.partial(predict_image, geometry=model.geometry)
+  else:
+    predict = functools.partial(predict_whole, head_sizes=model.head_sizes)
+
+  def predict_stored(params, image):
+    return predict(
+      model.apply,
+      {'params': params},
+      np.asarray(standardise(to_unit_range(image), **config.preprocessing)),
+      average=average,
+      activation=activation,
+      **config.prediction,
+    )
+
+  return predict_stored
+
+
+def create_streamer(
+  model: nn.Module,
+  config: ConfigDict,
+  average: bool = False,
+  activation: str = 'probabilities',
+) -> Callable[..., None]:
+  """Returns stream(params, reader, writer, **options) -> None.
+
+  It writes what `create_predictor` would return, of an image of any size;
+  `options` are of `streaming.stream_predict`, the arguments of
+  `create_predictor`.
+  """
+  check_prediction(model, config)
+  preprocessing = {
+    name: tuple(value) if np.ndim(value) else value
+    for name, value in config.preprocessing.items()
+  }
+  apply = _apply_stored(model.apply, **preprocessing)
+
+  def stream(params, reader, writer, **options):
+    stream_predict(
+      reader,
+      writer,
+      apply,
+      {'params': params},
+      model.geometry,
+      head_sizes=model.head_sizes,
+      average=average,
+      activation=activation,
+      **config.prediction,
+      **options,
+    )
+
+  return stream
+
+
+@functools.cache
+def _apply_stored(apply, mean, std, channels):
+  """Returns `apply` for images as stored, the same function for the same."""
+
+  def apply_stored(params, image, **sizes):
+    image = standardise(to_unit_range(image), mean, std, channels)
+    return apply(params, image, **sizes)
+
+  return apply_stored
+
+
+def check_prediction(model: nn.Module, config: ConfigDict) -> None:
+  """Raises InputError if `prediction` or `preprocessing` is wrong."""
   check_preprocessing(model.in_channels, **config.preprocessing)
   settings, geometry = config.prediction, model.geometry
   if isinstance(geometry, UNetGeometry):
@@ -53,25 +122,10 @@ def create_predictor(
     # Of the images, the smallest that may need more than one tile.
     side = geometry.period
     plan_tiles(side, side, geometry, max_tile_size=settings.max_tile_size)
-    predict = functools.partial(predict_image, geometry=geometry)
-  else:
-    if settings.bucket_px < 0:
-      raise InputError(
-        f'prediction.bucket_px={settings.bucket_px} must be at least 0'
-      )
-    predict = functools.partial(predict_whole, head_sizes=model.head_sizes)
-
-  def predict_stored(params, image):
-    return predict(
-      model.apply,
-      {'params': params},
-      np.asarray(standardise(to_unit_range(image), **config.preprocessing)),
-      average=average,
-      activation=activation,
-      **settings,
+  elif settings.bucket_px < 0:
+    raise InputError(
+      f'prediction.bucket_px={settings.bucket_px} must be at least 0'
     )
-
-  return predict_stored
 
 
 def predict_whole(
@@ -109,7 +163,7 @@ def predict_whole(
   transforms = transforms_of(average)
   params = jax.device_put(params)  # Once, not with every transform.
   score = functools.partial(
-    _compiled_scores(),
+    compiled_whole_scores(),
     apply,
     params,
     head_sizes=tuple(head_sizes),
@@ -129,16 +183,3 @@ def predict_whole(
     turned(total, *transform)[...] += scores
   total /= len(transforms)
   return total
-
-
-@functools.cache
-def _compiled_scores() -> Callable:
-  static = ('apply', 'head_sizes', 'activation')
-  return parallel.jit(_scores, static_argnames=static)
-
-
-def _scores(apply, params, image, *, head_sizes, activation, **padded):
-  logits = apply(params, image, **padded).astype(jnp.float32)
-  activate = ACTIVATIONS[activation]
-  heads = jnp.split(logits, np.cumsum(head_sizes)[:-1], axis=-1)
-  return jnp.concatenate([activate(head) for head in heads], axis=-1)

@@ -38,3 +38,26 @@ def turned(array: np.ndarray, turns: int, flip: bool) -> np.ndarray:
   were made of `turned(image, *t)`, turned back.
   """
   return np.rot90(array[:, ::-1] if flip else array, turns)
+
+
+def restored(array: np.ndarray, turns: int, flip: bool) -> np.ndarray:
+  """Returns a view of [H, W, ...] that undoes `turned`."""
+  array = np.rot90(array, -turns)
+  return array[:, ::-1] if flip else array
+
+
+def turned_shape(
+  shape: tuple[int, int], turns: int, flip: bool
+) -> tuple[int, int]:
+  """Returns the height and width of a turned array of height and width."""
+  del flip
+  return shape[::-1] if turns % 2 else shape
+
+
+def is_reversed(turns: int, flip: bool) -> tuple[bool, bool]:
+  """Returns whether `turned` reverses the rows, and the columns, of an array.
+
+  Rows are those of the array before, whichever axis they become.
+  """
+  turns %= 4
+  return turns in (2, 3), (turns in (1, 2)) != bool(flip)

@@ -117,6 +117,8 @@ class Progress:
 
   `step 1200/4000  loss 0.1873  12.3 images/s  eta 0:03:40`
 
+  `names` are what it calls a step and what `batch_size` counts.
+
   The rate is the wall clock's over the last `window` calls, evaluation and
   saving included, and so is the estimated time of arrival, in h:mm:ss. The
   time to the first call, which holds the compilation, counts in that call
@@ -130,7 +132,9 @@ class Progress:
     batch_size: int = 1,
     stream: TextIO | None = None,
     window: int = 20,
+    names: tuple[str, str] = ('step', 'images'),
   ):
+    self._step_name, self._unit = names
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._stream = stream or sys.stderr
@@ -150,13 +154,15 @@ class Progress:
     now = time.monotonic()
     first_step, start = self._calls[0]
     steps_per_second = (step - first_step) / max(now - start, 1e-9)
-    parts = [f'step {step}/{self._total_steps}']
+    parts = [f'{self._step_name} {step}/{self._total_steps}']
     parts += [f'{name} {float(value):.4g}' for name, value in scalars.items()]
     if steps_per_second > 0:
       eta = round((self._total_steps - step) / steps_per_second)
       rate = steps_per_second * self._batch_size
       parts += [
-        f'{rate:.0f} images/s' if rate >= 100 else f'{rate:.3g} images/s',
+        f'{rate:.0f} {self._unit}/s'
+        if rate >= 100
+        else f'{rate:.3g} {self._unit}/s',
         f'eta {eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02}',
       ]
     if not self._has_reported:

@@ -177,10 +177,10 @@ CASES = {
     + '.tif --kind=overlay --params={tree}/net.npz --input={tree}/image.png',
     ['{new}.tif', 'overlay', '.png'],
   ),
-  'tiles of a whole image': (
+  'tiles without a core': (
     PREDICT
-    + '.npy --tile_size=64 --params={tree}/net.npz --input={tree}/image.png',
-    ['--tile_size=64', 'whole'],
+    + '.npy --tile_size=1 --params={tree}/net.npz --input={tree}/image.png',
+    ['tile size 1 px', 'tiles of this network are 480 + 32 j px'],
   ),
   'weights for other data': (
     f'evaluate {VOC}voc --config.model.num_classes=4 --params={{tree}}/net.npz',

@@ -111,9 +111,11 @@ def test_labels_of_many_classes_show_their_colours(
   num_classes = {'voc': 21, 'camvid': 11}[name]
   scores = np.zeros((4, 5, num_classes), np.float32)
   scores[1:3, 1:4, index] = 1
-  monkeypatch.setattr(
-    predict, 'create_predictor', lambda *_: lambda params, image: scores
-  )
+
+  def stream(params, reader, writer, encode, finished, on_written):
+    writer[slice(0, 4), slice(0, 5)] = encode(scores)
+
+  monkeypatch.setattr(predict, 'create_streamer', lambda *_: stream)
   model = SimpleNamespace(
     num_classes=num_classes, head_sizes=(num_classes,), in_channels=3
   )
@@ -181,34 +183,35 @@ SCORES = np.array([[[[0.25, 0.75], [1.0, 0.0], [0.4, 0.6]]]], np.float32)
 
 
 @pytest.mark.parametrize(
-  'kind, ending, expected, dtype',
+  'kind, dtype, expected, stored',
   [
-    ('probabilities', '.tif', [[[0.75, 0, 0.6]]], 'float32'),
-    ('probabilities', '.npy', [[[0.75, 0, 0.6]]], 'float32'),
-    ('probabilities', '.png', [[[191, 0, 153]]], 'uint8'),
-    ('labels', '.tif', [[[1, 0, 1]]], 'uint8'),
-    ('labels', '.png', [[[1, 0, 1]]], 'uint8'),
-    ('logits', '.tif', SCORES, 'float32'),
+    ('probabilities', 'float32', [[[0.75, 0, 0.6]]], 'float32'),
+    ('probabilities', 'float16', [[[0.75, 0, 0.6]]], 'float16'),
+    ('probabilities', 'uint8', [[[191, 0, 153]]], 'uint8'),
+    ('labels', 'float32', [[[1, 0, 1]]], 'uint8'),
+    ('labels', 'uint8', [[[1, 0, 1]]], 'uint8'),
+    ('logits', 'float32', SCORES, 'float32'),
+    ('logits', 'float16', SCORES, 'float16'),
   ],
 )
-def test_encode(kind, ending, expected, dtype):
-  encoded = encode(SCORES, kind, ending, (2,))
-  assert encoded.dtype == dtype
-  np.testing.assert_array_equal(encoded, np.asarray(expected, dtype))
+def test_encode(kind, dtype, expected, stored):
+  encoded = encode(SCORES, kind, dtype, (2,))
+  assert encoded.dtype == stored
+  np.testing.assert_array_equal(encoded, np.asarray(expected, stored))
 
 
 def test_encode_three_classes():
   scores = np.full((2, 4, 5, 3), 1 / 3, np.float32)
   scores[..., 2] += 0.1
-  assert encode(scores, 'probabilities', '.tif', (3,)).shape == (2, 4, 5, 3)
-  assert (encode(scores, 'labels', '.tif', (3,)) == 2).all()
+  assert encode(scores, 'probabilities', 'float32', (3,)).shape == (2, 4, 5, 3)
+  assert (encode(scores, 'labels', 'float32', (3,)) == 2).all()
 
 
 def test_encode_two_heads():
   scores = np.zeros((1, 1, 2, 5), np.float32)
   scores[0, 0, :, [1, 4]] = [[1, 0], [0.2, 0.1]]
   # Class 1 of head one, then its tie; class 1 of the second head.
-  labels = encode(scores, 'labels', '.tif', (3, 2))
+  labels = encode(scores, 'labels', 'float32', (3, 2))
   np.testing.assert_array_equal(labels, [[[[1, 1], [0, 1]]]])
 
 

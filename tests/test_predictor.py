@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import predictor
+from segjax import scores
 from segjax.errors import InputError
 from segjax.models.fcn import FCN8s
 from segjax.predictor import predict_whole
@@ -29,7 +29,7 @@ def image_of(height, width, seed=0):
 
 
 def test_buckets_change_nothing_and_bound_the_programs(params):
-  compiled = predictor._compiled_scores()
+  compiled = scores.compiled_whole_scores()
   before = compiled._cache_size()
   whole = functools.partial(
     predict_whole, APPLY, params, head_sizes=(4,), activation='logits'

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import tiling
+from segjax import tile_plans, tiling
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.unet import UNet
@@ -90,22 +90,24 @@ def test_mirror_index_equals_np_pad_at_any_distance(size):
   ],
 )
 def test_plan_of_the_paper_network(size, max_tile_size, tile_size, count):
-  plan = tiling.plan_tiles(size, 1, PAPER, max_tile_size=max_tile_size)
+  plan = tile_plans.plan_tiles(size, 1, PAPER, max_tile_size=max_tile_size)
   assert plan.tile_shape == (tile_size, 188)
-  assert len(plan.origins) == count
+  assert len(plan) == count
 
 
 def test_more_tiles_are_chosen_where_they_waste_less():
   geometry = UNetGeometry(4, 1)
   # 9 x 254 = 2286 pixels; the largest tile, 286, would take 8 x 286 = 2288.
-  assert tiling.least_waste_tile_size(1411, geometry, 300) == 254
-  assert len(tiling.plan_axis(1411, geometry, 254)[0]) == 9
-  assert len(tiling.plan_axis(1411, geometry, 286)[0]) == 8
+  assert tile_plans.least_waste_tile_size(1411, geometry, 300) == 254
+  assert len(tile_plans.plan_axis(1411, geometry, 254)) == 9
+  assert len(tile_plans.plan_axis(1411, geometry, 286)) == 8
 
 
 def test_paper_tile_of_572_has_a_stride_of_384():
-  origins, windows = tiling.plan_axis(1000, PAPER, 572)
-  assert origins == [-92, 292, 676]
+  plan = tile_plans.plan_tiles(1, 1000, PAPER, 572)
+  places = [plan.place(window) for window in plan.windows]
+  assert [place.origin[1] for place in places] == [-92, 292, 676]
+  windows = [columns for _, columns in plan.windows]
   assert windows == [slice(0, 384), slice(384, 768), slice(768, 1000)]
 
 
@@ -116,12 +118,13 @@ def test_plan_covers_once_on_phase_with_full_context(geometry):
     height, width = rng.integers(1, (700, 50))
     least = geometry.input_size(geometry.period)
     max_tile_size = least + int(rng.integers(20, 300))
-    plan = tiling.plan_tiles(
+    plan = tile_plans.plan_tiles(
       height, width, geometry, max_tile_size=max_tile_size
     )
     writes = np.zeros((height, width), int)
-    for origin, window in zip(plan.origins, plan.windows, strict=True):
+    for window in plan.windows:
       writes[window] += 1
+      origin = plan.place(window).origin
       for first, side, tile_size in zip(
         origin, window, plan.tile_shape, strict=True
       ):
@@ -148,9 +151,9 @@ def test_no_admissible_tile_computes_fewer_pixels(geometry):
         covered, count = covered + stride, count + 1
       if covered >= size:
         costs.append(count * tile_size)
-    chosen = tiling.least_waste_tile_size(size, geometry, max_tile_size)
-    origins, _ = tiling.plan_axis(size, geometry, chosen)
-    assert len(origins) * chosen == min(costs)
+    chosen = tile_plans.least_waste_tile_size(size, geometry, max_tile_size)
+    windows = tile_plans.plan_axis(size, geometry, chosen)
+    assert len(windows) * chosen == min(costs)
 
 
 @pytest.mark.parametrize(
@@ -225,20 +228,27 @@ def test_stride_off_the_period_differs_from_the_whole_image_pass():
   core = geometry.output_size(tile_size)
   assert core == 18 and core % geometry.period == 2
 
-  score = functools.partial(jax.jit(model.apply), variables)
+  apply = jax.jit(model.apply)
+
+  def score(tiles, sizes):
+    return apply(variables, tiles)
 
   def largest_difference(stride):
     starts = range(0, 40 - core + stride, stride)
-    plan = tiling.TilePlan(
+    plan = tile_plans.TilePlan(
+      (40, 18),
       (tile_size, tile_size),
-      tuple((i - geometry.margin, -geometry.margin) for i in starts),
-      tuple((slice(i, min(i + core, 40)), slice(0, 18)) for i in starts),
+      rows=tuple(slice(i, min(i + core, 40)) for i in starts),
+      columns=(slice(0, 18),),
+      period=1,  # Else the plan would put the tiles on phase.
+      margin=geometry.margin,
+      is_clipped=False,
     )
     prediction = np.full_like(expected, np.nan)
     read = functools.partial(
       tiling.read_mirrored, image, tile_shape=plan.tile_shape
     )
-    for window, scores in tiling.predict_tiles(score, read, plan):
+    for window, scores in tiling.predict_windows(score, read, plan):
       prediction[window] = scores
     return np.abs(prediction - expected).max()
 
@@ -274,7 +284,7 @@ def test_next_batch_is_dispatched_before_the_last_is_pulled():
   events = []
 
   class Scores:
-    def __init__(self, tiles):
+    def __init__(self, tiles, sizes):
       events.append(f'dispatch {tiles[0, 0, 0, 0]:.0f}')
       self.tiles = tiles
 
@@ -282,13 +292,14 @@ def test_next_batch_is_dispatched_before_the_last_is_pulled():
       events.append(f'pull {self.tiles[0, 0, 0, 0]:.0f}')
       return self.tiles
 
-  plan = tiling.plan_tiles(1, 5, UNetGeometry(0, 1), tile_size=4)
-  assert len(plan.origins) == 3
+  plan = tile_plans.plan_tiles(1, 5, UNetGeometry(0, 1), tile_size=4)
+  origins = [plan.place(window).origin for window in plan.windows]
+  assert len(origins) == 3
   tiles = {
     origin: np.full((2, 2, 1), i, np.float32)
-    for i, origin in enumerate(plan.origins)
+    for i, origin in enumerate(origins)
   }
-  written = list(tiling.predict_tiles(Scores, tiles.__getitem__, plan))
+  written = list(tiling.predict_windows(Scores, tiles.__getitem__, plan))
   assert events == [
     'dispatch 0',
     'dispatch 1',
@@ -386,7 +397,7 @@ def test_bad_input_is_an_input_error_that_names_it(changes, message):
 def test_same_tile_without_a_core_is_refused():
   geometry = UNetGeometry(2, 2, 'SAME')
   with pytest.raises(InputError, match='leaves 0 px .* use 52 or more'):
-    tiling.plan_axis(9, geometry, 2 * geometry.margin)
+    tile_plans.plan_axis(9, geometry, 2 * geometry.margin)
 
 
 def test_geometry_of_another_network_is_refused():

@@ -13,8 +13,7 @@ import contextlib
 import io
 import math
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ import tifffile
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from segjax.atomic import replacing
-from segjax.data.tiff_check import check_whole
+from segjax.data.layout import natural_key
+from segjax.data.tiff_check import tiff_pages
 from segjax.errors import InputError
 from segjax.palettes import complete_palette
 
@@ -58,19 +58,8 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
     what = 'is a directory, not a file' if path.is_dir() else 'no such file'
     raise InputError(f'{path}: {what}')
   reader = _READERS[_known_ending(path, _READERS)]
-
-  # Otherwise tifffile also logs to stderr what the InputError says. A function
-  # of this call's own, so that other threads do not remove it.
-  def mute(record):
-    return False
-
-  log = tifffile.logger()
-  log.addFilter(mute)
-  try:
-    with _refusing_damage(path):
-      images = reader(path)
-  finally:
-    log.removeFilter(mute)
+  with refusing_damage(path):
+    images = reader(path)
   finite = np.isfinite(images)
   if not finite.all():
     at = np.unravel_index(np.argmin(finite), images.shape)
@@ -86,7 +75,7 @@ def decode_picture(data: bytes, source: str) -> np.ndarray:
 
   Raises InputError where it does; `source` says whose the bytes are.
   """
-  with _refusing_damage(source):
+  with refusing_damage(source):
     return _decode_picture(data, source)
 
 
@@ -104,12 +93,12 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   if path.is_file():
     _known_ending(path, _READERS)
     return [path]
-  files = [f for f in path.glob('[!.]*') if f.suffix.lower() in _READERS]
-  files = [f for f in files if f.is_file()]
+  files = [f for f in path.glob('[!.]*') if f.is_file()]
+  files = [f for f in files if f.suffix.lower() in _READERS]
   if not files:
     what = 'no image in this' if path.is_dir() else 'no such file or'
     raise InputError(f'{path}: {what} directory; expected {" ".join(_READERS)}')
-  return sorted(files, key=_natural_key)
+  return sorted(files, key=natural_key)
 
 
 def write_stack(
@@ -142,11 +131,8 @@ def write_stack(
     raise InputError(
       f'{given}; expected [N,H,W] or [N,H,W,C] of {", ".join(_DTYPES)}'
     )
-  one_picture = len(array) == 1 and array.shape[3:] in ((), (1,), (3,))
-  if ending == '.png' and not (dtype == 'uint8' and one_picture):
-    raise InputError(
-      f'{given}; a .png takes one uint8 page of 1 or 3 channels, use .tif'
-    )
+  if ending == '.png':
+    check_picture(path, array.shape, array.dtype)
   if palette is not None:
     if ending != '.png' or array.shape[3:] == (3,):
       raise InputError(f'{given} with a palette; only a .png of 1 channel can')
@@ -157,6 +143,16 @@ def write_stack(
       _encode(file, array, ending, palette)
   except OSError as e:
     raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
+
+
+def check_picture(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+  """Raises InputError unless a .png can hold such a stack."""
+  one_picture = shape[0] == 1 and shape[3:] in ((), (1,), (3,))
+  if dtype != np.uint8 or not one_picture:
+    raise InputError(
+      f'{path}: cannot hold {dtype}{list(shape)}; a .png takes one uint8 page '
+      'of 1 or 3 channels, use .tif'
+    )
 
 
 def _encode(file, array, ending, palette):
@@ -181,7 +177,16 @@ def _encode(file, array, ending, palette):
 
 
 @contextlib.contextmanager
-def _refusing_damage(source) -> Iterator[None]:
+def refusing_damage(source: Path | str) -> Iterator[None]:
+  """Turns whatever a decoder raises of the block into an InputError."""
+
+  # Otherwise tifffile also logs to stderr what the InputError says. A function
+  # of this call's own, so that other threads do not remove it.
+  def mute(record):
+    return False
+
+  log = tifffile.logger()
+  log.addFilter(mute)
   try:
     yield
   except InputError:
@@ -191,6 +196,8 @@ def _refusing_damage(source) -> Iterator[None]:
     reason = ' '.join(f'{type(e).__name__}: {e}'.split())
     message = f'{source}: truncated, corrupt or misnamed; {reason}'
     raise InputError(message) from e
+  finally:
+    log.removeFilter(mute)
 
 
 def _known_ending(path, known):
@@ -200,14 +207,15 @@ def _known_ending(path, known):
   return ending
 
 
-def _natural_key(path):
-  parts = re.split(r'(\d+)', path.name)
-  parts[1::2] = map(int, parts[1::2])
-  return parts, path.name
+def stored_dtype(
+  path: Path | str, shape: Sequence[int], dtype: np.dtype
+) -> np.dtype:
+  """Returns the dtype to read arrays of `shape` and `dtype` into.
 
-
-def _stored_dtype(path, shape, dtype):
-  """Returns the dtype to read pages [H,W,C] into, or raises InputError."""
+  Raises:
+    InputError: the array is empty or decodes to more than `MAX_PAGE_VALUES`,
+      or its dtype is none that is read.
+  """
   if math.prod(shape) == 0 or math.prod(shape) > MAX_PAGE_VALUES:
     raise InputError(
       f'{path}: pages of shape {list(shape)}; expected 1 to {MAX_PAGE_VALUES} '
@@ -222,26 +230,15 @@ def _stored_dtype(path, shape, dtype):
 def _read_tiff(path):
   # Without OME: its metadata may send the reader to other files.
   with tifffile.TiffFile(path, is_ome=False) as tif:
-    pages = list(tif.pages)
-    check_whole(path, tif, pages)
-    first = pages[0]
-    shape = (first.imagelength, first.imagewidth, first.samplesperpixel)
-    dtype = _stored_dtype(path, shape, first.dtype)
-    # 1, 2: associated and unassociated alpha (TIFF 6.0, ExtraSamples).
-    num_channels = shape[-1] - (first.extrasamples[-1:] in ((1,), (2,)))
-    images = np.empty((len(pages), *shape[:2], num_channels), dtype)
+    pages, shape = tiff_pages(path, tif)
+    stored = (*shape[:2], pages[0].samplesperpixel)
+    dtype = stored_dtype(path, stored, pages[0].dtype)
+    images = np.empty((len(pages), *shape), dtype)
     for i, page in enumerate(pages):
-      kind = f'{page.axes} {page.dtype}{list(page.shape)}'
-      expected = f'{first.axes} {first.dtype}{list(first.shape)}'
-      if kind != expected or page.axes not in ('YX', 'YXS', 'SYX'):
-        raise InputError(
-          f'{path}: page {i} is {kind}, page 0 {expected}; pages must be equal '
-          'and of axes YX, YXS or SYX'
-        )
       image = page.asarray()
       if page.axes == 'SYX':
         image = np.moveaxis(image, 0, -1)
-      images[i] = image.reshape(shape)[..., :num_channels]
+      images[i] = image.reshape(stored)[..., : shape[-1]]
   return images
 
 
@@ -274,20 +271,25 @@ def _decode_picture(data, source):
     )
   bands = picture.getbands()
   shape = (picture.height, picture.width, len(bands))
-  dtype = _stored_dtype(source, shape, np.dtype(f'uint{bits}'))
+  dtype = stored_dtype(source, shape, np.dtype(f'uint{bits}'))
   image = np.asarray(picture).astype(dtype).reshape(shape)
   return image[..., : len(bands) - ('A' in bands)]
 
 
+def stack_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns [N,H,W,C] of an array file; raises InputError if it has none."""
+  shapes = {2: (1, *shape, 1), 3: (*shape, 1), 4: shape}
+  if len(shape) not in shapes or shape[0] == 0:
+    raise InputError(
+      f'{path}: shape {list(shape)}; expected [H,W], [N,H,W] or [N,H,W,C]'
+    )
+  return shapes[len(shape)]
+
+
 def _read_npy(path):
   array = np.lib.format.open_memmap(path, mode='r')
-  shapes = {2: (1, *array.shape, 1), 3: (*array.shape, 1), 4: array.shape}
-  if array.ndim not in shapes or len(array) == 0:
-    raise InputError(
-      f'{path}: shape {list(array.shape)}; expected [H,W], [N,H,W] or [N,H,W,C]'
-    )
-  shape = shapes[array.ndim]
-  dtype = _stored_dtype(path, shape[1:], array.dtype)
+  shape = stack_shape(path, array.shape)
+  dtype = stored_dtype(path, shape[1:], array.dtype)
   return np.array(array, dtype, order='C').reshape(shape)
 
 

@@ -12,6 +12,31 @@ import tifffile
 from segjax.errors import InputError
 
 
+def tiff_pages(
+  path: Path, tif: tifffile.TiffFile
+) -> tuple[list[tifffile.TiffPage], tuple[int, int, int]]:
+  """Returns the pages of a TIFF, and the shape [H,W,C] of each without alpha.
+
+  Raises:
+    InputError: the file is not whole, or the pages are unequal.
+  """
+  pages = list(tif.pages)
+  check_whole(path, tif, pages)
+  first = pages[0]
+  for i, page in enumerate(pages):
+    kind = f'{page.axes} {page.dtype}{list(page.shape)}'
+    expected = f'{first.axes} {first.dtype}{list(first.shape)}'
+    if kind != expected or page.axes not in ('YX', 'YXS', 'SYX'):
+      raise InputError(
+        f'{path}: page {i} is {kind}, page 0 {expected}; pages must be equal '
+        'and of axes YX, YXS or SYX'
+      )
+  # 1, 2: associated and unassociated alpha (TIFF 6.0, ExtraSamples).
+  alpha = first.extrasamples[-1:] in ((1,), (2,))
+  channels = first.samplesperpixel - alpha
+  return pages, (first.imagelength, first.imagewidth, channels)
+
+
 def check_whole(
   path: Path, tif: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]
 ) -> None:

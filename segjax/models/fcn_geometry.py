@@ -2,6 +2,7 @@
 """FCN without its arrays: the steps of the decoder, sizes and crop offsets."""
 
 import dataclasses
+import math
 from typing import Any
 
 from segjax.errors import InputError
@@ -64,6 +65,25 @@ class FCNGeometry:
     return receptive_field(window for _, window in self.windows)
 
   @property
+  def period(self) -> int:
+    """Image pixels per coarse score, 32.
+
+    Tiles whose origins differ by a multiple of it agree exactly.
+    """
+    return math.prod(window.stride for _, window in self.windows)
+
+  @property
+  def margin(self) -> int:
+    """Pixels of context, in whole periods, of logits of whole periods.
+
+    A tile ends in the padding of the network where the image goes on. Logits
+    that are `margin` from there depend on no padding.
+    """
+    low, high = self._reach(0, self.period - 1)
+    reach = max(-low, high - self.period + 1)
+    return math.ceil(reach / self.period) * self.period
+
+  @property
   def offsets(self) -> dict[str, int]:
     """Pixels cropped off before each map that is cropped, rows and columns.
 
@@ -109,6 +129,35 @@ class FCNGeometry:
   def input_size(self, core_size: int) -> int:
     """Returns `core_size`: an image as large as its logits."""
     return self.output_size(core_size)
+
+  def _reach(self, low, high):
+    """Returns the image interval that decides the logits low..high.
+
+    Walks back through the decoder: each of its maps needs scores of the one
+    before and of a skip.
+    """
+    offsets = self.offsets
+    needed = []
+    for up in reversed(self.decoder):
+      # Of the map that `up` is cropped to or is added to.
+      if up.skip is not None:
+        offset = offsets.get(f'score_{up.skip}', 0)
+        needed.append(self._seen(up.skip, low + offset, high + offset))
+      offset = offsets.get(up.name, 0)
+      kernel, stride = up.layer.kernel, up.layer.stride
+      low = -(-(low + offset - kernel + 1) // stride)
+      high = (high + offset) // stride
+    needed.append(self._seen(self.windows[-1][0], low, high))
+    lows, highs = zip(*needed, strict=True)
+    return min(lows), max(highs)
+
+  def _seen(self, name, low, high):
+    """Returns the image interval that decides low..high of the map `name`."""
+    names = [layer for layer, _ in self.windows]
+    for _, window in reversed(self.windows[: names.index(name) + 1]):
+      low = low * window.stride - window.pad
+      high = high * window.stride - window.pad + window.extent - 1
+    return low, high
 
   def _locate(self, name):
     """Returns where the map `name` lies; for None the image."""

@@ -6,6 +6,7 @@ A file may also say what its arrays don't tell of their network: see
 refused.
 """
 
+import hashlib
 import json
 import os
 import zipfile
@@ -71,6 +72,17 @@ def read_about(path: str | os.PathLike) -> dict[str, str]:
   if not isinstance(about, dict):
     raise InputError(f'{path} garbles what it says of its network')
   return {str(name): str(value) for name, value in about.items()}
+
+
+def digest_of_params(params: Any) -> str:
+  """Returns the SHA-256 of names, shapes and values, in hexadecimal."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    array = np.ascontiguousarray(leaf)
+    name = jax.tree_util.keystr(path)
+    digest.update(f'{name} {array.dtype}{array.shape}\n'.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
 
 
 def nested(

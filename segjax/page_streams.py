@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages of image files in, a stack of their predictions out, by windows."""
+
+import collections
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segjax.data import canvases, images, rasters
+from segjax.errors import InputError
+from segjax.partial import Partial
+from segjax.writers import Progress
+
+
+class Page:
+  """A page of a canvas, written as `page[rows, columns] = values`."""
+
+  def __init__(self, canvas: canvases.Canvas, number: int):
+    self._canvas = canvas
+    self._number = number
+
+  def __setitem__(
+    self, window: tuple[slice, slice], values: np.ndarray
+  ) -> None:
+    self._canvas[self._number, *window] = values
+
+
+def measure(
+  files: Iterable[Path], channels: int, output: Path
+) -> tuple[int, tuple[int, int]]:
+  """Returns how many pages the files have, and their height and width.
+
+  Args:
+    files: that go together into one.
+    channels: of the network.
+    output: that one.
+
+  Raises:
+    InputError: a file cannot be read, has not `channels`, or sizes differ.
+  """
+  shapes = [page.shape[:2] for page in open_pages(files, channels)]
+  sizes = sorted(set(shapes))
+  if len(sizes) > 1:
+    raise InputError(
+      f'{output} cannot hold images of {sizes} pixels together; give a folder '
+      'as --output'
+    )
+  return len(shapes), sizes[0]
+
+
+def open_pages(
+  files: Iterable[Path], channels: int
+) -> Iterator[rasters.Raster]:
+  """Yields the pages of files one after another; one file is open at a time.
+
+  Float pixels that are not in [0, 1] are refused when they are read.
+
+  Raises:
+    InputError: a file cannot be read, or has not `channels`.
+  """
+  for file in files:
+    with rasters.open_rasters(file) as pages:
+      for number, page in enumerate(pages):
+        if page.shape[-1] != channels:
+          raise InputError(
+            f'{file} has {page.shape[-1]} channels; the network takes '
+            f'model.in_channels={channels}'
+          )
+        yield _checked(page, file, number)
+
+
+def write_predictions(
+  partial: Partial,
+  name: str,
+  pages: Iterable[rasters.Raster],
+  shape: tuple[int, int, int],
+  stream: Callable[..., None],
+  sample: np.ndarray,
+  colours: np.ndarray | None,
+) -> None:
+  """Writes the predictions of pages into the folder of a partial output.
+
+  Args:
+    partial: what of it is finished already.
+    name: of the output, with its ending.
+    pages: the images.
+    shape: N pages of H rows and W columns.
+    stream: (page, writer, finished=, on_written=) -> None; as
+      `predictor.create_streamer`, with parameters and encoding.
+    sample: [1, 1, ...], what it writes of a pixel.
+    colours: of a .png of labels; see `images.write_stack`.
+
+  Raises:
+    InputError: as the pages and `stream`.
+    OSError: it cannot be written.
+  """
+  output = partial.folder / name
+  is_picture = output.suffix.lower() == '.png'
+  shape = (*shape, *sample.shape[2:])
+  if is_picture:
+    # The picture is made of the canvas at the end.
+    images.check_picture(name, shape, sample.dtype)
+    output = output.with_suffix('.npy')
+  finished = collections.defaultdict(set)
+  for page, number in partial.finished:
+    finished[page].add(number)
+  with contextlib.ExitStack() as stack:
+    canvas = stack.enter_context(
+      canvases.open_canvas(output, shape, sample.dtype)
+    )
+    report = _progress(stack, shape, sum(partial.finished.values()))
+    for page, image in enumerate(pages):
+
+      def on_written(number, pixels, page=page):
+        partial.record((page, number), pixels, canvas.sync)
+        report(pixels)
+
+      stream(
+        image,
+        Page(canvas, page),
+        finished=finished[page],
+        on_written=on_written,
+      )
+    canvas.sync()
+  if is_picture:
+    images.write_stack(partial.folder / name, np.load(output), colours)
+    os.unlink(output)
+
+
+def _progress(stack, shape, done):
+  """Returns (pixels) -> None, which says on a terminal how far it is."""
+  if not sys.stderr.isatty():
+    return lambda pixels: None
+  progress = stack.enter_context(
+    Progress(math.prod(shape[:3]), done, names=('pixel', 'pixels'))
+  )
+
+  def report(pixels):
+    nonlocal done
+    done += pixels
+    progress.update(done)
+
+  return report
+
+
+def _checked(page, file, number):
+  """Returns the page, of which float pixels not in [0, 1] are refused."""
+  if page.dtype != np.float32:
+    return page
+
+  def read(rows, columns):
+    pixels = page[rows, columns]
+    finite = np.isfinite(pixels)
+    if not finite.all():
+      row, column, channel = np.unravel_index(np.argmin(finite), pixels.shape)
+      raise InputError(
+        f'{file}: pixel is {pixels[row, column, channel]} in page {number}, '
+        f'row {rows.start + row}, column {columns.start + column}, channel '
+        f'{channel} (counted from 0); pixels must be finite'
+      )
+    if not 0 <= pixels.min() <= pixels.max() <= 1:
+      raise InputError(
+        f'{file} has float pixels from {pixels.min():g} to {pixels.max():g}; '
+        'they must be in [0, 1] (integers are divided by the maximum of their '
+        'type)'
+      )
+    return pixels
+
+  return rasters.Raster(page.shape, page.dtype, read)

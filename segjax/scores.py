@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is compiled: from tiles or images to the scores of a network."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import parallel
+from segjax.errors import InputError
+from segjax.geometry import UNetGeometry
+
+# Of `predict_windows`: (tiles [N, h, w, C], sizes i32[N, 2]) -> [N, h', w', K].
+Score = Callable[[np.ndarray, np.ndarray], jax.Array]
+
+ACTIVATIONS = {
+  'probabilities': functools.partial(jax.nn.softmax, axis=-1),
+  'logits': lambda logits: logits,
+}
+
+
+def core_score(
+  apply: Callable[[Any, jax.Array], jax.Array],
+  params: Any,
+  geometry: UNetGeometry,
+  activation: str,
+  num_tiles: int,
+  tiles_per_batch: int,
+) -> tuple[Score, int]:
+  """Returns the `score` and the batch size of `predict_windows` for a U-Net.
+
+  Args:
+    num_tiles: to be computed; decides whether all local devices are used.
+    tiles_per_batch: tiles computed at once, on each device.
+
+  The others are as of `predict_image`.
+
+  Raises:
+    InputError: if an argument is none of those.
+  """
+  check_settings(activation, tiles_per_batch)
+  place = parallel.place_locally(num_tiles // tiles_per_batch)
+  compiled = functools.partial(
+    _compiled_core_scores(),
+    apply,
+    place.put_params(params),
+    geometry=geometry,
+    activation=activation,
+  )
+
+  def score(tiles, sizes):
+    del sizes  # The mirrored pixels beyond are as good as others.
+    return compiled(place.put_batch(tiles))
+
+  return score, tiles_per_batch * place.num_devices
+
+
+def sized_score(
+  apply: Callable[..., jax.Array],
+  params: Any,
+  head_sizes: Sequence[int],
+  activation: str,
+  num_tiles: int,
+  tiles_per_batch: int,
+) -> tuple[Score, int]:
+  """Returns what `core_score` does, for an FCN.
+
+  Args:
+    apply: maps (params, tiles [N, h, w, C], size=i32[N, 2]) to logits
+      f32[N, h, w, K], such as `FCN.apply`.
+    head_sizes: numbers of classes, of sum K; the softmax is over each.
+  """
+  check_settings(activation, tiles_per_batch)
+  place = parallel.place_locally(num_tiles // tiles_per_batch)
+  compiled = functools.partial(
+    compiled_whole_scores(),
+    apply,
+    place.put_params(params),
+    head_sizes=tuple(head_sizes),
+    activation=activation,
+  )
+
+  def score(tiles, sizes):
+    return compiled(place.put_batch(tiles), size=place.put_batch(sizes))
+
+  return score, tiles_per_batch * place.num_devices
+
+
+def check_settings(activation: str, tiles_per_batch: int) -> None:
+  """Raises InputError for what is none."""
+  if activation not in ACTIVATIONS:
+    raise InputError(f'activation {activation!r} is not in {[*ACTIVATIONS]}')
+  if tiles_per_batch < 1:
+    raise InputError(f'tiles_per_batch={tiles_per_batch} must be at least 1')
+
+
+@functools.cache
+def _compiled_core_scores() -> Callable:
+  static = ('apply', 'geometry', 'activation')
+  return parallel.jit(_core_scores, static_argnames=static)
+
+
+def _core_scores(apply, params, tiles, *, geometry, activation):
+  """Maps tiles f32[N, h, w, C] to the scores f32[N, h', w', K] of cores."""
+  logits = jax.vmap(lambda tile: apply(params, tile[None])[0])(tiles)
+  height, width = map(geometry.output_size, tiles.shape[1:3])
+  if logits.shape[1:3] != (height, width):
+    raise InputError(
+      f'tiles of {tiles.shape[1:3]} px give {logits.shape[1:3]} px; the '
+      f'network is not of the given {geometry}, which says {height, width}'
+    )
+  offset = geometry.core_offset
+  core = logits[:, offset : height - offset, offset : width - offset]
+  return ACTIVATIONS[activation](core.astype(jnp.float32))
+
+
+@functools.cache
+def compiled_whole_scores() -> Callable:
+  """Returns (apply, params, image, size=None) -> scores, compiled once."""
+  static = ('apply', 'head_sizes', 'activation')
+  return parallel.jit(_whole_scores, static_argnames=static)
+
+
+def _whole_scores(apply, params, image, *, head_sizes, activation, **padded):
+  logits = apply(params, image, **padded).astype(jnp.float32)
+  activate = ACTIVATIONS[activation]
+  heads = jnp.split(logits, np.cumsum(head_sizes)[:-1], axis=-1)
+  return jnp.concatenate([activate(head) for head in heads], axis=-1)
