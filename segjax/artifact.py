@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import export
@@ -37,6 +37,13 @@ ABOUT = 'artifact.json'
 _FORMAT = 1  # Raised when older readers would misunderstand.
 
 
+class FCNTiling(NamedTuple):
+  """What `tile_plans` asks of an FCNGeometry."""
+
+  period: int
+  margin: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
   """What `predictor.create_predictor` asks of a model.
@@ -45,13 +52,13 @@ class LoadedModel:
     apply: ({'params': params}, image f32[B, H, W, C]) -> logits f32[B, h, w, K]
       at the input size of the artifact; of an FCN with `size` i32[B, 2], the
       true sizes of the images in it.
-    geometry: of a U-Net; None for an FCN, which takes images whole.
+    geometry: of a U-Net, or what tiles need of that of an FCN.
     in_channels: C.
     head_sizes: the classes of each head.
   """
 
   apply: Callable[..., jax.Array]
-  geometry: UNetGeometry | None
+  geometry: UNetGeometry | FCNTiling
   in_channels: int
   head_sizes: tuple[int, ...]
 
@@ -93,8 +100,9 @@ def write(
       symbolic n; of an FCN (params, image, size i32[n, 2]).
     params: nested dict of f32 arrays.
     about: what `artifact.json` holds, in JSON's types: `geometry` (the fields
-      of a UNetGeometry, or null), `head_sizes`, `preprocessing`, `prediction`,
-      `average`, `class_names` and `palette` (RGB of each class, or null).
+      of a UNetGeometry or an FCNTiling), `head_sizes`, `preprocessing`,
+      `prediction`, `average`, `class_names` and `palette` (RGB of each class,
+      or null).
     overwrite: whether to replace an artifact that is there.
 
   Raises:
@@ -155,9 +163,10 @@ def load(
   (_, image, *_), _ = _arguments(exported)
   with _refusing(about):
     geometry = described['geometry']
+    make = FCNTiling if 'margin' in geometry else UNetGeometry
     model = LoadedModel(
       apply=_apply(exported, image.shape[1:]),
-      geometry=None if geometry is None else UNetGeometry(**geometry),
+      geometry=make(**geometry),
       in_channels=image.shape[-1],
       head_sizes=tuple(described['head_sizes']),
     )

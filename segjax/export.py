@@ -16,12 +16,13 @@ from absl import flags
 from jax import export
 
 from segjax import artifact, networks
+from segjax.artifact import FCNTiling
 from segjax.data import look_of
 from segjax.errors import InputError, run_command
 from segjax.geometry import UNetGeometry
 from segjax.networks import Network
 from segjax.predictor import create_predictor
-from segjax.tiling import plan_tiles
+from segjax.tile_plans import plan_tiles
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -35,14 +36,13 @@ def export_network(
 ) -> None:
   """Writes an artifact of a network for `PLATFORMS`; see `segjax.artifact`.
 
-  A U-Net is exported at one tile, which covers images of any size. An FCN takes
-  images whole, up to the size it is exported at.
+  At one size of tiles, which cover images of any size.
 
   Args:
     network: of a run, or with converted weights.
     output: folder to write.
-    size_px: input side of a tile, None for that of training; or for an FCN the
-      longer side of the largest image.
+    size_px: input side of a tile; None for that of training, which an FCN on
+      whole images hasn't.
     overwrite: whether to replace an artifact that is there.
 
   Raises:
@@ -62,11 +62,11 @@ def export_network(
     prediction |= dict(tile_size=size_px, max_tile_size=size_px)
   elif size_px is None or size_px < 1:
     raise InputError(
-      f'size_px={size_px}: this network takes images whole; give the longer '
-      'side of the largest'
+      f'size_px={size_px}: this network was trained on whole images; give the '
+      'side of the tiles to predict by, or that of the largest image'
     )
   else:
-    prediction |= dict(bucket_px=size_px)
+    prediction |= dict(bucket_px=size_px, tile_size=size_px)
 
   (batch,) = export.symbolic_shape('n')
   shape = (batch, size_px, size_px, model.in_channels)
@@ -83,7 +83,9 @@ def export_network(
   exported = export.export(logits, platforms=PLATFORMS)(params, *inputs)
   class_names, palette = look_of(config.data, model.num_classes)
   about = {
-    'geometry': dataclasses.asdict(model.geometry) if is_unet else None,
+    'geometry': dataclasses.asdict(model.geometry)
+    if is_unet
+    else {name: getattr(model.geometry, name) for name in FCNTiling._fields},
     'head_sizes': model.head_sizes,
     'preprocessing': config.preprocessing.to_dict(),
     'prediction': prediction,
@@ -110,8 +112,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer(
     'size_px',
     None,
-    'Input side of a tile, None for that of training; for a network that takes '
-    'images whole, the longer side of the largest.',
+    'Input side of a tile; None for that of training, if that is on tiles.',
   )
   flags.DEFINE_bool('overwrite', False, 'Replace an artifact that exists.')
   run_command(main)

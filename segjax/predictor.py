@@ -49,6 +49,10 @@ def create_predictor(
   else:
     predict = functools.partial(predict_whole, head_sizes=model.head_sizes)
 
+  settings = dict(config.prediction)
+  if not isinstance(model.geometry, UNetGeometry):
+    settings.pop('tile_size', None)  # Of streams; here images are whole.
+
   def predict_stored(params, image):
     return predict(
       model.apply,
@@ -56,7 +60,7 @@ def create_predictor(
       np.asarray(standardise(to_unit_range(image), **config.preprocessing)),
       average=average,
       activation=activation,
-      **config.prediction,
+      **settings,
     )
 
   return predict_stored

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from segjax.geometry import UNetGeometry
-from segjax.models.fcn_geometry import FCNGeometry
 from segjax.scores import core_score, sized_score
 from segjax.tile_plans import plan_tiles
 from segjax.tiling import predict_windows, read_mirrored
@@ -29,7 +28,7 @@ def stream_predict(
   writer: Any,
   apply: Callable[..., jax.Array],
   params: Any,
-  geometry: UNetGeometry | FCNGeometry,
+  geometry: Any,
   *,
   head_sizes: Sequence[int] = (),
   encode: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -52,7 +51,7 @@ def stream_predict(
     apply: of a U-Net as for `predict_image`; of an FCN with `size`, as its
       `apply`.
     params: first argument of `apply`.
-    geometry: sizes of the network behind `apply`.
+    geometry: of the network behind `apply`, as of `plan_tiles`.
     head_sizes: of an FCN, numbers of classes of its heads.
     encode: maps the scores f32[h, w, K] to the values; None for themselves.
     activation: 'probabilities' (of each head) or 'logits'.

@@ -19,11 +19,10 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.models.fcn_geometry import FCNGeometry
 from segjax.turns import Transform, is_reversed, turned_shape
 
 Window = tuple[slice, slice]
@@ -170,13 +169,14 @@ def least_waste_tile_size(
 
 
 def plan_clipped_axis(
-  size: int, geometry: FCNGeometry, tile_size: int, slack: int = 0
+  size: int, geometry: Any, tile_size: int, slack: int = 0
 ) -> list[slice]:
   """Returns the windows of the fewest tiles that end where the image does.
 
   The first tile and the last need a margin on one side only.
 
   Args:
+    geometry: as of `plan_tiles`.
     slack: as of `plan_axis`.
 
   Raises:
@@ -202,7 +202,7 @@ def plan_clipped_axis(
 def plan_tiles(
   height: int,
   width: int,
-  geometry: UNetGeometry | FCNGeometry,
+  geometry: Any,
   tile_size: int | None = None,
   max_tile_size: int = 1024,
   *,
@@ -212,7 +212,8 @@ def plan_tiles(
   """Plans the tiles of an image of `height` x `width` pixels.
 
   Args:
-    geometry: of the network.
+    geometry: UNetGeometry, or of an FCN anything with its `period` and
+      `margin`, such as FCNGeometry.
     tile_size: height and width of a tile, in input pixels; None chooses each
       so that the fewest pixels are computed.
     max_tile_size: limit to that choice, in input pixels.
@@ -232,7 +233,7 @@ def plan_tiles(
     raise InputError(
       f'image of {height} x {width} pixels; sides are at most {MAX_SIDE} px'
     )
-  is_clipped = isinstance(geometry, FCNGeometry)
+  is_clipped = not isinstance(geometry, UNetGeometry)
   choose, cover = least_waste_tile_size, plan_axis
   if is_clipped:
     choose = functools.partial(_least_clipped_tile_size, bucket_px=bucket_px)

@@ -24,7 +24,7 @@ from segjax.models import create_model
 from segjax.models.fcn import FCN8s
 from segjax.networks import Network
 from segjax.predict import predict_files
-from segjax.predictor import create_predictor
+from segjax.predictor import create_predictor, create_streamer
 from segjax.steps import init_params
 from segjax.weights import files
 
@@ -97,6 +97,19 @@ def test_an_fcn_predicts_images_up_to_its_size(tmp_path):
     predict(arrays, picture(41, 23, 3))
 
 
+def test_an_fcn_predicts_larger_images_by_tiles(tmp_path):
+  model, params, config, _ = network = fcn()
+  tile = 2 * model.geometry.margin + 2 * model.geometry.period
+  export_network(network, tmp_path / 'fcn.segjax', size_px=tile)
+  loaded, arrays, about = artifact.load(tmp_path / 'fcn.segjax')
+  image = picture(tile + 40, 20, 3)
+  expected = create_predictor(model, config)(params, image)
+  got = np.zeros_like(expected)
+  create_streamer(loaded, about)(arrays, image, got)
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+  assert np.ptp(expected[-40:]) > 0.01
+
+
 def test_heads_stay_apart(tmp_path):
   model, params, config, _ = network = fcn(heads=(('a', 3), ('b', 1)))
   export_network(network, tmp_path / 'net', size_px=24)
@@ -120,7 +133,7 @@ import sys
 sys.modules['segjax.models'] = None  # Importing it fails.
 from segjax import artifact
 from segjax.data import images, look_of
-from segjax.predictor import create_predictor
+from segjax.predictor import create_predictor, create_streamer
 model, params, config = artifact.load({str(folder)!r})
 predict = create_predictor(model, config, config.evaluation.average)
 stack = images.read_stack({str(tmp_path / 'in.tif')!r})
@@ -190,7 +203,7 @@ def test_sizes_are_the_networks(folder, tmp_path):
   deep = Network(create_model(config.model), {}, config, None)
   with pytest.raises(InputError, match='188 px is too small .* use 204'):
     export_network(deep, net, size_px=188)
-  with pytest.raises(InputError, match='size_px=None: .* the longer side'):
+  with pytest.raises(InputError, match='size_px=None: .* side of the tiles'):
     export_network(fcn(), net)
   assert not list(tmp_path.iterdir())
   export_network(unet(), net, size_px=50)
