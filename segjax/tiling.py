@@ -55,7 +55,11 @@ def read_mirrored(
     start = int(index.min())
     window.append(slice(start, int(index.max()) + 1))
     inner.append(index - start)
-  return np.asarray(image[tuple(window)])[np.ix_(*inner)]
+  pixels = np.asarray(image[tuple(window)])
+  for axis, index in enumerate(inner):
+    if not np.array_equal(index, np.arange(pixels.shape[axis])):
+      pixels = pixels.take(index, axis)
+  return pixels
 
 
 def predict_windows(
@@ -111,17 +115,24 @@ def predict_windows(
         ahead = pool.submit(load)
         yield batch, places, score(tiles, sizes)
 
-  # The device is at work on the batch ahead while this one is copied to host.
-  batches, ahead = itertools.tee(scored())
-  next(ahead, None)
+  def pulled():
+    # The device is at work on the batch ahead while one is copied to the host.
+    # (No `tee`: it keeps dozens of batches.)
+    last = None
+    for batch, places, scores in scored():
+      if last is not None:
+        yield *last[:2], np.asarray(last[2])
+      last = batch, places, scores
+    if last is not None:
+      yield *last[:2], np.asarray(last[2])
+
   total = None
-  for (batch, places, scores), _ in itertools.zip_longest(batches, ahead):
-    scores = np.asarray(scores)
+  for batch, places, scores in pulled():
     for (window, i), place, tile in zip(batch, places, scores, strict=False):
-      part = restored(tile, *transforms[i])[place.crop].astype(np.float32)
+      part = restored(tile, *transforms[i])[place.crop]
       total = part if i == 0 else total + part
       if i == len(transforms) - 1:
-        yield window, total / np.float32(len(transforms))
+        yield window, total if i == 0 else total / np.float32(len(transforms))
 
 
 def predict_image(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Picture files in and out.
 
-tifffile is known here and to `tiff_check`, Pillow here and to `segjax.legends`,
-which draws text with it.
+tifffile is known here, to `tiff_check`, `rasters` and `canvases`; Pillow here
+and to `segjax.legends`, which draws text with it.
 
 Every stack in memory is [N,H,W,C]: N pages of H rows, W columns and C
 channels. What is read is what was stored: nothing is scaled, inverted,
