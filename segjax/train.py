@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import networks, parallel, steps, writers
+from segjax import networks, parallel, preemption, steps, writers
 from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints, has_checkpoint
 from segjax.data import IGNORE_LABEL, create_dataset, standardise
@@ -31,7 +31,7 @@ from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.predictor import create_predictor
 from segjax.weights import files
-from segjax.workdir import claim_workdir
+from segjax.workdir import check_writable, claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -54,12 +54,15 @@ def train_and_evaluate(
   """Trains for `config.num_train_steps`, evaluates, and returns the scores.
 
   A run that `workdir` holds goes on from its newest checkpoint and ends with
-  the parameters of an unbroken run, bit for bit.
+  the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
+  and returns no scores; see `preemption`.
 
   Raises:
     InputError: config or data are wrong, or `workdir` holds another experiment.
     TrainingDiverged: NaN or infinite loss or gradient; names the step.
+    SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
+  check_writable(workdir)
   model = create_model(config.model)
   schedule = create_schedule(
     **config.schedule, num_steps=config.num_train_steps
@@ -97,11 +100,14 @@ def train_and_evaluate(
   def evaluate_heldout(params, **how):
     return evaluate(model, params, dataset.heldout, config, dataset, **how)
 
-  with Checkpoints(
-    workdir / 'checkpoints',
-    best_metric=config.evaluation.best_metric,
-    **config.checkpoints.keep,
-  ) as checkpoints:
+  with (
+    preemption.notice() as is_preempted,
+    Checkpoints(
+      workdir / 'checkpoints',
+      best_metric=config.evaluation.best_metric,
+      **config.checkpoints.keep,
+    ) as checkpoints,
+  ):
     init = parallel.jit_once(
       lambda: steps.init_state(model, optimizer, config.seed)
     )
@@ -134,8 +140,9 @@ def train_and_evaluate(
         state, metrics = devices.step(state, batch)
         log.add(step, devices.get(metrics))
 
+        stops = is_preempted(step) and step < end
         evaluates = step % config.evaluation.every_steps == 0 or step == end
-        if evaluates or step % config.checkpoints.every_steps == 0:
+        if evaluates or stops or step % config.checkpoints.every_steps == 0:
           log.flush()  # What is saved has a finite loss and gradient.
           single, scores = devices.get(state), None
           if evaluates and len(dataset.heldout):
@@ -145,6 +152,10 @@ def train_and_evaluate(
             writer.write_scalars(step, scores)
             writer.write_images(step, {'heldout': panels[0][1]})
           checkpoints.save(step, single, scores)
+        if stops:
+          checkpoints.wait()
+          print(f'SIGTERM: saved step {step}; run again to go on', flush=True)
+          return {}
       checkpoints.wait()
     params = devices.get(state).params
 

@@ -21,6 +21,29 @@ from segjax.errors import InputError
 from segjax.models import create_model
 
 
+def check_writable(workdir: str | os.PathLike) -> None:
+  """Raises InputError if `workdir` could not be made or written to.
+
+  Makes nothing, so it can come before everything else.
+  """
+  if '://' in str(workdir):
+    raise InputError(
+      f'workdir {workdir} is a URL; mount the bucket and give its path'
+    )
+  folder = pathlib.Path(workdir).absolute()
+  while not os.path.exists(folder):
+    folder = folder.parent
+  if not folder.is_dir():
+    reason = f'{folder} is a file'
+  elif not os.access(folder, os.W_OK | os.X_OK):  # Or its disk is read-only.
+    reason = f'{folder} may not be written to'
+  else:
+    return
+  raise InputError(
+    f'cannot write to workdir {workdir}: {reason}; give another --workdir'
+  )
+
+
 def claim_workdir(
   workdir: str | os.PathLike,
   config: ml_collections.ConfigDict,
@@ -28,7 +51,7 @@ def claim_workdir(
 ) -> None:
   """Makes `workdir` and writes its `config.json`, or checks the one there.
 
-  Proves that the folder can be written to. Processes that share a workdir may
+  Proves that it can be written to. Processes that share a workdir may
   call it at the same time.
 
   Args:
@@ -42,10 +65,7 @@ def claim_workdir(
     InputError: the workdir was made with other settings (all are named), is
       not writable, or holds a `config.json` that cannot be read.
   """
-  if '://' in str(workdir):
-    raise InputError(
-      f'workdir {workdir} is a URL; mount the bucket and give its path'
-    )
+  check_writable(workdir)
   workdir = pathlib.Path(workdir)
   file = workdir / 'config.json'
   new = json.loads(json.dumps(config.to_dict()))
