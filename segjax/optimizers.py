@@ -72,10 +72,12 @@ def create_optimizer(
     bias_layers: prefixes of the names of these layers; ('',) is all. Other
       biases learn as kernels do.
   """
-  if isinstance(bias_layers, str):
+  if isinstance(bias_layers, str) or not all(
+    isinstance(prefix, str) for prefix in bias_layers
+  ):
     raise InputError(
       f'optimizer.bias_layers={bias_layers!r} must be a tuple of prefixes, '
-      f'such as ({bias_layers!r},)'
+      "such as ('conv', 'score')"
     )
   if bias_rate <= 0:
     raise InputError(f'optimizer.bias_rate={bias_rate} must be > 0')

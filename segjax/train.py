@@ -31,7 +31,7 @@ from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.predictor import create_predictor
 from segjax.weights import files
-from segjax.workdir import check_writable, claim_workdir
+from segjax.workdir import check_writable, claim_workdir, flatten
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -63,6 +63,7 @@ def train_and_evaluate(
     SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
   check_writable(workdir)
+  _check_numbers(config)
   model = create_model(config.model)
   schedule = create_schedule(
     **config.schedule, num_steps=config.num_train_steps
@@ -190,6 +191,15 @@ def _report(
   return evaluation.scores
 
 
+def _check_numbers(config: ConfigDict) -> None:
+  """Raises InputError for a number that nothing could be made of."""
+  for name, value in flatten(config.to_dict()).items():
+    for number in value if isinstance(value, (list, tuple)) else (value,):
+      # Not NaN, either. Steps and sizes are counted in 32 bits.
+      if isinstance(number, (int, float)) and not abs(number) < 2**31:
+        raise InputError(f'{name}={value} must be finite and below 2**31')
+
+
 def _check(config: ConfigDict, model: nn.Module) -> None:
   """Raises InputError for what would otherwise fail in mid-run."""
   least = {
@@ -203,6 +213,8 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
     'checkpoints.keep.keep_last': 1,
     'checkpoints.keep.keep_best': 0,
     'augmentation.elastic_grid': 1,
+    'optimizer.weight_decay': 0,
+    'optimizer.clip_norm': 0,
   }
   for name, smallest in least.items():
     value = operator.attrgetter(name)(config)

@@ -138,7 +138,7 @@ def _check_same(
   new: Mapping[str, Any],
   may_change: Sequence[str],
 ) -> None:
-  old, new = _flatten(old), _flatten(new)
+  old, new = flatten(old), flatten(new)
   names = [
     name
     for name in sorted({**old, **new})
@@ -160,11 +160,12 @@ def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
   )
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns {'a.b': x} of {'a': {'b': x}}."""
   flat = {}
   for name, value in settings.items():
     if isinstance(value, dict) and value:
-      flat.update(_flatten(value, f'{prefix}{name}.'))
+      flat.update(flatten(value, f'{prefix}{name}.'))
     else:
       flat[prefix + name] = value
   return flat
