@@ -56,6 +56,12 @@ def start(workdir: Path) -> subprocess.Popen:
   return process
 
 
+def newest(workdir: Path) -> int:
+  """Step of the newest complete checkpoint; 0 without any."""
+  names = (p.name for p in (workdir / 'checkpoints').glob('*'))
+  return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def finish(workdir: Path) -> dict[str, str]:
   """Runs to the end; returns the digests of the last state."""
   process = start(workdir)
@@ -73,32 +79,26 @@ def main(_):
   rng = random.Random(flags.FLAGS.seed)
   with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)
-    began = time.monotonic()
-    process = start(folder / 'unbroken')
-    loop_began = time.monotonic()
-    process.communicate()
-    loop_seconds = time.monotonic() - loop_began
     expected = finish(folder / 'unbroken')
-    print(f'unbroken: {time.monotonic() - began:.1f} s', flush=True)
-
-    print('run  killed after (s)  last checkpoint  in a save  bit for bit')
+    print('run  killed at checkpoint  in a save  bit for bit', flush=True)
     equal = in_save = killed = 0
     for i in range(flags.FLAGS.kills):
       workdir = folder / f'run{i}'
       process = start(workdir)
-      seconds = rng.uniform(0, loop_seconds)
-      time.sleep(seconds)
+      moment = rng.randrange(STEPS)
+      while process.poll() is None and newest(workdir) < moment:
+        time.sleep(0.002)
+      time.sleep(rng.uniform(0, 0.2))
       process.kill()
       process.communicate()
       names = os.listdir(workdir / 'checkpoints')
-      saved = max((int(n) for n in names if n.isdecimal()), default=0)
+      saved = newest(workdir)
       saving = any('orbax-checkpoint-tmp' in name for name in names)
       same = finish(workdir) == expected
       killed += process.returncode == -9
       in_save += saving
       equal += same
-      print(f'{i:3} {seconds:17.2f} {saved:16} {saving!s:>10} {same!s:>12}')
-      sys.stdout.flush()
+      print(f'{i:3} {saved:21} {saving!s:>10} {same!s:>12}', flush=True)
   print(
     f'{killed} killed, {in_save} of them in a save; {equal} of '
     f'{flags.FLAGS.kills} ended bit for bit as the unbroken run'

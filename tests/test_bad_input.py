@@ -26,6 +26,7 @@ TRAIN = 'main {demo} --workdir={new}'
 READ = 'main {isbi} --workdir={new} --config.data.dir='
 SCORE = 'evaluate --workdir={run}'
 PREDICT = 'predict --workdir={run} --output={new}.tif --input={tree}/'
+PREPARE = 'data.prepare {isbi} --config.data.dir='
 WRITE = 'predict --workdir={run} --input={tree}/images --output='
 
 PLACES = {
@@ -58,6 +59,10 @@ SETTINGS = {
   'model.num_classes=1': ['model.num_classes=1', 'use 2'],
   'optimizer.name=lion': ["optimizer.name='lion'", "'adamw'"],
   'schedule.name=step': ["schedule.name='step'", "'cosine'"],
+  'schedule.learning_rate=nan': ['schedule.learning_rate=nan', 'finite'],
+  'optimizer.weight_decay=-1.0': ['weight_decay=-1.0', 'at least 0'],
+  'seed=4294967296': ['seed=4294967296', 'below 2**31'],
+  'model.depth=1000000': ['depth=1000000', '<= 20'],
   'schedule.warmup_steps=4': ['warmup_steps=4', 'num_train_steps=4'],
 }
 # What is wrong -> command, words of the message, environment.
@@ -208,6 +213,30 @@ CASES = {
     WRITE + '{tree}/file.tif',
     ['{tree}/file.tif exists', '--overwrite'],
   ),
+  'set prepared of no data': (
+    PREPARE + '{tree}/partly --output={new} --name=mine',
+    ['{tree}/partly (has no train-labels.tif)'],
+  ),
+  'set prepared of damaged data': (
+    PREPARE + '{tree}/truncated --output={new} --name=mine',
+    ['{tree}/truncated/train-volume.tif', 'truncated'],
+  ),
+  'name of a prepared set': (
+    PREPARE + '{tree}/good --output={new} --name=My-Set',
+    ["name='My-Set'"],
+  ),
+  'name of the catalogue': (
+    PREPARE + '{tree}/good --output={new} --name=mnist',
+    ["name='mnist'", 'catalogue', 'another'],
+  ),
+  'prepared set without a name': (
+    PREPARE + '{tree}/good --output={new}',
+    ['--name', 'None'],
+  ),
+  'prepared set inside a file': (
+    PREPARE + '{tree}/good --output={tree}/file/sets --name=mine',
+    ['{tree}/file/sets'],
+  ),
   'output folder is a file': (WRITE + '{tree}/file', ['{tree}/file', 'folder']),
 }
 
@@ -235,6 +264,7 @@ def tree(tmp_path_factory):
   labels[:, 8:] = 255
   wrong = labels.copy()
   wrong[2, 3, 4] = 7
+  _write_isbi(tree / 'good', volume, labels)
   _write_isbi(tree / 'truncated', volume, labels)
   _write_isbi(tree / 'mismatch', volume, labels[:4])
   _write_isbi(tree / 'labels', volume, wrong)

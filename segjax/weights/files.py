@@ -36,7 +36,8 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
   Raises:
     InputError: another ending; the file cannot be read, is cut short,
-      garbled or inflates a hundredfold; or it holds something else than float arrays.
+      garbled or inflates a hundredfold; or it holds something else than float
+      arrays.
   """
   path = Path(path)
   read = {'.npz': _read_npz, '.safetensors': _read_safetensors}
