@@ -5,15 +5,12 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 """
 
 import functools
-import math
 import operator
 import os
 import re
 from pathlib import Path
 
 import flax.linen as nn
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from segjax import networks, parallel, preemption, steps, writers
@@ -23,13 +20,14 @@ from segjax.data import IGNORE_LABEL, create_dataset, standardise
 from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
 from segjax.data.pipeline import ORDERS, create_batches
-from segjax.errors import InputError, TrainingDiverged
+from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate
 from segjax.geometry import UNetGeometry
 from segjax.losses import REDUCTIONS
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.predictor import create_predictor
+from segjax.training_log import TrainingLog
 from segjax.weights import files
 from segjax.workdir import check_writable, claim_workdir, flatten
 
@@ -79,6 +77,7 @@ def train_and_evaluate(
       augmentation=Augmentation(**config.augmentation),
       ignore_label=IGNORE_LABEL,
       reduction=config.loss_reduction,
+      accumulate_steps=config.accumulate_steps,
       axis_name=axis_name,
     ),
     config.parallel,
@@ -135,7 +134,7 @@ def train_and_evaluate(
       writers.MetricWriter(workdir, resume_step=start) as writer,
       writers.Progress(end, start, config.batch_size) as progress,
     ):
-      log = _Log(writer, progress, config.log_every_steps)
+      log = TrainingLog(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):
         batch = devices.put_batch(next(batches))
         state, metrics = devices.step(state, batch)
@@ -206,6 +205,7 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
     'seed': 0,
     'tile_size_px': 0,
     'log_every_steps': 1,
+    'accumulate_steps': 1,
     'batching.bucket_px': 0,
     'evaluation.every_steps': 1,
     'evaluation.num_pictures': 1,
@@ -220,6 +220,11 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
     value = operator.attrgetter(name)(config)
     if value < smallest:
       raise InputError(f'{name}={value} must be at least {smallest}')
+  if config.batch_size % config.accumulate_steps:
+    raise InputError(
+      f'batch_size={config.batch_size} is not divisible by accumulate_steps='
+      f'{config.accumulate_steps}'
+    )
   if config.loss_reduction not in REDUCTIONS:
     raise InputError(
       f'loss_reduction={config.loss_reduction!r} is not one of {REDUCTIONS}'
@@ -254,45 +259,3 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
       f'tile_size_px={config.tile_size_px}: a network of several heads trains '
       'on whole images; use 0'
     )
-
-
-class _Log:
-  """Reports training metrics one step late, so that no device waits."""
-
-  def __init__(self, writer, progress, every_steps):
-    self._writer = writer
-    self._progress = progress
-    self._every_steps = every_steps
-    self._pending = None
-    self._since_report = []
-
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    self._pull()
-    self._pending = step, metrics
-
-  def flush(self) -> None:
-    self._pull()
-    self._since_report = []  # A run resumed here would have none of them.
-
-  def _pull(self):
-    if self._pending is None:
-      return
-    step, metrics = self._pending
-    self._pending = None
-    metrics = {name: float(value) for name, value in metrics.items()}
-    for name in ('loss', 'grad_norm'):
-      if not math.isfinite(metrics[name]):
-        raise TrainingDiverged(
-          f'{name} is {metrics[name]} at step {step}; earlier checkpoints are '
-          'kept; in another --workdir, try a smaller '
-          'config.schedule.learning_rate, or config.optimizer.clip_norm'
-        )
-    self._since_report.append(metrics)
-    if step % self._every_steps == 0:
-      means = {
-        name: float(np.mean([row[name] for row in self._since_report]))
-        for name in metrics
-      }
-      self._since_report = []
-      self._writer.write_scalars(step, means)
-      self._progress.update(step, loss=means['loss'])

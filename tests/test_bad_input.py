@@ -44,6 +44,7 @@ SETTINGS = {
   'tile_size_px=35': ['35 px is not admissible', 'nearest: 34 and 36'],
   'tile_size_px=0': ['tile_size_px=0', 'U-Net'],
   'batch_size=0': ['batch_size=0', 'positive multiple of 1'],
+  'accumulate_steps=2': ['batch_size=1', 'accumulate_steps=2'],
   'parallel=vmap': ["parallel='vmap'", "'pmap'"],
   'loss_reduction=max': ["loss_reduction='max'", "'mean'"],
   'num_train_steps=many': ['--config.num_train_steps', "'many'", 'int'],
