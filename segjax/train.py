@@ -5,6 +5,7 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 """
 
 import functools
+import math
 import operator
 import os
 import re
@@ -194,9 +195,11 @@ def _check_numbers(config: ConfigDict) -> None:
   """Raises InputError for a number that nothing could be made of."""
   for name, value in flatten(config.to_dict()).items():
     for number in value if isinstance(value, (list, tuple)) else (value,):
-      # Not NaN, either. Steps and sizes are counted in 32 bits.
-      if isinstance(number, (int, float)) and not abs(number) < 2**31:
-        raise InputError(f'{name}={value} must be finite and below 2**31')
+      if isinstance(number, float) and not math.isfinite(number):
+        raise InputError(f'{name}={value} must be finite')
+      # Steps and sizes are counted in 32 bits.
+      if isinstance(number, int) and not abs(number) < 2**31:
+        raise InputError(f'{name}={value} must be below 2**31')
 
 
 def _check(config: ConfigDict, model: nn.Module) -> None:
