@@ -41,6 +41,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.parallel = 'jit'  # Or 'pmap'.
   config.num_train_steps = 40_000
   config.batch_size = 1  # Over all devices.
+  config.accumulate_steps = 1  # Parts of a batch, one after another.
   config.tile_size_px = 572  # Input side; 388 come out.
   config.loss_reduction = 'mean'  # Over pixels, weights as they are; or 'sum'.
   config.log_every_steps = 50

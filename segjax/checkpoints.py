@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a training state, and the way back to its parameters.
 
-The only file that knows orbax. A state is any pytree of arrays; `load_params`
-alone asks for more, a field or key named `params`.
+The only file, with `retention`, that knows orbax. A state is any pytree of
+arrays; `load_params` alone asks for more, a field or key named `params`.
 
 A checkpoint is written in the background and appears under its step number by
 one rename, so a process killed at any point leaves those before it untouched.
-Contents carry no checksum: a truncated file is noticed, a flipped bit is not.
+Beside its score it keeps digests of its arrays, by which a file that was cut
+short or changed is noticed; the checkpoint before it is read instead.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.tree_util import keystr
-from orbax.checkpoint import checkpoint_managers
 
-from segjax.errors import InputError
+from segjax import leaves
+from segjax.errors import DISK_IS_FULL, InputError, SaveFailed
+from segjax.records import read_record, remove_records, write_record
+from segjax.retention import KeepLastAndBest, rank
 
 
 class Checkpoints:
@@ -64,7 +65,7 @@ class Checkpoints:
     self._manager = _open(
       directory,
       cleanup_tmp_directories=True,
-      preservation_policy=_KeepLastAndBest(keep_last, keep_best, self._scores),
+      preservation_policy=KeepLastAndBest(keep_last, keep_best, self._scores),
     )
     self._scores.update(_read_scores(self._manager))
 
@@ -72,7 +73,8 @@ class Checkpoints:
     return self
 
   def __exit__(self, *unused_exception) -> None:
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
 
   def save(
     self, step: int, state: Any, metrics: Mapping[str, float] | None = None
@@ -90,6 +92,8 @@ class Checkpoints:
 
     Raises:
       KeyError: `metrics` is given and lacks `best_metric`.
+      SaveFailed: this or the save before it cannot be written. Checkpoints
+        that were complete stay so.
     """
     score = self._score(metrics)
     for stale in self._manager.all_steps():
@@ -99,8 +103,15 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     self._scores[step] = score
-    args = ocp.args.PyTreeSave(state)
-    self._manager.save(step, args=args, custom_metadata={'score': score})
+    record = {'score': score, 'sha256': leaves.digests(state)}
+    is_first = jax.process_index() == 0
+    with self._writing():
+      if is_first:
+        write_record(self._manager.directory, step, record)
+      self._manager.save(step, args=ocp.args.PyTreeSave(state))
+      if is_first:
+        kept = {step, *self._manager.all_steps()}
+        remove_records(self._manager.directory, kept)
 
   def latest_step(self) -> int | None:
     """Step of the newest checkpoint, readable or not; None without any."""
@@ -108,7 +119,7 @@ class Checkpoints:
 
   def best_step(self) -> int | None:
     """Step of the best checkpoint; None if none has a score."""
-    return next(iter(_rank(self._manager.all_steps(), self._scores)), None)
+    return next(iter(rank(self._manager.all_steps(), self._scores)), None)
 
   def restore(self, abstract_state: Any, step: int | None = None) -> Any:
     """The saved state, with the structure and placement of `abstract_state`.
@@ -125,18 +136,34 @@ class Checkpoints:
         differ from `abstract_state` in name, shape or dtype.
     """
     self.wait()
-    wanted = jax.tree.map(_abstract, abstract_state)
+    wanted = jax.tree.map(leaves.abstract, abstract_state)
 
     def read(step):
-      _check_fit(self._manager.item_metadata(step).tree, wanted, step)
+      leaves.check_fit(self._manager.item_metadata(step).tree, wanted, step)
       return _read(self._manager, step, wanted)
 
     self._restored_step, state = _newest_readable(self._manager, step, read)
     return state
 
   def wait(self) -> None:
-    """Returns once every started save is complete on disk."""
-    self._manager.wait_until_finished()
+    """Returns once every started save is complete on disk.
+
+    Raises:
+      SaveFailed: one cannot be written.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # Orbax raises bare Exceptions, too.
+      known = [text for text in DISK_IS_FULL.values() if text in str(error)]
+      raise SaveFailed(
+        f'cannot save a checkpoint in {self._manager.directory}: '
+        f'{known[0] if known else _reason(error)}; those before it are kept'
+      ) from error
 
   def _score(self, metrics: Mapping[str, float] | None) -> float | None:
     """The number that ranks a checkpoint; None for no rank."""
@@ -172,7 +199,7 @@ def load_params(
     steps = manager.all_steps()
     step = None if which == 'latest' else which
     if steps and which == 'best':
-      step = next(iter(_rank(steps, _read_scores(manager))), None)
+      step = next(iter(rank(steps, _read_scores(manager))), None)
       if step is None:
         raise InputError(
           f"no checkpoint in {directory} has a score; ask for 'latest'"
@@ -180,7 +207,7 @@ def load_params(
 
     def read(step):
       saved = manager.item_metadata(step).tree['params']
-      wanted = {'params': jax.tree.map(_abstract, saved)}
+      wanted = {'params': jax.tree.map(leaves.abstract, saved)}
       return _read(manager, step, wanted)['params']
 
     return _newest_readable(manager, step, read)[1]
@@ -189,7 +216,7 @@ def load_params(
 def _open(
   directory: str | os.PathLike, **options: Any
 ) -> ocp.CheckpointManager:
-  logging.get_absl_logger().addFilter(_is_wanted)
+  logging.get_absl_logger().addFilter(_is_ours)
   try:
     if not options.get('read_only'):
       os.makedirs(directory, exist_ok=True)
@@ -202,67 +229,26 @@ def _open(
     raise InputError(f'cannot open {directory}: {error}') from error
 
 
-def _is_wanted(record: Any) -> bool:
-  """False for orbax below ERROR: forty lines of INFO a save, in absl's log."""
-  from_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
-  return record.levelname in ('ERROR', 'CRITICAL') or not from_orbax
-
-
-@dataclasses.dataclass(frozen=True)
-class _KeepLastAndBest(checkpoint_managers.PreservationPolicy):
-  """Our ranking. Orbax's own does not open where one score is damaged."""
-
-  keep_last: int
-  keep_best: int
-  scores: Mapping[int, float | None]
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    steps = sorted(checkpoint.step for checkpoint in checkpoints)
-    best = _rank(steps, self.scores)[: self.keep_best]
-    kept = {*steps[-self.keep_last :], *best}
-    return [checkpoint.step in kept for checkpoint in checkpoints]
-
-
-def _rank(
-  steps: Sequence[int], scores: Mapping[int, float | None]
-) -> list[int]:
-  """Those of `steps` that have a score, best first, newer before older."""
-  scored = [step for step in steps if scores.get(step) is not None]
-  return sorted(scored, key=lambda s: (scores[s], s), reverse=True)
+def _is_ours(record: Any) -> bool:
+  """False for orbax: forty lines a save, and errors that it raises, too."""
+  return f'{os.sep}orbax{os.sep}' not in record.pathname
 
 
 def _read_scores(manager: ocp.CheckpointManager) -> dict[int, float | None]:
   scores = {}
   for step in manager.all_steps():
     with contextlib.suppress(Exception):  # Damaged: no candidate for the best.
-      scores[step] = manager.metadata(step).custom_metadata['score']
+      scores[step] = _read_record(manager, step)['score']
   return scores
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-  sharding = getattr(leaf, 'sharding', None)
-  # A saved leaf describes devices that need not be here.
-  if not isinstance(sharding, jax.sharding.Sharding):
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _check_fit(saved: Any, wanted: Any, step: int) -> None:
-  saved, wanted = _describe(saved), _describe(wanted)
-  for name in {**wanted, **saved}:
-    there, here = saved.get(name, 'absent'), wanted.get(name, 'absent')
-    if there != here:
-      raise InputError(
-        f'checkpoint {step} does not fit this run: {name} is {there} there, '
-        f'{here} here'
-      )
-
-
-def _describe(tree: Any) -> dict[str, str]:
-  return {
-    keystr(path, simple=True, separator='.'): f'{leaf.dtype}{list(leaf.shape)}'
-    for path, leaf in jax.tree.leaves_with_path(tree)
-  }
+def _read_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """The score, and digests of the arrays, of a checkpoint."""
+  record = read_record(manager.directory, step)
+  if record is None:  # Of segjax before it kept any.
+    score = manager.metadata(step).custom_metadata.get('score')
+    record = {'score': score, 'sha256': None}
+  return record
 
 
 def _read(manager: ocp.CheckpointManager, step: int, wanted: Any) -> Any:
@@ -272,7 +258,11 @@ def _read(manager: ocp.CheckpointManager, step: int, wanted: Any) -> Any:
     restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
     partial_restore=True,
   )
-  return manager.restore(step, args=args)
+  expected = _read_record(manager, step)['sha256']
+  tree = manager.restore(step, args=args)
+  if expected is not None:
+    leaves.check_digests(tree, expected)
+  return tree
 
 
 def _newest_readable(
@@ -296,8 +286,13 @@ def _newest_readable(
     except InputError:
       raise
     except Exception as error:  # Orbax raises bare Exceptions, too.
-      reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-      message = f'cannot read checkpoint {candidate} in {directory}: {reason}'
+      message = (
+        f'cannot read checkpoint {candidate} in {directory}: {_reason(error)}'
+      )
       if candidate != candidates[-1]:
         logging.warning('%s', message)
   raise InputError(message)
+
+
+def _reason(error: Exception) -> str:
+  return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'

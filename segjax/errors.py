@@ -5,10 +5,18 @@ A message says what is wrong, which value was given and what would be right.
 Anything else that escapes is a bug and keeps its traceback.
 """
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
+
+# What the system says where a file cannot grow: number -> text.
+DISK_IS_FULL = {
+  number: os.strerror(number)
+  for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+}
 
 
 class InputError(ValueError):
@@ -19,10 +27,15 @@ class TrainingDiverged(FloatingPointError):
   """The loss or the gradient is no longer finite."""
 
 
+class SaveFailed(OSError):
+  """A checkpoint cannot be written, though its folder can: a full disk."""
+
+
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
   """Runs a command line.
 
-  Bad flags and `InputError` end it with status 2, `TrainingDiverged` with 1.
+  Bad flags and `InputError` end it with status 2; `TrainingDiverged` and a
+  full disk with 1.
   """
   # Information is for --verbosity=0; warnings and errors are for everybody.
   logging.set_verbosity(logging.WARNING)
@@ -49,8 +62,12 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
       main(argv)
     except InputError as e:
       _fail(e, status=2)
-    except TrainingDiverged as e:
+    except (TrainingDiverged, SaveFailed) as e:
       _fail(e, status=1)
+    except OSError as e:
+      if e.errno not in DISK_IS_FULL:
+        raise
+      _fail(f'cannot write {e.filename or "a file"}: {e.strerror}', status=1)
     except KeyboardInterrupt:
       _fail('interrupted; a run goes on with the same command', status=130)
 

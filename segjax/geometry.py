@@ -23,6 +23,10 @@ from segjax.errors import InputError
 KERNEL = 3  # Every U-Net convolution but the up-convolution and the head.
 
 
+# Of poolings, and of convolutions in a block; beyond, no memory suffices.
+_MOST = 20
+
+
 @dataclasses.dataclass(frozen=True)
 class UNetGeometry:
   """Sizes of a U-Net with square kernels, 2x2 pools and 2x2 up-convolutions.
@@ -43,10 +47,10 @@ class UNetGeometry:
   padding: str = 'VALID'
 
   def __post_init__(self):
-    if self.depth < 0 or self.convs_per_block < 1:
+    if not 0 <= self.depth <= _MOST or not 1 <= self.convs_per_block <= _MOST:
       raise InputError(
         f'depth={self.depth} and convs_per_block={self.convs_per_block} make '
-        'no U-Net; depth must be >= 0 and convs_per_block >= 1'
+        f'no U-Net; depth must be >= 0, convs_per_block >= 1, both <= {_MOST}'
       )
     if self.padding not in ('VALID', 'SAME'):
       raise InputError(f"padding={self.padding!r} is not 'VALID' or 'SAME'")

@@ -100,6 +100,7 @@ def fcn_config(
   config.parallel = 'jit'  # Or 'pmap'.
   config.num_train_steps = num_train_steps
   config.batch_size = 1  # Over all devices.
+  config.accumulate_steps = 1  # Parts of a batch, one after another.
   config.tile_size_px = 0  # Whole images; or the side of random crops.
   config.loss_reduction = 'sum'  # Over pixels; see losses.reduce_image.
   config.log_every_steps = 20

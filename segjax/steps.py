@@ -18,6 +18,7 @@ import optax
 from segjax import losses
 from segjax.data import to_unit_range
 from segjax.data.augment import Augmentation, augment
+from segjax.errors import InputError
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -67,6 +68,7 @@ def make_train_step(
   augmentation: Augmentation,
   ignore_label: int,
   reduction: str,
+  accumulate_steps: int = 1,
   axis_name: str | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
   """Returns `train_step(state, batch) -> (state, metrics)`, pure.
@@ -87,6 +89,8 @@ def make_train_step(
     augmentation: how tiles vary.
     ignore_label: label that counts nowhere.
     reduction: of the loss over the global batch; see `losses.reduce_image`.
+    accumulate_steps: parts of the batch that are computed one after another,
+      for as many times less memory. Sums over the batch stay what they are.
     axis_name: of the `pmap` axis that splits the batch; None under `jit`.
   """
   if tile_size:
@@ -136,8 +140,34 @@ def make_train_step(
     sums = jax.vmap(example_loss, (None, 0, 0))(params, keys, batch)
     return jax.tree.map(jnp.sum, sums)
 
+  sums_and_gradient = jax.value_and_grad(batch_loss, has_aux=True)
+
+  def summed(params, keys, batch):
+    if accumulate_steps == 1:
+      return sums_and_gradient(params, keys, batch)
+    # Every part has examples of all devices, so that none has to move.
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, accumulate_steps, *x.shape[1:]).swapaxes(0, 1),
+      (keys, batch),
+    )
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(sums_and_gradient, params, *first),
+    )
+
+    def add(total, part):
+      return jax.tree.map(jnp.add, total, sums_and_gradient(params, *part)), ()
+
+    return jax.lax.scan(add, zeros, parts)[0]
+
   def train_step(state, batch):
     size = batch['image'].shape[0]
+    if size % accumulate_steps:
+      raise InputError(
+        f'{size} images on a device are not divisible by accumulate_steps='
+        f'{accumulate_steps}'
+      )
     first = size * jax.lax.axis_index(axis_name) if axis_name else 0
     step_key = jax.random.fold_in(
       jax.random.wrap_key_data(state.key), state.step
@@ -145,9 +175,7 @@ def make_train_step(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       step_key, first + jnp.arange(size)
     )
-    sums, gradient = jax.value_and_grad(batch_loss, has_aux=True)(
-      state.params, keys, batch
-    )
+    sums, gradient = summed(state.params, keys, batch)
     if axis_name:
       sums, gradient = jax.lax.psum((sums, gradient), axis_name)
     total, (divisor, count, correct) = sums

@@ -13,25 +13,25 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import networks, parallel, steps, writers
+from segjax import networks, parallel, preemption, steps, writers
 from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints, newest_step
 from segjax.data import IGNORE_LABEL, create_dataset, standardise
 from segjax.data.augment import Augmentation
 from segjax.data.images import write_stack
 from segjax.data.pipeline import ORDERS, create_batches
-from segjax.errors import InputError, TrainingDiverged
+from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
 from segjax.geometry import UNetGeometry
 from segjax.losses import REDUCTIONS
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.predictor import create_predictor
+from segjax.training_log import TrainingLog
 from segjax.weights import files
-from segjax.workdir import claim_workdir
+from segjax.workdir import check_writable, claim_workdir, flatten
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -57,12 +57,16 @@ def train_and_evaluate(
   """Trains for `config.num_train_steps`, evaluates, and returns the scores.
 
   A run that `workdir` holds goes on from its newest checkpoint and ends with
-  the parameters of an unbroken run, bit for bit.
+  the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
+  and returns no scores; see `preemption`.
 
   Raises:
     InputError: config or data are wrong, or `workdir` holds another experiment.
     TrainingDiverged: NaN or infinite loss or gradient; names the step.
+    SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
+  check_writable(workdir)
+  _check_numbers(config)
   model = create_model(config.model)
   schedule = create_schedule(
     **config.schedule, num_steps=config.num_train_steps
@@ -78,6 +82,7 @@ def train_and_evaluate(
       augmentation=Augmentation(**config.augmentation),
       ignore_label=IGNORE_LABEL,
       reduction=config.loss_reduction,
+      accumulate_steps=config.accumulate_steps,
       axis_name=axis_name,
     ),
     config.parallel,
@@ -112,11 +117,14 @@ def train_and_evaluate(
   def evaluate_heldout(params, **how):
     return evaluate(model, params, dataset.heldout, config, dataset, **how)
 
-  with Checkpoints(
-    workdir / 'checkpoints',
-    best_metric=config.evaluation.best_metric,
-    **config.checkpoints.keep,
-  ) as checkpoints:
+  with (
+    preemption.notice() as is_preempted,
+    Checkpoints(
+      workdir / 'checkpoints',
+      best_metric=config.evaluation.best_metric,
+      **config.checkpoints.keep,
+    ) as checkpoints,
+  ):
     state = init()
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(state)
@@ -136,14 +144,15 @@ def train_and_evaluate(
       writers.MetricWriter(workdir, resume_step=start) as writer,
       writers.Progress(end, start, config.batch_size) as progress,
     ):
-      log = _Log(writer, progress, config.log_every_steps)
+      log = TrainingLog(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):
         batch = devices.put_batch(next(batches))
         state, metrics = devices.step(state, batch)
         log.add(step, devices.get(metrics))
 
+        stops = is_preempted(step) and step < end
         evaluates = step % config.evaluation.every_steps == 0 or step == end
-        if evaluates or step % config.checkpoints.every_steps == 0:
+        if evaluates or stops or step % config.checkpoints.every_steps == 0:
           log.flush()  # What is saved has a finite loss and gradient.
           single, scores = devices.get(state), None
           if evaluates and len(dataset.heldout):
@@ -153,6 +162,10 @@ def train_and_evaluate(
             writer.write_scalars(step, scores)
             writer.write_images(step, {'heldout': panels[0][1]})
           checkpoints.save(step, single, scores)
+        if stops:
+          checkpoints.wait()
+          print(f'SIGTERM: saved step {step}; run again to go on', flush=True)
+          return {}
       checkpoints.wait()
     params = devices.get(state).params
 
@@ -186,12 +199,24 @@ def _report(
   return evaluation.scores
 
 
+def _check_numbers(config: ConfigDict) -> None:
+  """Raises InputError for a number that nothing could be made of."""
+  for name, value in flatten(config.to_dict()).items():
+    for number in value if isinstance(value, (list, tuple)) else (value,):
+      if isinstance(number, float) and not math.isfinite(number):
+        raise InputError(f'{name}={value} must be finite')
+      # Steps and sizes are counted in 32 bits.
+      if isinstance(number, int) and not abs(number) < 2**31:
+        raise InputError(f'{name}={value} must be below 2**31')
+
+
 def _check(config: ConfigDict, model: nn.Module) -> None:
   """Raises InputError for what would otherwise fail in mid-run."""
   least = {
     'seed': 0,
     'tile_size_px': 0,
     'log_every_steps': 1,
+    'accumulate_steps': 1,
     'batching.bucket_px': 0,
     'evaluation.every_steps': 1,
     'evaluation.num_pictures': 1,
@@ -199,11 +224,18 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
     'checkpoints.keep.keep_last': 1,
     'checkpoints.keep.keep_best': 0,
     'augmentation.elastic_grid': 1,
+    'optimizer.weight_decay': 0,
+    'optimizer.clip_norm': 0,
   }
   for name, smallest in least.items():
     value = operator.attrgetter(name)(config)
     if value < smallest:
       raise InputError(f'{name}={value} must be at least {smallest}')
+  if config.batch_size % config.accumulate_steps:
+    raise InputError(
+      f'batch_size={config.batch_size} is not divisible by accumulate_steps='
+      f'{config.accumulate_steps}'
+    )
   if config.loss_reduction not in REDUCTIONS:
     raise InputError(
       f'loss_reduction={config.loss_reduction!r} is not one of {REDUCTIONS}'
@@ -238,45 +270,3 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
       f'tile_size_px={config.tile_size_px}: a network of several heads trains '
       'on whole images; use 0'
     )
-
-
-class _Log:
-  """Reports training metrics one step late, so that no device waits."""
-
-  def __init__(self, writer, progress, every_steps):
-    self._writer = writer
-    self._progress = progress
-    self._every_steps = every_steps
-    self._pending = None
-    self._since_report = []
-
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    self._pull()
-    self._pending = step, metrics
-
-  def flush(self) -> None:
-    self._pull()
-    self._since_report = []  # A run resumed here would have none of them.
-
-  def _pull(self):
-    if self._pending is None:
-      return
-    step, metrics = self._pending
-    self._pending = None
-    metrics = {name: float(value) for name, value in metrics.items()}
-    for name in ('loss', 'grad_norm'):
-      if not math.isfinite(metrics[name]):
-        raise TrainingDiverged(
-          f'{name} is {metrics[name]} at step {step}; earlier checkpoints are '
-          'kept; in another --workdir, try a smaller '
-          'config.schedule.learning_rate, or config.optimizer.clip_norm'
-        )
-    self._since_report.append(metrics)
-    if step % self._every_steps == 0:
-      means = {
-        name: float(np.mean([row[name] for row in self._since_report]))
-        for name in metrics
-      }
-      self._since_report = []
-      self._writer.write_scalars(step, means)
-      self._progress.update(step, loss=means['loss'])

@@ -21,6 +21,29 @@ from segjax.errors import InputError
 from segjax.models import create_model
 
 
+def check_writable(workdir: str | os.PathLike) -> None:
+  """Raises InputError if `workdir` could not be made or written to.
+
+  Makes nothing, so it can come before everything else.
+  """
+  if '://' in str(workdir):
+    raise InputError(
+      f'workdir {workdir} is a URL; mount the bucket and give its path'
+    )
+  folder = pathlib.Path(workdir).absolute()
+  while not os.path.exists(folder):
+    folder = folder.parent
+  if not folder.is_dir():
+    reason = f'{folder} is a file'
+  elif not os.access(folder, os.W_OK | os.X_OK):  # Or its disk is read-only.
+    reason = f'{folder} may not be written to'
+  else:
+    return
+  raise InputError(
+    f'cannot write to workdir {workdir}: {reason}; give another --workdir'
+  )
+
+
 def claim_workdir(
   workdir: str | os.PathLike,
   config: ml_collections.ConfigDict,
@@ -28,7 +51,7 @@ def claim_workdir(
 ) -> None:
   """Makes `workdir` and writes its `config.json`, or checks the one there.
 
-  Proves that the folder can be written to. Processes that share a workdir may
+  Proves that it can be written to. Processes that share a workdir may
   call it at the same time.
 
   Args:
@@ -42,10 +65,7 @@ def claim_workdir(
     InputError: the workdir was made with other settings (all are named), is
       not writable, or holds a `config.json` that cannot be read.
   """
-  if '://' in str(workdir):
-    raise InputError(
-      f'workdir {workdir} is a URL; mount the bucket and give its path'
-    )
+  check_writable(workdir)
   workdir = pathlib.Path(workdir)
   file = workdir / 'config.json'
   new = json.loads(json.dumps(config.to_dict()))
@@ -118,7 +138,7 @@ def _check_same(
   new: Mapping[str, Any],
   may_change: Sequence[str],
 ) -> None:
-  old, new = _flatten(old), _flatten(new)
+  old, new = flatten(old), flatten(new)
   names = [
     name
     for name in sorted({**old, **new})
@@ -140,11 +160,12 @@ def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
   )
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns {'a.b': x} of {'a': {'b': x}}."""
   flat = {}
   for name, value in settings.items():
     if isinstance(value, dict) and value:
-      flat.update(_flatten(value, f'{prefix}{name}.'))
+      flat.update(flatten(value, f'{prefix}{name}.'))
     else:
       flat[prefix + name] = value
   return flat

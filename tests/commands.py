@@ -66,12 +66,14 @@ def run(
   )
 
 
-def start(module: str, *args: str) -> subprocess.Popen:
-  """Starts what `run` runs, in the background."""
+def start(module: str, *args: str, piped: bool = False) -> subprocess.Popen:
+  """Starts what `run` runs, in the background; `piped` keeps what it prints."""
+  stream = subprocess.PIPE if piped else subprocess.DEVNULL
   return subprocess.Popen(
     _command(module, args),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
+    stdout=stream,
+    stderr=stream,
+    text=True,
     cwd=REPOSITORY,
     env=_environment({}),
   )

@@ -1,24 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Input that a person can correct: one line, status 2, nothing written."""
 
-import json
 import shlex
 import shutil
 
 import command_cases
-import jax
 import numpy as np
 import pytest
 import tifffile
-from commands import CONFIG, DEMO, TINY_NET, tiny_config
+from commands import CONFIG, DEMO, TINY_NET
+from small_runs import make_run, write_isbi
 
-from segjax import steps
-from segjax.checkpoints import Checkpoints
-from segjax.data import create_dataset
 from segjax.data.images import write_stack
-from segjax.models import create_model
-from segjax.optimizers import create_optimizer, create_schedule
-from segjax.workdir import read_config
 
 # As in `command_cases`; {run} is a run in the tree, {demo} and {isbi} are tiny
 # experiments on synthetic data and on files.
@@ -26,6 +19,7 @@ TRAIN = 'main {demo} --workdir={new}'
 READ = 'main {isbi} --workdir={new} --config.data.dir='
 SCORE = 'evaluate --workdir={run}'
 PREDICT = 'predict --workdir={run} --output={new}.tif --input={tree}/'
+PREPARE = 'data.prepare {isbi} --config.data.dir='
 WRITE = 'predict --workdir={run} --input={tree}/images --output='
 
 PLACES = {
@@ -43,6 +37,7 @@ SETTINGS = {
   'tile_size_px=35': ['35 px is not admissible', 'nearest: 34 and 36'],
   'tile_size_px=0': ['tile_size_px=0', 'U-Net'],
   'batch_size=0': ['batch_size=0', 'positive multiple of 1'],
+  'accumulate_steps=2': ['batch_size=1', 'accumulate_steps=2'],
   'parallel=vmap': ["parallel='vmap'", "'pmap'"],
   'loss_reduction=max': ["loss_reduction='max'", "'mean'"],
   'num_train_steps=many': ['--config.num_train_steps', "'many'", 'int'],
@@ -58,6 +53,10 @@ SETTINGS = {
   'model.num_classes=1': ['model.num_classes=1', 'use 2'],
   'optimizer.name=lion': ["optimizer.name='lion'", "'adamw'"],
   'schedule.name=step': ["schedule.name='step'", "'cosine'"],
+  'schedule.learning_rate=nan': ['schedule.learning_rate=nan', 'finite'],
+  'optimizer.weight_decay=-1.0': ['weight_decay=-1.0', 'at least 0'],
+  'seed=4294967296': ['seed=4294967296', 'below 2**31'],
+  'model.depth=1000000': ['depth=1000000', '<= 20'],
   'schedule.warmup_steps=4': ['warmup_steps=4', 'num_train_steps=4'],
 }
 # What is wrong -> command, words of the message, environment.
@@ -208,6 +207,30 @@ CASES = {
     WRITE + '{tree}/file.tif',
     ['{tree}/file.tif exists', '--overwrite'],
   ),
+  'set prepared of no data': (
+    PREPARE + '{tree}/partly --output={new} --name=mine',
+    ['{tree}/partly (has no train-labels.tif)'],
+  ),
+  'set prepared of damaged data': (
+    PREPARE + '{tree}/truncated --output={new} --name=mine',
+    ['{tree}/truncated/train-volume.tif', 'truncated'],
+  ),
+  'name of a prepared set': (
+    PREPARE + '{tree}/good --output={new} --name=My-Set',
+    ["name='My-Set'"],
+  ),
+  'name of the catalogue': (
+    PREPARE + '{tree}/good --output={new} --name=mnist',
+    ["name='mnist'", 'catalogue', 'another'],
+  ),
+  'prepared set without a name': (
+    PREPARE + '{tree}/good --output={new}',
+    ['--name', 'None'],
+  ),
+  'prepared set inside a file': (
+    PREPARE + '{tree}/good --output={tree}/file/sets --name=mine',
+    ['{tree}/file/sets'],
+  ),
   'output folder is a file': (WRITE + '{tree}/file', ['{tree}/file', 'folder']),
 }
 
@@ -217,7 +240,7 @@ def tree(tmp_path_factory):
   """A folder of wrong things, and of a run that is right."""
   tree = tmp_path_factory.mktemp('bad_input') / 'tree'
   tree.mkdir()
-  _make_run(tree / 'run')
+  make_run(tree / 'run')
   shutil.copytree(tree / 'run', tree / 'corrupt')
   shutil.rmtree(tree / 'corrupt' / 'checkpoints' / '4')
   # A truncated array would do, but tensorstore's threads then write to stderr.
@@ -235,9 +258,10 @@ def tree(tmp_path_factory):
   labels[:, 8:] = 255
   wrong = labels.copy()
   wrong[2, 3, 4] = 7
-  _write_isbi(tree / 'truncated', volume, labels)
-  _write_isbi(tree / 'mismatch', volume, labels[:4])
-  _write_isbi(tree / 'labels', volume, wrong)
+  write_isbi(tree / 'good', volume, labels)
+  write_isbi(tree / 'truncated', volume, labels)
+  write_isbi(tree / 'mismatch', volume, labels[:4])
+  write_isbi(tree / 'labels', volume, wrong)
   file = tree / 'truncated' / 'train-volume.tif'
   shutil.copy(file, tree / 'partly')
   file.write_bytes(file.read_bytes()[:-100])
@@ -262,29 +286,3 @@ def ended(request, tree):
 @pytest.mark.parametrize('name', CASES)
 def test_bad_input(name, ended, tree):
   command_cases.check(name, CASES, ended, tree, PLACES)
-
-
-def _make_run(folder):
-  config = tiny_config()
-  config.data_sha256 = create_dataset(config.data).digest
-  folder.mkdir()
-  (folder / 'config.json').write_text(json.dumps(config.to_dict()))
-  config = read_config(folder)
-  schedule = create_schedule(**config.schedule, num_steps=4)
-  state = jax.jit(
-    lambda: steps.init_state(
-      create_model(config.model),
-      create_optimizer(schedule=schedule, **config.optimizer),
-      config.seed,
-    )
-  )()
-  with Checkpoints(folder / 'checkpoints') as checkpoints:
-    checkpoints.save(2, state)
-    checkpoints.save(4, state)
-
-
-def _write_isbi(folder, images, labels):
-  folder.mkdir()
-  write_stack(folder / 'train-volume.tif', images)
-  write_stack(folder / 'train-labels.tif', labels)
-  write_stack(folder / 'test-volume.tif', images)

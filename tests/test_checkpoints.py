@@ -50,7 +50,7 @@ def assert_same(given, expected):
 
 
 def steps_in(directory):
-  return sorted(int(name) for name in os.listdir(directory))
+  return sorted(int(n) for n in os.listdir(directory) if n.isdecimal())
 
 
 @pytest.fixture
@@ -252,14 +252,14 @@ def test_nothing_readable(tmp_path):
   assert steps_in(tmp_path) == [3]
 
 
-def test_damaged_score_is_no_score(tmp_path):
+def test_damaged_record_is_no_checkpoint(tmp_path):
   with checkpoints.Checkpoints(tmp_path, best_metric='v') as c:
     c.save(1, make_state(1), {'v': 0.1})
     c.save(2, make_state(2), {'v': 0.2})
-  os.truncate(tmp_path / '2' / '_CHECKPOINT_METADATA', 10)
+  os.truncate(tmp_path / '2.record.json', 10)
   with checkpoints.Checkpoints(tmp_path, best_metric='v') as c:
     assert c.best_step() == 1
-    assert_same(c.restore(make_state(0)), make_state(2))
+    assert_same(c.restore(make_state(0)), make_state(1))
 
 
 def test_names_what_differs(tmp_path):

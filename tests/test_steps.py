@@ -9,6 +9,7 @@ from segjax import parallel, steps
 from segjax.data.augment import Augmentation
 from segjax.data.pipeline import create_batches
 from segjax.errors import InputError
+from segjax.losses import REDUCTIONS
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
 
@@ -18,7 +19,7 @@ OPTIMIZER = create_optimizer('sgd', SCHEDULE, 0.9, 1e-4, 0.0)
 BATCH = 8
 
 
-def make_step(axis_name=None, reduction='mean'):
+def make_step(axis_name=None, reduction='mean', accumulate_steps=1):
   return steps.make_train_step(
     MODEL,
     OPTIMIZER,
@@ -30,6 +31,7 @@ def make_step(axis_name=None, reduction='mean'):
     standardise=lambda image: (image - 0.5) / 0.2,
     ignore_label=255,
     reduction=reduction,
+    accumulate_steps=accumulate_steps,
     axis_name=axis_name,
   )
 
@@ -81,6 +83,50 @@ def test_eight_devices_equal_one(mode, single):
     jax.tree.leaves((state, metrics)), jax.tree.leaves(single), strict=True
   ):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_parts_on_eight_devices_equal_one_batch(mode):
+  batch = next(create_batches(examples(16), 16, seed=0, start_step=0))
+  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  expected = jax.jit(make_step())(state, batch)
+  run = parallel.parallelize(
+    lambda axis_name: make_step(axis_name, accumulate_steps=2), mode, 16
+  )
+  given = run.get(run.step(run.put_state(state), run.put_batch(batch)))
+  for a, b in zip(
+    jax.tree.leaves(given), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize('reduction', REDUCTIONS)
+def test_parts_of_a_batch_sum_up_to_it_in_less_memory(reduction):
+  batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))
+  batch['label'][:3, :20] = 255  # So that parts differ in their pixels.
+  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  whole, parts = (
+    jax.jit(make_step(None, reduction, number)).lower(state, batch).compile()
+    for number in (1, 4)
+  )
+  results = zip(
+    jax.tree.leaves(whole(state, batch)),
+    jax.tree.leaves(parts(state, batch)),
+    strict=True,
+  )
+  for a, b in results:
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
+  memory = [
+    program.memory_analysis().temp_size_in_bytes for program in (whole, parts)
+  ]
+  assert memory[1] < 0.5 * memory[0]
+
+
+def test_parts_must_be_equal():
+  batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))
+  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  with pytest.raises(InputError, match='8 images .* accumulate_steps=3'):
+    jax.eval_shape(make_step(accumulate_steps=3), state, batch)
 
 
 def test_a_step_is_pure_and_draws_from_seed_and_step():

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -37,7 +38,6 @@ def unbroken(tmp_path_factory):
 
 
 def test_killed_run_ends_as_an_unbroken_one(unbroken, tmp_path):
-  workdir, _ = unbroken
   command = (*COMMAND, f'--workdir={tmp_path}')
   process = start('main', *command)
   while process.poll() is None and max(saved_steps(tmp_path), default=0) < 4:
@@ -47,17 +47,31 @@ def test_killed_run_ends_as_an_unbroken_one(unbroken, tmp_path):
   assert 4 <= max(saved_steps(tmp_path)) < NUM_STEPS
   assert not (tmp_path / 'pictures').exists()
 
-  again = run('main', *command)
-  assert again.returncode == 0, again.stderr
-  first = int(again.stdout.split('from step ')[1].split()[0])
-  assert 4 <= first < NUM_STEPS
+  assert 4 <= finish_as_unbroken(command, unbroken[0]) < NUM_STEPS
+  assert rows(tmp_path) == rows(unbroken[0])
 
-  expected, state = final_state(workdir), final_state(tmp_path)
-  assert jax.tree.structure(state) == jax.tree.structure(expected)
-  for a, b in zip(*map(jax.tree.leaves, (state, expected)), strict=True):
-    assert a.dtype == b.dtype
-    np.testing.assert_array_equal(a, b)
-  assert rows(tmp_path) == rows(workdir)
+
+def test_preempted_run_saves_the_step_and_goes_on(unbroken, tmp_path):
+  command = (
+    *COMMAND,
+    '--config.checkpoints.every_steps=1000',
+    f'--workdir={tmp_path}',
+  )
+  process = start('main', *command, piped=True)
+  printed = process.stdout.readline()
+  while printed and 'from step 0' not in printed:
+    printed = process.stdout.readline()
+  process.send_signal(signal.SIGTERM)
+  out, errors = process.communicate()
+  assert process.returncode == 0, errors
+  [step] = saved_steps(tmp_path)
+  assert (
+    out.splitlines()[-1] == f'SIGTERM: saved step {step}; run again to go on'
+  )
+  assert not (tmp_path / 'pictures').exists()
+  assert finish_as_unbroken(command, unbroken[0]) == step
+  steps_of = [[row['step'] for row in rows(w)] for w in (tmp_path, unbroken[0])]
+  assert steps_of[0] == steps_of[1]
 
 
 def test_metrics_have_each_step_once(unbroken):
@@ -188,6 +202,19 @@ def test_eight_devices_train_and_evaluate(parallel, tmp_path):
   assert all(np.isfinite(value) for value in scores.values())
   assert saved_steps(tmp_path) == [2, 4]
   assert [f.name for f in (tmp_path / 'pictures').iterdir()] == ['slice-00.png']
+
+
+def finish_as_unbroken(command, unbroken):
+  """Ends a broken run, compares it, and returns the step it went on from."""
+  again = run('main', *command)
+  assert again.returncode == 0, again.stderr
+  workdir = Path(command[-1].removeprefix('--workdir='))
+  expected, state = final_state(unbroken), final_state(workdir)
+  assert jax.tree.structure(state) == jax.tree.structure(expected)
+  for a, b in zip(*map(jax.tree.leaves, (state, expected)), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+  return int(again.stdout.split('from step ')[1].split()[0])
 
 
 def saved_steps(workdir):

@@ -5,7 +5,7 @@ import os
 import ml_collections
 import pytest
 
-from segjax import workdir
+from segjax import train, workdir
 from segjax.errors import InputError
 
 
@@ -101,3 +101,15 @@ def test_unwritable_workdir_of_an_earlier_run(tmp_path, monkeypatch):
   monkeypatch.setattr(workdir, 'replacing', refuse)
   with pytest.raises(InputError, match='Permission denied; give another'):
     workdir.claim_workdir(tmp_path, make_config())
+
+
+def test_read_only_workdir_is_refused_before_anything_else(
+  tmp_path, monkeypatch
+):
+  # As on a disk mounted read-only, which binds a superuser, too.
+  monkeypatch.setattr(os, 'access', lambda path, mode: path != tmp_path)
+  with pytest.raises(
+    InputError, match=f'workdir .*run/a: {tmp_path} may not be written to'
+  ):
+    train.train_and_evaluate(None, tmp_path / 'run' / 'a')
+  assert not (tmp_path / 'run').exists()

@@ -136,7 +136,7 @@ def _check_heads(heads: tuple[Any, ...]) -> None:
 
 def _check_dropout_blocks(model: UNet) -> None:
   blocks = range(-model.depth - 1, model.depth + 1)
-  if not set(model.dropout_blocks) <= set(blocks):
+  if not all(block in blocks for block in model.dropout_blocks):
     raise InputError(
       f'model.dropout_blocks={model.dropout_blocks} are not all in {blocks[0]} '
       f'to {blocks[-1]}'

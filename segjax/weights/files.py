@@ -23,6 +23,8 @@ from segjax.atomic import replacing
 from segjax.errors import InputError
 
 ENDINGS = ('.npz', '.safetensors')
+# Trained weights hardly compress; deflate reaches a thousand.
+_MAX_INFLATION = 100
 
 # What networks take: 0..255 less a mean, as Caffe's and Keras's, or values
 # divided by a deviation, too, as torchvision's.
@@ -44,8 +46,9 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Returns name -> float array of an .npz or .safetensors file.
 
   Raises:
-    InputError: another ending; the file cannot be read, is cut short or
-      garbled; or it holds something else than float arrays.
+    InputError: another ending; the file cannot be read, is cut short,
+      garbled or inflates a hundredfold; or it holds something else than float
+      arrays.
   """
   path = Path(path)
   arrays, _ = _read(path)
@@ -171,6 +174,7 @@ def _read_npz(path, only_about):
   try:
     # np.load does not close what it opened and could not read.
     with open(path, 'rb') as opened:
+      _check_inflation(opened)
       arrays = np.load(opened, allow_pickle=False)
       if isinstance(arrays, np.ndarray):
         raise ValueError('it is one array, an .npy')
@@ -191,6 +195,19 @@ def _read_npz(path, only_about):
     zlib.error,
   ) as e:
     raise InputError(f'{path} is not a whole .npz of arrays: {e}') from e
+
+
+def _check_inflation(file):
+  """Raises ValueError for a zip archive that is a decompression bomb."""
+  if not zipfile.is_zipfile(file):
+    file.seek(0)
+    return  # To be refused by numpy.
+  with zipfile.ZipFile(file) as archive:
+    claimed = sum(member.file_size for member in archive.infolist())
+  size = file.seek(0, os.SEEK_END)
+  file.seek(0)
+  if claimed > _MAX_INFLATION * size:
+    raise ValueError(f'{size} bytes would inflate to {claimed}')
 
 
 def _read_safetensors(path, only_about):

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The notice that this machine is about to be taken away: SIGTERM.
+
+Clouds and Slurm send it some seconds before they kill. Of several processes
+one may be told first; JAX's preemption service then agrees on a step that all
+of them still reach.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+
+@contextlib.contextmanager
+def notice() -> Iterator[Callable[[int], bool]]:
+  """Yields is_preempted(step), to be asked after every step.
+
+  It is True at the first step after a SIGTERM: time to save and to end. A
+  second SIGTERM ends the process at once, as without this. Of several
+  processes all are asked at the same steps and get True at the same one; for
+  them a second signal counts from then on.
+
+  Outside the main thread, which alone can handle signals, and of one process,
+  it is never True.
+  """
+  if jax.process_count() > 1:
+    # The service handles the signal since `jax.distributed.initialize`.
+    def is_agreed(step):
+      reached = multihost_utils.reached_preemption_sync_point(step)
+      if reached:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+      return reached
+
+    yield is_agreed
+    return
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda step: False
+    return
+  told = threading.Event()
+
+  def on_signal(number, unused_frame):
+    told.set()
+    signal.signal(number, signal.SIG_DFL)
+
+  before = signal.signal(signal.SIGTERM, on_signal)
+  try:
+    yield lambda step: told.is_set()
+  finally:
+    signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop says of its steps, and the end of a run that diverges."""
+
+import math
+
+import jax
+import numpy as np
+
+from segjax.errors import TrainingDiverged
+
+
+class TrainingLog:
+  """Reports training metrics one step late, so that no device waits."""
+
+  def __init__(self, writer, progress, every_steps):
+    self._writer = writer
+    self._progress = progress
+    self._every_steps = every_steps
+    self._pending = None
+    self._since_report = []
+
+  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    self._pull()
+    self._pending = step, metrics
+
+  def flush(self) -> None:
+    self._pull()
+    self._since_report = []  # A run resumed here would have none of them.
+
+  def _pull(self):
+    if self._pending is None:
+      return
+    step, metrics = self._pending
+    self._pending = None
+    metrics = {name: float(value) for name, value in metrics.items()}
+    for name in ('loss', 'grad_norm'):
+      if not math.isfinite(metrics[name]):
+        raise TrainingDiverged(
+          f'{name} is {metrics[name]} at step {step}; earlier checkpoints are '
+          'kept; in another --workdir, try a smaller '
+          'config.schedule.learning_rate, or config.optimizer.clip_norm'
+        )
+    self._since_report.append(metrics)
+    if step % self._every_steps == 0:
+      means = {
+        name: float(np.mean([row[name] for row in self._since_report]))
+        for name in metrics
+      }
+      self._since_report = []
+      self._writer.write_scalars(step, means)
+      self._progress.update(step, loss=means['loss'])
