@@ -22,6 +22,8 @@ import numpy as np
 
 Case = Callable[[int], None]
 
+LEGEND = 'Medians of interleaved rounds; ratios with their least and largest.'
+
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'torch', 'monai')
 
 
@@ -104,7 +106,7 @@ def print_report(
   title: str,
   header: Sequence[str],
   rows: Iterable[Sequence[str]],
-  notes: Iterable[str] = (),
+  note: str,
 ) -> None:
   """Prints a section of Markdown: what ran, when, where, and the table."""
   module = sys.modules['__main__'].__spec__
@@ -117,6 +119,4 @@ def print_report(
   print('|' + '---|' * len(header))
   for row in rows:
     print('|', ' | '.join(row), '|')
-  for note in notes:
-    print(f'\n{note}')
-  print(flush=True)
+  print(f'\n{note}\n', flush=True)

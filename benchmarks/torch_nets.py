@@ -7,11 +7,14 @@ Layers have segjax's names, so that `load` gives them the same weights. Maps are
 
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from flax import traverse_util
 from torch import nn
 from torch.nn import functional as F
+
+from segjax.errors import InputError
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
@@ -171,3 +174,25 @@ def flattened(module: nn.Module) -> dict[str, np.ndarray]:
       )
     arrays['/'.join((*path, kind))] = array
   return arrays
+
+
+def check_device() -> None:
+  """Makes PyTorch compute as jax does by default, on the device jax has.
+
+  Raises:
+    InputError: if only one of the two sees a GPU.
+  """
+  if (jax.default_backend() == 'cpu') != (DEVICE == 'cpu'):
+    raise InputError(
+      f'jax runs on {jax.default_backend()}, PyTorch on {DEVICE}; install both '
+      'for the same device, or set JAX_PLATFORMS=cpu and CUDA_VISIBLE_DEVICES='
+    )
+  torch.backends.cuda.matmul.allow_tf32 = True
+  torch.backends.cudnn.allow_tf32 = True
+  torch.backends.cudnn.benchmark = True  # The fastest convolutions, measured.
+
+
+def wait() -> None:
+  """Returns when the device has done what it was given."""
+  if DEVICE == 'cuda':
+    torch.cuda.synchronize()
