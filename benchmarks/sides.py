@@ -23,6 +23,9 @@ from segjax.data.augment import Augmentation
 
 STEPS = 2  # Of training, whose updates are compared.
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+OPTIMIZER = optax.chain(
+  optax.scale_by_learning_rate(LEARNING_RATE), optax.trace(MOMENTUM)
+)
 
 
 class Side(NamedTuple):
@@ -84,34 +87,33 @@ def forward(model: nn.Module, params: dict, batch: dict) -> Side:
   return Side(case, result, timing.flops(model.apply, *args))
 
 
-def train(model: nn.Module, params: dict, batch: dict) -> Side:
-  """Returns segjax's side of training steps on a batch, always the same."""
-  optimizer = optax.chain(
-    optax.scale_by_learning_rate(LEARNING_RATE), optax.trace(MOMENTUM)
-  )
-  make_step = functools.partial(
-    steps.make_train_step,
+def make_step(model: nn.Module, axis_name: str | None = None) -> Callable:
+  """Returns segjax's training step with `OPTIMIZER`, of tiles as they come."""
+  return steps.make_train_step(
     model,
-    optimizer,
+    OPTIMIZER,
     optax.constant_schedule(LEARNING_RATE),
     standardise=lambda image: image,
     tile_size=0,
     augmentation=Augmentation(),
     ignore_label=IGNORE_LABEL,
     reduction='mean',
+    axis_name=axis_name,
   )
+
+
+def train(model: nn.Module, params: dict, batch: dict) -> Side:
+  """Returns segjax's side of training steps on a batch, always the same."""
   devices = parallel.parallelize(
-    lambda axis_name: make_step(axis_name=axis_name),
-    'jit',
-    len(batch['image']),
+    functools.partial(make_step, model), 'jit', len(batch['image'])
   )
   state = steps.TrainState(
     step=jnp.zeros((), jnp.int32),
     params=jax.tree.map(jnp.array, params),  # Copies: the step takes them.
-    opt_state=optimizer.init(params),
+    opt_state=OPTIMIZER.init(params),
     key=jax.random.key_data(jax.random.key(0)),
   )
-  flops = timing.flops(make_step(), state, batch)
+  flops = timing.flops(make_step(model), state, batch)
   state, batch = devices.put_state(state), devices.put_batch(batch)
 
   def case(calls):
