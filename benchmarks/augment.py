@@ -81,7 +81,7 @@ def main(_):
   difference = np.abs(got[..., 0] - want).max()
   if not difference < 1e-3:
     raise ArithmeticError(f'the images differ by {difference:.1e}')
-  seconds = timing.interleave(
+  seconds, _ = timing.interleave(
     {
       'segjax': ours,
       _BY_MATRIX: repeat(by_matrices),

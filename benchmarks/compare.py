@@ -90,12 +90,12 @@ def compare(
         )
       notes.append(f'{variant} {difference:.1e}')
       cases[variant] = case
-    seconds = timing.interleave(cases, _ROUNDS.value, _CALLS.value)
+    timings = timing.interleave(cases, _ROUNDS.value, _CALLS.value)
     what = 'logits' if mode == 'forward' else f'updates of {STEPS} steps'
     timing.print_report(
       f'{title}, {mode}, batch {_BATCH_SIZE.value}, {dtype}',
-      ('', 'ms', 'images/s', 'GFLOP/s', 'of peak', 'segjax / this'),
-      _rows(seconds, side.flops, peak),
+      ('', 'ms', 'images/s', 'GFLOP/s', 'of peak', 'segjax / this', 'CPU time'),
+      _rows(*timings, side.flops, peak),
       f'{side.flops / 1e9:.4g} GFLOP as segjax computes it; peak of a {dtype} '
       f'matrix product here {peak / 1e9:.4g} GFLOP/s. {timing.LEGEND} '
       f'Difference of {what} from segjax, relative to their norm: '
@@ -103,7 +103,7 @@ def compare(
     )
 
 
-def _rows(seconds, flops, peak):
+def _rows(seconds, cpu_seconds, flops, peak):
   """Returns a row for each case; PyTorch's fastest in bold."""
   medians = {name: np.median(times) for name, times in seconds.items()}
   theirs = [name for name in medians if name != 'segjax']
@@ -116,6 +116,7 @@ def _rows(seconds, flops, peak):
       f'{flops / median / 1e9:.4g}',
       f'{flops / median / peak:.0%}',
       timing.ratio(seconds['segjax'], seconds[name]),
+      timing.ratio(cpu_seconds['segjax'], cpu_seconds[name]),
     )
 
 
@@ -125,7 +126,7 @@ def _forward(module, image, label) -> Side:
 
   @torch.inference_mode()
   def run():
-    with _precision():
+    with torch_nets.autocast(_DTYPE.value):
       return module(image)
 
   def case(calls):
@@ -148,7 +149,7 @@ def _train(module, image, label) -> Side:
   def case(calls):
     for _ in range(calls):
       optimizer.zero_grad(set_to_none=True)
-      with _precision():
+      with torch_nets.autocast(_DTYPE.value):
         logits = module(image)
       F.cross_entropy(logits.float(), label).backward()
       optimizer.step()
@@ -178,8 +179,3 @@ def _prepare(variant, module, batch):
   if variant == 'compile':
     module = torch.compile(module)
   return module, image.to(memory_format=torch.channels_last), label
-
-
-def _precision():
-  reduced = _DTYPE.value == 'bfloat16'
-  return torch.autocast(torch_nets.DEVICE, torch.bfloat16, enabled=reduced)

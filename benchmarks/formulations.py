@@ -21,6 +21,7 @@ from segjax.models import layers, unet
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 572, 'Side of the images, in pixels.', 1)
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Interleaved rounds.', 1)
+_COLUMNS = 'ms', 'this / segjax', 'CPU time'
 _TOLERANCES = {'forward': 1e-4, 'train': 1e-2}
 
 
@@ -162,15 +163,19 @@ def main(_):
           f'{mode}: {name} differs from segjax by {differences[-1]:.1e}'
         )
       cases[name] = side.case
-    seconds = timing.interleave(cases, _ROUNDS.value)
+    seconds, cpu_seconds = timing.interleave(cases, _ROUNDS.value)
     for name, times in seconds.items():
       rows[name] += [
         f'{1e3 * np.median(times):.4g}',
         timing.ratio(times, seconds['segjax']),
+        timing.ratio(cpu_seconds[name], cpu_seconds['segjax']),
       ]
   timing.print_report(
     f'Formulations, U-Net {_WIDTH.value}, {size} x {size} px, batch 1, float32',
-    ('', 'forward ms', 'this / segjax', 'train ms', 'this / segjax'),
+    (
+      '',
+      *(f'{mode} {what}' for mode in ('forward', 'train') for what in _COLUMNS),
+    ),
     rows.values(),
     f'{timing.LEGEND} Logits and updates differ by {max(differences):.1e} of '
     'their norm at most.',

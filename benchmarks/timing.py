@@ -3,7 +3,9 @@
 
 A case runs some number of calls and returns when they are done. Cases are timed
 in interleaved rounds and compared by the ratios within the rounds; seconds of
-different runs on a shared machine are not comparable.
+different runs on a shared machine are not comparable. Where others take the
+cores by fits and starts, the ratio of the CPU time is steadier, but blind to
+cores that wait.
 """
 
 import datetime
@@ -14,7 +16,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +31,10 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'torch', 'monai')
 
 def interleave(
   cases: Mapping[str, Case], rounds: int, calls: int = 1
-) -> dict[str, np.ndarray]:
-  """Returns the seconds a call takes, f64[rounds] for each case.
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """Returns seconds, and CPU seconds of all threads, of a call of each case.
+
+  Both are f64[rounds] by the names of the cases.
 
   Every case runs once untimed, which compiles it, and then once in each round.
   A round begins one case later than the round before.
@@ -39,13 +43,15 @@ def interleave(
     case(1)
   names = list(cases)
   seconds = {name: np.zeros(rounds) for name in names}
+  cpu_seconds = {name: np.zeros(rounds) for name in names}
   for i in range(rounds):
     first = i % len(names)
     for name in names[first:] + names[:first]:
-      start = perf_counter()
+      start, cpu_start = perf_counter(), process_time()
       cases[name](calls)
       seconds[name][i] = (perf_counter() - start) / calls
-  return seconds
+      cpu_seconds[name][i] = (process_time() - cpu_start) / calls
+  return seconds, cpu_seconds
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> str:

@@ -196,3 +196,8 @@ def wait() -> None:
   """Returns when the device has done what it was given."""
   if DEVICE == 'cuda':
     torch.cuda.synchronize()
+
+
+def autocast(dtype: str) -> torch.autocast:
+  """Returns the context that computes in 'float32' or 'bfloat16' (AMP)."""
+  return torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == 'bfloat16')
