@@ -22,6 +22,7 @@ _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 572, 'Side of the images, in pixels.', 1)
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Interleaved rounds.', 1)
 _COLUMNS = 'ms', 'this / segjax', 'CPU time'
+_MODES = {'forward': sides.forward, 'train': sides.train}
 _TOLERANCES = {'forward': 1e-4, 'train': 1e-2}
 
 
@@ -148,7 +149,7 @@ def main(_):
   batch = sides.random_batch(model, 1, size)
   rows = {name: [name] for name in VARIANTS}
   differences = []
-  for mode, make in (('forward', sides.forward), ('train', sides.train)):
+  for mode, make in _MODES.items():
     cases, want = {}, None
     for name, replacements in VARIANTS.items():
       with contextlib.ExitStack() as stack:
