@@ -6,6 +6,7 @@ to give the same logits and updates before it is timed.
 """
 
 import contextlib
+from collections.abc import Iterator
 from unittest import mock
 
 import flax.linen as nn
@@ -142,6 +143,15 @@ VARIANTS = {
 }
 
 
+@contextlib.contextmanager
+def replaced(name: str) -> Iterator[None]:
+  """Puts a variant in its place, for what is traced meanwhile."""
+  with contextlib.ExitStack() as stack:
+    for target, replacement in VARIANTS[name].items():
+      stack.enter_context(mock.patch(f'segjax.{target}', replacement))
+    yield
+
+
 def main(_):
   size = _SIZE.value
   model = unet.UNet(base_width=_WIDTH.value, dropout_rate=0.0)
@@ -151,10 +161,8 @@ def main(_):
   differences = []
   for mode, make in _MODES.items():
     cases, want = {}, None
-    for name, replacements in VARIANTS.items():
-      with contextlib.ExitStack() as stack:
-        for target, replacement in replacements.items():
-          stack.enter_context(mock.patch(f'segjax.{target}', replacement))
+    for name in VARIANTS:
+      with replaced(name):
         side = make(model, params, batch)
         got = side.result()  # Traces, so that the replacement is in.
       want = want or got
