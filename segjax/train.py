@@ -146,7 +146,8 @@ def train_and_evaluate(
     ):
       log = TrainingLog(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):
-        batch = devices.put_batch(next(batches))
+        with progress.waiting_for_data():
+          batch = devices.put_batch(next(batches))
         state, metrics = devices.step(state, batch)
         log.add(step, devices.get(metrics))
 

@@ -6,13 +6,14 @@ clu's writers, which need TensorFlow.
 """
 
 import collections
+import contextlib
 import json
 import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 import jax
@@ -115,14 +116,15 @@ def _rows_until(text: bytes, last_step: float) -> str:
 class Progress:
   """One line on a terminal, rewritten in place; else one line per call.
 
-  `step 1200/4000  loss 0.1873  12.3 images/s  eta 0:03:40`
+  `step 1200/4000  loss 0.1873  12.3 images/s  data wait 0.2%  eta 0:03:40`
 
   `names` are what it calls a step and what `batch_size` counts.
 
   The rate is the wall clock's over the last `window` calls, evaluation and
-  saving included, and so is the estimated time of arrival, in h:mm:ss. The
-  time to the first call, which holds the compilation, counts in that call
-  alone.
+  saving included, and so are the share of it that was spent in
+  `waiting_for_data`, shown once that is used, and the estimated time of
+  arrival, in h:mm:ss. The time to the first call, which holds the compilation,
+  counts in that call alone.
   """
 
   def __init__(
@@ -139,8 +141,9 @@ class Progress:
     self._batch_size = batch_size
     self._stream = stream or sys.stderr
     self._calls = collections.deque(
-      [(start_step, time.monotonic())], maxlen=window
+      [(start_step, time.monotonic(), 0.0)], maxlen=window
     )
+    self._waited = None  # Seconds since the start.
     self._has_reported = False
 
   def __enter__(self) -> 'Progress':
@@ -149,26 +152,38 @@ class Progress:
   def __exit__(self, *unused_exception) -> None:
     self.close()
 
+  @contextlib.contextmanager
+  def waiting_for_data(self) -> Iterator[None]:
+    """Adds the time in its block to the wait for data.
+
+    A device at work on earlier steps doesn't stand still meanwhile, so that
+    the share is an upper bound on its idleness for want of data.
+    """
+    start = time.monotonic()
+    yield
+    self._waited = (self._waited or 0.0) + time.monotonic() - start
+
   def update(self, step: int, **scalars: float) -> None:
     """Reports that `step` is done; `scalars` are shown as `name value`."""
     now = time.monotonic()
-    first_step, start = self._calls[0]
-    steps_per_second = (step - first_step) / max(now - start, 1e-9)
+    first_step, start, waited_before = self._calls[0]
+    elapsed = max(now - start, 1e-9)
+    steps_per_second = (step - first_step) / elapsed
     parts = [f'{self._step_name} {step}/{self._total_steps}']
     parts += [f'{name} {float(value):.4g}' for name, value in scalars.items()]
     if steps_per_second > 0:
       eta = round((self._total_steps - step) / steps_per_second)
       rate = steps_per_second * self._batch_size
-      parts += [
-        f'{rate:.0f} {self._unit}/s'
-        if rate >= 100
-        else f'{rate:.3g} {self._unit}/s',
-        f'eta {eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02}',
-      ]
+      digits = '.0f' if rate >= 100 else '.3g'
+      parts.append(f'{rate:{digits}} {self._unit}/s')
+      if self._waited is not None:
+        share = (self._waited - waited_before) / elapsed
+        parts.append(f'data wait {share:.1%}')
+      parts.append(f'eta {eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02}')
     if not self._has_reported:
       self._calls.clear()
     self._has_reported = True
-    self._calls.append((step, now))
+    self._calls.append((step, now, self._waited or 0.0))
     line = '  '.join(parts)
     # \x1b[K erases what a longer line before this one left.
     in_place = self._stream.isatty()

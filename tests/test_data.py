@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `create_dataset` puts into an example."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -120,3 +123,22 @@ def test_preprocessing_that_fits_no_image_is_refused(changed, message):
   check_preprocessing(3, **good)
   with pytest.raises(InputError, match=message):
     check_preprocessing(3, **good | changed)
+
+
+def test_a_training_step_needs_no_library_that_reads_files():
+  code = (
+    'import sys\n'
+    "readers = ('PIL', 'grain', 'imagecodecs', 'skimage', 'tifffile')\n"
+    'sys.modules.update(dict.fromkeys(readers))\n'  # Their import fails now.
+    'import segjax.models, segjax.parallel, segjax.steps, segjax.tiling\n'
+    'import segjax.data\n'
+    'try:\n'
+    '  segjax.data.create_dataset\n'
+    'except ImportError:\n'
+    "  print('late')\n"
+  )
+  process = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert process.returncode == 0, process.stderr
+  assert process.stdout == 'late\n'

@@ -136,6 +136,7 @@ def test_divergence_names_the_step_and_keeps_a_checkpoint(tmp_path):
   assert message.startswith('error: loss is ')
   assert 'at step 2;' in message
   assert all(line.startswith('step ') for line in progress)
+  assert progress and all('  data wait ' in line for line in progress)
   assert saved_steps(tmp_path) == [1]
   params = load_params(tmp_path / 'checkpoints', 'latest')
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

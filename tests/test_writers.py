@@ -129,6 +129,22 @@ def test_progress_line(clock):
   ]
 
 
+def test_progress_shows_the_share_of_waiting_for_data(clock):
+  stream = io.StringIO()
+  progress = writers.Progress(40, stream=stream, window=2)
+  for now, wait in ((1010.0, 4.0), (1020.0, 3.0), (1030.0, 2.0), (1040.0, 0.0)):
+    with progress.waiting_for_data():
+      clock.append(clock[-1] + wait)
+    clock.append(now)
+    progress.update(int(now) - 1000)
+  # Of 10 s, then of those since the first call, then of the last 20.
+  shares = [
+    line.split('data wait ')[1].split()[0]
+    for line in stream.getvalue().splitlines()
+  ]
+  assert shares == ['40.0%', '30.0%', '25.0%', '10.0%']
+
+
 def test_progress_forgets_beyond_its_window(clock):
   stream = io.StringIO()
   progress = writers.Progress(10**7, stream=stream, window=2)

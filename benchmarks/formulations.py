@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other ways to compute U-Net's layers: python -m benchmarks.formulations
+
+Each takes the place of one of segjax's own, in the same network, and is checked
+to give the same logits and updates before it is timed.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from benchmarks import sides, timing
+from segjax.errors import run_command
+from segjax.models import layers, unet
+
+_WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
+_SIZE = flags.DEFINE_integer('size', 572, 'Side of the images, in pixels.', 1)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Interleaved rounds.', 1)
+_COLUMNS = 'ms', 'this / segjax', 'CPU time'
+_MODES = {'forward': sides.forward, 'train': sides.train}
+_TOLERANCES = {'forward': 1e-4, 'train': 1e-2}
+
+
+def pool_slices(x: jax.Array) -> jax.Array:
+  """Returns the maximum of the four pixels of each cell, taken apart."""
+  rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+  return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
+def pool_window(x: jax.Array) -> jax.Array:
+  """Returns the plain maximum pooling, a reduction over windows."""
+  return nn.max_pool(x, (2, 2), (2, 2))
+
+
+class TransposedUpConv(layers.UpConv):
+  """The plain form: a convolution of the map with zeros in between."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param(
+      'kernel', layers.he_init, (2, 2, x.shape[-1], self.features)
+    )
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    y = jax.lax.conv_general_dilated(
+      x,
+      kernel[::-1, ::-1],
+      window_strides=(1, 1),
+      padding=[(1, 1)] * 2,
+      lhs_dilation=(2, 2),
+      dimension_numbers=_NHWC,
+    )
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+class MatmulUpConv(layers.UpConv):
+  """One product of all pixels with the kernel, interleaved as it is written."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    b, h, w, c = x.shape
+    kernel = self.param('kernel', layers.he_init, (2, 2, c, self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    y = jnp.einsum('bhwc,ijco->bhiwjo', x, kernel)
+    y = y.reshape(b, 2 * h, 2 * w, self.features)
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+class SplitConv(layers.Conv):
+  """Convolves the parts of a concatenation apart, and adds."""
+
+  @nn.compact
+  def __call__(self, *parts: jax.Array) -> jax.Array:
+    channels = [part.shape[-1] for part in parts]
+    shape = (*self.kernel_size, sum(channels), self.features)
+    kernel = self.param('kernel', layers.he_init, shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    kernels = jnp.split(kernel, np.cumsum(channels)[:-1], axis=2)
+    y = sum(map(_convolve, parts, kernels))
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+class SplitUpBlock(unet.UpBlock):
+  """Two convolutions and a sum instead of the concatenation."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
+    x = layers.UpConv(self.upconv_features, name='upconv')(x)
+    x = nn.relu(SplitConv(self.features, name='conv0')(skip, x))
+    return nn.relu(layers.Conv(self.features, name='conv1')(x))
+
+
+class PairedConv(layers.Conv):
+  """Takes two columns for one of twice the channels, where they are few.
+
+  The kernel of 3 x 3 becomes one of 3 x 2 on pairs, a third of it zeros: more
+  to multiply, in matrices that are less narrow.
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    b, h, w, c = x.shape
+    shape = (*self.kernel_size, c, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    if tuple(self.kernel_size) != (3, 3) or self.features > 16:
+      y = _convolve(x, kernel)
+    else:
+      # For the left pixel of a pair and for the right one.
+      both = [
+        jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1)
+      ]
+      kernel = jnp.stack(both, axis=3).reshape(3, 2, 2 * c, -1)
+      y = _convolve(x.reshape(b, h, w // 2, 2 * c), kernel)
+      y = y.reshape(b, h - 2, w - 2, self.features)
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+_NHWC = ('NHWC', 'HWIO', 'NHWC')
+
+
+def _convolve(x, kernel):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), 'VALID', dimension_numbers=_NHWC
+  )
+
+
+# What takes whose place, in segjax.
+VARIANTS = {
+  'segjax': {},
+  'without the compiler option': {'parallel._FAST_ON_CPU': {}},
+  'pool: reduce_window': {'models.unet.max_pool': pool_window},
+  'pool: four slices': {'models.unet.max_pool': pool_slices},
+  'up: transposed convolution': {'models.unet.UpConv': TransposedUpConv},
+  'up: matrix product': {'models.unet.UpConv': MatmulUpConv},
+  'split concatenation': {'models.unet.UpBlock': SplitUpBlock},
+  'paired columns up to 16 channels': {'models.unet.Conv': PairedConv},
+}
+
+
+@contextlib.contextmanager
+def replaced(name: str) -> Iterator[None]:
+  """Puts a variant in its place, for what is traced meanwhile."""
+  with contextlib.ExitStack() as stack:
+    for target, replacement in VARIANTS[name].items():
+      stack.enter_context(mock.patch(f'segjax.{target}', replacement))
+    yield
+
+
+def main(_):
+  size = _SIZE.value
+  model = unet.UNet(base_width=_WIDTH.value, dropout_rate=0.0)
+  params = sides.random_params(model)
+  batch = sides.random_batch(model, 1, size)
+  rows = {name: [name] for name in VARIANTS}
+  differences = []
+  for mode, make in _MODES.items():
+    cases, want = {}, None
+    for name in VARIANTS:
+      with replaced(name):
+        side = make(model, params, batch)
+        got = side.result()  # Traces, so that the replacement is in.
+      want = want or got
+      differences.append(sides.difference(got, want))
+      if not differences[-1] <= _TOLERANCES[mode]:
+        raise ArithmeticError(
+          f'{mode}: {name} differs from segjax by {differences[-1]:.1e}'
+        )
+      cases[name] = side.case
+    seconds, cpu_seconds = timing.interleave(cases, _ROUNDS.value)
+    for name, times in seconds.items():
+      rows[name] += [
+        f'{1e3 * np.median(times):.4g}',
+        timing.ratio(times, seconds['segjax']),
+        timing.ratio(cpu_seconds[name], cpu_seconds['segjax']),
+      ]
+  timing.print_report(
+    f'Formulations, U-Net {_WIDTH.value}, {size} x {size} px, batch 1, float32',
+    (
+      '',
+      *(f'{mode} {what}' for mode in ('forward', 'train') for what in _COLUMNS),
+    ),
+    rows.values(),
+    f'{timing.LEGEND} Logits and updates differ by {max(differences):.1e} of '
+    'their norm at most.',
+  )
+
+
+if __name__ == '__main__':
+  run_command(main)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Overlap tiles against MONAI's sliding window: python -m benchmarks.tiling
+
+A U-Net with padded convolutions, whose tiles are as large as their scores. All
+get the tiles that segjax plans, so that they compute the same; MONAI is given
+the image mirrored at its edges, and weights that are zero where a tile sees its
+own padding.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+from absl import flags
+from monai.inferers import sliding_window_inference
+
+from benchmarks import sides, timing, torch_nets
+from segjax import tiling
+from segjax.errors import run_command
+from segjax.models.unet import UNet
+
+_WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
+_SIZE = flags.DEFINE_integer('size', 2048, 'Side of the image, in pixels.', 1)
+_MAX_TILE_SIZE = flags.DEFINE_integer(
+  'max_tile_size', 1024, 'Limit to the side of a tile, in pixels.', 1
+)
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ('float32', 'bfloat16'), 'To compute in.'
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'Interleaved rounds.', 1)
+_TOLERANCES = {'float32': 1e-4, 'bfloat16': 0.1}
+
+
+def main(_):
+  torch_nets.check_device()
+  size, dtype = _SIZE.value, _DTYPE.value
+  model = UNet(
+    base_width=_WIDTH.value,
+    padding='SAME',
+    dropout_rate=0.0,
+    dtype=jnp.dtype(dtype),
+  )
+  geometry = model.geometry
+  params = sides.random_params(model)
+  module = torch_nets.load(torch_nets.UNet(_WIDTH.value, pad=1), params)
+  module = module.to(torch_nets.DEVICE, memory_format=torch.channels_last)
+  module.eval()
+
+  rng = np.random.default_rng(0)
+  image = rng.standard_normal((size, size, 1), np.float32)
+  plan = tiling.plan_tiles(
+    size, size, geometry, max_tile_size=_MAX_TILE_SIZE.value
+  )
+  # Square, as the image is.
+  tile, margin = plan.tile_shape[0], geometry.margin
+  starts = sorted({row for row, _ in plan.origins})
+  padded = tiling.read_mirrored(
+    image, (starts[0],) * 2, (starts[-1] + tile - starts[0],) * 2
+  )
+  padded = torch.tensor(padded.transpose(2, 0, 1)[None])
+
+  def ours():
+    return tiling.predict_image(
+      model.apply,
+      {'params': params},
+      image,
+      geometry,
+      max_tile_size=_MAX_TILE_SIZE.value,
+    )
+
+  def score(tiles):
+    tiles = tiles.to(torch_nets.DEVICE, memory_format=torch.channels_last)
+    with torch_nets.autocast(dtype):
+      return torch.softmax(module(tiles).float(), dim=1)
+
+  @torch.inference_mode()
+  def loop():
+    scores = torch.empty(1, model.num_classes, size, size)
+    for (row, column), window in zip(plan.origins, plan.windows, strict=True):
+      row, column = row - starts[0], column - starts[0]
+      core = score(padded[..., row : row + tile, column : column + tile])
+      height, width = (side.stop - side.start for side in window)
+      scores[(..., *window)] = core[
+        ..., margin : margin + height, margin : margin + width
+      ].cpu()
+    return scores[0].permute(1, 2, 0).numpy()
+
+  weights = torch.zeros(tile, tile)
+  weights[margin : tile - margin, margin : tile - margin] = 1
+  stride = starts[1] - starts[0] if len(starts) > 1 else tile
+
+  @torch.inference_mode()
+  def monai():
+    scores = sliding_window_inference(
+      padded,
+      roi_size=tile,
+      sw_batch_size=1,
+      predictor=score,
+      overlap=max(1 - (stride + 0.5) / tile, 0),  # It rounds strides down.
+      roi_weight_map=weights,
+      sw_device=torch_nets.DEVICE,
+      device='cpu',
+    )
+    inside = slice(margin, margin + size)
+    return scores[0, :, inside, inside].permute(1, 2, 0).numpy()
+
+  runs, want = {'segjax': ours, 'PyTorch, loop': loop, 'MONAI': monai}, ours()
+  differences = {name: np.abs(run() - want).max() for name, run in runs.items()}
+  for name, difference in differences.items():
+    if not difference <= _TOLERANCES[dtype]:
+      raise ArithmeticError(f'{name} differs from segjax by {difference:.1e}')
+
+  def repeated(run):
+    return lambda calls: [run() for _ in range(calls)]
+
+  seconds, cpu_seconds = timing.interleave(
+    {name: repeated(run) for name, run in runs.items()}, _ROUNDS.value
+  )
+  timing.print_report(
+    f'Tiles of U-Net {_WIDTH.value}, padded convolutions, {size} x {size} px, '
+    f'{dtype}',
+    ('', 'ms', 'segjax / this', 'CPU time', 'difference'),
+    [
+      (
+        name,
+        f'{1e3 * np.median(times):.4g}',
+        timing.ratio(seconds['segjax'], times),
+        timing.ratio(cpu_seconds['segjax'], cpu_seconds[name]),
+        f'{differences[name]:.1e}',
+      )
+      for name, times in seconds.items()
+    ],
+    f'{len(plan.origins)} tiles of {tile} x {tile} px, {margin} px of them '
+    f'margin. {timing.LEGEND} Differences are the largest of a probability.',
+  )
+
+
+if __name__ == '__main__':
+  run_command(main)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timings that load on the machine bends alike, and their tables.
+
+A case runs some number of calls and returns when they are done. Cases are timed
+in interleaved rounds and compared by the ratios within the rounds; seconds of
+different runs on a shared machine are not comparable. Where others take the
+cores by fits and starts, the ratio of the CPU time is steadier, but blind to
+cores that wait.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter, process_time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Case = Callable[[int], None]
+
+LEGEND = 'Medians of interleaved rounds; ratios with their least and largest.'
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'torch', 'monai')
+
+
+def interleave(
+  cases: Mapping[str, Case], rounds: int, calls: int = 1
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """Returns seconds, and CPU seconds of all threads, of a call of each case.
+
+  Both are f64[rounds] by the names of the cases.
+
+  Every case runs once untimed, which compiles it, and then once in each round.
+  A round begins one case later than the round before.
+  """
+  for case in cases.values():
+    case(1)
+  names = list(cases)
+  seconds = {name: np.zeros(rounds) for name in names}
+  cpu_seconds = {name: np.zeros(rounds) for name in names}
+  for i in range(rounds):
+    first = i % len(names)
+    for name in names[first:] + names[:first]:
+      start, cpu_start = perf_counter(), process_time()
+      cases[name](calls)
+      seconds[name][i] = (perf_counter() - start) / calls
+      cpu_seconds[name][i] = (process_time() - cpu_start) / calls
+  return seconds, cpu_seconds
+
+
+def ratio(ours: np.ndarray, theirs: np.ndarray) -> str:
+  """Returns median, least and largest of the rounds' ours / theirs, as text.
+
+  >>> ratio(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0]))
+  '1.00 (0.50-1.50)'
+  """
+  ratios = ours / theirs
+  return f'{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})'
+
+
+def matmul_peak(dtype: jnp.dtype, size: int, repeats: int = 5) -> float:
+  """Returns the FLOP/s of the fastest of jax's size^3 matrix products."""
+  x = jnp.ones((size, size), dtype)
+  multiply = jax.jit(jnp.matmul)
+  multiply(x, x).block_until_ready()
+  fastest = np.inf
+  for _ in range(repeats):
+    start = perf_counter()
+    multiply(x, x).block_until_ready()
+    fastest = min(fastest, perf_counter() - start)
+  return 2 * size**3 / fastest
+
+
+def flops(function: Callable, *args) -> float:
+  """Returns the operations of a function as XLA counts them, unoptimised."""
+  return jax.jit(function).lower(*args).cost_analysis()['flops']
+
+
+def machine() -> str:
+  """Returns accelerator, processor, cores and load, as far as known."""
+  name = platform.processor() or platform.machine()
+  cpuinfo = Path('/proc/cpuinfo')
+  if cpuinfo.is_file():
+    lines = (line.partition(':') for line in cpuinfo.read_text().split('\n'))
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    name = facts.get('model name', name)
+    if 'cpu family' in facts:
+      name += f' (family {facts["cpu family"]}, model {facts["model"]})'
+  parts = [f'{len(os.sched_getaffinity(0))} cores of an {name}']
+  device = jax.devices()[0]
+  if device.platform != 'cpu':
+    parts.insert(0, f'{jax.device_count()} x {device.device_kind}')
+  return f'{", ".join(parts)}, load {os.getloadavg()[0]:.1f} at the end'
+
+
+def versions() -> str:
+  """Returns the versions of Python and of the packages that are installed."""
+  found = {d.metadata['Name'] for d in importlib.metadata.distributions()}
+  return ', '.join(
+    [f'Python {platform.python_version()}']
+    + [f'{p} {importlib.metadata.version(p)}' for p in _PACKAGES if p in found]
+  )
+
+
+def print_report(
+  title: str,
+  header: Sequence[str],
+  rows: Iterable[Sequence[str]],
+  note: str,
+) -> None:
+  """Prints a section of Markdown: what ran, when, where, and the table."""
+  module = sys.modules['__main__'].__spec__
+  command = f'python -m {module.name}' if module else sys.argv[0]
+  command = ' '.join([command, *map(shlex.quote, sys.argv[1:])])
+  print(f'### {title}\n')
+  print(f'    {command}\n')
+  print(f'{datetime.date.today()}, {machine()}; {versions()}.\n')
+  print('|', ' | '.join(header), '|')
+  print('|' + '---|' * len(header))
+  for row in rows:
+    print('|', ' | '.join(row), '|')
+  print(f'\n{note}\n', flush=True)

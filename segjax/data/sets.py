@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets by the names that configs use."""
+
+import inspect
+from collections.abc import Mapping
+
+import numpy as np
+
+from segjax.data import (
+  camvid,
+  cell_tracking,
+  folder,
+  isbi2012,
+  nyudv2,
+  pascal_context,
+  sift_flow,
+  stacks,
+  tfds,
+  voc,
+)
+from segjax.data.examples import Dataset
+from segjax.errors import InputError
+
+LOADERS = {
+  'isbi2012': isbi2012.load,
+  'synthetic': stacks.load_synthetic,
+  'cell_tracking': cell_tracking.load,
+  'folder': folder.load,
+  'voc': voc.load,
+  'pascal_context': pascal_context.load,
+  'nyudv2': nyudv2.load,
+  'sift_flow': sift_flow.load,
+  'camvid': camvid.load,
+  'tfds': tfds.load,
+}
+
+# Names and colours of classes that do not depend on what is on disk.
+_LOOKS = {
+  'isbi2012': (stacks.CLASS_NAMES, None),
+  'synthetic': (stacks.CLASS_NAMES, None),
+  'cell_tracking': (cell_tracking.CLASS_NAMES, None),
+  'voc': (voc.CLASS_NAMES, None),
+  'nyudv2': (nyudv2.CLASS_NAMES, None),
+  'sift_flow': (sift_flow.SEMANTIC_NAMES + sift_flow.GEOMETRIC_NAMES, None),
+  'camvid': (camvid.CLASS_NAMES, camvid.PALETTE),
+}
+
+
+def create_dataset(config: Mapping) -> Dataset:
+  """Returns the data set that `config.name` and its other fields describe.
+
+  Args:
+    config: `name`, one of `LOADERS`, and the arguments of that function.
+
+  Raises:
+    InputError: an unknown name, fields that the loader doesn't take or lacks,
+      or what the loader finds wrong.
+  """
+  fields = dict(config)
+  name = fields.pop('name')
+  if name not in LOADERS:
+    raise InputError(f'data.name={name!r} is not one of {tuple(LOADERS)}')
+  expected = tuple(inspect.signature(LOADERS[name]).parameters)
+  if set(fields) != set(expected):
+    raise InputError(
+      f'data.name={name!r} takes the fields {", ".join(expected)}; the config '
+      f'has {", ".join(fields)}'
+    )
+  return LOADERS[name](**fields)
+
+
+def look_of(
+  config: Mapping, num_classes: int
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+  """Returns names and colours of the classes of a data set, without reading it.
+
+  Args:
+    config: as of `create_dataset`.
+    num_classes: of all heads, for a set whose classes are named on disk.
+
+  Returns:
+    K names, and u8[K, 3] or None for the colours of VOC.
+  """
+  if config['name'] in _LOOKS:
+    return _LOOKS[config['name']]
+  fields = dict(config)
+  names = tuple(fields.pop('class_names', ()))
+  colours = fields.pop('colours', ())
+  palette = np.array(colours, np.uint8) if colours else None
+  return names or tuple(f'class {i}' for i in range(num_classes)), palette
