@@ -7,7 +7,7 @@ under `jit` with the batch sharded over a mesh (the default) or under `pmap`.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,16 @@ class DataParallel(NamedTuple):
 
   Attributes:
     step: (state, batch) -> (state, metrics); donates the state.
+    rows: i[n], ascending; the examples of the global batch that this process
+      reads.
     put_state: host or single-device state -> what `step` takes.
-    put_batch: dict of numpy arrays [B, ...] -> what `step` takes.
-    get: state or metrics of `step` -> the same without the device axis.
+    put_batch: dict of numpy arrays [n, ...] -> what `step` takes.
+    get: state or metrics of `step` -> the same without the device axis; each
+      process holds all of it, and a checkpoint can be made of it.
   """
 
   step: Callable
+  rows: np.ndarray
   put_state: Callable
   put_batch: Callable
   get: Callable
@@ -64,12 +68,13 @@ def parallelize(
       f'batch_size={batch_size} is not divisible by the {devices} devices; '
       f'use a positive multiple of {devices}'
     )
+  mesh = jax.make_mesh(
+    (devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  replicated = NamedSharding(mesh, PartitionSpec())
   if mode == 'jit':
-    mesh = jax.make_mesh(
-      (devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(AXIS))
+    rows = _own_rows(split, batch_size)
     step = jit(
       make_step(None),
       in_shardings=(replicated, split),
@@ -78,20 +83,64 @@ def parallelize(
     )
     return DataParallel(
       step,
+      rows,
       lambda state: jax.device_put(state, replicated),
-      lambda batch: jax.device_put(batch, split),
+      lambda batch: jax.tree.map(
+        lambda x: _from_rows(x, rows, split, batch_size), batch
+      ),
       lambda tree: tree,
     )
   if mode == 'pmap':
+    share = batch_size // jax.process_count()
+    first = share * jax.process_index()
     return DataParallel(
       jax.pmap(make_step(AXIS), axis_name=AXIS, donate_argnums=0),
+      first + np.arange(share),
       jax_utils.replicate,
       lambda batch: jax.tree.map(
-        lambda x: x.reshape(devices, -1, *np.shape(x)[1:]), batch
+        lambda x: x.reshape(jax.local_device_count(), -1, *np.shape(x)[1:]),
+        batch,
       ),
-      jax_utils.unreplicate,
+      lambda tree: jax.tree.map(
+        lambda x: _without_device_axis(x, replicated), tree
+      ),
     )
   raise InputError(f'parallel={mode!r} is not one of {MODES}')
+
+
+def to_local(tree: Any) -> Any:
+  """Returns what `get` returned on one device of this process alone.
+
+  Computing with it concerns no other process.
+  """
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def _own_rows(split: NamedSharding, batch_size: int) -> np.ndarray:
+  """Returns the rows of a split batch that lie on devices of this process."""
+  rows = np.arange(batch_size)
+  indices = split.addressable_devices_indices_map(rows.shape).values()
+  return np.unique(np.concatenate([rows[index] for index in indices]))
+
+
+def _from_rows(
+  own: np.ndarray, rows: np.ndarray, split: NamedSharding, batch_size: int
+) -> jax.Array:
+  """Returns the global array [batch_size, ...] of each process's own rows."""
+
+  def read(index):
+    wanted = range(*index[0].indices(batch_size))
+    return own[np.searchsorted(rows, wanted)]
+
+  shape = (batch_size, *own.shape[1:])
+  return jax.make_array_from_callback(shape, split, read)
+
+
+def _without_device_axis(x: jax.Array, replicated: NamedSharding) -> jax.Array:
+  """Returns a result of `pmap`, the same on all devices, as one array."""
+  shape = x.shape[1:]
+  copies = [shard.data.reshape(shape) for shard in x.addressable_shards]
+  return jax.make_array_from_single_device_arrays(shape, replicated, copies)
 
 
 def jit(function: Callable, **options) -> Callable:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import networks, parallel, steps, writers
+from segjax import networks, parallel, processes, steps, writers
 from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints, has_checkpoint
 from segjax.data import IGNORE_LABEL, create_dataset, standardise
@@ -31,7 +31,7 @@ from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.predictor import create_predictor
 from segjax.weights import files
-from segjax.workdir import claim_workdir
+from segjax.workdir import check_claimed, claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -80,18 +80,25 @@ def train_and_evaluate(
     config.parallel,
     config.batch_size,
   )
-  dataset = create_dataset(config.data)
+  dataset = processes.together(lambda: create_dataset(config.data))
   _check(config, model)
   create_predictor(model, config)  # Raises early.
   networks.check_fits(model, dataset)
   check_metric(model, config.evaluation.best_metric)
   start_params, report = {}, None
   if not has_checkpoint(Path(workdir) / 'checkpoints'):
-    start_params, report = networks.starting_params(model, **config.init)
+    start_params, report = processes.together(
+      lambda: networks.starting_params(model, **config.init)
+    )
   made_with = config.copy_and_resolve_references()
   with made_with.unlocked():
     made_with.data_sha256 = dataset.digest
-  claim_workdir(workdir, made_with, MAY_CHANGE)
+  processes.together(
+    lambda: (
+      processes.is_first() and claim_workdir(workdir, made_with, MAY_CHANGE)
+    )
+  )
+  processes.together(lambda: check_claimed(workdir))
   workdir = Path(workdir)
 
   def evaluate_heldout(params, **how):
@@ -109,7 +116,7 @@ def train_and_evaluate(
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(state)
     elif report is not None:
-      print(f'parameters from {config.init.path}:\n{report}', flush=True)
+      processes.say(f'parameters from {config.init.path}:\n{report}')
       params = files.flattened(state.params) | start_params
       state = state.replace(params=files.nested(params))
     start, end = int(state.step), config.num_train_steps
@@ -117,16 +124,23 @@ def train_and_evaluate(
       raise InputError(
         f'{workdir} is at step {start} already, beyond num_train_steps={end}'
       )
-    print(writers.parameter_table(state.params))
-    print(f'{workdir}: from step {start} to {end}', flush=True)
+    processes.say(writers.parameter_table(state.params))
+    processes.say(f'{workdir}: from step {start} to {end}')
     state = devices.put_state(state)
     batches = create_batches(
-      dataset.train, config.batch_size, config.seed, start, **config.batching
+      dataset.train,
+      config.batch_size,
+      config.seed,
+      start,
+      rows=devices.rows,
+      **config.batching,
     )
 
     with (
-      writers.MetricWriter(workdir, resume_step=start) as writer,
-      writers.Progress(end, start, config.batch_size) as progress,
+      writers.MetricWriter(workdir, start, processes.is_first()) as writer,
+      writers.Progress(
+        end, start, config.batch_size, enabled=processes.is_first()
+      ) as progress,
     ):
       log = _Log(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):
@@ -137,19 +151,20 @@ def train_and_evaluate(
         evaluates = step % config.evaluation.every_steps == 0 or step == end
         if evaluates or step % config.checkpoints.every_steps == 0:
           log.flush()  # What is saved has a finite loss and gradient.
-          single, scores = devices.get(state), None
+          saved, scores = devices.get(state), None
           if evaluates and len(dataset.heldout):
             scores, panels = evaluate_heldout(
-              single.params, average=False, complete=False
+              parallel.to_local(saved.params), average=False, complete=False
             )
             writer.write_scalars(step, scores)
-            writer.write_images(step, {'heldout': panels[0][1]})
-          checkpoints.save(step, single, scores)
+            if panels:  # A process may have no image of its own.
+              writer.write_images(step, {'heldout': panels[0][1]})
+          checkpoints.save(step, saved, scores)
       checkpoints.wait()
-    params = devices.get(state).params
+    params = parallel.to_local(devices.get(state).params)
 
   if not len(dataset.heldout):
-    print('no example is held out: no scores, no pictures')
+    processes.say('no example is held out: no scores, no pictures')
     return {}
   average = config.evaluation.average
   return _report(
@@ -163,7 +178,9 @@ def train_and_evaluate(
 def _report(
   workdir: Path, evaluation: Evaluation, title: str
 ) -> dict[str, float]:
-  """Prints and writes what a run ends with; returns the scores."""
+  """Prints and writes, once, what a run ends with; returns the scores."""
+  if not processes.is_first():
+    return evaluation.scores
   print(title)
   print(writers.table(evaluation.scores))
   with replacing(workdir / 'scores.txt') as temporary:

@@ -130,7 +130,10 @@ class Progress:
     batch_size: int = 1,
     stream: TextIO | None = None,
     window: int = 20,
+    enabled: bool = True,
   ):
+    """Starts the clock; `enabled` is as in `MetricWriter`."""
+    self._enabled = enabled
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._stream = stream or sys.stderr
@@ -147,6 +150,8 @@ class Progress:
 
   def update(self, step: int, **scalars: float) -> None:
     """Reports that `step` is done; `scalars` are shown as `name value`."""
+    if not self._enabled:
+      return
     now = time.monotonic()
     first_step, start = self._calls[0]
     steps_per_second = (step - first_step) / max(now - start, 1e-9)
