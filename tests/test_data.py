@@ -13,6 +13,7 @@ from segjax.data import (
   to_unit_range,
 )
 from segjax.data.border_weights import border_weights, find_instances
+from segjax.data.examples import Chained
 from segjax.errors import InputError
 
 CONFIG = dict(
@@ -120,3 +121,12 @@ def test_preprocessing_that_fits_no_image_is_refused(changed, message):
   check_preprocessing(3, **good)
   with pytest.raises(InputError, match=message):
     check_preprocessing(3, **good | changed)
+
+
+def test_chained_sets_read_what_is_asked_for():
+  chained = Chained((['a', 'b'], [], range(5)))
+  assert len(chained) == 7
+  assert [*chained] == ['a', 'b', 0, 1, 2, 3, 4]
+  assert chained[3] == 1
+  with pytest.raises(IndexError):
+    chained[7]
