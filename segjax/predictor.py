@@ -33,7 +33,7 @@ def create_predictor(
 
   Args:
     model: a U-Net or an FCN.
-    config: of a run; reads `preprocessing` and `prediction`.
+    config: of a run; reads `preprocessing`, `prediction` and `mesh`.
     average: whether to take the mean over the eight turns and flips.
     activation: 'probabilities' (softmax, of each head) or 'logits'.
 
@@ -68,6 +68,7 @@ def create_predictor(
       np.asarray(standardise(to_unit_range(image), **config.preprocessing)),
       average=average,
       activation=activation,
+      space=config.mesh.space,
       **settings,
     )
 
@@ -83,6 +84,7 @@ def predict_whole(
   activation: str = 'probabilities',
   average: bool | Sequence[Transform] = False,
   bucket_px: int = 0,
+  space: int = 1,
 ) -> np.ndarray:
   """Returns the prediction f32[H, W, K] of an image, taken whole.
 
@@ -98,6 +100,7 @@ def predict_whole(
     bucket_px: pads the image at its ends to a multiple of this, which changes
       no score, so that images of many sizes share few compiled programs. 0
       compiles for each size.
+    space: devices that share the image, by rows; see `parallel.local_mesh`.
 
   Raises:
     InputError: as `tiling.predict_image`.
@@ -107,11 +110,13 @@ def predict_whole(
   if activation not in ACTIVATIONS:
     raise InputError(f'activation {activation!r} is not in {[*ACTIVATIONS]}')
   transforms = transforms_of(average)
-  params = jax.device_put(params)  # Once, not with every transform.
+  mesh = parallel.local_mesh(space)
+  params = parallel.put_on_all(params, mesh)  # Once, not with every transform.
   score = functools.partial(
     _compiled_scores(),
     apply,
     params,
+    mesh=mesh,
     head_sizes=tuple(head_sizes),
     activation=activation,
   )
@@ -133,11 +138,12 @@ def predict_whole(
 
 @functools.cache
 def _compiled_scores() -> Callable:
-  static = ('apply', 'head_sizes', 'activation')
+  static = ('apply', 'head_sizes', 'activation', 'mesh')
   return parallel.jit(_scores, static_argnames=static)
 
 
-def _scores(apply, params, image, *, head_sizes, activation, **padded):
+def _scores(apply, params, image, *, head_sizes, activation, mesh, **padded):
+  image = parallel.split_rows(image, mesh)
   logits = apply(params, image, **padded).astype(jnp.float32)
   activate = ACTIVATIONS[activation]
   heads = jnp.split(logits, np.cumsum(head_sizes)[:-1], axis=-1)

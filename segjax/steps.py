@@ -68,6 +68,7 @@ def make_train_step(
   ignore_label: int,
   reduction: str,
   axis_name: str | None = None,
+  split_rows: Callable[[Any], Any] = lambda pixels: pixels,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
   """Returns `train_step(state, batch) -> (state, metrics)`, pure.
 
@@ -88,6 +89,7 @@ def make_train_step(
     ignore_label: label that counts nowhere.
     reduction: of the loss over the global batch; see `losses.reduce_image`.
     axis_name: of the `pmap` axis that splits the batch; None under `jit`.
+    split_rows: spreads arrays [B, h, w, ...] over devices; changes no value.
   """
   if tile_size:
     output_size = model.geometry.output_size(tile_size)
@@ -105,21 +107,23 @@ def make_train_step(
       amount=augmentation,
     )
 
-  def example_loss(params, key, example):
-    augment_key, dropout_key = jax.random.split(key)
+  def prepare(key, example):
     image, label, weight = draw(
-      augment_key,
+      key,
       to_unit_range(example['image']),
       example['label'],
       example.get('weight'),
     )
-    padded = {'size': example['size'][None]} if 'size' in example else {}
+    padded = {'size': example['size']} if 'size' in example else {}
+    return standardise(image), label, weight, padded
+
+  def example_loss(params, dropout_key, image, label, weight, padded):
     logits = model.apply(
       {'params': params},
-      standardise(image)[None],
+      image[None],
       train=True,
       rngs={'dropout': dropout_key},
-      **padded,
+      **jax.tree.map(lambda size: size[None], padded),
     )[0]
     sums = [
       (
@@ -132,8 +136,8 @@ def make_train_step(
     loss, divisor = losses.reduce_image(total, count, reduction)
     return loss, (divisor, count, correct)
 
-  def batch_loss(params, keys, batch):
-    sums = jax.vmap(example_loss, (None, 0, 0))(params, keys, batch)
+  def batch_loss(params, keys, prepared):
+    sums = jax.vmap(example_loss, (None, *[0] * 5))(params, keys, *prepared)
     return jax.tree.map(jnp.sum, sums)
 
   def train_step(state, batch):
@@ -145,8 +149,11 @@ def make_train_step(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       step_key, first + jnp.arange(size)
     )
+    augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    *pixels, padded = jax.vmap(prepare)(augment_keys, batch)
+    prepared = (*split_rows(pixels), padded)
     sums, gradient = jax.value_and_grad(batch_loss, has_aux=True)(
-      state.params, keys, batch
+      state.params, dropout_keys, prepared
     )
     if axis_name:
       sums, gradient = jax.lax.psum((sums, gradient), axis_name)

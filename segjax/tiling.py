@@ -209,6 +209,7 @@ def predict_image(
   tile_size: int | None = None,
   max_tile_size: int = 1024,
   tiles_per_batch: int = 1,
+  space: int = 1,
 ) -> np.ndarray:
   """Returns the prediction f32[H, W, K] of an image of any size.
 
@@ -225,6 +226,7 @@ def predict_image(
     tile_size: input pixels; None chooses, see `plan_tiles`.
     max_tile_size: limit to that choice, in input pixels.
     tiles_per_batch: tiles computed at once.
+    space: devices that share each tile, by rows; see `parallel.local_mesh`.
 
   Raises:
     InputError: if the image is empty, not finite or not of three axes, if a
@@ -238,14 +240,10 @@ def predict_image(
     raise InputError(f'tiles_per_batch={tiles_per_batch} must be at least 1')
   transforms = transforms_of(average)
 
-  params = jax.device_put(params)  # Once, not with every batch.
-  score = functools.partial(
-    _compiled_core_scores(),
-    apply,
-    params,
-    geometry=geometry,
-    activation=activation,
-  )
+  mesh = parallel.local_mesh(space)
+  params = parallel.put_on_all(params, mesh)  # Once, not with every batch.
+  static = dict(geometry=geometry, activation=activation, mesh=mesh)
+  score = functools.partial(_compiled_core_scores(), apply, params, **static)
   total = None
   for transform in transforms:
     source = turned(image, *transform)
@@ -262,12 +260,13 @@ def predict_image(
 
 @functools.cache
 def _compiled_core_scores() -> Callable:
-  static = ('apply', 'geometry', 'activation')
+  static = ('apply', 'geometry', 'activation', 'mesh')
   return parallel.jit(_core_scores, static_argnames=static)
 
 
-def _core_scores(apply, params, tiles, *, geometry, activation):
+def _core_scores(apply, params, tiles, *, geometry, activation, mesh):
   """Maps tiles f32[N, h, w, C] to the scores f32[N, h', w', K] of cores."""
+  tiles = parallel.split_rows(tiles, mesh)
   logits = jax.vmap(lambda tile: apply(params, tile[None])[0])(tiles)
   height, width = map(geometry.output_size, tiles.shape[1:3])
   if logits.shape[1:3] != (height, width):

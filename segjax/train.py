@@ -44,6 +44,7 @@ MAY_CHANGE = (
   'evaluation.num_pictures',
   'evaluation.average',
   'prediction',
+  'mesh',  # Changes the rounding alone.
   'data.dir',  # The data may move, but not change: see `data_sha256`.
 )
 
@@ -66,7 +67,7 @@ def train_and_evaluate(
   )
   optimizer = create_optimizer(schedule=schedule, **config.optimizer)
   devices = parallel.parallelize(
-    lambda axis_name: steps.make_train_step(
+    lambda axis_name, split_rows: steps.make_train_step(
       model,
       optimizer,
       schedule,
@@ -76,9 +77,11 @@ def train_and_evaluate(
       ignore_label=IGNORE_LABEL,
       reduction=config.loss_reduction,
       axis_name=axis_name,
+      split_rows=split_rows,
     ),
     config.parallel,
     config.batch_size,
+    **config.mesh,
   )
   dataset = processes.together(lambda: create_dataset(config.data))
   _check(config, model)

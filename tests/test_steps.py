@@ -18,7 +18,7 @@ OPTIMIZER = create_optimizer('sgd', SCHEDULE, 0.9, 1e-4, 0.0)
 BATCH = 8
 
 
-def make_step(axis_name=None, reduction='mean'):
+def make_step(axis_name=None, split_rows=lambda x: x, reduction='mean'):
   return steps.make_train_step(
     MODEL,
     OPTIMIZER,
@@ -31,6 +31,7 @@ def make_step(axis_name=None, reduction='mean'):
     ignore_label=255,
     reduction=reduction,
     axis_name=axis_name,
+    split_rows=split_rows,
   )
 
 
