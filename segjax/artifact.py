@@ -180,6 +180,7 @@ def load(
         preprocessing={**described['preprocessing']},
         prediction={**described['prediction']},
         evaluation=dict(average=described['average']),
+        mesh=dict(space=1),  # The program is for one device.
       )
     )
     create_predictor(model, config)

@@ -6,8 +6,7 @@
 """
 
 import functools
-import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,8 +14,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from segjax import networks, pictures, writers
+from segjax import networks, pictures, processes, writers
 from segjax.data import Dataset, create_dataset
+from segjax.data.examples import Chained
 from segjax.errors import InputError, run_command
 from segjax.instances import label_instances
 from segjax.losses import split_heads
@@ -50,7 +50,7 @@ class Evaluation(NamedTuple):
 def evaluate(
   model: nn.Module,
   params: Any,
-  examples: Iterable[dict],
+  examples: Sequence[dict],
   config: ConfigDict,
   dataset: Dataset,
   *,
@@ -59,9 +59,13 @@ def evaluate(
 ) -> Evaluation:
   """Returns the scores and pictures of a network on whole images.
 
+  Process p of P predicts examples p, p + P, p + 2P, ...; all get the scores of
+  all examples, and process 0 the pictures, which are of its own where each
+  image counts for itself.
+
   Args:
     model: of the run.
-    params: its parameters.
+    params: its parameters, on one device of this process.
     examples: what to predict; their labels are the truth.
     config: of the run; reads `evaluation`, `preprocessing` and `prediction`.
     dataset: names and colours of the classes.
@@ -119,7 +123,7 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
   """Scores of membranes and cells: `neuron.evaluate_stack` and the pixels'."""
   examples = list(examples)
   labels = np.stack([example['label'] for example in examples])
-  stack = np.stack([predict(example['image']) for example in examples])
+  stack = _predict_stack(predict, [example['image'] for example in examples])
   counts = confusion.confusion_matrix(
     labels, np.argmax(stack, axis=-1), num_classes=stack.shape[-1]
   )
@@ -143,6 +147,16 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
   return Evaluation(scores | pixels, panels)
 
 
+def _predict_stack(predict, images):
+  """Returns the predictions f32[N, H, W, K] of all processes."""
+  last = len(images) - 1
+  own = np.stack(
+    [predict(images[min(i, last)]) for i in processes.share(len(images))]
+  )
+  stack = processes.gather(own).swapaxes(0, 1)
+  return stack.reshape(-1, *own.shape[1:])[: len(images)]
+
+
 def _evaluate_classes(
   predict, examples, dataset, heads, num_pictures, present_only
 ):
@@ -154,31 +168,37 @@ def _evaluate_classes(
   """
   sizes = [size for _, size in heads]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
-  panels, matches = [], []
+  panels, matches = [], [np.zeros((0, 3), np.int64)]
+  own = [i for i in processes.share(len(examples)) if i < len(examples)]
   # Spread over the set: neighbours may be frames of one film.
-  shown = {
-    i * len(dataset.heldout) // num_pictures for i in range(num_pictures)
-  }
-  for index, example in enumerate(examples):
-    scores = predict(example['image'])
-    if 'instances' in example:
-      found = label_instances(scores[..., 1])
-      matches.append(cells.match_objects(example['instances'], found))
-    split = split_heads(scores, example['label'], sizes)
-    for head, (probability, label) in enumerate(split):
-      prediction = np.argmax(probability, axis=-1)
-      counts[head] += confusion.confusion_matrix(
-        label, prediction, num_classes=sizes[head]
-      )
-      if head == 0 and index in shown:
-        panel = pictures.segmentation_panel(
-          example['image'],
-          label,
-          prediction,
-          dataset.class_names[: sizes[0]],
-          dataset.palette,
+  spread = [i * len(own) // num_pictures for i in range(num_pictures)]
+  shown = {own[i] for i in spread if i < len(own)}
+
+  def count():
+    for index in own:
+      example = examples[index]
+      scores = predict(example['image'])
+      if 'instances' in example:
+        found = label_instances(scores[..., 1])
+        matches.append(cells.match_objects(example['instances'], found))
+      split = split_heads(scores, example['label'], sizes)
+      for head, (probability, label) in enumerate(split):
+        prediction = np.argmax(probability, axis=-1)
+        counts[head] += confusion.confusion_matrix(
+          label, prediction, num_classes=sizes[head]
         )
-        panels.append((example['name'], panel))
+        if head == 0 and index in shown:
+          panel = pictures.segmentation_panel(
+            example['image'],
+            label,
+            prediction,
+            dataset.class_names[: sizes[0]],
+            dataset.palette,
+          )
+          panels.append((example['name'], panel))
+
+  processes.together(count)
+  counts = [processes.gather(matrix).sum(axis=0) for matrix in counts]
   scores, first = {}, 0
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''
@@ -195,12 +215,14 @@ def _evaluate_classes(
       for key, iu in zip(names, class_ius, strict=True)
     }
     first += size
-  if matches:
-    scores['seg'] = cells.mean_jaccard(np.concatenate(matches))
+  matches = processes.gather_rows(np.concatenate(matches))
+  if len(matches):
+    scores['seg'] = cells.mean_jaccard(matches)
   return Evaluation(scores, panels)
 
 
 def main(_):
+  processes.join()
   args = flags.FLAGS
   network = networks.load_from_flags()
   config = network.config
@@ -216,8 +238,7 @@ def main(_):
   examples = {
     'heldout': dataset.heldout,
     'train': dataset.train,
-    # Not a list: examples are read when they are asked for.
-    'all': itertools.chain(dataset.train, dataset.heldout),
+    'all': Chained((dataset.train, dataset.heldout)),
   }[args.split]
   if args.split == 'heldout' and not len(dataset.heldout):
     raise InputError(
@@ -232,8 +253,8 @@ def main(_):
   scores = evaluate(
     network.model, network.params, examples, config, dataset, average=average
   ).scores
-  print(title(count[args.split], args.split, average))
-  print(writers.table(scores))
+  processes.say(title(count[args.split], args.split, average))
+  processes.say(writers.table(scores))
 
 
 if __name__ == '__main__':

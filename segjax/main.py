@@ -26,8 +26,9 @@ def main(_):
   if not Path(file).is_file():
     raise InputError(f'--config={source}: there is no file {file}')
   name = f'{Path(file).stem}_{argument}' if argument else Path(file).stem
-  from segjax import train  # Here, so that a wrong flag fails at once.
+  from segjax import processes, train  # Here, so that a wrong flag fails first.
 
+  processes.join()
   train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or Path('runs', name))
 
 

@@ -6,19 +6,20 @@ under `jit` with the batch sharded over a mesh (the default) or under `pmap`.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.errors import InputError
 
 MODES = ('jit', 'pmap')
 AXIS = 'data'
+_SPACE = 'space'
 
 # XLA:CPU sends convolutions of jaxlib 0.10 down a path that is several times
 # slower for valid convolutions and weight gradients than its older one.
@@ -34,91 +35,201 @@ class DataParallel(NamedTuple):
 
   Attributes:
     step: (state, batch) -> (state, metrics); donates the state.
+    rows: i[n], ascending; the examples of the global batch that this process
+      reads.
     put_state: host or single-device state -> what `step` takes.
-    put_batch: dict of numpy arrays [B, ...] -> what `step` takes.
-    get: state or metrics of `step` -> the same without the device axis.
+    put_batch: dict of numpy arrays [n, ...] -> what `step` takes.
+    get: state or metrics of `step` -> the same without the device axis; each
+      process holds all of it, and a checkpoint can be made of it.
   """
 
   step: Callable
+  rows: np.ndarray
   put_state: Callable
   put_batch: Callable
   get: Callable
 
 
 def parallelize(
-  make_step: Callable[[str | None], Callable], mode: str, batch_size: int
+  make_step: Callable[[str | None, Callable], Callable],
+  mode: str,
+  batch_size: int,
+  data: int | None = None,
+  space: int = 1,
 ) -> DataParallel:
-  """Returns the step made data-parallel over all devices.
+  """Returns the step made parallel over all devices, data x space of them.
 
   Args:
-    make_step: axis name of the split batch (None under 'jit') -> step.
+    make_step: (axis name of the split batch, None under 'jit'; function that
+      splits arrays [B, h, w, ...] by rows) -> step.
     mode: 'jit' or 'pmap'.
-    batch_size: global; must be divisible by the number of devices.
+    batch_size: global; must be divisible by `data`.
+    data: parts of a batch; None for as many as there are devices.
+    space: parts of each image, by rows, under 'jit'. XLA exchanges the rows
+      that neighbours need, and no part need be as large as the next.
 
   Raises:
-    InputError: for another mode or an indivisible batch.
+    InputError: for another mode, an indivisible batch or another number of
+      devices.
   """
   devices = jax.device_count()
-  if batch_size < 1 or batch_size % devices:
+  if mode not in MODES:
+    raise InputError(f'parallel={mode!r} is not one of {MODES}')
+  if space < 1 or devices % space or data not in (None, devices // space):
     raise InputError(
-      f'batch_size={batch_size} is not divisible by the {devices} devices; '
-      f'use a positive multiple of {devices}'
+      f'mesh.data={data} times mesh.space={space} must be the {devices} '
+      'devices; leave mesh.data=None for as many as there are'
     )
+  data = devices // space
+  if mode == 'pmap' and space > 1:
+    raise InputError(
+      f"mesh.space={space} splits images under parallel='jit' only; use 1"
+    )
+  if batch_size < 1 or batch_size % data:
+    raise InputError(
+      f'batch_size={batch_size} is not divisible by the {data} devices'
+      + (' along mesh.data' if space > 1 else '')
+      + f'; use a positive multiple of {data}'
+    )
+  mesh = _mesh(data, space, jax.devices())
+  replicated = NamedSharding(mesh, PartitionSpec())
   if mode == 'jit':
-    mesh = jax.make_mesh(
-      (devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(AXIS))
+    rows = _own_rows(split, batch_size)
     step = jit(
-      make_step(None),
+      make_step(None, functools.partial(split_rows, mesh=mesh)),
       in_shardings=(replicated, split),
       out_shardings=replicated,
       donate_argnums=0,
     )
     return DataParallel(
       step,
-      lambda state: jax.device_put(state, replicated),
-      lambda batch: jax.device_put(batch, split),
-      lambda tree: tree,
-    )
-  if mode == 'pmap':
-    return DataParallel(
-      jax.pmap(make_step(AXIS), axis_name=AXIS, donate_argnums=0),
-      jax_utils.replicate,
+      rows,
+      functools.partial(put_on_all, mesh=mesh),
       lambda batch: jax.tree.map(
-        lambda x: x.reshape(devices, -1, *np.shape(x)[1:]), batch
+        lambda x: _from_rows(x, rows, split, batch_size), batch
       ),
-      jax_utils.unreplicate,
+      _as_it_is,
     )
-  raise InputError(f'parallel={mode!r} is not one of {MODES}')
+  share = batch_size // jax.process_count()
+  first = share * jax.process_index()
+  return DataParallel(
+    jax.pmap(make_step(AXIS, _as_it_is), axis_name=AXIS, donate_argnums=0),
+    first + np.arange(share),
+    jax_utils.replicate,
+    lambda batch: jax.tree.map(
+      lambda x: x.reshape(jax.local_device_count(), -1, *np.shape(x)[1:]),
+      batch,
+    ),
+    lambda tree: jax.tree.map(
+      lambda x: _without_device_axis(x, replicated), tree
+    ),
+  )
+
+
+def split_rows(tree: Any, mesh: Mesh) -> Any:
+  """Splits arrays [B, h, w, ...] over the devices of a mesh, inside jit.
+
+  Rows are what the devices along `space` share. XLA splits what follows in the
+  same way and exchanges the rows that neighbours need.
+  """
+  if mesh.shape[_SPACE] == 1:
+    return tree
+  by_rows = NamedSharding(mesh, PartitionSpec(AXIS, _SPACE))
+  return jax.lax.with_sharding_constraint(tree, by_rows)
+
+
+def put_on_all(tree: Any, mesh: Mesh) -> Any:
+  """Returns arrays that all devices of a mesh hold."""
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _mesh(data: int, space: int, devices: Sequence[jax.Device]) -> Mesh:
+  axis_types = (jax.sharding.AxisType.Auto,) * 2
+  return jax.make_mesh(
+    (data, space), (AXIS, _SPACE), axis_types=axis_types, devices=devices
+  )
+
+
+def to_local(tree: Any) -> Any:
+  """Returns what `get` returned on one device of this process alone.
+
+  Computing with it concerns no other process.
+  """
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def _as_it_is(tree: Any) -> Any:
+  return tree
+
+
+def _own_rows(split: NamedSharding, batch_size: int) -> np.ndarray:
+  """Returns the rows of a split batch that lie on devices of this process."""
+  rows = np.arange(batch_size)
+  indices = split.addressable_devices_indices_map(rows.shape).values()
+  return np.unique(np.concatenate([rows[index] for index in indices]))
+
+
+def _from_rows(
+  own: np.ndarray, rows: np.ndarray, split: NamedSharding, batch_size: int
+) -> jax.Array:
+  """Returns the global array [batch_size, ...] of each process's own rows."""
+
+  def read(index):
+    wanted = range(*index[0].indices(batch_size))
+    return own[np.searchsorted(rows, wanted)]
+
+  shape = (batch_size, *own.shape[1:])
+  return jax.make_array_from_callback(shape, split, read)
+
+
+def _without_device_axis(x: jax.Array, replicated: NamedSharding) -> jax.Array:
+  """Returns a result of `pmap`, the same on all devices, as one array."""
+  shape = x.shape[1:]
+  copies = [shard.data.reshape(shape) for shard in x.addressable_shards]
+  return jax.make_array_from_single_device_arrays(shape, replicated, copies)
 
 
 class Placement(NamedTuple):
   """Devices of this process, and how to bring data to them.
 
   Attributes:
-    num_devices: D.
+    mesh: for `split_rows`.
+    num_parts: D, of a batch.
     put_params: tree of arrays -> the same, whole on each device.
     put_batch: array [N, ...], N a multiple of D -> the same, split.
   """
 
-  num_devices: int
+  mesh: Mesh
+  num_parts: int
   put_params: Callable
   put_batch: Callable
 
 
-def place_locally(num_batches: int) -> Placement:
-  """Returns all devices of this process, or one where batches are fewer."""
+def place_locally(num_batches: int, space: int = 1) -> Placement:
+  """Returns devices of this process, data x space of them.
+
+  Args:
+    num_batches: to be computed; where they are fewer than there are devices
+      for, they go to the first.
+    space: devices that share each image, by rows; 1 where there are fewer, for
+      a run may be looked at elsewhere.
+
+  Raises:
+    InputError: `space` is below 1.
+  """
   devices = jax.local_devices()
-  if num_batches < len(devices):
-    devices = devices[:1]
-  mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-  replicated = NamedSharding(mesh, PartitionSpec())
+  if space < 1:
+    raise InputError(f'mesh.space={space} must be at least 1')
+  space = space if space <= len(devices) else 1
+  data = len(devices) // space
+  data = data if num_batches >= data else 1
+  mesh = _mesh(data, space, devices[: data * space])
   split = NamedSharding(mesh, PartitionSpec(AXIS))
   return Placement(
-    len(devices),
-    lambda params: jax.device_put(params, replicated),
+    mesh,
+    data,
+    functools.partial(put_on_all, mesh=mesh),
     lambda batch: jax.device_put(batch, split),
   )
 

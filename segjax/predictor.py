@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from segjax import parallel
 from segjax.data import check_preprocessing, standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
@@ -34,7 +35,7 @@ def create_predictor(
 
   Args:
     model: a U-Net or an FCN.
-    config: of a run; reads `preprocessing` and `prediction`.
+    config: of a run; reads `preprocessing`, `prediction` and `mesh`.
     average: whether to take the mean over the eight turns and flips.
     activation: 'probabilities' (softmax, of each head) or 'logits'.
 
@@ -60,6 +61,7 @@ def create_predictor(
       np.asarray(standardise(to_unit_range(image), **config.preprocessing)),
       average=average,
       activation=activation,
+      space=config.mesh.space,
       **settings,
     )
 
@@ -95,6 +97,7 @@ def create_streamer(
       head_sizes=model.head_sizes,
       average=average,
       activation=activation,
+      space=config.mesh.space,
       **config.prediction,
       **options,
     )
@@ -141,6 +144,7 @@ def predict_whole(
   activation: str = 'probabilities',
   average: bool | Sequence[Transform] = False,
   bucket_px: int = 0,
+  space: int = 1,
 ) -> np.ndarray:
   """Returns the prediction f32[H, W, K] of an image, taken whole.
 
@@ -156,6 +160,7 @@ def predict_whole(
     bucket_px: pads the image at its ends to a multiple of this, which changes
       no score, so that images of many sizes share few compiled programs. 0
       compiles for each size.
+    space: devices that share the image, by rows; see `parallel.place_locally`.
 
   Raises:
     InputError: as `tiling.predict_image`.
@@ -165,11 +170,13 @@ def predict_whole(
   if activation not in ACTIVATIONS:
     raise InputError(f'activation {activation!r} is not in {[*ACTIVATIONS]}')
   transforms = transforms_of(average)
-  params = jax.device_put(params)  # Once, not with every transform.
+  place = parallel.place_locally(1, space)
+  params = place.put_params(params)  # Once, not with every transform.
   score = functools.partial(
     compiled_whole_scores(),
     apply,
     params,
+    mesh=place.mesh,
     head_sizes=tuple(head_sizes),
     activation=activation,
   )

@@ -29,12 +29,14 @@ def core_score(
   activation: str,
   num_tiles: int,
   tiles_per_batch: int,
+  space: int = 1,
 ) -> tuple[Score, int]:
   """Returns the `score` and the batch size of `predict_windows` for a U-Net.
 
   Args:
     num_tiles: to be computed; decides whether all local devices are used.
     tiles_per_batch: tiles computed at once, on each device.
+    space: devices that share each tile, by rows.
 
   The others are as of `predict_image`.
 
@@ -42,20 +44,21 @@ def core_score(
     InputError: if an argument is none of those.
   """
   check_settings(activation, tiles_per_batch)
-  place = parallel.place_locally(num_tiles // tiles_per_batch)
+  place = parallel.place_locally(num_tiles // tiles_per_batch, space)
   compiled = functools.partial(
     _compiled_core_scores(),
     apply,
     place.put_params(params),
     geometry=geometry,
     activation=activation,
+    mesh=place.mesh,
   )
 
   def score(tiles, sizes):
     del sizes  # The mirrored pixels beyond are as good as others.
     return compiled(place.put_batch(tiles))
 
-  return score, tiles_per_batch * place.num_devices
+  return score, tiles_per_batch * place.num_parts
 
 
 def sized_score(
@@ -65,6 +68,7 @@ def sized_score(
   activation: str,
   num_tiles: int,
   tiles_per_batch: int,
+  space: int = 1,
 ) -> tuple[Score, int]:
   """Returns what `core_score` does, for an FCN.
 
@@ -74,19 +78,20 @@ def sized_score(
     head_sizes: numbers of classes, of sum K; the softmax is over each.
   """
   check_settings(activation, tiles_per_batch)
-  place = parallel.place_locally(num_tiles // tiles_per_batch)
+  place = parallel.place_locally(num_tiles // tiles_per_batch, space)
   compiled = functools.partial(
     compiled_whole_scores(),
     apply,
     place.put_params(params),
     head_sizes=tuple(head_sizes),
     activation=activation,
+    mesh=place.mesh,
   )
 
   def score(tiles, sizes):
     return compiled(place.put_batch(tiles), size=place.put_batch(sizes))
 
-  return score, tiles_per_batch * place.num_devices
+  return score, tiles_per_batch * place.num_parts
 
 
 def check_settings(activation: str, tiles_per_batch: int) -> None:
@@ -99,12 +104,13 @@ def check_settings(activation: str, tiles_per_batch: int) -> None:
 
 @functools.cache
 def _compiled_core_scores() -> Callable:
-  static = ('apply', 'geometry', 'activation')
+  static = ('apply', 'geometry', 'activation', 'mesh')
   return parallel.jit(_core_scores, static_argnames=static)
 
 
-def _core_scores(apply, params, tiles, *, geometry, activation):
+def _core_scores(apply, params, tiles, *, geometry, activation, mesh):
   """Maps tiles f32[N, h, w, C] to the scores f32[N, h', w', K] of cores."""
+  tiles = parallel.split_rows(tiles, mesh)
   logits = jax.vmap(lambda tile: apply(params, tile[None])[0])(tiles)
   height, width = map(geometry.output_size, tiles.shape[1:3])
   if logits.shape[1:3] != (height, width):
@@ -120,11 +126,14 @@ def _core_scores(apply, params, tiles, *, geometry, activation):
 @functools.cache
 def compiled_whole_scores() -> Callable:
   """Returns (apply, params, image, size=None) -> scores, compiled once."""
-  static = ('apply', 'head_sizes', 'activation')
+  static = ('apply', 'head_sizes', 'activation', 'mesh')
   return parallel.jit(_whole_scores, static_argnames=static)
 
 
-def _whole_scores(apply, params, image, *, head_sizes, activation, **padded):
+def _whole_scores(
+  apply, params, image, *, head_sizes, activation, mesh, **padded
+):
+  image = parallel.split_rows(image, mesh)
   logits = apply(params, image, **padded).astype(jnp.float32)
   activate = ACTIVATIONS[activation]
   heads = jnp.split(logits, np.cumsum(head_sizes)[:-1], axis=-1)

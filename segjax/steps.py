@@ -70,6 +70,7 @@ def make_train_step(
   reduction: str,
   accumulate_steps: int = 1,
   axis_name: str | None = None,
+  split_rows: Callable[[Any], Any] = lambda pixels: pixels,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
   """Returns `train_step(state, batch) -> (state, metrics)`, pure.
 
@@ -92,6 +93,7 @@ def make_train_step(
     accumulate_steps: parts of the batch that are computed one after another,
       for as many times less memory. Sums over the batch stay what they are.
     axis_name: of the `pmap` axis that splits the batch; None under `jit`.
+    split_rows: spreads arrays [B, h, w, ...] over devices; changes no value.
   """
   if tile_size:
     output_size = model.geometry.output_size(tile_size)
@@ -109,21 +111,23 @@ def make_train_step(
       amount=augmentation,
     )
 
-  def example_loss(params, key, example):
-    augment_key, dropout_key = jax.random.split(key)
+  def prepare(key, example):
     image, label, weight = draw(
-      augment_key,
+      key,
       to_unit_range(example['image']),
       example['label'],
       example.get('weight'),
     )
-    padded = {'size': example['size'][None]} if 'size' in example else {}
+    padded = {'size': example['size']} if 'size' in example else {}
+    return standardise(image), label, weight, padded
+
+  def example_loss(params, dropout_key, image, label, weight, padded):
     logits = model.apply(
       {'params': params},
-      standardise(image)[None],
+      image[None],
       train=True,
       rngs={'dropout': dropout_key},
-      **padded,
+      **jax.tree.map(lambda size: size[None], padded),
     )[0]
     sums = [
       (
@@ -136,8 +140,8 @@ def make_train_step(
     loss, divisor = losses.reduce_image(total, count, reduction)
     return loss, (divisor, count, correct)
 
-  def batch_loss(params, keys, batch):
-    sums = jax.vmap(example_loss, (None, 0, 0))(params, keys, batch)
+  def batch_loss(params, keys, prepared):
+    sums = jax.vmap(example_loss, (None, *[0] * 5))(params, keys, *prepared)
     return jax.tree.map(jnp.sum, sums)
 
   sums_and_gradient = jax.value_and_grad(batch_loss, has_aux=True)
@@ -175,7 +179,10 @@ def make_train_step(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       step_key, first + jnp.arange(size)
     )
-    sums, gradient = summed(state.params, keys, batch)
+    augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    *pixels, padded = jax.vmap(prepare)(augment_keys, batch)
+    prepared = (*split_rows(pixels), padded)
+    sums, gradient = summed(state.params, dropout_keys, prepared)
     if axis_name:
       sums, gradient = jax.lax.psum((sums, gradient), axis_name)
     total, (divisor, count, correct) = sums

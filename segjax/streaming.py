@@ -38,6 +38,7 @@ def stream_predict(
   max_tile_size: int | None = None,
   tiles_per_batch: int = 1,
   bucket_px: int = 0,
+  space: int = 1,
   finished: Collection[int] = (),
   on_written: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -60,6 +61,7 @@ def stream_predict(
     max_tile_size: the same; None for 1024, or for `MAX_FCN_TILE_SIZE`.
     tiles_per_batch: tiles computed at once, on each device.
     bucket_px: as of `plan_tiles`.
+    space: devices that share each tile, by rows.
     finished: numbers of windows that are left out, in the order of the plan.
     on_written: (number of a window, its pixels) -> None, called in a thread
       after it was written.
@@ -81,11 +83,11 @@ def stream_predict(
   num_tiles = len(plan) * len(transforms)
   if is_unet:
     score, batch_size = core_score(
-      apply, params, geometry, activation, num_tiles, tiles_per_batch
+      apply, params, geometry, activation, num_tiles, tiles_per_batch, space
     )
   else:
     score, batch_size = sized_score(
-      apply, params, head_sizes, activation, num_tiles, tiles_per_batch
+      apply, params, head_sizes, activation, num_tiles, tiles_per_batch, space
     )
   finished = frozenset(finished)
   todo = [i for i in range(len(plan)) if i not in finished]

@@ -146,6 +146,7 @@ def predict_image(
   tile_size: int | None = None,
   max_tile_size: int = 1024,
   tiles_per_batch: int = 1,
+  space: int = 1,
 ) -> np.ndarray:
   """Returns the prediction f32[H, W, K] of an image of any size.
 
@@ -162,6 +163,7 @@ def predict_image(
     tile_size: input pixels; None chooses, see `plan_tiles`.
     max_tile_size: limit to that choice, in input pixels.
     tiles_per_batch: tiles computed at once, on each device.
+    space: devices that share each tile, by rows; see `parallel.place_locally`.
 
   Raises:
     InputError: if the image is empty, not finite or not of three axes, if a
@@ -180,6 +182,7 @@ def predict_image(
     activation,
     len(plan) * len(transforms),
     tiles_per_batch,
+    space,
   )
 
   def read(origin):

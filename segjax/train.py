@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from segjax import networks, parallel, preemption, steps, writers
+from segjax import networks, parallel, preemption, processes, steps, writers
 from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints, newest_step
 from segjax.data import IGNORE_LABEL, create_dataset, standardise
@@ -31,7 +31,12 @@ from segjax.optimizers import create_optimizer, create_schedule
 from segjax.predictor import create_predictor
 from segjax.training_log import TrainingLog
 from segjax.weights import files
-from segjax.workdir import check_writable, claim_workdir, flatten
+from segjax.workdir import (
+  check_claimed,
+  check_writable,
+  claim_workdir,
+  flatten,
+)
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -44,6 +49,7 @@ MAY_CHANGE = (
   'evaluation.num_pictures',
   'evaluation.average',
   'prediction',
+  'mesh',  # Changes the rounding alone.
   # The data may move, but not change: see `data_sha256`.
   'data.dir',
   'data.sbd_dir',
@@ -73,7 +79,7 @@ def train_and_evaluate(
   )
   optimizer = create_optimizer(schedule=schedule, **config.optimizer)
   devices = parallel.parallelize(
-    lambda axis_name: steps.make_train_step(
+    lambda axis_name, split_rows: steps.make_train_step(
       model,
       optimizer,
       schedule,
@@ -84,11 +90,13 @@ def train_and_evaluate(
       reduction=config.loss_reduction,
       accumulate_steps=config.accumulate_steps,
       axis_name=axis_name,
+      split_rows=split_rows,
     ),
     config.parallel,
     config.batch_size,
+    **config.mesh,
   )
-  dataset = create_dataset(config.data)
+  dataset = processes.together(lambda: create_dataset(config.data))
   _check(config, model)
   init = parallel.jit_once(
     lambda: steps.init_state(model, optimizer, config.seed)
@@ -100,8 +108,10 @@ def train_and_evaluate(
   start_params, origin = {}, ''
   trained_steps = newest_step(Path(workdir) / 'checkpoints')
   if trained_steps is None:
-    start_params, origin = networks.starting_params(
-      model, networks.about(config)['pixels'], **config.init
+    start_params, origin = processes.together(
+      lambda: networks.starting_params(
+        model, networks.about(config)['pixels'], **config.init
+      )
     )
   elif trained_steps > config.num_train_steps:
     raise InputError(
@@ -111,7 +121,12 @@ def train_and_evaluate(
   made_with = config.copy_and_resolve_references()
   with made_with.unlocked():
     made_with.data_sha256 = dataset.digest
-  claim_workdir(workdir, made_with, MAY_CHANGE)
+  processes.together(
+    lambda: (
+      processes.is_first() and claim_workdir(workdir, made_with, MAY_CHANGE)
+    )
+  )
+  processes.together(lambda: check_claimed(workdir))
   workdir = Path(workdir)
 
   def evaluate_heldout(params, **how):
@@ -129,20 +144,27 @@ def train_and_evaluate(
     if checkpoints.latest_step() is not None:
       state = checkpoints.restore(state)
     elif origin:
-      print(f'parameters from {origin}', flush=True)
+      processes.say(f'parameters from {origin}')
       params = files.flattened(state.params) | start_params
       state = state.replace(params=files.nested(params))
     start, end = int(state.step), config.num_train_steps
-    print(writers.parameter_table(state.params))
-    print(f'{workdir}: from step {start} to {end}', flush=True)
+    processes.say(writers.parameter_table(state.params))
+    processes.say(f'{workdir}: from step {start} to {end}')
     state = devices.put_state(state)
     batches = create_batches(
-      dataset.train, config.batch_size, config.seed, start, **config.batching
+      dataset.train,
+      config.batch_size,
+      config.seed,
+      start,
+      rows=devices.rows,
+      **config.batching,
     )
 
     with (
-      writers.MetricWriter(workdir, resume_step=start) as writer,
-      writers.Progress(end, start, config.batch_size) as progress,
+      writers.MetricWriter(workdir, start, processes.is_first()) as writer,
+      writers.Progress(
+        end, start, config.batch_size, enabled=processes.is_first()
+      ) as progress,
     ):
       log = TrainingLog(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):
@@ -155,23 +177,24 @@ def train_and_evaluate(
         evaluates = step % config.evaluation.every_steps == 0 or step == end
         if evaluates or stops or step % config.checkpoints.every_steps == 0:
           log.flush()  # What is saved has a finite loss and gradient.
-          single, scores = devices.get(state), None
+          saved, scores = devices.get(state), None
           if evaluates and len(dataset.heldout):
             scores, panels = evaluate_heldout(
-              single.params, average=False, complete=False
+              parallel.to_local(saved.params), average=False, complete=False
             )
             writer.write_scalars(step, scores)
-            writer.write_images(step, {'heldout': panels[0][1]})
-          checkpoints.save(step, single, scores)
+            if panels:  # A process may have no image of its own.
+              writer.write_images(step, {'heldout': panels[0][1]})
+          checkpoints.save(step, saved, scores)
         if stops:
           checkpoints.wait()
-          print(f'SIGTERM: saved step {step}; run again to go on', flush=True)
+          processes.say(f'SIGTERM: saved step {step}; run again to go on')
           return {}
       checkpoints.wait()
-    params = devices.get(state).params
+    params = parallel.to_local(devices.get(state).params)
 
   if not len(dataset.heldout):
-    print('no example is held out: no scores, no pictures')
+    processes.say('no example is held out: no scores, no pictures')
     return {}
   average = config.evaluation.average
   return _report(
@@ -184,7 +207,9 @@ def train_and_evaluate(
 def _report(
   workdir: Path, evaluation: Evaluation, title: str
 ) -> dict[str, float]:
-  """Prints and writes what a run ends with; returns the scores."""
+  """Prints and writes, once, what a run ends with; returns the scores."""
+  if not processes.is_first():
+    return evaluation.scores
   print(title)
   print(writers.table(evaluation.scores))
   with replacing(workdir / 'scores.txt') as temporary:

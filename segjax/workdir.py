@@ -9,6 +9,8 @@ with another model or dataset is refused before it mixes with them.
 import json
 import os
 import pathlib
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,9 @@ from segjax.atomic import replacing
 from segjax.checkpoints import load_params
 from segjax.errors import InputError
 from segjax.models import create_model
+
+# How long an NFS client may believe that a file is missing (acdirmax).
+_NFS_CACHE_SECONDS = 60
 
 
 def check_writable(workdir: str | os.PathLike) -> None:
@@ -51,8 +56,8 @@ def claim_workdir(
 ) -> None:
   """Makes `workdir` and writes its `config.json`, or checks the one there.
 
-  Proves that it can be written to. Processes that share a workdir may
-  call it at the same time.
+  Proves that it can be written to. Of the processes of a run one calls it, and
+  then all `check_claimed`.
 
   Args:
     workdir: folder of the run, on a mounted file system.
@@ -81,6 +86,24 @@ def claim_workdir(
       f'cannot write to workdir {workdir}: {error.strerror}; '
       'give another --workdir'
     ) from error
+
+
+def check_claimed(workdir: str | os.PathLike) -> None:
+  """Raises InputError if `claim_workdir` claimed another folder of this name.
+
+  So it is where the hosts of a run share no file system, and each would keep a
+  part of the checkpoints.
+  """
+  file = pathlib.Path(workdir) / 'config.json'
+  deadline = time.monotonic() + _NFS_CACHE_SECONDS
+  while not file.is_file():
+    if time.monotonic() > deadline:
+      raise InputError(
+        f'workdir {workdir} of process 0 is not the one on '
+        f'{socket.gethostname()}; give a --workdir on a file system that all '
+        'processes share'
+      )
+    time.sleep(0.1)
 
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:

@@ -135,8 +135,11 @@ class Progress:
     stream: TextIO | None = None,
     window: int = 20,
     names: tuple[str, str] = ('step', 'images'),
+    enabled: bool = True,
   ):
+    """Starts the clock; `enabled` is as in `MetricWriter`."""
     self._step_name, self._unit = names
+    self._enabled = enabled
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._stream = stream or sys.stderr
@@ -165,6 +168,8 @@ class Progress:
 
   def update(self, step: int, **scalars: float) -> None:
     """Reports that `step` is done; `scalars` are shown as `name value`."""
+    if not self._enabled:
+      return
     now = time.monotonic()
     first_step, start, waited_before = self._calls[0]
     elapsed = max(now - start, 1e-9)

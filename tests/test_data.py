@@ -16,6 +16,7 @@ from segjax.data import (
   to_unit_range,
 )
 from segjax.data.border_weights import border_weights, find_instances
+from segjax.data.examples import Chained
 from segjax.errors import InputError
 
 CONFIG = dict(
@@ -142,3 +143,12 @@ def test_a_training_step_needs_no_library_that_reads_files():
   )
   assert process.returncode == 0, process.stderr
   assert process.stdout == 'late\n'
+
+
+def test_chained_sets_read_what_is_asked_for():
+  chained = Chained((['a', 'b'], [], range(5)))
+  assert len(chained) == 7
+  assert [*chained] == ['a', 'b', 0, 1, 2, 3, 4]
+  assert chained[3] == 1
+  with pytest.raises(IndexError):
+    chained[7]

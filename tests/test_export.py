@@ -43,6 +43,7 @@ def fcn(**fields):
       preprocessing=dict(mean=0.5, std=0.25, channels=(2, 1, 0)),
       prediction=dict(bucket_px=0),
       evaluation=dict(average=False),
+      mesh=dict(data=None, space=1),
     )
   )
   return Network(model, fcn_nets.random_params(model), config, None)

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 
+from segjax import processes
 from segjax.data.pipeline import create_batches, pad_and_stack
 from segjax.errors import InputError
 
@@ -97,3 +98,36 @@ def test_what_cannot_be_a_batch_is_refused():
     create_batches([], 1, 0, 0)
   with pytest.raises(InputError, match='sorted.*with_replacement'):
     create_batches(wide, 1, 0, 0, 'sorted')
+
+
+def test_a_process_reads_its_rows_only():
+  class Watched(list):
+    def __getitem__(self, index):
+      read.add(int(index))
+      return list.__getitem__(self, index)
+
+  read = set()
+  own = create_batches(Watched(numbered(240)), 4, 0, 2, rows=[1, 3])
+  whole = create_batches(numbered(240), 4, 0, 2)
+  # More than are read ahead; no example comes twice in them.
+  expected = [next(whole)['label'][[1, 3]] for _ in range(40)]
+  for label in expected[:3]:
+    np.testing.assert_array_equal(next(own)['label'], label)
+  assert len(read) >= 6
+  assert read <= {*np.ravel(expected)}
+
+
+def test_images_get_the_size_of_the_largest_of_all_processes(monkeypatch):
+  batches = create_batches(numbered(2), 2, 0, 0, bucket_px=8)
+  alone, larger = (8, 8), (16, 8)  # Of this process, and of another.
+  assert next(batches)['image'].shape[1:3] == alone
+  monkeypatch.setattr(
+    processes, 'gather', lambda size: np.stack([size, np.array(larger)])
+  )
+  batch = next(batches)
+  assert batch['image'].shape == (2, *larger, 3)
+  np.testing.assert_array_equal(batch['size'], [[4, 6], [4, 6]])
+  for name, padding in (('image', 0), ('label', 255)):
+    assert (batch[name][:, 4:] == padding).all()
+    assert (batch[name][:, :, 6:] == padding).all()
+    assert {*np.ravel(batch[name][:, :4, :6])} == {0, 1}

@@ -156,8 +156,8 @@ def test_a_card_trains(name, argument, data, tmp_path, monkeypatch):
   compiled = []
   parallelize = train.parallel.parallelize
 
-  def spy(*args):
-    run = parallelize(*args)
+  def spy(*args, **mesh):
+    run = parallelize(*args, **mesh)
     compiled.append(run.step)
     return run
 

@@ -19,7 +19,12 @@ OPTIMIZER = create_optimizer('sgd', SCHEDULE, 0.9, 1e-4, 0.0)
 BATCH = 8
 
 
-def make_step(axis_name=None, reduction='mean', accumulate_steps=1):
+def make_step(
+  axis_name=None,
+  split_rows=lambda x: x,
+  reduction='mean',
+  accumulate_steps=1,
+):
   return steps.make_train_step(
     MODEL,
     OPTIMIZER,
@@ -33,6 +38,7 @@ def make_step(axis_name=None, reduction='mean', accumulate_steps=1):
     reduction=reduction,
     accumulate_steps=accumulate_steps,
     axis_name=axis_name,
+    split_rows=split_rows,
   )
 
 
@@ -66,7 +72,7 @@ def train(run, num_steps=5):
 @pytest.fixture(scope='module')
 def single():
   run = parallel.DataParallel(
-    jax.jit(make_step()), lambda s: s, lambda b: b, lambda t: t
+    jax.jit(make_step()), range(BATCH), *3 * (lambda tree: tree,)
   )
   return train(run)
 

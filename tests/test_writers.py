@@ -198,3 +198,10 @@ def test_parameter_table():
     ['head/scale', 'scalar', '1', '3.0000', '0.0000'],
     ['total', '1,155'],
   ]
+
+
+def test_progress_of_another_process_is_silent():
+  stream = io.StringIO()
+  with writers.Progress(10, stream=stream, enabled=False) as progress:
+    progress.update(1, loss=1.0)
+  assert stream.getvalue() == ''

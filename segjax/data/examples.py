@@ -87,6 +87,27 @@ class FileExamples(Sequence):
     return {'image': image, 'label': label, 'name': item.name}
 
 
+@dataclasses.dataclass(frozen=True)
+class Chained(Sequence):
+  """The examples of several sets, one set after another, read when asked for.
+
+  Attributes:
+    sets: of examples.
+  """
+
+  sets: tuple[Sequence[dict], ...]
+
+  def __len__(self) -> int:
+    return sum(map(len, self.sets))
+
+  def __getitem__(self, index: int) -> dict:
+    for examples in self.sets:
+      if index < len(examples):
+        return examples[index]
+      index -= len(examples)
+    raise IndexError(index)
+
+
 def dataset_of_files(
   class_names: Sequence[str],
   train: Sequence[Item],

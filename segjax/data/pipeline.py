@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches as a function of (seed, step); the only file that knows grain."""
 
-import functools
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
+from segjax import processes
 from segjax.data.examples import IGNORE_LABEL
 from segjax.errors import InputError
 
@@ -22,21 +22,26 @@ def create_batches(
   start_step: int,
   order: str = 'shuffled',
   bucket_px: int = 0,
+  rows: Sequence[int] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns the batches of steps start_step, start_step + 1, ... without end.
 
   Batch n is the same whatever `start_step` is. Examples are read by two
-  threads, ahead of their use.
+  threads, ahead of their use. With several processes each makes one iterator
+  and takes the batches of the same steps from it.
 
   Args:
     examples: dicts of `image`, `label` and, in all or none, `weight`.
-    batch_size: examples in a batch.
+    batch_size: examples in a batch, of all processes.
     seed: of the order.
     start_step: the first batch's number.
     order: 'shuffled', every example once in each pass over the data, in an
       order that changes from pass to pass; or 'with_replacement', every draw
       uniform over all examples, as the authors of FCN train.
-    bucket_px: 0 stacks images as they are; else see `pad_and_stack`.
+    bucket_px: 0 stacks images as they are; else see `pad_and_stack`. The
+      images of all processes get one size.
+    rows: indices, ascending, of the examples of each batch that this process
+      reads; others are not read. None reads all.
 
   Raises:
     InputError: there is no example, or another order; from the iterator, what
@@ -58,11 +63,30 @@ def create_batches(
     example = examples[index]
     return {k: example[k] for k in example if k not in _NOT_TRAINED_ON}
 
-  dataset = indices.map(read).batch(
-    batch_size, batch_fn=functools.partial(pad_and_stack, bucket_px=bucket_px)
-  )
+  def share(batch):
+    own = batch if rows is None else batch[list(rows)]
+    return pad_and_stack([read(index) for index in own], bucket_px)
+
+  dataset = indices.batch(batch_size).map(share)
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-  return iter(dataset.slice(slice(start_step, None)).to_iter_dataset(options))
+  batches = iter(
+    dataset.slice(slice(start_step, None)).to_iter_dataset(options)
+  )
+  # A constant size needs no word between the processes, which would wait.
+  return map(_equally_large, batches) if bucket_px else batches
+
+
+def _equally_large(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Pads images at their ends to the largest of all processes."""
+  sizes = processes.gather(np.array(batch['image'].shape[1:3]))
+  if (sizes == sizes[0]).all():
+    return batch
+  return {
+    name: array
+    if name == 'size'
+    else np.stack([_pad(name, each, *sizes.max(axis=0)) for each in array])
+    for name, array in batch.items()
+  }
 
 
 def pad_and_stack(
@@ -96,15 +120,16 @@ def pad_and_stack(
       for name in examples[0]
     }
   height, width = -(-np.max(sizes, axis=0) // bucket_px) * bucket_px
-
-  def pad(name, array):
-    h, w = array.shape[:2]
-    padding = ((0, height - h), (0, width - w)) + ((0, 0),) * (array.ndim - 2)
-    value = IGNORE_LABEL if name == 'label' else 0
-    return np.pad(array, padding, constant_values=value)
-
   batch = {
-    name: np.stack([pad(name, example[name]) for example in examples])
+    name: np.stack([_pad(name, e[name], height, width) for e in examples])
     for name in examples[0]
   }
   return batch | {'size': np.asarray(sizes, np.int32)}
+
+
+def _pad(name, array, height, width):
+  """Adds rows and columns to a field of an example at its ends."""
+  h, w = array.shape[:2]
+  padding = ((0, height - h), (0, width - w)) + ((0, 0),) * (array.ndim - 2)
+  value = IGNORE_LABEL if name == 'label' else 0
+  return np.pad(array, padding, constant_values=value)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of one run: joining them, and what they tell each other.
+
+On a TPU slice, on GPU nodes and under `launch/local_processes.sh` the same
+command runs in several processes, one a host or one a device. Each trains on
+its share of every batch. All of them make every call below, in the same order,
+but for `is_first` and `say`. Alone, a process gathers what it gave.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from segjax.errors import InputError
+
+Value = TypeVar('Value')
+
+_ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # Which jax reads itself,
+_COUNT = 'JAX_NUM_PROCESSES'  # and these two it doesn't.
+_INDEX = 'JAX_PROCESS_ID'
+_MESSAGE_BYTES = 2000
+
+
+def join() -> None:
+  """Joins the other processes of this run, if there are any.
+
+  They are those that jax finds on a TPU slice, under Slurm, Open MPI and
+  Kubernetes, or those of JAX_COORDINATOR_ADDRESS (host:port of process 0),
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID (from 0). JAX_NUM_PROCESSES=1 joins
+  none. Comes before anything that uses a device.
+
+  Raises:
+    InputError: the variables say something else, or no process 0 answers.
+  """
+  given = {name: os.environ.get(name) for name in (_COUNT, _INDEX)}
+  for name, value in given.items():
+    if value is not None and not value.isdecimal():
+      raise InputError(f'{name}={value!r} is not a whole number')
+  count, index = (value and int(value) for value in given.values())
+  if count == 1:
+    return
+  try:
+    jax.distributed.initialize(num_processes=count, process_id=index)
+  except (ValueError, RuntimeError) as error:
+    explicit = count is not None or index is not None or _ADDRESS in os.environ
+    if not explicit and 'coordinator_address' in str(error):
+      return  # No cluster was found.
+    raise InputError(
+      f'cannot join the other processes of this run: {error} Give '
+      f'{_ADDRESS}, {_COUNT} and {_INDEX}, or {_COUNT}=1 to run alone'
+    ) from error
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes and prints."""
+  return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+  """Prints a text once, whatever the number of processes."""
+  if is_first():
+    print(text, flush=True)
+
+
+def share(count: int) -> range:
+  """Returns which of `count` things this process does: p, p + P, p + 2P, ...
+
+  Each of P processes gets as many, so the last may be `count` or more.
+  """
+  size, index = jax.process_count(), jax.process_index()
+  return range(index, -(-count // size) * size, size)
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+  """Returns the arrays of all processes, stacked in the order of processes.
+
+  Args:
+    array: of the same shape and type on each.
+
+  Returns:
+    [P, *array.shape] for P processes, the same bits on each.
+  """
+  array = np.asarray(array)
+  if jax.process_count() == 1:
+    return array[None]
+  # As bytes, since jax would make int32 of int64.
+  sent = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+  received = np.asarray(multihost_utils.process_allgather(sent))
+  return received.view(array.dtype).reshape(-1, *array.shape)
+
+
+def gather_rows(array: np.ndarray) -> np.ndarray:
+  """Returns the rows of all processes' arrays, one process after another.
+
+  Args:
+    array: [N, ...]; N may differ, the rest not.
+  """
+  lengths = gather(np.array(len(array)))
+  padded = np.zeros((lengths.max(), *array.shape[1:]), array.dtype)
+  padded[: len(array)] = array
+  parts = zip(gather(padded), lengths, strict=True)
+  return np.concatenate([part[:length] for part, length in parts])
+
+
+def together(action: Callable[[], Value]) -> Value:
+  """Returns `action()`, or fails everywhere where it fails anywhere.
+
+  Otherwise the processes without an error would wait for the one that ended.
+
+  Raises:
+    InputError: that of the first process that has one.
+  """
+  value, message = None, b''
+  try:
+    value = action()
+  except InputError as error:
+    if jax.process_count() == 1:
+      raise
+    message = str(error).encode()[:_MESSAGE_BYTES]
+  sent = np.frombuffer(message.ljust(_MESSAGE_BYTES, b'\0'), np.uint8)
+  for received in gather(sent):
+    if received.any():
+      text = received.tobytes().rstrip(b'\0')
+      raise InputError(text.decode(errors='replace'))
+  return value
