@@ -87,7 +87,11 @@ def forward(model: nn.Module, params: dict, batch: dict) -> Side:
   return Side(case, result, timing.flops(model.apply, *args))
 
 
-def make_step(model: nn.Module, axis_name: str | None = None) -> Callable:
+def make_step(
+  model: nn.Module,
+  axis_name: str | None = None,
+  split_rows: Callable = lambda pixels: pixels,
+) -> Callable:
   """Returns segjax's training step with `OPTIMIZER`, of tiles as they come."""
   return steps.make_train_step(
     model,
@@ -99,6 +103,7 @@ def make_step(model: nn.Module, axis_name: str | None = None) -> Callable:
     ignore_label=IGNORE_LABEL,
     reduction='mean',
     axis_name=axis_name,
+    split_rows=split_rows,
   )
 
 

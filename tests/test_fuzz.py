@@ -180,6 +180,7 @@ def test_config_overrides(tmp_path, monkeypatch):
     bool: st.booleans(),
     int: numbers,
     float: st.floats(),
+    type(None): numbers,
     str: st.text(max_size=8) | st.sampled_from(['sgd', 'SAME', 'bfloat16']),
     tuple: st.lists(
       numbers | st.text(max_size=3) | st.floats(), max_size=4
