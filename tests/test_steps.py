@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training step: the same on one device and on eight, jit and pmap."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -97,7 +99,7 @@ def test_parts_on_eight_devices_equal_one_batch(mode):
   state = steps.init_state(MODEL, OPTIMIZER, seed=0)
   expected = jax.jit(make_step())(state, batch)
   run = parallel.parallelize(
-    lambda axis_name: make_step(axis_name, accumulate_steps=2), mode, 16
+    functools.partial(make_step, accumulate_steps=2), mode, 16
   )
   given = run.get(run.step(run.put_state(state), run.put_batch(batch)))
   for a, b in zip(
@@ -112,7 +114,9 @@ def test_parts_of_a_batch_sum_up_to_it_in_less_memory(reduction):
   batch['label'][:3, :20] = 255  # So that parts differ in their pixels.
   state = steps.init_state(MODEL, OPTIMIZER, seed=0)
   whole, parts = (
-    jax.jit(make_step(None, reduction, number)).lower(state, batch).compile()
+    jax.jit(make_step(reduction=reduction, accumulate_steps=number))
+    .lower(state, batch)
+    .compile()
     for number in (1, 4)
   )
   results = zip(
