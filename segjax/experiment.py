@@ -105,6 +105,14 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
       f'batch_size={config.batch_size} is not divisible by accumulate_steps='
       f'{config.accumulate_steps}'
     )
+  match config.profile_steps:
+    case (int(first), int(last)) if 0 <= first <= last:
+      pass
+    case _:
+      raise InputError(
+        f'profile_steps={config.profile_steps} must be the first and the last '
+        'step to trace, such as (10, 12), or (0, 0) for none'
+      )
   if config.loss_reduction not in REDUCTIONS:
     raise InputError(
       f'loss_reduction={config.loss_reduction!r} is not one of {REDUCTIONS}'

@@ -19,13 +19,10 @@ from segjax.data.pipeline import create_batches
 from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
 from segjax.experiment import create_experiment
+from segjax.profiling import tracing
 from segjax.training_log import TrainingLog
 from segjax.weights import files
-from segjax.workdir import (
-  check_claimed,
-  check_writable,
-  claim_workdir,
-)
+from segjax.workdir import check_claimed, check_writable, claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -39,6 +36,8 @@ MAY_CHANGE = (
   'evaluation.average',
   'prediction',
   'mesh',  # Changes the rounding alone.
+  'compilation_cache',
+  'profile_steps',
   # The data may move, but not change: see `data_sha256`.
   'data.dir',
   'data.sbd_dir',
@@ -125,9 +124,11 @@ def train_and_evaluate(
       writers.Progress(
         end, start, config.batch_size, enabled=processes.is_first()
       ) as progress,
+      tracing(*config.profile_steps, workdir / 'profile') as trace,
     ):
       log = TrainingLog(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):
+        trace(step, state)
         with progress.waiting_for_data():
           batch = devices.put_batch(next(batches))
         state, metrics = devices.step(state, batch)
