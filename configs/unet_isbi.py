@@ -63,6 +63,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     dropout_rate=0.5,
     dropout_blocks=(-2, -1),  # The last two of the contracting path.
     dtype='float32',  # Or 'bfloat16'.
+    remat=False,  # True computes blocks again for the gradient: less memory.
   )
   config.data = dict(
     name='isbi2012',

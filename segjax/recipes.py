@@ -120,6 +120,7 @@ def fcn_config(
     fc_features=placeholder(int),  # Of fc6 and fc7; None is 4096.
     dropout_rate=placeholder(float),  # None is the classifier's.
     dtype='float32',  # Or 'bfloat16'.
+    remat=False,  # True computes blocks again for the gradient: less memory.
     heads=(),  # (name, classes) of each head, if there are several.
     first_conv='',  # Name of the first convolution, if not the trunk's.
     streams=(),  # Suffixes of trunks whose scores are averaged.

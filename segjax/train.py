@@ -36,6 +36,7 @@ MAY_CHANGE = (
   'evaluation.average',
   'prediction',
   'mesh',  # Changes the rounding alone.
+  'model.remat',
   'compilation_cache',
   'profile_steps',
   # The data may move, but not change: see `data_sha256`.
