@@ -109,7 +109,9 @@ def parallelize(
     return DataParallel(
       step,
       rows,
-      functools.partial(put_on_all, mesh=mesh),
+      # By the host: what a process restored to a device of its own would be
+      # sent to other processes, which most backends cannot do.
+      lambda state: put_on_all(jax.tree.map(np.asarray, state), mesh),
       lambda batch: jax.tree.map(
         lambda x: _from_rows(x, rows, split, batch_size), batch
       ),
