@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from segjax import processes
 from segjax.experiment import create_experiment
 from segjax.geometry import UNetGeometry
 from segjax.steps import TrainState
@@ -47,7 +48,9 @@ def describe(config: ConfigDict) -> str:
   is_tiled = isinstance(model.geometry, UNetGeometry)
   field = 'tile_size_px' if is_tiled else 'batch_size'
   bytes_with = functools.cache(functools.partial(_bytes_with, config, field))
-  limit, source = _bytes_per_device()
+  own_limit, source = _bytes_per_device()
+  # All processes compile the same programs.
+  limit = int(processes.gather(np.array(own_limit)).min())
   fits = largest_that_fits(
     bytes_with,
     **(_tile_sizes(model) if is_tiled else _batch_sizes(config)),
@@ -87,8 +90,8 @@ def largest_that_fits(
   Args:
     bytes_with: size -> bytes; infinite where that is all one knows.
     start: a size.
-    least: the smallest size; the others are least + j step, j = 1, 2, ...
-    step: see there.
+    least: the smallest size.
+    step: from one to the next.
     power: p.
     limit: in bytes.
   """
