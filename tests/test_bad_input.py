@@ -55,7 +55,7 @@ SETTINGS = {
   'optimizer.name=lion': ["optimizer.name='lion'", "'adamw'"],
   'schedule.name=step': ["schedule.name='step'", "'cosine'"],
   'schedule.learning_rate=nan': ['schedule.learning_rate=nan', 'finite'],
-  'optimizer.weight_decay=-1.0': ['weight_decay=-1.0', 'at least 0'],
+  'optimizer.weight_decay=-1.0': ['weight_decay=-1.0', '>= 0'],
   'seed=4294967296': ['seed=4294967296', 'below 2**31'],
   'model.depth=1000000': ['depth=1000000', '<= 20'],
   'schedule.warmup_steps=4': ['warmup_steps=4', 'num_train_steps=4'],
