@@ -49,6 +49,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.tile_size_px = 572  # Input side; 388 come out.
   config.loss_reduction = 'mean'  # Over pixels, weights as they are; or 'sum'.
   config.log_every_steps = 50
+  config.profile_steps = (0, 0)  # First and last of a trace; (0, 0) is none.
+  config.compilation_cache = True  # Of an accelerator, in ~/.cache/segjax.
 
   config.model = dict(
     name='unet',  # Or 'unet_2015', the authors' released form.
@@ -61,6 +63,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     dropout_rate=0.5,
     dropout_blocks=(-2, -1),  # The last two of the contracting path.
     dtype='float32',  # Or 'bfloat16'.
+    remat=False,  # True computes blocks again for the gradient: less memory.
   )
   config.data = dict(
     name='isbi2012',

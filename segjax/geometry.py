@@ -80,6 +80,11 @@ class UNetGeometry:
     return (self._block_loss - 1) % self.period + 1
 
   @property
+  def smallest_input(self) -> int:
+    """Admissible inputs have this many pixels + j P, j = 0, 1, ..."""
+    return self.smallest_core + (2 * self.margin if self._is_valid else 0)
+
+  @property
   def core_offset(self) -> int:
     """Pixels to drop from each side of the network's output to get the core."""
     return 0 if self.padding == 'VALID' else self.margin
@@ -92,7 +97,7 @@ class UNetGeometry:
 
   def output_size(self, input_size: int) -> int:
     """Returns the output size; raises `InputError` if there is none."""
-    step, least = self.period, self._smallest_input
+    step, least = self.period, self.smallest_input
     nearest_above = max(least, least + self._round_up(input_size - least))
     if input_size != nearest_above:
       nearest = [str(nearest_above)]
@@ -119,10 +124,6 @@ class UNetGeometry:
   @property
   def _block_loss(self) -> int:
     return self.convs_per_block * (KERNEL - 1)
-
-  @property
-  def _smallest_input(self) -> int:
-    return self.smallest_core + (2 * self.margin if self._is_valid else 0)
 
   def _round_up(self, size: int) -> int:
     return -(-size // self.period) * self.period

@@ -17,6 +17,12 @@ _WORKDIR = flags.DEFINE_string(
   'Folder for checkpoints, metrics and pictures; a run that is there goes on. '
   'Default: a folder under runs/ named after the config and its argument.',
 )
+_DRY_RUN = flags.DEFINE_boolean(
+  'dry_run',
+  False,
+  'Instead: prints parameters, FLOPs and bytes of a step, and what would fit. '
+  'Reads no data and writes nothing.',
+)
 flags.mark_flag_as_required('config')
 
 
@@ -26,9 +32,15 @@ def main(_):
   if not Path(file).is_file():
     raise InputError(f'--config={source}: there is no file {file}')
   name = f'{Path(file).stem}_{argument}' if argument else Path(file).stem
-  from segjax import processes, train  # Here, so that a wrong flag fails first.
+  # Here, so that a wrong flag fails first.
+  from segjax import dry_run, parallel, processes, train
 
   processes.join()
+  if _DRY_RUN.value:
+    processes.say(dry_run.describe(_CONFIG.value))
+    return
+  if _CONFIG.value.compilation_cache:
+    parallel.use_compilation_cache()
   train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or Path('runs', name))
 
 

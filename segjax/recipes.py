@@ -107,6 +107,8 @@ def fcn_config(
   config.tile_size_px = 0  # Whole images; or the side of random crops.
   config.loss_reduction = 'sum'  # Over pixels; see losses.reduce_image.
   config.log_every_steps = 20
+  config.profile_steps = (0, 0)  # First and last of a trace; (0, 0) is none.
+  config.compilation_cache = True  # Of an accelerator, in ~/.cache/segjax.
 
   config.model = dict(
     name=model_name,
@@ -118,6 +120,7 @@ def fcn_config(
     fc_features=placeholder(int),  # Of fc6 and fc7; None is 4096.
     dropout_rate=placeholder(float),  # None is the classifier's.
     dtype='float32',  # Or 'bfloat16'.
+    remat=False,  # True computes blocks again for the gradient: less memory.
     heads=(),  # (name, classes) of each head, if there are several.
     first_conv='',  # Name of the first convolution, if not the trunk's.
     streams=(),  # Suffixes of trunks whose scores are averaged.

@@ -4,39 +4,25 @@
 Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 """
 
-import functools
-import math
-import operator
 import os
 import re
 from pathlib import Path
 
-import flax.linen as nn
-import jax
 from ml_collections import ConfigDict
 
-from segjax import networks, parallel, preemption, processes, steps, writers
+from segjax import networks, parallel, preemption, processes, writers
 from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints, newest_step
-from segjax.data import IGNORE_LABEL, create_dataset, standardise
-from segjax.data.augment import Augmentation
+from segjax.data import create_dataset
 from segjax.data.images import write_stack
-from segjax.data.pipeline import ORDERS, create_batches
+from segjax.data.pipeline import create_batches
 from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
-from segjax.geometry import UNetGeometry
-from segjax.losses import REDUCTIONS
-from segjax.models import create_model
-from segjax.optimizers import create_optimizer, create_schedule
-from segjax.predictor import create_predictor
+from segjax.experiment import create_experiment
+from segjax.profiling import tracing
 from segjax.training_log import TrainingLog
 from segjax.weights import files
-from segjax.workdir import (
-  check_claimed,
-  check_writable,
-  claim_workdir,
-  flatten,
-)
+from segjax.workdir import check_claimed, check_writable, claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -50,6 +36,9 @@ MAY_CHANGE = (
   'evaluation.average',
   'prediction',
   'mesh',  # Changes the rounding alone.
+  'model.remat',
+  'compilation_cache',
+  'profile_steps',
   # The data may move, but not change: see `data_sha256`.
   'data.dir',
   'data.sbd_dir',
@@ -72,37 +61,8 @@ def train_and_evaluate(
     SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
   check_writable(workdir)
-  _check_numbers(config)
-  model = create_model(config.model)
-  schedule = create_schedule(
-    **config.schedule, num_steps=config.num_train_steps
-  )
-  optimizer = create_optimizer(schedule=schedule, **config.optimizer)
-  devices = parallel.parallelize(
-    lambda axis_name, split_rows: steps.make_train_step(
-      model,
-      optimizer,
-      schedule,
-      standardise=functools.partial(standardise, **config.preprocessing),
-      tile_size=config.tile_size_px,
-      augmentation=Augmentation(**config.augmentation),
-      ignore_label=IGNORE_LABEL,
-      reduction=config.loss_reduction,
-      accumulate_steps=config.accumulate_steps,
-      axis_name=axis_name,
-      split_rows=split_rows,
-    ),
-    config.parallel,
-    config.batch_size,
-    **config.mesh,
-  )
+  model, init, devices = create_experiment(config)
   dataset = processes.together(lambda: create_dataset(config.data))
-  _check(config, model)
-  init = parallel.jit_once(
-    lambda: steps.init_state(model, optimizer, config.seed)
-  )
-  jax.eval_shape(init)  # Raises early, as does
-  create_predictor(model, config)
   networks.check_fits(model, dataset)
   check_metric(model, dataset, config.evaluation.best_metric)
   start_params, origin = {}, ''
@@ -165,9 +125,11 @@ def train_and_evaluate(
       writers.Progress(
         end, start, config.batch_size, enabled=processes.is_first()
       ) as progress,
+      tracing(*config.profile_steps, workdir / 'profile') as trace,
     ):
       log = TrainingLog(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):
+        trace(step, state)
         with progress.waiting_for_data():
           batch = devices.put_batch(next(batches))
         state, metrics = devices.step(state, batch)
@@ -223,76 +185,3 @@ def _report(
     write_stack(folder / f'{name}.png', panel[None])
   print(f'pictures: {folder}', flush=True)
   return evaluation.scores
-
-
-def _check_numbers(config: ConfigDict) -> None:
-  """Raises InputError for a number that nothing could be made of."""
-  for name, value in flatten(config.to_dict()).items():
-    for number in value if isinstance(value, (list, tuple)) else (value,):
-      if isinstance(number, float) and not math.isfinite(number):
-        raise InputError(f'{name}={value} must be finite')
-      # Steps and sizes are counted in 32 bits.
-      if isinstance(number, int) and not abs(number) < 2**31:
-        raise InputError(f'{name}={value} must be below 2**31')
-
-
-def _check(config: ConfigDict, model: nn.Module) -> None:
-  """Raises InputError for what would otherwise fail in mid-run."""
-  least = {
-    'seed': 0,
-    'tile_size_px': 0,
-    'log_every_steps': 1,
-    'accumulate_steps': 1,
-    'batching.bucket_px': 0,
-    'evaluation.every_steps': 1,
-    'evaluation.num_pictures': 1,
-    'checkpoints.every_steps': 1,
-    'checkpoints.keep.keep_last': 1,
-    'checkpoints.keep.keep_best': 0,
-    'augmentation.elastic_grid': 1,
-    'optimizer.weight_decay': 0,
-    'optimizer.clip_norm': 0,
-  }
-  for name, smallest in least.items():
-    value = operator.attrgetter(name)(config)
-    if value < smallest:
-      raise InputError(f'{name}={value} must be at least {smallest}')
-  if config.batch_size % config.accumulate_steps:
-    raise InputError(
-      f'batch_size={config.batch_size} is not divisible by accumulate_steps='
-      f'{config.accumulate_steps}'
-    )
-  if config.loss_reduction not in REDUCTIONS:
-    raise InputError(
-      f'loss_reduction={config.loss_reduction!r} is not one of {REDUCTIONS}'
-    )
-  if config.batching.order not in ORDERS:
-    raise InputError(
-      f'batching.order={config.batching.order!r} is not one of {ORDERS}'
-    )
-  if config.tile_size_px == 0 and isinstance(model.geometry, UNetGeometry):
-    raise InputError(
-      'tile_size_px=0 trains on whole images, which a U-Net cannot; give the '
-      'input side of a tile'
-    )
-  varied = [
-    name
-    for name, amount in config.augmentation.items()
-    if amount and name != 'elastic_grid'
-  ]
-  if config.tile_size_px == 0 and varied:
-    raise InputError(
-      f'tile_size_px=0 trains on whole images, which are not augmented; set '
-      f'augmentation.{varied[0]} to 0, or the side of a tile'
-    )
-  if config.tile_size_px and config.batching.bucket_px:
-    raise InputError(
-      f'batching.bucket_px={config.batching.bucket_px} pads whole images, but '
-      f'tile_size_px={config.tile_size_px} trains on tiles; set one of them to '
-      '0'
-    )
-  if config.tile_size_px and len(model.head_sizes) > 1:
-    raise InputError(
-      f'tile_size_px={config.tile_size_px}: a network of several heads trains '
-      'on whole images; use 0'
-    )

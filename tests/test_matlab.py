@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of reading variables of MATLAB files."""
 
+import struct
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import scipy.io
@@ -59,6 +63,42 @@ def test_what_is_no_array_is_refused(mat):
   for key in ('ragged', 'text', 'struct'):
     with pytest.raises(InputError, match=f'some.mat: {key} is'):
       matlab.read_mat(path, key)
+
+
+@pytest.mark.parametrize('compressed', [True, False])
+def test_what_inflates_beyond_the_limit_is_refused(
+  mat, monkeypatch, compressed
+):
+  path = mat(compressed, small=LABEL, large=np.zeros(500_000, np.uint8))
+  assert matlab.read_mat(path, 'large').size == 500_000
+  # Of both, with tags and names; scipy compresses each by itself.
+  monkeypatch.setattr(matlab, '_MOST_BYTES', 500_000)
+  if compressed:
+    assert path.stat().st_size < 2000
+    with pytest.raises(InputError, match='some.mat: inflates to more than 500'):
+      matlab.read_mat(path, 'small')
+  else:
+    matlab.read_mat(path, 'small')
+  monkeypatch.setattr(matlab, '_MOST_BYTES', 501_000)
+  matlab.read_mat(path, 'small')
+
+
+def test_a_bomb_is_refused_before_it_fills_the_memory(mat, monkeypatch):
+  monkeypatch.setattr(matlab, '_MOST_BYTES', 2**26)
+  path = mat(LabelMap=LABEL)
+  data = zlib.compress(bytes(2**26 + 1))
+  path.write_bytes(
+    path.read_bytes()[:128] + struct.pack('<II', 15, len(data)) + data
+  )
+  tracemalloc.start()
+  try:
+    with pytest.raises(
+      InputError, match='inflates to more than 67108864 bytes'
+    ):
+      matlab.read_mat(path, 'LabelMap')
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+  finally:
+    tracemalloc.stop()
 
 
 def test_missing_file_is_refused(tmp_path):

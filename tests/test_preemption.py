@@ -7,8 +7,10 @@ import sys
 import textwrap
 import threading
 
+import jax
+import numpy as np
 import pytest
-from commands import REPOSITORY
+from commands import DEMO, REPOSITORY
 
 from segjax import preemption
 from segjax.checkpoints import load_params
@@ -113,3 +115,53 @@ def test_two_processes_agree_on_a_step():
   assert [p.returncode for p in processes] == [0, 0], ended
   first, second = (int(out) for out, _ in ended)
   assert first == second < 3000
+
+
+def launch(workdir):
+  """Starts a run in two processes of one device each, as a person would."""
+  unwanted = ('XLA_FLAGS', 'SEGJAX_DATA_DIR')
+  env = {k: v for k, v in os.environ.items() if k not in unwanted}
+  return subprocess.Popen(
+    [
+      str(REPOSITORY / 'launch' / 'local_processes.sh'),
+      '2',
+      *(sys.executable, '-m', 'segjax.main', *DEMO),
+      '--config.batch_size=2',
+      '--config.num_train_steps=6',
+      '--config.evaluation.every_steps=6',
+      '--config.evaluation.average=False',
+      '--config.checkpoints.every_steps=1000',
+      f'--workdir={workdir}',
+    ],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=REPOSITORY,
+    env=env | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+  )
+
+
+def test_a_run_of_two_processes_saves_a_step_and_goes_on(tmp_path):
+  process = launch(tmp_path / 'run')
+  for line in process.stdout:
+    if 'from step 0 to 6' in line:
+      break
+  process.send_signal(signal.SIGTERM)  # The launcher passes it on.
+  out, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors  # Of both.
+  saved = os.listdir(tmp_path / 'run' / 'checkpoints')
+  [step] = [name for name in saved if name.isdecimal()]
+  assert 0 < int(step) < 6
+  assert f'SIGTERM: saved step {step}; run again to go on' in out
+
+  for name in ('run', 'unbroken'):
+    process = launch(tmp_path / name)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert f'from step {step if name == "run" else 0} to 6' in out
+  resumed, unbroken = (
+    load_params(tmp_path / name / 'checkpoints', 6)
+    for name in ('run', 'unbroken')
+  )
+  for a, b in zip(*map(jax.tree.leaves, (resumed, unbroken)), strict=True):
+    np.testing.assert_array_equal(a, b)

@@ -4,6 +4,8 @@
 The one file that knows scipy.io. Files of MATLAB 7.3 are HDF5 and not read.
 """
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,11 @@ import scipy.io
 
 from segjax.data.examples import check_known
 from segjax.errors import InputError
+
+# A label of 16384 x 16384 doubles has as many; zlib makes a thousand of one.
+_MOST_BYTES = 2**31
+_CHUNK_BYTES = 2**16
+_COMPRESSED = 15  # miCOMPRESSED, an element's type (MAT-file format, level 5).
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
@@ -26,11 +33,13 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     length 1 are dropped.
 
   Raises:
-    InputError: the file is missing, truncated or corrupt, has no such variable
-      or field, or it is neither numbers nor text.
+    InputError: the file is missing, truncated or corrupt, would inflate to more
+      than 2 GiB, has no such variable or field, or it is neither numbers nor
+      text.
   """
   if not path.is_file():
     raise InputError(f'{path}: no such file')
+  _check_inflated(path)
   variable, *fields = key.split('.')
   try:
     with path.open('rb') as file:
@@ -56,6 +65,36 @@ def read_mat(path: Path, key: str) -> np.ndarray:
   if array.dtype.kind not in 'biufU':
     raise InputError(f'{path}: {key} is {array.dtype}; expected numbers')
   return array
+
+
+def _check_inflated(path: Path) -> None:
+  """Raises InputError if the variables would inflate beyond `_MOST_BYTES`.
+
+  Holds a chunk at a time. Damage is left for the parser to find.
+  """
+  room = _MOST_BYTES
+  with path.open('rb') as file:
+    header = file.read(128)
+    order = '>' if header[126:] == b'MI' else '<'
+    while len(tag := file.read(8)) == 8:
+      kind, size = struct.unpack(f'{order}II', tag)
+      if kind != _COMPRESSED:
+        file.seek(size, 1)
+        continue
+      end = file.tell() + size
+      inflater = zlib.decompressobj()
+      while data := file.read(min(_CHUNK_BYTES, end - file.tell())):
+        while data:
+          try:
+            room -= len(inflater.decompress(data, _CHUNK_BYTES))
+          except zlib.error:
+            return
+          if room < 0:
+            raise InputError(
+              f'{path}: inflates to more than {_MOST_BYTES} bytes; no label is '
+              'as large'
+            )
+          data = inflater.unconsumed_tail
 
 
 def read_label(path: Path, key: str) -> np.ndarray:

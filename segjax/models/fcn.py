@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from segjax.errors import InputError
 from segjax.models.alexnet import caffenet
-from segjax.models.backbone import Backbone
+from segjax.models.backbone import Backbone, MaxPool, Row
 from segjax.models.fcn_geometry import FCNGeometry, decoder
 from segjax.models.googlenet import googlenet
 from segjax.models.layers import Conv, zero_beyond
@@ -61,6 +61,8 @@ class FCN(nn.Module):
       original's.
     dtype: compute dtype of the backbone. Parameters, scores and logits stay
       float32.
+    remat: whether what lies between two poolings is computed again for the
+      gradient, in place of being kept.
     heads: name and classes of each head, their logits one after another; the
       authors' for SIFT Flow are (('sem', 33), ('geo', 3)). () is one, nameless.
     first_conv: another name for the first convolution, as the authors give it
@@ -84,6 +86,7 @@ class FCN(nn.Module):
   fc_features: int | None = None
   dropout_rate: float | None = None
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
   heads: tuple[tuple[str, int], ...] = ()
   first_conv: str = ''
   streams: tuple[str, ...] = ()
@@ -159,12 +162,14 @@ class FCN(nn.Module):
     for stream, x in zip(
       streams, jnp.split(image, len(streams), axis=-1), strict=True
     ):
-      for row in rows:
-        extent = extents.get(row.name)
-        row = dataclasses.replace(row, name=row.name + stream)
-        x = maps[row.name] = row(x, train, self.dtype, extent)
+      for block in _blocks(rows):
+        compute = functools.partial(
+          _compute, rows=block, suffix=stream, train=train, extents=extents
+        )
+        compute = nn.remat(compute) if self.remat else compute
+        x = maps[block[-1].name] = compute(self, x)
       scores += self._score(f'score_fr{stream}', x) / len(streams)
-    scores = zero_beyond(scores, extent)
+    scores = zero_beyond(scores, extents.get(rows[-1].name))
     for up in steps:
       # The scores are cropped, or the skip where it is the larger map.
       like = (up.skip or 'image') if up.name in offsets else up.name
@@ -258,6 +263,22 @@ class FCN(nn.Module):
       )
     ]
     return slice_from(jnp.concatenate(scores, axis=-1), offset, size)
+
+
+def _blocks(rows: tuple[Row, ...]) -> list[tuple[Row, ...]]:
+  """Returns the rows in parts, of which all but the last end in a pooling."""
+  ends = [i for i, row in enumerate(rows, 1) if isinstance(row, MaxPool)]
+  bounds = sorted({0, *ends, len(rows)})
+  return [rows[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _compute(fcn, x, rows, suffix, train, extents):
+  """Returns what rows make of x, with layers of `fcn`."""
+  for row in rows:
+    extent = extents.get(row.name)
+    row = dataclasses.replace(row, name=row.name + suffix)
+    x = row(x, train, fcn.dtype, extent)
+  return x
 
 
 def slice_from(x: jax.Array, offset: int, size: tuple[int, int]) -> jax.Array:

@@ -81,6 +81,8 @@ class UNet(nn.Module):
       contracting path"; (-2, -1), with the skip of the last level dropped too,
       is how the 2015 release reads.
     dtype: compute dtype. Parameters and logits stay float32.
+    remat: whether the inside of a block is computed again for the gradient,
+      in place of being kept.
     upconv_relu: whether ReLU follows the up-convolutions (2015 release).
     top_upconv_halves: whether the last up-convolution halves the channels, as
       the others do (the 2015 release's doesn't).
@@ -96,6 +98,7 @@ class UNet(nn.Module):
   dropout_rate: float = 0.5
   dropout_blocks: tuple[int, ...] = (-2, -1)
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
   upconv_relu: bool = False
   top_upconv_halves: bool = True
   skip_first: bool = True
@@ -134,8 +137,11 @@ class UNet(nn.Module):
         f'image has {image.shape[-1]} channels; the model was built for '
         f'in_channels={self.in_channels}'
       )
+    down, up = Block, UpBlock
+    if self.remat:
+      down, up = nn.remat(Block), nn.remat(UpBlock)
     block = functools.partial(
-      Block, convs=self.convs_per_block, padding=self.padding, dtype=self.dtype
+      down, convs=self.convs_per_block, padding=self.padding, dtype=self.dtype
     )
     num_blocks = self.depth + 1
     dropped = {block % num_blocks for block in self.dropout_blocks}
@@ -154,7 +160,7 @@ class UNet(nn.Module):
     for level in reversed(range(self.depth)):
       features = self.base_width * 2**level
       halves = self.top_upconv_halves or level > 0
-      x = UpBlock(
+      x = up(
         features,
         self.convs_per_block,
         self.padding,

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run would take: parameters, FLOPs and memory of its training step.
+
+The step is compiled for the devices that are there and not run. Evaluation,
+whose memory follows from `config.prediction`, and what other programs use of
+the devices are not counted.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from segjax import processes
+from segjax.experiment import create_experiment
+from segjax.geometry import UNetGeometry
+from segjax.steps import TrainState
+from segjax.writers import table
+
+# Of whole images, whose size the data would tell.
+_ASSUMED_SIDE = 512
+_MOST_COMPILATIONS = 6
+
+
+def describe(config: ConfigDict) -> str:
+  """Returns a table of what a step of `config` takes, and of what would fit.
+
+  With `config.parallel='pmap'` the figures are those of 'jit', which does the
+  same. Images are assumed as large as a tile, whole ones 512 x 512 px rounded
+  up to their bucket. What would fit is, of a U-Net, the side of its tiles, else
+  the size of the batch, with all other settings as they are.
+
+  Raises:
+    InputError: a setting is wrong.
+  """
+  create_experiment(config)  # Raises for what is changed below.
+  config = config.copy_and_resolve_references()
+  config.parallel = 'jit'
+  whole = config.copy_and_resolve_references()
+  whole.accumulate_steps = 1  # Parts are a loop, which is counted once.
+  model, state, lowered = _lower(whole)
+  is_tiled = isinstance(model.geometry, UNetGeometry)
+  field = 'tile_size_px' if is_tiled else 'batch_size'
+  bytes_with = functools.cache(functools.partial(_bytes_with, config, field))
+  own_limit, source = _bytes_per_device()
+  # All processes compile the same programs.
+  limit = int(processes.gather(np.array(own_limit)).min())
+  fits = largest_that_fits(
+    bytes_with,
+    **(_tile_sizes(model) if is_tiled else _batch_sizes(config)),
+    start=config[field],
+    limit=limit,
+  )
+  count = jax.device_count()
+  kind = jax.devices()[0].device_kind
+  side = _image_side(config)
+  assumed = '' if config.tile_size_px else ', which is assumed'
+  rows = (
+    ('devices', f'{count} x {kind}, of {source}'),
+    ('images', f'{config.batch_size} x {side} x {side} px{assumed}'),
+    ('parameters', f'{sum(map(np.size, jax.tree.leaves(state.params))):,}'),
+    ('FLOPs per step', f'{lowered.cost_analysis()["flops"]:.4g}'),
+    ('bytes per device', f'{bytes_with(config[field]):,}'),
+    ('of', f'{limit:,}'),
+    (f'largest {field} that fits', 'none' if fits is None else str(fits)),
+  )
+  return table(rows)
+
+
+def largest_that_fits(
+  bytes_with: Callable[[int], float],
+  *,
+  start: int,
+  least: int,
+  step: int,
+  power: int,
+  limit: int,
+) -> int | None:
+  """Returns the largest size that takes at most `limit` bytes; None if none is.
+
+  Found as if bytes were linear in size^power, by a few calls. The size returned
+  has been tried; where bytes are no such line it may be below the largest.
+
+  Args:
+    bytes_with: size -> bytes; infinite where that is all one knows.
+    start: a size.
+    least: the smallest size.
+    step: from one to the next.
+    power: p.
+    limit: in bytes.
+  """
+
+  def admissible(size):
+    return least + max(0, int(size - least) // step) * step
+
+  tried, size = {}, start
+  for _ in range(_MOST_COMPILATIONS):
+    tried[size] = bytes_with(size)
+    fitting = [s for s in tried if tried[s] <= limit]
+    low = max(fitting, default=None)
+    high = min((s for s in tried if tried[s] > limit), default=None)
+    finite = sorted(
+      (s for s in tried if math.isfinite(tried[s])),
+      key=lambda s: abs(tried[s] - limit),
+    )
+    if len(finite) > 1:
+      a, b = finite[:2]
+      slope = (tried[b] - tried[a]) / (b**power - a**power)
+      free = (limit - tried[a]) / max(slope, 1e-9)
+      size = admissible(max(0, a**power + free) ** (1 / power))
+    elif low is None:
+      size = admissible(high / 4 ** (1 / power))
+    elif high is None:
+      size = max(admissible(low * 4 ** (1 / power)), low + step)
+    else:
+      size = admissible((low + high) / 2)
+    size = size if high is None else min(size, high - step)
+    size = max(size, least if low is None else low)
+    if size in tried:
+      break
+  return low
+
+
+def _tile_sizes(model: nn.Module) -> dict[str, int]:
+  geometry = model.geometry
+  return dict(least=geometry.smallest_input, step=geometry.period, power=2)
+
+
+def _batch_sizes(config: ConfigDict) -> dict[str, int]:
+  data = jax.device_count() // config.mesh.space
+  step = data * config.accumulate_steps
+  return dict(least=step, step=step, power=1)
+
+
+def _bytes_with(config: ConfigDict, field: str, value: int) -> float:
+  config = config.copy_and_resolve_references()
+  config[field] = value
+  return _compiled_bytes(_lower(config)[-1])
+
+
+def _lower(
+  config: ConfigDict,
+) -> tuple[nn.Module, TrainState, jax.stages.Lowered]:
+  """Returns the model, the shapes of its state, and the step, not compiled."""
+  model, init, devices = create_experiment(config)
+  state = jax.eval_shape(init)
+  side = _image_side(config)
+  shape = (config.batch_size, side, side)
+  heads = len(model.head_sizes)
+  batch = {
+    'image': ((*shape, model.in_channels), np.uint8),
+    'label': ((*shape, heads) if heads > 1 else shape, np.int32),
+  }
+  if 'w0' in config.data:
+    batch['weight'] = (shape, np.float32)
+  if config.batching.bucket_px:
+    batch['size'] = ((config.batch_size, 2), np.int32)
+  batch = {name: jax.ShapeDtypeStruct(*like) for name, like in batch.items()}
+  return model, state, devices.step.lower(state, batch)
+
+
+def _image_side(config: ConfigDict) -> int:
+  bucket = max(config.batching.bucket_px, 1)
+  return config.tile_size_px or -(-_ASSUMED_SIDE // bucket) * bucket
+
+
+def _compiled_bytes(lowered: jax.stages.Lowered) -> float:
+  """Returns the bytes per device; infinite if the compiler finds too few."""
+  try:
+    memory = lowered.compile().memory_analysis()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return math.inf
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes  # The state goes where it was.
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+
+
+def _bytes_per_device() -> tuple[int, str]:
+  """Returns how many a program can have, and whose they are."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return stats['bytes_limit'], 'their own memory'
+  file = Path('/proc/meminfo')
+  if file.is_file():
+    lines = dict(line.split(':') for line in file.read_text().splitlines())
+    available = 1024 * int(lines['MemAvailable'].split()[0])
+  else:
+    available = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  return available // jax.local_device_count(), "this host's available memory"

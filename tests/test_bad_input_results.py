@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks to export and maps to count in that a person can correct."""
+
+import command_cases
+import numpy as np
+import pytest
+from small_runs import make_run
+
+from segjax.data.images import write_stack
+
+EXPORT = 'export --workdir={run} --output='
+COUNT = 'instances --output={new}.tif --input={tree}/'
+
+# As in `command_cases`; {run} is a run in the tree.
+PLACES = {'run': '{tree}/run'}
+CASES = {
+  'export of no network': (
+    'export --output={new}',
+    ['--workdir=DIR', '--config', '--params'],
+  ),
+  'export of no run': (
+    'export --workdir={tree}/maps --output={new}',
+    ['{tree}/maps/config.json', 'train first'],
+  ),
+  'export to nowhere': ('export --workdir={run}', ['--output', 'None']),
+  'export of an inadmissible tile': (
+    EXPORT + '{new} --size_px=35',
+    ['35 px is not admissible', 'nearest: 34 and 36'],
+  ),
+  'export of half a tile': (
+    EXPORT + '{new} --size_px=34.5',
+    ['--size_px', '34.5', 'int'],
+  ),
+  'export of no such checkpoint': (
+    EXPORT + '{new} --checkpoint=7',
+    ['no checkpoint 7', 'there are [2, 4]'],
+  ),
+  'export that exists': (
+    EXPORT + '{tree}/maps',
+    ['{tree}/maps exists', '--overwrite'],
+  ),
+  'export in place of something else': (
+    EXPORT + '{tree}/maps --overwrite',
+    ['{tree}/maps', 'something else than an artifact'],
+  ),
+  'export without its folder': (
+    EXPORT + '{new}/net',
+    ['{new}/net', 'no folder {new}'],
+  ),
+  'no maps': (COUNT + 'none', ['{tree}/none', 'no such file']),
+  'a folder without maps': (COUNT + 'empty', ['{tree}/empty', 'no image']),
+  'a map of colours': (
+    COUNT + 'colour.png',
+    ['colour.png has 3 channel(s)', 'expected one'],
+  ),
+  'a map of more classes': (
+    COUNT + 'classes.png',
+    ['classes.png', 'from 0 to 2', 'labels in [0, 1]'],
+  ),
+  'a damaged map': (COUNT + 'cut.tif', ['cut.tif', 'truncated']),
+  'a map of text': (COUNT + 'file.txt', ["'.txt'", '.tif']),
+  'seeds that are no cells': (
+    COUNT + 'maps/t000.tif --threshold=0.8 --seed_threshold=0.5',
+    ['seed_threshold=0.5', '0.8'],
+  ),
+  'a threshold of words': (
+    COUNT + 'maps/t000.tif --threshold=half',
+    ['--threshold', "'half'", 'float'],
+  ),
+  'instances as a picture': (
+    'instances --input={tree}/maps/t000.tif --output={new}.png',
+    ['{new}.png', '.tif'],
+  ),
+  'instances that exist': (
+    'instances --input={tree}/maps/t000.tif --output={tree}/cut.tif',
+    ['{tree}/cut.tif exists', '--overwrite'],
+  ),
+  'instances without their folder': (
+    'instances --input={tree}/maps/t000.tif --output={new}/a.tif',
+    ['{new}/a.tif', 'no folder {new}'],
+  ),
+  'instances of a folder in a file': (
+    'instances --input={tree}/maps --output={tree}/file.txt',
+    ['{tree}/file.txt', 'cannot be made a folder'],
+  ),
+}
+
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory):
+  """A folder of wrong things, and of a run and a map that are right."""
+  tree = tmp_path_factory.mktemp('bad_results') / 'tree'
+  for name in ('empty', 'maps'):
+    (tree / name).mkdir(parents=True)
+  make_run(tree / 'run')
+  (tree / 'file.txt').write_text('')
+  write_stack(tree / 'maps' / 't000.tif', np.zeros((1, 9, 9), np.float32))
+  write_stack(tree / 'colour.png', np.zeros((1, 9, 9, 3), np.uint8))
+  label = np.zeros((1, 9, 9), np.uint8)
+  label[0, 3, 4] = 2
+  write_stack(tree / 'classes.png', label)
+  write_stack(tree / 'cut.tif', np.zeros((5, 64, 64), np.uint8))
+  data = (tree / 'cut.tif').read_bytes()
+  (tree / 'cut.tif').write_bytes(data[:-100])
+  return tree
+
+
+@pytest.fixture(scope='module')
+def ended(request, tree):
+  with command_cases.running(request, CASES, tree, PLACES) as processes:
+    yield processes
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_bad_input(name, ended, tree):
+  command_cases.check(name, CASES, ended, tree, PLACES)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run would take, against counts by hand; nothing read or written."""
+
+import math
+import runpy
+
+import jax
+import numpy as np
+import pytest
+from commands import CONFIG, REPOSITORY, TINY_NET, run, tiny_config
+
+from segjax import dry_run
+from segjax.errors import InputError
+
+LIMIT = 24_000_000
+
+
+def unet_config():
+  config = tiny_config()
+  config.model.base_width = 16
+  config.batch_size = 8  # One a device.
+  return config
+
+
+def fcn_config():
+  card = runpy.run_path(str(REPOSITORY / 'configs/fcn8s_folder.py'))
+  config = card['get_config']()
+  config.model.width = 1 / 64
+  config.model.fc_features = 4
+  config.batch_size = 16
+  return config
+
+
+@pytest.fixture
+def limit(monkeypatch):
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (LIMIT, 'a test'))
+
+
+def described(config):
+  lines = dry_run.describe(config).splitlines()
+  return dict(line.split('  ', 1) for line in lines), lines[-1].split()
+
+
+def number(text):
+  return float(text.replace(',', ''))
+
+
+def test_figures_of_a_unet(limit):
+  config = unet_config()
+  rows, last = described(config)
+  # Blocks of 16, 32 and 16 channels; (taps x inputs + 1) x outputs.
+  layers = [
+    (9, 1, 16, 32),  # down0, of tiles of 34 px
+    (9, 16, 16, 30),
+    (9, 16, 32, 13),  # bottleneck
+    (9, 32, 32, 11),
+    (9, 32, 16, 20),  # up0
+    (9, 16, 16, 18),
+    (1, 16, 2, 18),  # head
+  ]
+  upconv = (4 * 32 + 1) * 16
+  parameters = upconv + sum((k * i + 1) * o for k, i, o, _ in layers)
+  assert number(rows['parameters']) == parameters
+  # Twice as many for the gradient, but for that of the image.
+  macs = [k * i * o * side**2 for k, i, o, side in layers] + [32 * 16 * 22**2]
+  flops = 2 * 8 * (3 * sum(macs) - macs[0])
+  assert flops < number(rows['FLOPs per step']) < 1.15 * flops
+  # A device has a whole state: parameters and the two moments of Adam.
+  assert 12 * parameters < number(rows['bytes per device']) < LIMIT
+  assert rows['images'].strip() == '8 x 34 x 34 px'
+  assert last[:-1] == 'largest tile_size_px that fits'.split()
+  largest = int(last[-1])
+  assert largest > 100
+  taken = [
+    dry_run._bytes_with(config, 'tile_size_px', side)
+    for side in (largest, largest + 2 * config.model.depth)
+  ]
+  assert taken[0] <= LIMIT < taken[1]
+
+
+def test_parts_take_the_flops_of_the_batch_and_fewer_bytes(limit, monkeypatch):
+  monkeypatch.setattr(dry_run, '_ASSUMED_SIDE', 50)
+  config = fcn_config()
+  *_, whole = dry_run._lower(config)
+  bytes_taken = dry_run._compiled_bytes(whole)
+  config.accumulate_steps = 2
+  parts, last = described(config)
+  flops = whole.cost_analysis()['flops']
+  assert number(parts['FLOPs per step']) == pytest.approx(flops, rel=1e-3)
+  assert number(parts['bytes per device']) < 0.8 * bytes_taken
+  assert parts['images'].strip() == '16 x 64 x 64 px, which is assumed'
+  assert last[:-1] == 'largest batch_size that fits'.split()
+  assert int(last[-1]) > 16
+  assert int(last[-1]) % 16 == 0
+
+
+@pytest.mark.parametrize('start', [10, 100, 130, 3000])
+@pytest.mark.parametrize('power', [1, 2])
+def test_the_largest_is_found(start, power):
+  calls = []
+
+  def bytes_with(size):
+    calls.append(size)
+    assert size % 10 == 0 and size > 0
+    # The compiler of a TPU doesn't say how many are too many.
+    return 500 + 3 * size**power if size < 2000 else math.inf
+
+  exact = dict(least=10, step=10, power=power)
+  limit = 500 + 3 * 135**power
+  found = dry_run.largest_that_fits(
+    bytes_with, start=start, limit=limit, **exact
+  )
+  assert found == 130
+  assert len(calls) <= 6
+
+
+def test_none_fits():
+  found = dry_run.largest_that_fits(
+    lambda size: 100 * size, start=8, least=2, step=2, power=1, limit=150
+  )
+  assert found is None
+
+
+def test_the_limit_is_the_devices_or_the_hosts(monkeypatch):
+  share, source = dry_run._bytes_per_device()
+  assert source == "this host's available memory"
+  assert 2**20 < share * jax.local_device_count() < 2**50
+
+  class Device:
+    def memory_stats(self):
+      return {'bytes_limit': 123}
+
+  monkeypatch.setattr(jax, 'local_devices', lambda: [Device()])
+  assert dry_run._bytes_per_device() == (123, 'their own memory')
+
+
+def test_too_large_for_the_compiler():
+  class Lowered:
+    def __init__(self, message):
+      self.message = message
+
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(self.message)
+
+  out_of_memory = Lowered('RESOURCE_EXHAUSTED: Ran out of memory in hbm.')
+  assert dry_run._compiled_bytes(out_of_memory) == np.inf
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+    dry_run._compiled_bytes(Lowered('INTERNAL: a bug'))
+
+
+def test_a_command_reads_and_writes_nothing(tmp_path):
+  flags = (
+    f'--config={REPOSITORY / CONFIG}',
+    *TINY_NET,
+    f'--config.data.dir={tmp_path}/none',
+    '--dry_run',
+  )
+  env = {'PYTHONPATH': str(REPOSITORY)}
+  process = run('main', *flags, cwd=tmp_path, env=env)
+  assert process.returncode == 0, process.stderr
+  assert process.stderr == ''
+  assert 'FLOPs per step' in process.stdout
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_setting_is_refused():
+  config = unet_config()
+  config.tile_size_px = 35
+  with pytest.raises(InputError, match='nearest: 34 and 36'):
+    dry_run.describe(config)
