@@ -163,3 +163,13 @@ def test_fcn_plans_hold_the_margin(create, padding):
           assert min(size, window.stop + geometry.margin) <= max(
             first + tile, tile
           )
+
+
+def test_fcn_tiles_that_are_turned_fit_both_sides():
+  """One side is no multiple of the period, and within the limit alone."""
+  geometry = FCN32s(padding='same').geometry
+  for max_tile_size, side in ((1696, 1696), (1693, 1664)):
+    plan = tile_plans.plan_tiles(
+      1692, 1943, geometry, max_tile_size=max_tile_size, transforms=[(1, False)]
+    )
+    assert plan.tile_shape == (side, side)
