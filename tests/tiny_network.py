@@ -35,6 +35,7 @@ def tiny_network(num_classes=2):
     'data': {'name': 'isbi2012'},
     'evaluation': {'average': False},
     'preprocessing': {'mean': 0.5, 'std': 0.5, 'channels': ()},
+    'mesh': {'space': 1},
     'prediction': {
       'max_tile_size': model.geometry.input_size(16),
       'tiles_per_batch': 1,
