@@ -7,14 +7,28 @@ import numpy as np
 import pytest
 from random_unets import image_of, streamed
 
-from segjax.models.fcn import FCN8s, FCN32s
+from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet, FCNGoogLeNet
 from segjax.turns import restored, turned
 
 
-@pytest.mark.parametrize('create', [FCN8s, FCN32s], ids=['8', '32'])
-@pytest.mark.parametrize('padding', ['pad100', 'same'])
+@pytest.mark.parametrize(
+  ('create', 'padding'),
+  [
+    (FCN8s, 'pad100'),
+    (FCN8s, 'same'),
+    (FCN16s, 'same'),
+    (FCN32s, 'pad100'),
+    (FCN32s, 'same'),
+    (FCNAlexNet, 'pad100'),
+    (FCNGoogLeNet, 'same'),
+  ],
+  ids=['8', '8 same', '16', '32', '32 same', 'alex', 'google'],
+)
 def test_fcn_tiles_equal_the_whole_pass(create, padding):
-  model = create(**fcn_nets.NARROW, padding=padding)
+  narrow = dict(fcn_nets.NARROW)
+  if create is FCNGoogLeNet:
+    del narrow['fc_features']
+  model = create(**narrow, padding=padding)
   params = {'params': fcn_nets.random_params(model)}
   tile = 2 * model.geometry.margin + 96
   image = image_of(130, tile + 201, 3)
