@@ -7,11 +7,13 @@ import fcn_nets
 import numpy as np
 import pytest
 from random_unets import image_of, random_unet, streamed
+from tiny_network import tiny_network
 
 from segjax import scores, tiling
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.fcn import FCN32s
+from segjax.predict import predict_files
 from segjax.tile_memory import fitting_tile_size
 from segjax.tile_plans import plan_tiles
 from segjax.turns import DIHEDRAL_GROUP
@@ -145,3 +147,23 @@ def test_an_fcn_has_a_budget_too():
     score.bytes_of, (5000, 5000, 3), np.uint8, model.geometry, budget
   )
   assert least <= size < 1.2 * least
+
+
+def test_predict_settles_the_tile_and_prints_it(tmp_path, capsys):
+  rng = np.random.default_rng(0)
+  np.save(tmp_path / 'in.npy', rng.integers(0, 256, (400, 410), np.uint8))
+  network = tiny_network()
+  network.config.prediction.max_tile_size = 70
+  written = []
+  for memory_mib in (0, 1):
+    network.config.prediction.tile_memory_mib = memory_mib
+    output = tmp_path / f'{memory_mib}.npy'
+    predict_files(network, tmp_path / 'in.npy', output)
+    written.append(np.load(output))
+  np.testing.assert_allclose(*written, atol=1e-6)
+  shapes = [
+    tuple(map(int, line.split()[-4:-1:2]))
+    for line in capsys.readouterr().out.splitlines()
+  ]
+  assert max(shapes[0]) <= 70 < min(shapes[1])
+  assert max(shapes[1]) < 400
