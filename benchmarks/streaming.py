@@ -96,9 +96,10 @@ def compare_speed(side, rounds):
   image = np.random.default_rng(0).random((side, side, 1), np.float32)
   written = np.empty((side, side), np.uint8)
   num_tiles = (side // 1024) ** 2
-  score, batch_size = core_score(
+  score = core_score(
     MODEL.apply, params, MODEL.geometry, 'probabilities', num_tiles, 1
   )
+  batch_size = score.batch_size
   tiles = np.zeros((batch_size, TILE_SIZE, TILE_SIZE, 1), np.float32)
   sizes = np.full((batch_size, 2), TILE_SIZE, np.int32)
 

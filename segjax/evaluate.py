@@ -15,10 +15,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from segjax import networks, pictures, processes, writers
+from segjax.components import label_instances
 from segjax.data import Dataset, create_dataset
 from segjax.data.examples import Chained
 from segjax.errors import InputError, run_command
-from segjax.instances import label_instances
 from segjax.losses import split_heads
 from segjax.metrics import cells, confusion, neuron
 from segjax.predictor import create_predictor

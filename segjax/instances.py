@@ -1,203 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a map of cells to single cells, on images of any size.
-
-Pixels above a threshold that touch by an edge make a component; with seeds, a
-watershed cuts components that hold several. `label_blocks` never holds the
-image, and its borders leave no trace: it gives what `label_instances` does, but
-for the order of the numbers.
+"""Files of single cells from those of maps, of any size.
 
 `python -m segjax.instances --input=MAPS --output=FOLDER` takes what
 `segjax.predict` wrote of two classes, probabilities or labels. Frames named as
-in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif.
+in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
+they are is in `segjax.components`.
 """
 
-import itertools
+import math
+import os
 import re
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
-from scipy import ndimage, sparse
-from skimage.segmentation import watershed
 
-from segjax.data import images
+from segjax.components import blocks_of, label_blocks
+from segjax.data import canvases, rasters
 from segjax.errors import InputError, run_command
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
-
-
-def label_instances(
-  cell: np.ndarray,
-  threshold: float = 0.5,
-  seed_threshold: float | None = None,
-) -> np.ndarray:
-  """Numbers the instances of a map from 1, i32[H, W]; 0 is background.
-
-  Args:
-    cell: [H, W], probability of cell, or a label of 1 in cells.
-    threshold: cells are where the map exceeds it, 4-connected.
-    seed_threshold: if given, each component of the map above it is the seed of
-      an instance, which grows from high values to low up to its neighbours and
-      the threshold. Components of cells without a seed vanish.
-
-  Raises:
-    InputError: as `label_blocks`.
-  """
-  cell = np.asarray(cell)
-  out = np.zeros(cell.shape, np.int32)
-  label_blocks(cell, out, threshold, seed_threshold, max((1, *cell.shape)))
-  return out
-
-
-def label_blocks(
-  cell: Any,
-  out: Any,
-  threshold: float = 0.5,
-  seed_threshold: float | None = None,
-  block_px: int = 2048,
-) -> int:
-  """Writes the instances of a map, block by block, and returns their number.
-
-  Connected components are those of the whole map, whatever the blocks: pieces
-  that touch across a border are found to be one. So is the watershed, since it
-  runs in the bounding box of one component at a time. Memory holds a block, a
-  row of the map, a few numbers of each piece, and with seeds the bounding box
-  of one component, which may be large where cells are not apart.
-
-  Args:
-    cell: as of `label_instances`; anything with a `shape` of which
-      `cell[rows, columns]` reads a window: an array, memory map or Zarr array.
-    out: signed integers of the same shape, also assigned by windows.
-    threshold: as of `label_instances`.
-    seed_threshold: as of `label_instances`.
-    block_px: side of a block.
-
-  Raises:
-    InputError: a shape, the dtype of `out` or an argument doesn't fit, the map
-      holds NaN, or `out` cannot count as far as there are pieces.
-  """
-  _check(cell, out, threshold, seed_threshold, block_px)
-  windows = list(_windows(cell.shape, block_px))
-  boxes, touching = _label_pieces(cell, out, threshold, windows)
-  numbers = _joined(len(boxes), touching)
-  count = int(numbers.max())
-  # Negative until a watershed has cut it, for that gives new numbers.
-  sign = 1 if seed_threshold is None else -1
-  for window in windows:
-    out[window] = (sign * numbers[out[window]]).astype(out.dtype)
-  if seed_threshold is None:
-    return count
-  # First row and column, and the ends of both negated: all are minima.
-  whole = np.full((count + 1, 4), np.iinfo(np.int64).max)
-  np.minimum.at(whole, numbers[1:], boxes)
-  return _cut(cell, out, whole[1:], seed_threshold)
-
-
-def _label_pieces(cell, out, threshold, windows):
-  """Numbers the components of each block by itself.
-
-  Returns i64[P, 4] of the pieces, (top, left, -bottom, -right), and i64[2, T],
-  pairs of pieces that touch across a border.
-  """
-  boxes, touching = [], []
-  count = 0
-  above = np.zeros(cell.shape[1], np.int64)
-  beside = np.zeros(0, np.int64)  # The last column of the block before.
-  for rows, columns in windows:
-    pieces, number = ndimage.label(_read(cell, (rows, columns)) > threshold)
-    if count + number > np.iinfo(out.dtype).max:
-      raise InputError(f'{out.dtype} cannot number all pieces; use int64')
-    found = [
-      (r.start + rows.start, c.start + columns.start)
-      + (-r.stop - rows.start, -c.stop - columns.start)
-      for r, c in ndimage.find_objects(pieces)
-    ]
-    boxes.append(np.reshape(np.int64(found), (-1, 4)))
-    pieces = np.where(pieces > 0, pieces + np.int64(count), 0)
-    count += number
-    touching.append(_pairs(above[columns], pieces[0]))
-    if columns.start > 0:
-      touching.append(_pairs(beside, pieces[:, 0]))
-    above[columns], beside = pieces[-1], pieces[:, -1].copy()
-    out[rows, columns] = pieces.astype(out.dtype)
-  return np.concatenate(boxes), np.concatenate(touching, axis=1)
-
-
-def _pairs(one, other):
-  """Returns i64[2, T], the distinct pairs of pieces along a border."""
-  both = (one > 0) & (other > 0)
-  return np.unique(np.stack([one[both], other[both]]), axis=1)
-
-
-def _joined(count, touching):
-  """Returns i64[count + 1], a number for each piece that its kin share; 0 0."""
-  graph = sparse.coo_array(
-    (np.ones(touching.shape[1], bool), tuple(touching)),
-    shape=(count + 1, count + 1),
-  )
-  _, kin = sparse.csgraph.connected_components(graph, directed=False)
-  _, first, index = np.unique(kin, return_index=True, return_inverse=True)
-  # By their first pieces, so that background stays 0.
-  return np.argsort(np.argsort(first))[index]
-
-
-def _cut(cell, out, boxes, seed_threshold):
-  """Cuts the components -1, -2, ... of `out`; returns how many there are."""
-  count = 0
-  for k, (top, left, bottom, right) in enumerate(boxes.tolist(), start=1):
-    window = slice(top, -bottom), slice(left, -right)
-    ids = np.array(out[window])
-    inside = ids == -k
-    values = _read(cell, window)
-    seeds, number = ndimage.label(inside & (values > seed_threshold))
-    if number > 1:
-      seeds = watershed(-values, seeds, mask=inside)
-    else:
-      seeds = np.full(ids.shape, number)
-    ids[inside] = np.where(seeds > 0, seeds + count, 0)[inside]
-    out[window] = ids
-    count += number
-  return count
-
-
-def _windows(shape, block_px) -> Iterator[tuple[slice, slice]]:
-  starts = (range(0, size, block_px) for size in shape)
-  for top, left in itertools.product(*starts):
-    yield (
-      slice(top, min(top + block_px, shape[0])),
-      slice(left, min(left + block_px, shape[1])),
-    )
-
-
-def _read(cell, window):
-  # As doubles: a float32 comparison would round the threshold.
-  values = np.asarray(cell[window], np.float64)
-  if np.isnan(values).any():
-    row, column = np.argwhere(np.isnan(values))[0]
-    raise InputError(
-      f'map is NaN in row {window[0].start + row}, column '
-      f'{window[1].start + column}; all must be numbers'
-    )
-  return values
-
-
-def _check(cell, out, threshold, seed_threshold, block_px):
-  if len(cell.shape) != 2 or 0 in cell.shape or out.shape != cell.shape:
-    raise InputError(
-      f'map of shape {list(cell.shape)} into {list(out.shape)}; both must be '
-      'the same [H, W], not empty'
-    )
-  if not np.issubdtype(out.dtype, np.signedinteger):
-    raise InputError(f'out is {out.dtype}; it must be signed, such as int32')
-  if block_px < 1:
-    raise InputError(f'block_px={block_px} must be at least 1')
-  if seed_threshold is not None and seed_threshold < threshold:
-    raise InputError(
-      f'seed_threshold={seed_threshold} must be at least the threshold, '
-      f'{threshold}'
-    )
+_BLOCK_PX = 2048
 
 
 def label_files(
@@ -211,8 +35,8 @@ def label_files(
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
 
   Args:
-    source: file or folder of maps of one channel: probabilities f32, or labels
-      0 and 1.
+    source: file, Zarr, or folder of maps of one channel: probabilities f32, or
+      labels 0 and 1.
     output: a .tif for a file; for a folder a folder, made if need be, with
       maskTTT.tif for tTTT and NAME.tif for another NAME.
     threshold: as of `label_instances`.
@@ -223,8 +47,9 @@ def label_files(
     InputError: a file or an argument is wrong, or a page has more than 65535
       instances.
   """
-  files = images.list_images(source)
-  if source.is_dir():
+  files = rasters.list_rasters(source)
+  is_folder = source.is_dir() and not rasters.is_zarr(source)
+  if is_folder:
     outputs = [output / _result_name(file) for file in files]
     if not output.parent.is_dir() or output.is_file():
       raise InputError(f'output {output} cannot be made a folder')
@@ -240,34 +65,80 @@ def label_files(
     if file.exists() and not overwrite:
       raise InputError(f'{file} exists; give --overwrite to replace it')
   for file, target in zip(files, outputs, strict=True):
-    stack = [
-      label_instances(page, threshold, seed_threshold) for page in _pages(file)
-    ]
-    most = max(int(page.max()) for page in stack)
-    if most > _MAX_ID:
-      raise InputError(
-        f'{file} has {most} instances on a page; {_MAX_ID} fit into a file'
-      )
-    if source.is_dir():
-      output.mkdir(exist_ok=True)
-    images.write_stack(target, np.stack(stack).astype(np.uint16))
-    total = sum(int(page.max()) for page in stack)
+    try:
+      # Beside the output folder, which is not made for a file that is refused.
+      with tempfile.TemporaryDirectory(
+        prefix=f'.{output.name}.', dir=output.parent
+      ) as folder:
+        written = Path(folder) / target.name
+        total = _label_pages(file, written, threshold, seed_threshold)
+        if is_folder:
+          output.mkdir(exist_ok=True)
+        os.replace(written, target)
+    except OSError as e:
+      raise InputError(f'{target}: cannot be written; {e.strerror or e}') from e
     print(f'{target}: {total} instances', flush=True)
+
+
+def _label_pages(file, target, threshold, seed_threshold):
+  """Writes the instances of all pages and returns how many there are.
+
+  Memory holds what `label_blocks` says; a page of numbers is beside `target`.
+  """
+  total = 0
+  with rasters.open_rasters(file) as pages:
+    shape = pages[0].shape[:2]
+    with canvases.open_canvas(
+      target, (len(pages), *shape), np.uint16
+    ) as canvas:
+      numbers = _numbers(target.with_name('numbers'), shape)
+      for n, page in enumerate(pages):
+        count = label_blocks(
+          _Map(page, file), numbers, threshold, seed_threshold, _BLOCK_PX
+        )
+        if count > _MAX_ID:
+          raise InputError(
+            f'{file} has {count} instances on a page; {_MAX_ID} fit into a file'
+          )
+        for rows, columns in blocks_of(shape, _BLOCK_PX):
+          canvas[n, rows, columns] = numbers[rows, columns].astype(np.uint16)
+        total += count
+      canvas.sync()
+  return total
 
 
 def _result_name(file):
   return f'{re.sub("^t(?=[0-9]{3,4}$)", "mask", file.stem)}.tif'
 
 
-def _pages(file):
-  stack = images.read_stack(file)
-  if stack.shape[-1] != 1 or stack.min() < 0 or stack.max() > 1:
-    raise InputError(
-      f'{file} has {stack.shape[-1]} channel(s) of values from '
-      f'{stack.min():g} to {stack.max():g}; expected one, of probabilities or '
-      'labels in [0, 1]'
-    )
-  return stack[..., 0]
+def _numbers(path, shape):
+  """Returns a map on disk for the numbers of a page."""
+  # Which are fewer than pixels.
+  dtype = np.dtype(np.int32 if math.prod(shape) < 2**31 else np.int64)
+  with open(path, 'xb') as file:
+    # All of it now: to a map, a full disk kills the process.
+    for _ in range(shape[0]):
+      file.write(bytes(shape[1] * dtype.itemsize))
+  return np.memmap(path, dtype, 'r+', shape=shape)
+
+
+class _Map:
+  """A page [H, W, 1] as a map [H, W], of which windows are read and checked."""
+
+  def __init__(self, page, file):
+    self._page, self._file = page, file
+    self.shape = page.shape[:2]
+
+  def __getitem__(self, window):
+    rows, columns = window
+    values = self._page[rows, columns]
+    if values.shape[-1] != 1 or not 0 <= values.min() <= values.max() <= 1:
+      raise InputError(
+        f'{self._file} has {values.shape[-1]} channel(s) of values from '
+        f'{values.min():g} to {values.max():g}; expected one, of probabilities '
+        'or labels in [0, 1]'
+      )
+    return values[..., 0]
 
 
 def main(_):

@@ -3,17 +3,21 @@
 
 import collections
 import contextlib
+import functools
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from segjax import processes
 from segjax.data import canvases, images, rasters
 from segjax.errors import InputError
 from segjax.partial import Partial
+from segjax.tile_plans import TilePlan
 from segjax.writers import Progress
 
 
@@ -32,8 +36,10 @@ class Page:
 
 def measure(
   files: Iterable[Path], channels: int, output: Path
-) -> tuple[int, tuple[int, int]]:
-  """Returns how many pages the files have, and their height and width.
+) -> tuple[int, tuple[int, int], np.dtype]:
+  """Returns how many pages the files have, their height and width, and dtype.
+
+  Pages may differ in the dtype; then it is the widest.
 
   Args:
     files: that go together into one.
@@ -43,14 +49,14 @@ def measure(
   Raises:
     InputError: a file cannot be read, has not `channels`, or sizes differ.
   """
-  shapes = [page.shape[:2] for page in open_pages(files, channels)]
-  sizes = sorted(set(shapes))
+  pages = [(page.shape[:2], page.dtype) for page in open_pages(files, channels)]
+  sizes = sorted({shape for shape, _ in pages})
   if len(sizes) > 1:
     raise InputError(
       f'{output} cannot hold images of {sizes} pixels together; give a folder '
       'as --output'
     )
-  return len(shapes), sizes[0]
+  return len(pages), sizes[0], max(dtype for _, dtype in pages)
 
 
 def open_pages(
@@ -81,38 +87,48 @@ def write_predictions(
   shape: tuple[int, int, int],
   stream: Callable[..., None],
   sample: np.ndarray,
-  colours: np.ndarray | None,
-) -> None:
+) -> TilePlan:
   """Writes the predictions of pages into the folder of a partial output.
+
+  A picture is not made yet; `finish_picture` makes it. Of several processes,
+  each writes its share of the windows of every page.
 
   Args:
     partial: what of it is finished already.
     name: of the output, with its ending.
     pages: the images.
     shape: N pages of H rows and W columns.
-    stream: (page, writer, finished=, on_written=) -> None; as
+    stream: (page, writer, finished=, share=, on_written=) -> plan; as
       `predictor.create_streamer`, with parameters and encoding.
     sample: [1, 1, ...], what it writes of a pixel.
-    colours: of a .png of labels; see `images.write_stack`.
+
+  Returns:
+    The plan of the last page.
 
   Raises:
     InputError: as the pages and `stream`.
     OSError: it cannot be written.
   """
-  output = partial.folder / name
-  is_picture = output.suffix.lower() == '.png'
+  output = _canvas_path(partial.folder / name)
   shape = (*shape, *sample.shape[2:])
-  if is_picture:
-    # The picture is made of the canvas at the end.
+  if output.name != name:
     images.check_picture(name, shape, sample.dtype)
-    output = output.with_suffix('.npy')
+  open_canvas = functools.partial(
+    canvases.open_canvas, output, shape, sample.dtype
+  )
+
+  def make_canvas():
+    if processes.is_first():
+      with open_canvas():
+        pass
+
+  processes.together(make_canvas)
+  count, index = jax.process_count(), jax.process_index()
   finished = collections.defaultdict(set)
   for page, number in partial.finished:
     finished[page].add(number)
   with contextlib.ExitStack() as stack:
-    canvas = stack.enter_context(
-      canvases.open_canvas(output, shape, sample.dtype)
-    )
+    canvas = stack.enter_context(open_canvas())
     report = _progress(stack, shape, sum(partial.finished.values()))
     for page, image in enumerate(pages):
 
@@ -120,29 +136,54 @@ def write_predictions(
         partial.record((page, number), pixels, canvas.sync)
         report(pixels)
 
-      stream(
+      plan = stream(
         image,
         Page(canvas, page),
         finished=finished[page],
+        # Of pages of one window each, too.
+        share=slice((index - page) % count, None, count),
         on_written=on_written,
       )
     canvas.sync()
-  if is_picture:
-    images.write_stack(partial.folder / name, np.load(output), colours)
-    os.unlink(output)
+  return plan
+
+
+def finish_picture(
+  folder: Path, name: str, colours: np.ndarray | None = None
+) -> None:
+  """Makes the picture of the canvas, if the output of that name is one.
+
+  Args:
+    folder: of the partial output.
+    name: as of `write_predictions`.
+    colours: of labels; see `images.write_stack`.
+  """
+  output = folder / name
+  canvas = _canvas_path(output)
+  if canvas != output:
+    images.write_stack(output, np.load(canvas), colours)
+    os.unlink(canvas)
+
+
+def _canvas_path(output):
+  """Returns where the windows of an output are written."""
+  is_picture = output.suffix.lower() == '.png'
+  return output.with_suffix('.npy') if is_picture else output
 
 
 def _progress(stack, shape, done):
   """Returns (pixels) -> None, which says on a terminal how far it is."""
-  if not sys.stderr.isatty():
+  if not (sys.stderr.isatty() and processes.is_first()):
     return lambda pixels: None
+  total = math.prod(shape[:3])
   progress = stack.enter_context(
-    Progress(math.prod(shape[:3]), done, names=('pixel', 'pixels'))
+    Progress(total, done, names=('pixel', 'pixels'))
   )
 
   def report(pixels):
     nonlocal done
-    done += pixels
+    # The other processes are about as far.
+    done = min(done + pixels * jax.process_count(), total)
     progress.update(done)
 
   return report

@@ -204,12 +204,14 @@ class Placement(NamedTuple):
     num_parts: D, of a batch.
     put_params: tree of arrays -> the same, whole on each device.
     put_batch: array [N, ...], N a multiple of D -> the same, split.
+    abstract_batch: shape (N, ...), dtype -> what stands for that in a program.
   """
 
   mesh: Mesh
   num_parts: int
   put_params: Callable
   put_batch: Callable
+  abstract_batch: Callable
 
 
 def place_locally(num_batches: int, space: int = 1) -> Placement:
@@ -237,6 +239,7 @@ def place_locally(num_batches: int, space: int = 1) -> Placement:
     data,
     functools.partial(put_on_all, mesh=mesh),
     lambda batch: jax.device_put(batch, split),
+    functools.partial(jax.ShapeDtypeStruct, sharding=split),
   )
 
 

@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Outputs that take long, are done block by block, and go on after a crash.
 
-What is done lies beside the output, in `OUTPUT.partial`: a canvas, and a
-journal that names the blocks that are on the disk. The output gets its name
-when nothing is missing.
+What is done lies beside the output, in `OUTPUT.partial`: a canvas, a journal of
+each process that names the blocks that are on the disk, and a lock, which ends
+with the process that holds it. The output gets its name when nothing is
+missing.
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
+import jax
+
+from segjax import processes
 from segjax.errors import InputError
 
 # Between entries in the journal, each of which waits for the disk.
@@ -30,8 +37,8 @@ class Partial(NamedTuple):
     folder: that holds all of it.
     finished: the blocks that were on the disk when it was opened, by page and
       number within the page, and the pixels of each.
-    record: (block, pixels, sync) -> None; enters the block in the journal, once
-      a second, after `sync` has put it on the disk.
+    record: (block, pixels, sync) -> None; enters the block in the journal of
+      this process, once a second, after `sync` has put it on the disk.
   """
 
   folder: Path
@@ -41,33 +48,37 @@ class Partial(NamedTuple):
 
 @contextlib.contextmanager
 def open_partial(
-  path: str | os.PathLike, identity: Mapping[str, str], overwrite: bool = False
+  path: str | os.PathLike,
+  identity: Mapping[str, str],
+  overwrite: bool = False,
+  finish: Callable[[Path], None] = lambda folder: None,
 ) -> Iterator[Partial]:
   """Yields what is there of an output; at the end it becomes the output.
 
   The with-block puts the output into the folder under the output's name. What
   is finished stays for the next time if it is killed, or raises anything but
-  an InputError.
+  an InputError. All processes of a run enter together, on one file system, and
+  if one raises, all do.
 
   Args:
     path: the output, a file or a folder.
     identity: all that decides it, by names for messages; str or numbers.
     overwrite: whether to drop what was begun with another identity.
+    finish: called with the folder in the first process, when all are through.
 
   Raises:
-    InputError: the output was begun with another identity, or cannot be
-      written; then why.
+    InputError: the output was begun with another identity, another run is
+      writing it, or it cannot be written; then why.
   """
   path = Path(path)
   folder = path.with_name(f'{path.name}.partial')
-  journal = folder / 'journal'
   finished, pending = {}, {}
   began = time.monotonic()
 
   def enter(sync):
     nonlocal began
     sync()
-    with open(journal, 'a', encoding='ascii') as file:
+    with open(folder / _own_journal(), 'a', encoding='ascii') as file:
       file.writelines(
         f'{page} {number} {pixels}\n'
         for (page, number), pixels in pending.items()
@@ -83,35 +94,97 @@ def open_partial(
     if time.monotonic() - began >= RECORD_EVERY_SECONDS:
       enter(sync)
 
-  try:
-    if folder.is_dir() and not _is_same(path, journal, identity, overwrite):
-      shutil.rmtree(folder)
-    if not folder.is_dir():
-      _begin(folder, identity)
-    finished.update(_read_journal(journal))
-    try:
-      yield Partial(folder, dict(finished), record)
+  def put():
+    if processes.is_first():
+      finish(folder)
       _put(folder / path.name, path)
-      finished.clear()
-    except InputError:
-      finished.clear()  # Wrong input is wrong the next time, too.
-      raise
+
+  def check(error):
+    if error is not None:
+      raise error
+
+  with contextlib.ExitStack() as stack:
+
+    def begin():
+      if processes.is_first():
+        lock = _lock(path, folder, identity, overwrite)
+        stack.enter_context(lock)
+        _mend(folder)
+
+    try:
+      processes.together(begin)
+    except OSError as e:
+      raise _cannot_write(path, e) from e
+    is_wrong = is_done = False
+    try:
+      processes.together(lambda: finished.update(_read_journals(folder)))
+      error = None
+      try:
+        yield Partial(folder, dict(finished), record)
+      except InputError as e:
+        is_wrong, error = True, e  # Wrong input is wrong the next time, too.
+      except OSError as e:
+        error = e
+      processes.together(lambda: check(error))
+      processes.together(put)
+      is_done = True
+    except OSError as e:
+      raise _cannot_write(path, e, folder if finished else None) from e
     finally:
-      if not finished:
-        shutil.rmtree(folder)
-  except OSError as e:
-    kept = f'; the same command goes on from {folder}' if finished else ''
-    reason = e.strerror or e
-    raise InputError(f'{path}: cannot be written; {reason}{kept}') from e
+      is_first = processes.is_first()
+      if is_wrong or (is_first and (is_done or not _read_journals(folder))):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _begin(folder, identity):
+def _cannot_write(path, error, kept=None):
+  goes_on = f'; the same command goes on from {kept}' if kept else ''
+  reason = error.strerror or error
+  return InputError(f'{path}: cannot be written; {reason}{goes_on}')
+
+
+def _lock(path, folder, identity, overwrite) -> IO:
+  """Returns the file that locks the folder, which is made if need be."""
+  if folder.is_dir():
+    lock = _locked(folder / 'lock')
+    if lock is None:
+      raise _busy(path, folder)
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(lock)
+      if _is_same(path, folder / 'journal', identity, overwrite):
+        stack.pop_all()
+        return lock
+      shutil.rmtree(folder)
   # Under another name until the journal says whose it is.
-  unfinished = folder.with_name(f'.{folder.name}.new')
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir()
-  (unfinished / 'journal').write_text(f'{json.dumps(identity)}\n', 'ascii')
-  os.replace(unfinished, folder)
+  unfinished = folder.with_name(f'.{folder.name}.{uuid.uuid4().hex}.new')
+  try:
+    unfinished.mkdir()
+    (unfinished / 'journal').write_text(f'{json.dumps(identity)}\n', 'ascii')
+    lock = _locked(unfinished / 'lock')
+    os.rename(unfinished, folder)
+  except OSError as e:
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
+      raise _busy(path, folder) from e
+    raise
+  return lock
+
+
+def _locked(path) -> IO | None:
+  """Returns the file, locked until it is closed; None if another has it."""
+  lock = open(path, 'a')
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # The run that had it may have removed it.
+    if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+      return lock
+  except (BlockingIOError, FileNotFoundError):
+    pass
+  lock.close()
+  return None
+
+
+def _busy(path, folder):
+  return InputError(f'{path}: another run is writing it, in {folder}')
 
 
 def _is_same(path, journal, identity, overwrite):
@@ -130,14 +203,32 @@ def _is_same(path, journal, identity, overwrite):
   return not changed
 
 
-def _read_journal(journal):
-  """Returns the blocks; a line that a crash has cut off is removed."""
-  text = journal.read_text('ascii')
-  whole = text[: text.rindex('\n') + 1]
-  if whole != text:
-    os.truncate(journal, len(whole))
-  lines = [map(int, line.split()) for line in whole.splitlines()[1:]]
-  return {(page, number): pixels for page, number, pixels in lines}
+def _own_journal():
+  index = jax.process_index()
+  return f'journal.{index}' if index else 'journal'
+
+
+def _mend(folder):
+  """Removes the lines of journals that a crash has cut off."""
+  for journal in folder.glob('journal*'):
+    text = journal.read_text('ascii')
+    whole = text[: text.rfind('\n') + 1]
+    if whole != text:
+      os.truncate(journal, len(whole))
+
+
+def _read_journals(folder):
+  """Returns the blocks of all processes, which may be writing, or removing."""
+  blocks = {}
+  for journal in folder.glob('journal*'):
+    try:
+      lines = journal.read_text('ascii').split('\n')[:-1]
+    except FileNotFoundError:
+      continue
+    for line in lines[1:] if journal.name == 'journal' else lines:
+      page, number, pixels = map(int, line.split())
+      blocks[page, number] = pixels
+  return blocks
 
 
 def _put(output, path):

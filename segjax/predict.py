@@ -3,107 +3,34 @@
 
 `python -m segjax.predict --workdir=DIR --input=IMAGES --output=FILE`, or with
 converted weights `--config=CONFIG --params=FILE` instead of a run, or
-`--artifact=FOLDER` that `segjax.export` wrote.
+`--artifact=FOLDER` that `segjax.export` wrote. Processes that are started
+together, see `processes.join`, share the tiles of every image; all of them must
+see the same files.
 """
 
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from segjax import artifact, networks, pictures
+from segjax import artifact, networks, pictures, processes
 from segjax.data import images, look_of, rasters
 from segjax.errors import InputError, run_command
 from segjax.networks import Network
-from segjax.page_streams import measure, open_pages, write_predictions
+from segjax.outputs import DTYPES, KINDS, encode, plan_outputs
+from segjax.page_streams import (
+  finish_picture,
+  measure,
+  open_pages,
+  write_predictions,
+)
 from segjax.palettes import complete_palette
 from segjax.partial import open_partial
-from segjax.predictor import create_streamer
+from segjax.predictor import create_streamer, fit_to_memory
 from segjax.weights.files import digest_of_params
-
-KINDS = ('probabilities', 'labels', 'logits', 'overlay')
-DTYPES = ('float32', 'float16', 'uint8')
-ENDINGS = ('.tif', '.tiff', '.png', '.npy', '.zarr')
-
-
-def encode(
-  scores: np.ndarray, kind: str, dtype: str, head_sizes: Sequence[int]
-) -> np.ndarray:
-  """Returns what is stored of scores f32[..., K], probabilities or logits.
-
-  Args:
-    scores: probabilities, or logits if `kind` is 'logits'.
-    kind: 'labels' gives the class of the largest score, u8[...], or of T heads
-      u8[..., T]; 'probabilities' that of class 1 alone, [...], if K is 2, else
-      all; 'logits' all, [..., K].
-    dtype: of all but labels: 'float32', 'float16', or 'uint8', which scales
-      probabilities to 0..255.
-    head_sizes: numbers of classes of the heads.
-  """
-  if kind == 'labels':
-    heads = np.split(scores, np.cumsum(head_sizes)[:-1], axis=-1)
-    labels = np.stack([np.argmax(head, axis=-1) for head in heads], axis=-1)
-    labels = labels.astype(np.uint8)
-    return labels[..., 0] if len(head_sizes) == 1 else labels
-  if kind == 'probabilities' and scores.shape[-1] == 2:
-    scores = scores[..., 1]
-  if dtype == 'uint8':
-    scores = np.round(255 * scores)
-  return scores.astype(dtype)
-
-
-def plan_outputs(
-  inputs: list[Path],
-  is_folder: bool,
-  output: Path,
-  kind: str,
-  num_heads: int = 1,
-) -> tuple[list[tuple[list[Path], Path]], str]:
-  """Returns [(input files, output file), ...] and the outputs' ending.
-
-  An output with an ending is one file for all inputs. One without is a folder
-  with a file for each input, named after it: .png for labels and overlays,
-  else .tif.
-
-  Raises:
-    InputError: the ending doesn't fit the kind, or an output's folder is
-      missing.
-  """
-  ending = output.suffix.lower()
-  if ending == '' and is_folder:
-    is_picture = kind == 'overlay' or (kind == 'labels' and num_heads == 1)
-    ending = '.png' if is_picture else '.tif'
-    names = [f'{path.stem}{ending}' for path in inputs]
-    for name in names:
-      if names.count(name) > 1:
-        raise InputError(
-          f'{name} in {output} would hold two inputs; rename one of them'
-        )
-    jobs = [
-      ([path], output / name) for path, name in zip(inputs, names, strict=True)
-    ]
-  else:
-    jobs = [(inputs, output)]
-  if ending not in ENDINGS:
-    raise InputError(
-      f'output {output} has none of the endings {", ".join(ENDINGS)}'
-    )
-  if ending != '.png' and kind == 'overlay':
-    raise InputError(f'output {output}: an overlay is a picture; use .png')
-  if ending == '.png' and kind == 'labels' and num_heads > 1:
-    raise InputError(
-      f'output {output}: a .png cannot hold the labels of {num_heads} heads; '
-      'use .tif'
-    )
-  if ending == '.png' and kind == 'logits':
-    raise InputError(f'output {output}: a .png cannot hold logits; use .tif')
-  if not output.parent.is_dir():
-    raise InputError(f'output {output}: there is no folder {output.parent}')
-  return jobs, ending
 
 
 def predict_files(
@@ -152,9 +79,6 @@ def predict_files(
   if average is None:
     average = config.evaluation.average
   activation = 'logits' if kind == 'logits' else 'probabilities'
-  stream = functools.partial(
-    create_streamer(model, config, average, activation), params
-  )
   colours = None
   class_names, palette = look_of(config.data, model.num_classes)
   # Two classes without colours of their own stay a gray picture.
@@ -166,13 +90,9 @@ def predict_files(
     dtype='uint8' if ending == '.png' else dtype,
     head_sizes=model.head_sizes,
   )
-  settings = repr([kind, dtype, average, config.to_dict()])
-  identity = {
-    'parameters': digest_of_params(params),
-    'settings': hashlib.sha256(settings.encode()).hexdigest(),
-  }
+  digest = digest_of_params(params)
 
-  def draw(page):
+  def draw(page, stream):
     size = model.head_sizes[0]
     labels = np.empty(page.shape[:2], int)
     stream(
@@ -186,29 +106,60 @@ def predict_files(
     )
 
   for files, file in jobs:
-    count, size = measure(files, model.in_channels, file)
+    count, size, pixel = processes.together(
+      functools.partial(measure, files, model.in_channels, file)
+    )
     if ending == '.png' and count > 1:
       raise InputError(
         f'{file} holds one image and {source} has {count}; use .tif'
       )
+    fitted = fit_to_memory(
+      model,
+      params,
+      config,
+      (*size, model.in_channels),
+      pixel,
+      average,
+      activation,
+    )
+    stream = functools.partial(
+      create_streamer(model, fitted, average, activation), params
+    )
     if file.parent == output:
-      _make_folder(output)
+      processes.together(lambda: processes.is_first() and _make_folder(output))
     pages = open_pages(files, model.in_channels)
     if kind == 'overlay':
-      images.write_stack(file, np.stack(list(map(draw, pages))))
+
+      def write_overlays(file=file, pages=pages, stream=stream):
+        if processes.is_first():
+          panels = [draw(page, stream) for page in pages]
+          images.write_stack(file, np.stack(panels))
+
+      processes.together(write_overlays)
+      tiles = ''
     else:
-      identity['input'] = rasters.digest_of_rasters(files)
-      with open_partial(file, identity, overwrite) as partial:
-        write_predictions(
+      settings = repr([kind, dtype, average, fitted.to_dict()])
+      identity = {
+        'parameters': digest,
+        'settings': hashlib.sha256(settings.encode()).hexdigest(),
+        'input': rasters.digest_of_rasters(files),
+      }
+      finish = functools.partial(
+        finish_picture,
+        name=file.name,
+        colours=colours if ending == '.png' else None,
+      )
+      with open_partial(file, identity, overwrite, finish) as partial:
+        plan = write_predictions(
           partial,
           file.name,
           pages,
           (count, *size),
           functools.partial(stream, encode=encoder),
           encoder(np.zeros((1, 1, model.num_classes), np.float32)),
-          colours if ending == '.png' else None,
         )
-    print(f'{file}: {kind} of {count} images', flush=True)
+      tiles = ', by tiles of {} x {} px'.format(*plan.tile_shape)
+    processes.say(f'{file}: {kind} of {count} images{tiles}')
 
 
 def _make_folder(folder: Path) -> None:
@@ -232,6 +183,7 @@ def _load(args) -> Network:
 
 
 def main(_):
+  processes.join()
   args = flags.FLAGS
   network = _load(args)
   if args.tile_size is not None:

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import parallel
+from segjax import parallel, processes
 from segjax.data import check_preprocessing, standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.scores import ACTIVATIONS, compiled_whole_scores
-from segjax.streaming import stream_predict
-from segjax.tile_plans import plan_tiles
+from segjax.streaming import fit_tiles, stream_predict
+from segjax.tile_plans import TilePlan, plan_tiles
 from segjax.tiling import check_image, predict_image
 from segjax.turns import Transform, transforms_of, turned
 
@@ -52,7 +52,8 @@ def create_predictor(
 
   settings = dict(config.prediction)
   if not isinstance(model.geometry, UNetGeometry):
-    settings.pop('tile_size', None)  # Of streams; here images are whole.
+    for name in ('tile_size', 'tile_memory_mib'):
+      settings.pop(name, None)  # Of streams; here images are whole.
 
   def predict_stored(params, image):
     return predict(
@@ -73,22 +74,18 @@ def create_streamer(
   config: ConfigDict,
   average: bool = False,
   activation: str = 'probabilities',
-) -> Callable[..., None]:
-  """Returns stream(params, reader, writer, **options) -> None.
+) -> Callable[..., TilePlan]:
+  """Returns stream(params, reader, writer, **options) -> plan.
 
   It writes what `create_predictor` would return, of an image of any size;
   `options` are of `streaming.stream_predict`, the arguments of
   `create_predictor`.
   """
   check_prediction(model, config)
-  preprocessing = {
-    name: tuple(value) if np.ndim(value) else value
-    for name, value in config.preprocessing.items()
-  }
-  apply = _apply_stored(model.apply, **preprocessing)
+  apply = _stored_apply(model, config)
 
   def stream(params, reader, writer, **options):
-    stream_predict(
+    return stream_predict(
       reader,
       writer,
       apply,
@@ -105,10 +102,70 @@ def create_streamer(
   return stream
 
 
+def fit_to_memory(
+  model: nn.Module,
+  params: Any,
+  config: ConfigDict,
+  image_shape: tuple[int, int, int],
+  dtype: np.dtype,
+  average: bool = False,
+  activation: str = 'probabilities',
+) -> ConfigDict:
+  """Returns the config with a `max_tile_size` for its `tile_memory_mib`.
+
+  So the tiles of an image are settled before it is begun: what was compiled
+  elsewhere might take other memory. All processes call this; the least of their
+  sizes is taken.
+
+  Args:
+    params: of the model.
+    image_shape: H, W, C.
+    dtype: of the image, as stored.
+
+  The others are of `create_predictor`. A config with a tile size, or without a
+  budget, is returned as it is.
+
+  Raises:
+    InputError: the smallest tile takes more, or as `create_predictor`.
+  """
+  check_prediction(model, config)
+  settings = dict(config.prediction)
+  memory_mib = settings.pop('tile_memory_mib', 0)
+  if not memory_mib or settings.pop('tile_size', None) is not None:
+    return config
+  settings.pop('max_tile_size', None)
+  size = processes.together(
+    lambda: fit_tiles(
+      image_shape,
+      dtype,
+      _stored_apply(model, config),
+      {'params': params},
+      model.geometry,
+      memory_mib,
+      head_sizes=model.head_sizes,
+      activation=activation,
+      average=average,
+      space=config.mesh.space,
+      **settings,
+    )
+  )
+  fitted = ConfigDict(config.to_dict())
+  fitted.prediction.tile_memory_mib = 0
+  fitted.prediction.max_tile_size = int(processes.gather(np.array(size)).min())
+  return fitted
+
+
+def _stored_apply(model, config):
+  """Returns `apply` for images as stored; the same for the same settings."""
+  preprocessing = {
+    name: tuple(value) if np.ndim(value) else value
+    for name, value in config.preprocessing.items()
+  }
+  return _apply_stored(model.apply, **preprocessing)
+
+
 @functools.cache
 def _apply_stored(apply, mean, std, channels):
-  """Returns `apply` for images as stored, the same function for the same."""
-
   def apply_stored(params, image, **sizes):
     image = standardise(to_unit_range(image), mean, std, channels)
     return apply(params, image, **sizes)

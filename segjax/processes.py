@@ -113,17 +113,20 @@ def together(action: Callable[[], Value]) -> Value:
 
   Raises:
     InputError: that of the first process that has one.
+    OSError: where the action raised it; elsewhere it is an InputError.
   """
-  value, message = None, b''
+  value, failed, message = None, None, b''
   try:
     value = action()
-  except InputError as error:
+  except (InputError, OSError) as error:
     if jax.process_count() == 1:
       raise
-    message = str(error).encode()[:_MESSAGE_BYTES]
+    failed, message = error, str(error).encode()[:_MESSAGE_BYTES]
   sent = np.frombuffer(message.ljust(_MESSAGE_BYTES, b'\0'), np.uint8)
   for received in gather(sent):
     if received.any():
+      if isinstance(failed, OSError):
+        raise failed
       text = received.tobytes().rstrip(b'\0')
       raise InputError(text.decode(errors='replace'))
   return value

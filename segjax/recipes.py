@@ -161,7 +161,12 @@ def fcn_config(
     name='constant', learning_rate=learning_rate, warmup_steps=0
   )
 
-  config.prediction = dict(bucket_px=128)  # As in batching.
+  config.prediction = dict(
+    bucket_px=128,  # As in batching.
+    # Of large images, by tiles: MiB that these may take of a device; 0 for the
+    # largest of 1536 px.
+    tile_memory_mib=0,
+  )
   config.evaluation = dict(
     every_steps=4000,
     average=False,  # Over turns and flips, at the end.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is compiled: from tiles or images to the scores of a network."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +14,60 @@ from segjax import parallel
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 
-# Of `predict_windows`: (tiles [N, h, w, C], sizes i32[N, 2]) -> [N, h', w', K].
-Score = Callable[[np.ndarray, np.ndarray], jax.Array]
-
 ACTIVATIONS = {
   'probabilities': functools.partial(jax.nn.softmax, axis=-1),
   'logits': lambda logits: logits,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """A `score` of `predict_windows`, on devices of this process.
+
+  Attributes:
+    compiled: (tiles) -> scores, or (tiles, size=sizes) -> scores; a partial of
+      what `jit` returned, of `apply` and params.
+    place: the devices.
+    is_sized: whether it takes sizes.
+    batch_size: N.
+  """
+
+  compiled: functools.partial
+  place: parallel.Placement
+  is_sized: bool
+  batch_size: int
+
+  def __call__(self, tiles: np.ndarray, sizes: np.ndarray) -> jax.Array:
+    """Maps tiles [N, h, w, C] and sizes i32[N, 2] to [N, h', w', K]."""
+    put = self.place.put_batch
+    # Without sizes, the pixels beyond are as good as others.
+    options = {'size': put(sizes)} if self.is_sized else {}
+    return self.compiled(put(tiles), **options)
+
+  def bytes_of(self, tile_shape: Sequence[int], dtype: np.dtype) -> int:
+    """Returns the memory that a batch takes of each device.
+
+    That is what the compiled program says: parameters and intermediate values,
+    and twice tiles and scores, for those of one batch come or go while the next
+    is computed.
+
+    Args:
+      tile_shape: h, w, C.
+      dtype: of the tiles.
+    """
+    abstract = self.place.abstract_batch
+    options = {}
+    if self.is_sized:
+      options['size'] = abstract((self.batch_size, 2), np.int32)
+    tiles = abstract((self.batch_size, *tile_shape), dtype)
+    partial = self.compiled
+    lowered = partial.func.lower(
+      *partial.args, tiles, **partial.keywords, **options
+    )
+    used = lowered.compile().memory_analysis()
+    params = sum(x.nbytes for x in jax.tree.leaves(partial.args[1:]))
+    moved = used.argument_size_in_bytes + used.output_size_in_bytes - params
+    return used.temp_size_in_bytes + 2 * moved + params
 
 
 def core_score(
@@ -30,8 +78,8 @@ def core_score(
   num_tiles: int,
   tiles_per_batch: int,
   space: int = 1,
-) -> tuple[Score, int]:
-  """Returns the `score` and the batch size of `predict_windows` for a U-Net.
+) -> Score:
+  """Returns the `score` of `predict_windows` for a U-Net.
 
   Args:
     num_tiles: to be computed; decides whether all local devices are used.
@@ -53,12 +101,7 @@ def core_score(
     activation=activation,
     mesh=place.mesh,
   )
-
-  def score(tiles, sizes):
-    del sizes  # The mirrored pixels beyond are as good as others.
-    return compiled(place.put_batch(tiles))
-
-  return score, tiles_per_batch * place.num_parts
+  return Score(compiled, place, False, tiles_per_batch * place.num_parts)
 
 
 def sized_score(
@@ -69,7 +112,7 @@ def sized_score(
   num_tiles: int,
   tiles_per_batch: int,
   space: int = 1,
-) -> tuple[Score, int]:
+) -> Score:
   """Returns what `core_score` does, for an FCN.
 
   Args:
@@ -87,11 +130,7 @@ def sized_score(
     activation=activation,
     mesh=place.mesh,
   )
-
-  def score(tiles, sizes):
-    return compiled(place.put_batch(tiles), size=place.put_batch(sizes))
-
-  return score, tiles_per_batch * place.num_parts
+  return Score(compiled, place, True, tiles_per_batch * place.num_parts)
 
 
 def check_settings(activation: str, tiles_per_batch: int) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 
 from segjax.geometry import UNetGeometry
 from segjax.scores import core_score, sized_score
-from segjax.tile_plans import plan_tiles
+from segjax.tile_memory import fitting_tile_size
+from segjax.tile_plans import TilePlan, plan_tiles
 from segjax.tiling import predict_windows, read_mirrored
 from segjax.turns import Transform, transforms_of
 
@@ -36,12 +37,14 @@ def stream_predict(
   average: bool | Sequence[Transform] = False,
   tile_size: int | None = None,
   max_tile_size: int | None = None,
+  tile_memory_mib: int = 0,
   tiles_per_batch: int = 1,
   bucket_px: int = 0,
   space: int = 1,
   finished: Collection[int] = (),
+  share: slice = slice(None),
   on_written: Callable[[int, int], None] | None = None,
-) -> None:
+) -> TilePlan:
   """Predicts an image window by window, as `predict_image` does at once.
 
   Args:
@@ -59,12 +62,18 @@ def stream_predict(
     average: as of `predict_image`.
     tile_size: as of `plan_tiles`.
     max_tile_size: the same; None for 1024, or for `MAX_FCN_TILE_SIZE`.
+    tile_memory_mib: as of `predict_image`.
     tiles_per_batch: tiles computed at once, on each device.
     bucket_px: as of `plan_tiles`.
     space: devices that share each tile, by rows.
     finished: numbers of windows that are left out, in the order of the plan.
+    share: the windows, in that order, that are done here, of processes that
+      write one output.
     on_written: (number of a window, its pixels) -> None, called in a thread
       after it was written.
+
+  Returns:
+    The plan that it followed.
 
   Raises:
     InputError: if an argument is none of the above. What `reader` or `writer`
@@ -72,6 +81,21 @@ def stream_predict(
   """
   is_unet = isinstance(geometry, UNetGeometry)
   transforms = transforms_of(average)
+  if tile_memory_mib and tile_size is None:
+    max_tile_size = fit_tiles(
+      reader.shape,
+      read_mirrored(reader, (0, 0), (1, 1)).dtype,
+      apply,
+      params,
+      geometry,
+      tile_memory_mib,
+      head_sizes=head_sizes,
+      activation=activation,
+      average=average,
+      tiles_per_batch=tiles_per_batch,
+      bucket_px=bucket_px,
+      space=space,
+    )
   plan = plan_tiles(
     *reader.shape[:2],
     geometry,
@@ -80,17 +104,18 @@ def stream_predict(
     transforms=transforms,
     bucket_px=bucket_px,
   )
-  num_tiles = len(plan) * len(transforms)
-  if is_unet:
-    score, batch_size = core_score(
-      apply, params, geometry, activation, num_tiles, tiles_per_batch, space
-    )
-  else:
-    score, batch_size = sized_score(
-      apply, params, head_sizes, activation, num_tiles, tiles_per_batch, space
-    )
+  score = _create_score(
+    apply,
+    params,
+    geometry,
+    head_sizes,
+    activation,
+    len(range(len(plan))[share]) * len(transforms),
+    tiles_per_batch,
+    space,
+  )
   finished = frozenset(finished)
-  todo = [i for i in range(len(plan)) if i not in finished]
+  todo = [i for i in range(len(plan))[share] if i not in finished]
 
   def write(number, window, scores):
     writer[window] = scores if encode is None else encode(scores)
@@ -103,13 +128,60 @@ def stream_predict(
     plan,
     windows=map(plan.window, todo),
     transforms=transforms,
-    tiles_per_batch=batch_size,
+    tiles_per_batch=score.batch_size,
   )
   with ThreadPoolExecutor(1, 'write') as pool:
     writes = collections.deque()
     for number, (window, scores) in zip(todo, predicted, strict=True):
       writes.append(pool.submit(write, number, window, scores))
-      if len(writes) > batch_size:
+      if len(writes) > score.batch_size:
         writes.popleft().result()
     while writes:
       writes.popleft().result()
+  return plan
+
+
+def fit_tiles(
+  image_shape: tuple[int, int, int],
+  dtype: np.dtype,
+  apply: Callable[..., jax.Array],
+  params: Any,
+  geometry: Any,
+  tile_memory_mib: int,
+  *,
+  head_sizes: Sequence[int] = (),
+  activation: str = 'probabilities',
+  average: bool | Sequence[Transform] = False,
+  tiles_per_batch: int = 1,
+  bucket_px: int = 0,
+  space: int = 1,
+) -> int:
+  """Returns the `max_tile_size` that `stream_predict` takes for a budget.
+
+  Args:
+    image_shape: H, W, C.
+    dtype: of its pixels.
+
+  The others are as of `stream_predict`.
+
+  Raises:
+    InputError: as `tile_memory.fitting_tile_size`.
+  """
+  score = _create_score(
+    apply, params, geometry, head_sizes, activation, 1, tiles_per_batch, space
+  )
+  return fitting_tile_size(
+    score.bytes_of,
+    image_shape,
+    dtype,
+    geometry,
+    tile_memory_mib,
+    transforms=transforms_of(average),
+    bucket_px=bucket_px,
+  )
+
+
+def _create_score(apply, params, geometry, head_sizes, *settings):
+  if isinstance(geometry, UNetGeometry):
+    return core_score(apply, params, geometry, *settings)
+  return sized_score(apply, params, head_sizes, *settings)

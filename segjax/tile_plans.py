@@ -251,7 +251,10 @@ def plan_tiles(
       for size, slack in zip(sizes, slacks, strict=True)
     )
     if any(turns % 2 for turns, _ in transforms):
-      tile_shape = (max(tile_shape),) * 2
+      side, step = max(tile_shape), geometry.period
+      if is_clipped and side < max(sizes):  # It covers one axis only.
+        side = min(-(-side // step), max_tile_size // step) * step
+      tile_shape = (side, side)
   windows = [
     cover(size, geometry, tile, slack)
     for size, tile, slack in zip(sizes, tile_shape, slacks, strict=True)

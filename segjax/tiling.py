@@ -10,6 +10,7 @@ Normalise the image before, as a whole, or every pixel by the same numbers;
 per-tile statistics would make seams.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ import numpy as np
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.scores import core_score
+from segjax.tile_memory import fitting_tile_size
 from segjax.tile_plans import TilePlan, Window, plan_tiles
 from segjax.turns import Transform, restored, transforms_of, turned
 
@@ -145,6 +147,7 @@ def predict_image(
   average: bool | Sequence[Transform] = False,
   tile_size: int | None = None,
   max_tile_size: int = 1024,
+  tile_memory_mib: int = 0,
   tiles_per_batch: int = 1,
   space: int = 1,
 ) -> np.ndarray:
@@ -162,6 +165,8 @@ def predict_image(
       (quarter turns, flip), as in `turns.DIHEDRAL_GROUP`, takes those.
     tile_size: input pixels; None chooses, see `plan_tiles`.
     max_tile_size: limit to that choice, in input pixels.
+    tile_memory_mib: instead, what a batch may take of a device, in MiB, see
+      `scores.Score.bytes_of`; 0 for `max_tile_size`.
     tiles_per_batch: tiles computed at once, on each device.
     space: devices that share each tile, by rows; see `parallel.place_locally`.
 
@@ -172,25 +177,35 @@ def predict_image(
   image = np.asarray(image)
   check_image(image)
   transforms = transforms_of(average)
-  plan = plan_tiles(
-    *image.shape[:2], geometry, tile_size, max_tile_size, transforms=transforms
-  )
-  score, batch_size = core_score(
+  create_score = functools.partial(
+    core_score,
     apply,
     params,
     geometry,
     activation,
-    len(plan) * len(transforms),
-    tiles_per_batch,
-    space,
+    tiles_per_batch=tiles_per_batch,
+    space=space,
   )
+  if tile_memory_mib and tile_size is None:
+    max_tile_size = fitting_tile_size(
+      create_score(num_tiles=1).bytes_of,
+      image.shape,
+      np.float32,
+      geometry,
+      tile_memory_mib,
+      transforms=transforms,
+    )
+  plan = plan_tiles(
+    *image.shape[:2], geometry, tile_size, max_tile_size, transforms=transforms
+  )
+  score = create_score(num_tiles=len(plan) * len(transforms))
 
   def read(origin):
     return read_mirrored(image, origin, plan.tile_shape).astype(np.float32)
 
   prediction = None
   for window, scores in predict_windows(
-    score, read, plan, transforms=transforms, tiles_per_batch=batch_size
+    score, read, plan, transforms=transforms, tiles_per_batch=score.batch_size
   ):
     if prediction is None:
       shape = (*image.shape[:2], scores.shape[-1])

@@ -13,6 +13,7 @@ import ml_collections
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/unet_isbi.py'
+LAUNCHER = str(REPOSITORY / 'launch' / 'local_processes.sh')
 
 # Of every argument of the config.
 TINY_SETTINGS = {
@@ -63,6 +64,17 @@ def run(
     text=True,
     cwd=cwd or REPOSITORY,
     env=_environment(env or {}),
+  )
+
+
+def launch(count: int, *args: str, **env: str) -> subprocess.CompletedProcess:
+  """Runs a command in `count` processes of eight devices in all."""
+  return subprocess.run(
+    [LAUNCHER, str(count), *args],
+    capture_output=True,
+    text=True,
+    cwd=REPOSITORY,
+    env=_environment({'JAX_NUM_CPU_DEVICES': str(8 // count)} | env),
   )
 
 

@@ -18,7 +18,7 @@ def read(path, shape):
   return tensorstore.open(spec).result().read().result()
 
 
-@pytest.mark.parametrize('dtype', ['uint8', 'float16', 'float32'])
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'float16', 'float32'])
 @pytest.mark.parametrize('shape', [(2, 40, 50), (1, 40, 50, 3), (3, 40, 50, 1)])
 @pytest.mark.parametrize('ending', ['.tif', '.npy', '.zarr'])
 def test_windows_in_two_openings_make_the_stack(

@@ -15,7 +15,8 @@ from segjax import predict, tiling
 from segjax.data import images, standardise, synthetic, to_unit_range
 from segjax.errors import InputError
 from segjax.networks import Network, load_trained
-from segjax.predict import encode, plan_outputs, predict_files
+from segjax.outputs import encode, plan_outputs
+from segjax.predict import predict_files
 from segjax.workdir import load_run
 
 
@@ -51,7 +52,10 @@ def test_command_writes_a_stack_of_probabilities(workdir, stack, tmp_path):
   )
   assert process.returncode == 0, process.stderr
   assert process.stderr == ''
-  assert process.stdout == f'{output}: probabilities of 3 images\n'
+  assert (
+    process.stdout
+    == f'{output}: probabilities of 3 images, by tiles of 66 x 66 px\n'
+  )
   with tifffile.TiffFile(output) as file:
     assert len(file.pages) == 3
     assert {page.dtype.name for page in file.pages} == {'float32'}
@@ -101,7 +105,8 @@ def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
     written = np.asarray(picture)
   expected = in_process(workdir, stack[0])
   np.testing.assert_array_equal(written, expected[..., 1] > expected[..., 0])
-  assert capsys.readouterr().out == f'{output}: labels of 1 images\n'
+  said = f'{output}: labels of 1 images, by tiles of 66 x 66 px\n'
+  assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize(('name', 'index'), [('voc', 15), ('camvid', 3)])
@@ -112,10 +117,12 @@ def test_labels_of_many_classes_show_their_colours(
   scores = np.zeros((4, 5, num_classes), np.float32)
   scores[1:3, 1:4, index] = 1
 
-  def stream(params, reader, writer, encode, finished, on_written):
+  def stream(params, reader, writer, encode, **options):
     writer[slice(0, 4), slice(0, 5)] = encode(scores)
+    return SimpleNamespace(tile_shape=(4, 5))
 
   monkeypatch.setattr(predict, 'create_streamer', lambda *_: stream)
+  monkeypatch.setattr(predict, 'fit_to_memory', lambda *arguments: arguments[2])
   model = SimpleNamespace(
     num_classes=num_classes, head_sizes=(num_classes,), in_channels=3
   )

@@ -2,16 +2,14 @@
 """Runs in two processes, on loopback: the same numbers as in one."""
 
 import json
-import os
 import shutil
 import socket
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from commands import REPOSITORY, TINY_SETTINGS, run
+from commands import TINY_SETTINGS, launch, run
 from trees import write_picture
 
 from segjax import evaluate, processes
@@ -19,7 +17,6 @@ from segjax.checkpoints import load_params
 from segjax.errors import InputError
 from segjax.workdir import check_claimed
 
-LAUNCHER = str(REPOSITORY / 'launch' / 'local_processes.sh')
 NUM_STEPS = 5
 # 15 slices hold out 3, which two processes cannot share evenly.
 UNET = {
@@ -72,20 +69,6 @@ def command(case, folder, workdir):
     settings['parallel'] = 'pmap'
   flags = [f'--config.{name}={value}' for name, value in settings.items()]
   return (f'--config=configs/{card}', *flags, f'--workdir={workdir}')
-
-
-def launch(count, *args, **env):
-  """Runs a command in `count` processes of eight devices in all."""
-  unwanted = ('XLA_FLAGS', 'SEGJAX_DATA_DIR')
-  inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
-  devices = {'JAX_NUM_CPU_DEVICES': str(8 // count)}
-  return subprocess.run(
-    [LAUNCHER, str(count), *args],
-    capture_output=True,
-    text=True,
-    cwd=REPOSITORY,
-    env=inherited | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'} | devices | env,
-  )
 
 
 def finished(case, folder, tmp_path_factory):

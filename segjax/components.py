@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a map of cells to single cells, on images of any size.
+
+Pixels above a threshold that touch by an edge make a component; with seeds, a
+watershed cuts components that hold several. `label_blocks` never holds the
+image, and its borders leave no trace: it gives what `label_instances` does, but
+for the order of the numbers.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy import ndimage, sparse
+from skimage.segmentation import watershed
+
+from segjax.errors import InputError
+
+
+def label_instances(
+  cell: np.ndarray,
+  threshold: float = 0.5,
+  seed_threshold: float | None = None,
+) -> np.ndarray:
+  """Numbers the instances of a map from 1, i32[H, W]; 0 is background.
+
+  Args:
+    cell: [H, W], probability of cell, or a label of 1 in cells.
+    threshold: cells are where the map exceeds it, 4-connected.
+    seed_threshold: if given, each component of the map above it is the seed of
+      an instance, which grows from high values to low up to its neighbours and
+      the threshold. Components of cells without a seed vanish.
+
+  Raises:
+    InputError: as `label_blocks`.
+  """
+  cell = np.asarray(cell)
+  out = np.zeros(cell.shape, np.int32)
+  label_blocks(cell, out, threshold, seed_threshold, max((1, *cell.shape)))
+  return out
+
+
+def label_blocks(
+  cell: Any,
+  out: Any,
+  threshold: float = 0.5,
+  seed_threshold: float | None = None,
+  block_px: int = 2048,
+) -> int:
+  """Writes the instances of a map, block by block, and returns their number.
+
+  Connected components are those of the whole map, whatever the blocks: pieces
+  that touch across a border are found to be one. So is the watershed, since it
+  runs in the bounding box of one component at a time. Memory holds a block, a
+  row of the map, a few numbers of each piece, and with seeds the bounding box
+  of one component, which may be large where cells are not apart.
+
+  Args:
+    cell: as of `label_instances`; anything with a `shape` of which
+      `cell[rows, columns]` reads a window: an array, memory map or Zarr array.
+    out: signed integers of the same shape, also assigned by windows.
+    threshold: as of `label_instances`.
+    seed_threshold: as of `label_instances`.
+    block_px: side of a block.
+
+  Raises:
+    InputError: a shape, the dtype of `out` or an argument doesn't fit, the map
+      holds NaN, or `out` cannot count as far as there are pieces.
+  """
+  _check(cell, out, threshold, seed_threshold, block_px)
+  windows = list(blocks_of(cell.shape, block_px))
+  boxes, touching = _label_pieces(cell, out, threshold, windows)
+  numbers = _joined(len(boxes), touching)
+  count = int(numbers.max())
+  # Negative until a watershed has cut it, for that gives new numbers.
+  sign = 1 if seed_threshold is None else -1
+  for window in windows:
+    out[window] = (sign * numbers[out[window]]).astype(out.dtype)
+  if seed_threshold is None:
+    return count
+  # First row and column, and the ends of both negated: all are minima.
+  whole = np.full((count + 1, 4), np.iinfo(np.int64).max)
+  np.minimum.at(whole, numbers[1:], boxes)
+  return _cut(cell, out, whole[1:], seed_threshold)
+
+
+def _label_pieces(cell, out, threshold, windows):
+  """Numbers the components of each block by itself.
+
+  Returns i64[P, 4] of the pieces, (top, left, -bottom, -right), and i64[2, T],
+  pairs of pieces that touch across a border.
+  """
+  boxes, touching = [], []
+  count = 0
+  above = np.zeros(cell.shape[1], np.int64)
+  beside = np.zeros(0, np.int64)  # The last column of the block before.
+  for rows, columns in windows:
+    pieces, number = ndimage.label(_read(cell, (rows, columns)) > threshold)
+    if count + number > np.iinfo(out.dtype).max:
+      raise InputError(f'{out.dtype} cannot number all pieces; use int64')
+    found = [
+      (r.start + rows.start, c.start + columns.start)
+      + (-r.stop - rows.start, -c.stop - columns.start)
+      for r, c in ndimage.find_objects(pieces)
+    ]
+    boxes.append(np.reshape(np.int64(found), (-1, 4)))
+    pieces = np.where(pieces > 0, pieces + np.int64(count), 0)
+    count += number
+    touching.append(_pairs(above[columns], pieces[0]))
+    if columns.start > 0:
+      touching.append(_pairs(beside, pieces[:, 0]))
+    above[columns], beside = pieces[-1], pieces[:, -1].copy()
+    out[rows, columns] = pieces.astype(out.dtype)
+  return np.concatenate(boxes), np.concatenate(touching, axis=1)
+
+
+def _pairs(one, other):
+  """Returns i64[2, T], the distinct pairs of pieces along a border."""
+  both = (one > 0) & (other > 0)
+  return np.unique(np.stack([one[both], other[both]]), axis=1)
+
+
+def _joined(count, touching):
+  """Returns i64[count + 1], a number for each piece that its kin share; 0 0."""
+  graph = sparse.coo_array(
+    (np.ones(touching.shape[1], bool), tuple(touching)),
+    shape=(count + 1, count + 1),
+  )
+  _, kin = sparse.csgraph.connected_components(graph, directed=False)
+  _, first, index = np.unique(kin, return_index=True, return_inverse=True)
+  # By their first pieces, so that background stays 0.
+  return np.argsort(np.argsort(first))[index]
+
+
+def _cut(cell, out, boxes, seed_threshold):
+  """Cuts the components -1, -2, ... of `out`; returns how many there are."""
+  count = 0
+  for k, (top, left, bottom, right) in enumerate(boxes.tolist(), start=1):
+    window = slice(top, -bottom), slice(left, -right)
+    ids = np.array(out[window])
+    inside = ids == -k
+    values = _read(cell, window)
+    seeds, number = ndimage.label(inside & (values > seed_threshold))
+    if number > 1:
+      seeds = watershed(-values, seeds, mask=inside)
+    else:
+      seeds = np.full(ids.shape, number)
+    ids[inside] = np.where(seeds > 0, seeds + count, 0)[inside]
+    out[window] = ids
+    count += number
+  return count
+
+
+def blocks_of(
+  shape: tuple[int, int], block_px: int
+) -> Iterator[tuple[slice, slice]]:
+  """Yields the blocks (rows, columns) of a map, row by row."""
+  starts = (range(0, size, block_px) for size in shape)
+  for top, left in itertools.product(*starts):
+    yield (
+      slice(top, min(top + block_px, shape[0])),
+      slice(left, min(left + block_px, shape[1])),
+    )
+
+
+def _read(cell, window):
+  # As doubles: a float32 comparison would round the threshold.
+  values = np.asarray(cell[window], np.float64)
+  if np.isnan(values).any():
+    row, column = np.argwhere(np.isnan(values))[0]
+    raise InputError(
+      f'map is NaN in row {window[0].start + row}, column '
+      f'{window[1].start + column}; all must be numbers'
+    )
+  return values
+
+
+def _check(cell, out, threshold, seed_threshold, block_px):
+  if len(cell.shape) != 2 or 0 in cell.shape or out.shape != cell.shape:
+    raise InputError(
+      f'map of shape {list(cell.shape)} into {list(out.shape)}; both must be '
+      'the same [H, W], not empty'
+    )
+  if not np.issubdtype(out.dtype, np.signedinteger):
+    raise InputError(f'out is {out.dtype}; it must be signed, such as int32')
+  if block_px < 1:
+    raise InputError(f'block_px={block_px} must be at least 1')
+  if seed_threshold is not None and seed_threshold < threshold:
+    raise InputError(
+      f'seed_threshold={seed_threshold} must be at least the threshold, '
+      f'{threshold}'
+    )

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a prediction is stored as, and in which files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segjax.errors import InputError
+
+KINDS = ('probabilities', 'labels', 'logits', 'overlay')
+DTYPES = ('float32', 'float16', 'uint8')
+ENDINGS = ('.tif', '.tiff', '.png', '.npy', '.zarr')
+
+
+def encode(
+  scores: np.ndarray, kind: str, dtype: str, head_sizes: Sequence[int]
+) -> np.ndarray:
+  """Returns what is stored of scores f32[..., K], probabilities or logits.
+
+  Args:
+    scores: probabilities, or logits if `kind` is 'logits'.
+    kind: 'labels' gives the class of the largest score, u8[...], or of T heads
+      u8[..., T]; 'probabilities' that of class 1 alone, [...], if K is 2, else
+      all; 'logits' all, [..., K].
+    dtype: of all but labels: 'float32', 'float16', or 'uint8', which scales
+      probabilities to 0..255.
+    head_sizes: numbers of classes of the heads.
+  """
+  if kind == 'labels':
+    heads = np.split(scores, np.cumsum(head_sizes)[:-1], axis=-1)
+    labels = np.stack([np.argmax(head, axis=-1) for head in heads], axis=-1)
+    labels = labels.astype(np.uint8)
+    return labels[..., 0] if len(head_sizes) == 1 else labels
+  if kind == 'probabilities' and scores.shape[-1] == 2:
+    scores = scores[..., 1]
+  if dtype == 'uint8':
+    scores = np.round(255 * scores)
+  return scores.astype(dtype)
+
+
+def plan_outputs(
+  inputs: list[Path],
+  is_folder: bool,
+  output: Path,
+  kind: str,
+  num_heads: int = 1,
+) -> tuple[list[tuple[list[Path], Path]], str]:
+  """Returns [(input files, output file), ...] and the outputs' ending.
+
+  An output with an ending is one file for all inputs. One without is a folder
+  with a file for each input, named after it: .png for labels and overlays,
+  else .tif.
+
+  Raises:
+    InputError: the ending doesn't fit the kind, or an output's folder is
+      missing.
+  """
+  ending = output.suffix.lower()
+  if ending == '' and is_folder:
+    is_picture = kind == 'overlay' or (kind == 'labels' and num_heads == 1)
+    ending = '.png' if is_picture else '.tif'
+    names = [f'{path.stem}{ending}' for path in inputs]
+    for name in names:
+      if names.count(name) > 1:
+        raise InputError(
+          f'{name} in {output} would hold two inputs; rename one of them'
+        )
+    jobs = [
+      ([path], output / name) for path, name in zip(inputs, names, strict=True)
+    ]
+  else:
+    jobs = [(inputs, output)]
+  if ending not in ENDINGS:
+    raise InputError(
+      f'output {output} has none of the endings {", ".join(ENDINGS)}'
+    )
+  if ending != '.png' and kind == 'overlay':
+    raise InputError(f'output {output}: an overlay is a picture; use .png')
+  if ending == '.png' and kind == 'labels' and num_heads > 1:
+    raise InputError(
+      f'output {output}: a .png cannot hold the labels of {num_heads} heads; '
+      'use .tif'
+    )
+  if ending == '.png' and kind == 'logits':
+    raise InputError(f'output {output}: a .png cannot hold logits; use .tif')
+  if not output.parent.is_dir():
+    raise InputError(f'output {output}: there is no folder {output.parent}')
+  return jobs, ending

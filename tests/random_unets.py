@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Narrow U-Nets with random parameters, and what they say of whole images."""
+
+import functools
+
+import jax
+import numpy as np
+
+from segjax.models.unet import UNet
+from segjax.streaming import stream_predict
+
+
+@functools.cache
+def random_unet(depth=1, convs_per_block=1, padding='VALID', in_channels=1):
+  """Returns a narrow U-Net and random variables with live biases."""
+  model = UNet(
+    depth=depth,
+    convs_per_block=convs_per_block,
+    base_width=4,
+    num_classes=3,
+    padding=padding,
+    in_channels=in_channels,
+  )
+  side = model.geometry.input_size(1)
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), np.zeros((1, side, side, in_channels))
+  )
+  rng = np.random.default_rng(0)
+
+  def draw(leaf):
+    fan_in = np.prod(leaf.shape[:-1])
+    scale = np.sqrt(2 / fan_in) if len(leaf.shape) > 1 else 0.1
+    return rng.normal(scale=scale, size=leaf.shape).astype(np.float32)
+
+  return model, jax.tree.map(draw, shapes)
+
+
+def image_of(height, width, channels=1):
+  rng = np.random.default_rng([height, width])
+  return rng.normal(size=(height, width, channels)).astype(np.float32)
+
+
+def whole_pass(model, variables, image):
+  """One apply to the image padded with np.pad, cropped to the image."""
+  geometry = model.geometry
+  margin = geometry.margin
+  pads = [
+    (margin, geometry.input_size(size) - margin - size)
+    for size in image.shape[:2]
+  ]
+  padded = np.pad(image, [*pads, (0, 0)], mode='reflect')
+  logits = np.asarray(jax.jit(model.apply)(variables, padded[None])[0])
+  offset = geometry.core_offset
+  height, width = image.shape[:2]
+  return logits[offset : offset + height, offset : offset + width]
+
+
+def streamed(reader, model, variables, **options):
+  """Returns what is streamed, f32[H, W, K]; NaN where nothing is."""
+  shape = (*reader.shape[:2], model.num_classes)
+  written = np.full(shape, np.nan, np.float32)
+  stream_predict(
+    reader, written, model.apply, variables, model.geometry, **options
+  )
+  return written
+
+
+def assert_close(actual, expected):
+  scale = max(1.0, np.abs(expected).max())
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * scale)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs in the making, and going on after a crash."""
+
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+
+from segjax.errors import InputError
+from segjax.partial import open_partial
+
+
+def test_partial_goes_on_and_is_dropped_only_where_told(tmp_path, monkeypatch):
+  monkeypatch.setattr('segjax.partial.RECORD_EVERY_SECONDS', 0)
+  output = tmp_path / 'out.npy'
+  identity = {'input': 'a', 'settings': 'b'}
+  synced = []
+
+  def begin(identity=identity, overwrite=False, fail=KeyboardInterrupt):
+    with open_partial(output, identity, overwrite) as partial:
+      found.append(dict(partial.finished))
+      (partial.folder / 'out.npy').write_text('done')
+      partial.record((0, len(found)), 7, lambda: synced.append(len(found)))
+      if fail:
+        raise fail('on purpose')
+
+  found = []
+  with pytest.raises(KeyboardInterrupt):
+    begin()
+  assert not output.exists()
+  # A crash in the middle of an entry.
+  journal = tmp_path / 'out.npy.partial/journal'
+  journal.write_text(journal.read_text() + '0 9')
+  with pytest.raises(
+    InputError, match='out.npy: cannot be written; on purpose; the same'
+  ):
+    begin(fail=OSError)
+  with pytest.raises(
+    InputError, match='begun with other settings; give --over'
+  ):
+    begin({**identity, 'settings': 'c'})
+  begin(fail=None)
+  assert found == [{}, {(0, 1): 7}, {(0, 1): 7, (0, 2): 7}]
+  assert synced == [1, 2, 3]
+  assert output.read_text() == 'done'
+  assert os.listdir(tmp_path) == ['out.npy']
+  with pytest.raises(KeyboardInterrupt):
+    begin()
+  begin({**identity, 'settings': 'c'}, overwrite=True, fail=None)
+  assert found[-1] == {}
+  with pytest.raises(InputError, match='on purpose'):
+    begin(fail=InputError)
+  assert os.listdir(tmp_path) == ['out.npy']
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+  output = tmp_path / 'out.npy'
+  identity = {'settings': 'a'}
+  with open_partial(output, identity) as partial:
+    for other, overwrite in (({'settings': 'b'}, True), (identity, False)):
+      with pytest.raises(InputError, match='out.npy: another run is writing'):
+        with open_partial(output, other, overwrite):
+          pass
+    (partial.folder / 'out.npy').write_text('first')
+  assert output.read_text() == 'first'
+  assert os.listdir(tmp_path) == ['out.npy']
+
+
+def test_the_lock_of_a_dead_run_is_none(tmp_path):
+  output = tmp_path / 'out.npy'
+  script = (
+    'import os, sys; from segjax import partial; '
+    'partial.RECORD_EVERY_SECONDS = 0; '
+    'opened = partial.open_partial(sys.argv[1], {}); '
+    'opened.__enter__().record((0, 3), 5, lambda: None); os._exit(9)'
+  )
+  process = subprocess.run([sys.executable, '-c', script, output])
+  assert process.returncode == 9
+  assert (tmp_path / 'out.npy.partial/lock').exists()
+  with open_partial(output, {}) as partial:
+    assert partial.finished == {(0, 3): 5}
+    (partial.folder / 'out.npy').write_text('second')
+  assert output.read_text() == 'second'
+
+
+def test_a_run_that_begins_while_another_ends_is_refused(tmp_path, monkeypatch):
+  """It locks a file that was removed meanwhile."""
+  output = tmp_path / 'out.npy'
+  lock = fcntl.flock
+
+  def late(file, operation):
+    os.unlink(file.name)
+    lock(file, operation)
+
+  output.with_name('out.npy.partial').mkdir()
+  monkeypatch.setattr('fcntl.flock', late)
+  with pytest.raises(InputError, match='another run is writing'):
+    with open_partial(output, {}):
+      pass
+
+
+def test_the_journals_of_all_processes_are_read(tmp_path):
+  output = tmp_path / 'out.npy'
+  with pytest.raises(KeyboardInterrupt):
+    with open_partial(output, {}) as partial:
+      (partial.folder / 'journal.1').write_text('0 1 16\n2 4 9\n')
+      # Of a process that was killed while it wrote.
+      (partial.folder / 'journal.12').write_text('0 7 16\n0 1')
+      raise KeyboardInterrupt
+  with open_partial(output, {}) as partial:
+    assert partial.finished == {(0, 1): 16, (2, 4): 9, (0, 7): 16}
+    assert (partial.folder / 'journal.12').read_text() == '0 7 16\n'
+    (partial.folder / 'out.npy').write_text('all')
+  assert os.listdir(tmp_path) == ['out.npy']
