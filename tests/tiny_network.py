@@ -36,7 +36,6 @@ def tiny_network(num_classes=2):
     'evaluation': {'average': False},
     'mesh': {'data': None, 'space': 1},
     'preprocessing': {'mean': 0.5, 'std': 0.5, 'channels': ()},
-    'mesh': {'space': 1},
     'prediction': {
       'max_tile_size': model.geometry.input_size(16),
       'tiles_per_batch': 1,
