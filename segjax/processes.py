@@ -90,7 +90,8 @@ def gather(array: np.ndarray) -> np.ndarray:
   # As bytes, since jax would make int32 of int64.
   sent = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
   received = np.asarray(multihost_utils.process_allgather(sent))
-  return received.view(array.dtype).reshape(jax.process_count(), *array.shape)
+  shape = (jax.process_count(), *array.shape)  # There may be no elements.
+  return received.view(array.dtype).reshape(shape)
 
 
 def gather_rows(array: np.ndarray) -> np.ndarray:

@@ -197,6 +197,8 @@ try:
   processes.together(fail)
 except InputError as error:
   print(error, flush=True)
+empty = processes.gather_rows(np.zeros((0, 3), np.int64))
+assert empty.shape == (0, 3)
 processes.say('once')
 """
 CLUSTERS = {
