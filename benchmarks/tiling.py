@@ -21,7 +21,7 @@ from segjax.models.unet import UNet
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 2048, 'Side of the image, in pixels.', 1)
 _MAX_TILE_SIZE = flags.DEFINE_integer(
-  'max_tile_size', 1024, 'Limit to the side of a tile, in pixels.', 1
+  'max_tile_size_px', 1024, 'Limit to the side of a tile, in pixels.', 1
 )
 _DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ('float32', 'bfloat16'), 'To compute in.'
@@ -48,7 +48,7 @@ def main(_):
   rng = np.random.default_rng(0)
   image = rng.standard_normal((size, size, 1), np.float32)
   plan = tiling.plan_tiles(
-    size, size, geometry, max_tile_size=_MAX_TILE_SIZE.value
+    size, size, geometry, max_tile_size_px=_MAX_TILE_SIZE.value
   )
   # Square, as the image is.
   tile, margin = plan.tile_shape[0], geometry.margin
@@ -64,7 +64,7 @@ def main(_):
       {'params': params},
       image,
       geometry,
-      max_tile_size=_MAX_TILE_SIZE.value,
+      max_tile_size_px=_MAX_TILE_SIZE.value,
     )
 
   def score(tiles):

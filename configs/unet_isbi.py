@@ -107,7 +107,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.schedule = dict(name='constant', learning_rate=1e-3, warmup_steps=100)
 
   config.prediction = dict(
-    max_tile_size=1024,  # Input side, in pixels, at most; or instead
+    max_tile_size_px=1024,  # Input side, in pixels, at most; or instead
     tile_memory_mib=0,  # what tiles may take of a device, where that is not 0.
     tiles_per_batch=1,  # Tiles computed at once.
   )

@@ -93,8 +93,6 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
     'checkpoints.keep.keep_last': 1,
     'checkpoints.keep.keep_best': 0,
     'augmentation.elastic_grid': 1,
-    'optimizer.weight_decay': 0,
-    'optimizer.clip_norm': 0,
   }
   for name, smallest in least.items():
     value = operator.attrgetter(name)(config)

@@ -59,7 +59,7 @@ def export_network(
     size_px = config.tile_size_px if size_px is None else size_px
     # An image that needs more than one tile.
     plan_tiles(size_px + 1, size_px + 1, model.geometry, size_px)
-    prediction |= dict(tile_size=size_px, max_tile_size=size_px)
+    prediction |= dict(tile_size=size_px, max_tile_size_px=size_px)
   elif size_px is None or size_px < 1:
     raise InputError(
       f'size_px={size_px}: this network was trained on whole images; give the '

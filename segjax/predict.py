@@ -186,9 +186,9 @@ def main(_):
   processes.join()
   args = flags.FLAGS
   network = _load(args)
-  if args.tile_size is not None:
+  if args.tile_size_px is not None:
     with network.config.unlocked():
-      network.config.prediction.tile_size = args.tile_size
+      network.config.prediction.tile_size = args.tile_size_px
   predict_files(
     network,
     args.input,
@@ -231,7 +231,7 @@ if __name__ == '__main__':
     'average', None, 'Average over the 8 turns and flips; None as the run did.'
   )
   flags.DEFINE_integer(
-    'tile_size', None, 'Input side of a tile, in pixels; None wastes least.'
+    'tile_size_px', None, 'Input side of a tile; None wastes least.'
   )
   flags.DEFINE_bool('overwrite', False, 'Replace the output if it exists.')
   run_command(main)

@@ -111,7 +111,7 @@ def fit_to_memory(
   average: bool = False,
   activation: str = 'probabilities',
 ) -> ConfigDict:
-  """Returns the config with a `max_tile_size` for its `tile_memory_mib`.
+  """Returns the config with a `max_tile_size_px` for its `tile_memory_mib`.
 
   So the tiles of an image are settled before it is begun: what was compiled
   elsewhere might take other memory. All processes call this; the least of their
@@ -133,7 +133,7 @@ def fit_to_memory(
   memory_mib = settings.pop('tile_memory_mib', 0)
   if not memory_mib or settings.pop('tile_size', None) is not None:
     return config
-  settings.pop('max_tile_size', None)
+  settings.pop('max_tile_size_px', None)
   size = processes.together(
     lambda: fit_tiles(
       image_shape,
@@ -151,7 +151,9 @@ def fit_to_memory(
   )
   fitted = ConfigDict(config.to_dict())
   fitted.prediction.tile_memory_mib = 0
-  fitted.prediction.max_tile_size = int(processes.gather(np.array(size)).min())
+  fitted.prediction.max_tile_size_px = int(
+    processes.gather(np.array(size)).min()
+  )
   return fitted
 
 
@@ -185,7 +187,7 @@ def check_prediction(model: nn.Module, config: ConfigDict) -> None:
       )
     # Of the images, the smallest that may need more than one tile.
     side = geometry.period
-    plan_tiles(side, side, geometry, max_tile_size=settings.max_tile_size)
+    plan_tiles(side, side, geometry, max_tile_size_px=settings.max_tile_size_px)
   elif settings.bucket_px < 0:
     raise InputError(
       f'prediction.bucket_px={settings.bucket_px} must be at least 0'

@@ -36,7 +36,7 @@ def stream_predict(
   activation: str = 'probabilities',
   average: bool | Sequence[Transform] = False,
   tile_size: int | None = None,
-  max_tile_size: int | None = None,
+  max_tile_size_px: int | None = None,
   tile_memory_mib: int = 0,
   tiles_per_batch: int = 1,
   bucket_px: int = 0,
@@ -61,7 +61,7 @@ def stream_predict(
     activation: 'probabilities' (of each head) or 'logits'.
     average: as of `predict_image`.
     tile_size: as of `plan_tiles`.
-    max_tile_size: the same; None for 1024, or for `MAX_FCN_TILE_SIZE`.
+    max_tile_size_px: the same; None for 1024, or for `MAX_FCN_TILE_SIZE`.
     tile_memory_mib: as of `predict_image`.
     tiles_per_batch: tiles computed at once, on each device.
     bucket_px: as of `plan_tiles`.
@@ -82,7 +82,7 @@ def stream_predict(
   is_unet = isinstance(geometry, UNetGeometry)
   transforms = transforms_of(average)
   if tile_memory_mib and tile_size is None:
-    max_tile_size = fit_tiles(
+    max_tile_size_px = fit_tiles(
       reader.shape,
       read_mirrored(reader, (0, 0), (1, 1)).dtype,
       apply,
@@ -100,7 +100,7 @@ def stream_predict(
     *reader.shape[:2],
     geometry,
     tile_size,
-    max_tile_size or (1024 if is_unet else MAX_FCN_TILE_SIZE),
+    max_tile_size_px or (1024 if is_unet else MAX_FCN_TILE_SIZE),
     transforms=transforms,
     bucket_px=bucket_px,
   )
@@ -156,7 +156,7 @@ def fit_tiles(
   bucket_px: int = 0,
   space: int = 1,
 ) -> int:
-  """Returns the `max_tile_size` that `stream_predict` takes for a budget.
+  """Returns the `max_tile_size_px` that `stream_predict` takes for a budget.
 
   Args:
     image_shape: H, W, C.

@@ -29,7 +29,7 @@ def fitting_tile_size(
   transforms: Sequence[Transform] = ((0, False),),
   bucket_px: int = 0,
 ) -> int:
-  """Returns the `max_tile_size` of `plan_tiles` for a memory budget.
+  """Returns the `max_tile_size_px` of `plan_tiles` for a memory budget.
 
   It is the largest that the network admits, or one that covers the image; all
   tiles that a plan chooses within it are as small or smaller.

@@ -144,17 +144,17 @@ def plan_axis(
 
 
 def least_waste_tile_size(
-  size: int, geometry: UNetGeometry, max_tile_size: int, slack: int = 0
+  size: int, geometry: UNetGeometry, max_tile_size_px: int, slack: int = 0
 ) -> int:
   """Returns the tile size that covers `size` with the fewest pixels computed.
 
   Those are T x tile size with T tiles; the fewer tiles at a tie.
 
   Raises:
-    InputError: if no tile within `max_tile_size` works.
+    InputError: if no tile within `max_tile_size_px` works.
   """
   choices = []
-  largest = min(max_tile_size, geometry.input_size(size))
+  largest = min(max_tile_size_px, geometry.input_size(size))
   for tile_size in range(geometry.input_size(1), largest + 1, geometry.period):
     core, stride = _core(geometry, tile_size, slack)
     if core >= size or stride >= 1:
@@ -162,8 +162,8 @@ def least_waste_tile_size(
       choices.append((count * tile_size, count, tile_size))
   if not choices:
     raise InputError(
-      f'max_tile_size={max_tile_size} px is too small: the smallest tile for '
-      f'an image side of {size} px is {_smallest_tile(size, geometry, slack)}'
+      f'max_tile_size_px={max_tile_size_px} is too small; for an image side of '
+      f'{size} px give {_smallest_tile(size, geometry, slack)} or more'
     )
   return min(choices)[-1]
 
@@ -204,7 +204,7 @@ def plan_tiles(
   width: int,
   geometry: Any,
   tile_size: int | None = None,
-  max_tile_size: int = 1024,
+  max_tile_size_px: int = 1024,
   *,
   transforms: Sequence[Transform] = ((0, False),),
   bucket_px: int = 0,
@@ -216,7 +216,7 @@ def plan_tiles(
       `margin`, such as FCNGeometry.
     tile_size: height and width of a tile, in input pixels; None chooses each
       so that the fewest pixels are computed.
-    max_tile_size: limit to that choice, in input pixels.
+    max_tile_size_px: limit to that choice, in input pixels.
     transforms: of the image, for which the same windows are predicted. With
       quarter turns among them, tiles are square.
     bucket_px: of an FCN: a chosen tile that covers a side is rounded up to a
@@ -247,13 +247,13 @@ def plan_tiles(
   tile_shape = (tile_size, tile_size)
   if tile_size is None:
     tile_shape = tuple(
-      choose(size, geometry, max_tile_size, slack)
+      choose(size, geometry, max_tile_size_px, slack)
       for size, slack in zip(sizes, slacks, strict=True)
     )
     if any(turns % 2 for turns, _ in transforms):
       side, step = max(tile_shape), geometry.period
       if is_clipped and side < max(sizes):  # It covers one axis only.
-        side = min(-(-side // step), max_tile_size // step) * step
+        side = min(-(-side // step), max_tile_size_px // step) * step
       tile_shape = (side, side)
   windows = [
     cover(size, geometry, tile, slack)
@@ -269,13 +269,15 @@ def plan_tiles(
   )
 
 
-def _least_clipped_tile_size(size, geometry, max_tile_size, slack, bucket_px):
+def _least_clipped_tile_size(
+  size, geometry, max_tile_size_px, slack, bucket_px
+):
   """Returns the smallest of the tiles that cover an axis in as few."""
-  if size <= max_tile_size:
+  if size <= max_tile_size_px:
     return math.ceil(size / max(bucket_px, 1)) * max(bucket_px, 1)
   period = geometry.period
   count = functools.partial(plan_clipped_axis, size, geometry, slack=slack)
-  tile_size = max_tile_size // period * period
+  tile_size = max_tile_size_px // period * period
   fewest = len(count(tile_size))
   least = 2 * geometry.margin + period + (period if slack else 0)
   while tile_size > least and len(count(tile_size - period)) == fewest:

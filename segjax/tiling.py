@@ -146,7 +146,7 @@ def predict_image(
   activation: str = 'probabilities',
   average: bool | Sequence[Transform] = False,
   tile_size: int | None = None,
-  max_tile_size: int = 1024,
+  max_tile_size_px: int = 1024,
   tile_memory_mib: int = 0,
   tiles_per_batch: int = 1,
   space: int = 1,
@@ -164,9 +164,9 @@ def predict_image(
       the eight turns and flips of the square, each turned back; a sequence of
       (quarter turns, flip), as in `turns.DIHEDRAL_GROUP`, takes those.
     tile_size: input pixels; None chooses, see `plan_tiles`.
-    max_tile_size: limit to that choice, in input pixels.
+    max_tile_size_px: limit to that choice, in input pixels.
     tile_memory_mib: instead, what a batch may take of a device, in MiB, see
-      `scores.Score.bytes_of`; 0 for `max_tile_size`.
+      `scores.Score.bytes_of`; 0 for `max_tile_size_px`.
     tiles_per_batch: tiles computed at once, on each device.
     space: devices that share each tile, by rows; see `parallel.place_locally`.
 
@@ -187,7 +187,7 @@ def predict_image(
     space=space,
   )
   if tile_memory_mib and tile_size is None:
-    max_tile_size = fitting_tile_size(
+    max_tile_size_px = fitting_tile_size(
       create_score(num_tiles=1).bytes_of,
       image.shape,
       np.float32,
@@ -196,7 +196,11 @@ def predict_image(
       transforms=transforms,
     )
   plan = plan_tiles(
-    *image.shape[:2], geometry, tile_size, max_tile_size, transforms=transforms
+    *image.shape[:2],
+    geometry,
+    tile_size,
+    max_tile_size_px,
+    transforms=transforms,
   )
   score = create_score(num_tiles=len(plan) * len(transforms))
 

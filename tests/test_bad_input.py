@@ -116,8 +116,8 @@ CASES = {
     ['checkpoints.keep.keep_last=0', 'at least 1'],
   ),
   'limit of tiles too small': (
-    TRAIN + ' --config.prediction.max_tile_size=16',
-    ['max_tile_size=16', 'smallest tile'],
+    TRAIN + ' --config.prediction.max_tile_size_px=16',
+    ['max_tile_size_px=16', 'or more'],
   ),
   'workdir of another experiment': (
     'main {demo} --config.model.base_width=5 --workdir={run}',
@@ -188,7 +188,7 @@ CASES = {
     ['(20, 30), (24, 18)', '{new}.tif', 'folder'],
   ),
   'tile inadmissible': (
-    PREDICT + 'images/b.png --tile_size=35',
+    PREDICT + 'images/b.png --tile_size_px=35',
     ['35 px is not admissible', 'nearest: 34 and 36'],
   ),
   'unknown kind': (

@@ -179,7 +179,7 @@ CASES = {
   ),
   'tiles without a core': (
     PREDICT
-    + '.npy --tile_size=1 --params={tree}/net.npz --input={tree}/image.png',
+    + '.npy --tile_size_px=1 --params={tree}/net.npz --input={tree}/image.png',
     ['tile size 1 px', 'tiles of this network are 480 + 32 j px'],
   ),
   'weights for other data': (

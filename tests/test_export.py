@@ -173,7 +173,7 @@ def test_commands(folder, tmp_path):
 
   images.write_stack(tmp_path / 'in.tif', picture(1, 20, 30))
   for output, source in (('a', f'--artifact={net}'), ('b', '')):
-    source = (source,) if source else (*given[:2], '--tile_size=34')
+    source = (source,) if source else (*given[:2], '--tile_size_px=34')
     paths = f'--input={tmp_path}/in.tif', f'--output={tmp_path}/{output}.tif'
     process = run('predict', *source, *paths)
     assert process.returncode == 0, process.stderr

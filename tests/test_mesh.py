@@ -117,7 +117,7 @@ def test_a_unet_predicts_as_on_one_device():
     image.astype(np.float32),
     UNET.geometry,
     activation='logits',
-    max_tile_size=48,
+    max_tile_size_px=48,
   )
   expected = predict()
   assert np.ptp(expected) > 0.1

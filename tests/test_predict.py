@@ -79,7 +79,7 @@ def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
     f'--output={output}',
     '--kind=logits',
     '--checkpoint=2',
-    '--tile_size=34',
+    '--tile_size_px=34',
     '--noaverage',
     '--overwrite',
   )

@@ -102,7 +102,7 @@ def test_plans_within_the_choice_are_within_the_budget(transforms):
       size = fitting_tile_size(
         by_area(), shape, np.uint8, geometry, memory_mib, **options
       )
-      plan = plan_tiles(*shape[:2], geometry, max_tile_size=size, **options)
+      plan = plan_tiles(*shape[:2], geometry, max_tile_size_px=size, **options)
       used = by_area()((*plan.tile_shape, 1), None)
       assert used <= memory_mib * MIB, (plan.tile_shape, shape)
 
@@ -125,7 +125,7 @@ def test_a_budget_decides_and_changes_no_score(monkeypatch):
       shapes.append(tiles.shape) or call(self, tiles, sizes)
     ),
   )
-  options = dict(tile_memory_mib=1, max_tile_size=9999)
+  options = dict(tile_memory_mib=1, max_tile_size_px=9999)
   small = tiling.predict_image(
     model.apply, variables, image, model.geometry, **options
   )
@@ -153,7 +153,7 @@ def test_predict_settles_the_tile_and_prints_it(tmp_path, capsys):
   rng = np.random.default_rng(0)
   np.save(tmp_path / 'in.npy', rng.integers(0, 256, (400, 410), np.uint8))
   network = tiny_network()
-  network.config.prediction.max_tile_size = 70
+  network.config.prediction.max_tile_size_px = 70
   written = []
   for memory_mib in (0, 1):
     network.config.prediction.tile_memory_mib = memory_mib

@@ -22,7 +22,7 @@ GEOMETRIES = [
 
 
 @pytest.mark.parametrize(
-  ('size', 'max_tile_size', 'tile_size', 'count'),
+  ('size', 'max_tile_size_px', 'tile_size', 'count'),
   [
     (512, 1024, 700, 1),
     (512, 699, 444, 2),
@@ -34,8 +34,10 @@ GEOMETRIES = [
     (5, 1024, 204, 1),
   ],
 )
-def test_plan_of_the_paper_network(size, max_tile_size, tile_size, count):
-  plan = tile_plans.plan_tiles(size, 1, PAPER, max_tile_size=max_tile_size)
+def test_plan_of_the_paper_network(size, max_tile_size_px, tile_size, count):
+  plan = tile_plans.plan_tiles(
+    size, 1, PAPER, max_tile_size_px=max_tile_size_px
+  )
   assert plan.tile_shape == (tile_size, 188)
   assert len(plan) == count
 
@@ -62,9 +64,9 @@ def test_plan_covers_once_on_phase_with_full_context(geometry):
   for _ in range(20):
     height, width = rng.integers(1, (700, 50))
     least = geometry.input_size(geometry.period)
-    max_tile_size = least + int(rng.integers(20, 300))
+    max_tile_size_px = least + int(rng.integers(20, 300))
     plan = tile_plans.plan_tiles(
-      height, width, geometry, max_tile_size=max_tile_size
+      height, width, geometry, max_tile_size_px=max_tile_size_px
     )
     writes = np.zeros((height, width), int)
     for window in plan.windows:
@@ -78,17 +80,17 @@ def test_plan_covers_once_on_phase_with_full_context(geometry):
         assert side.start % geometry.period == 0
     assert (writes == 1).all()
     for tile_size in plan.tile_shape:
-      assert tile_size <= max_tile_size
+      assert tile_size <= max_tile_size_px
       geometry.output_size(tile_size)
 
 
 @pytest.mark.parametrize('geometry', GEOMETRIES[::5], ids=str)
 def test_no_admissible_tile_computes_fewer_pixels(geometry):
   least = geometry.input_size(1)
-  max_tile_size = least + 200
+  max_tile_size_px = least + 200
   for size in (1, 2, 5, 16, 17, 63, 150, 333, 999):
     costs = []
-    for tile_size in range(least, max_tile_size + 1, geometry.period):
+    for tile_size in range(least, max_tile_size_px + 1, geometry.period):
       core = tile_size - 2 * geometry.margin
       covered, count = core, 1
       stride = core - core % geometry.period
@@ -96,7 +98,7 @@ def test_no_admissible_tile_computes_fewer_pixels(geometry):
         covered, count = covered + stride, count + 1
       if covered >= size:
         costs.append(count * tile_size)
-    chosen = tile_plans.least_waste_tile_size(size, geometry, max_tile_size)
+    chosen = tile_plans.least_waste_tile_size(size, geometry, max_tile_size_px)
     windows = tile_plans.plan_axis(size, geometry, chosen)
     assert len(windows) * chosen == min(costs)
 
@@ -168,8 +170,12 @@ def test_fcn_plans_hold_the_margin(create, padding):
 def test_fcn_tiles_that_are_turned_fit_both_sides():
   """One side is no multiple of the period, and within the limit alone."""
   geometry = FCN32s(padding='same').geometry
-  for max_tile_size, side in ((1696, 1696), (1693, 1664)):
+  for max_tile_size_px, side in ((1696, 1696), (1693, 1664)):
     plan = tile_plans.plan_tiles(
-      1692, 1943, geometry, max_tile_size=max_tile_size, transforms=[(1, False)]
+      1692,
+      1943,
+      geometry,
+      max_tile_size_px=max_tile_size_px,
+      transforms=[(1, False)],
     )
     assert plan.tile_shape == (side, side)

@@ -235,7 +235,7 @@ def test_average_of_a_list_is_the_mean_of_probabilities(predict_small):
     ({'image': np.zeros((0, 5, 1), np.float32)}, '0 x 5 pixels is empty'),
     ({'tile_size': 35}, 'nearest: 34 and 38'),
     ({'tile_size': 22}, '22 px is too small .* 24 px: .* 2 px .* use 26 or'),
-    ({'max_tile_size': 25}, 'max_tile_size=25 .* 24 px is 26'),
+    ({'max_tile_size_px': 25}, 'max_tile_size_px=25 .* 24 px give 26'),
     ({'activation': 'sigmoid'}, 'sigmoid'),
     ({'average': []}, 'no transforms'),
     ({'tiles_per_batch': 0}, 'tiles_per_batch=0'),

@@ -37,7 +37,7 @@ def tiny_network(num_classes=2):
     'mesh': {'data': None, 'space': 1},
     'preprocessing': {'mean': 0.5, 'std': 0.5, 'channels': ()},
     'prediction': {
-      'max_tile_size': model.geometry.input_size(16),
+      'max_tile_size_px': model.geometry.input_size(16),
       'tiles_per_batch': 1,
     },
   }
