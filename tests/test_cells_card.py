@@ -13,6 +13,7 @@ from segjax import evaluate, train
 from segjax.data import create_dataset
 from segjax.data.images import write_stack
 from segjax.metrics import cells
+from segjax.models import create_model
 
 CARD = runpy.run_path(str(REPOSITORY / 'configs/unet_cells.py'))
 SETS = {'': 'PhC-C2DH-U373', 'hela': 'DIC-C2DH-HeLa'}
@@ -84,7 +85,7 @@ def test_seg_is_of_the_cells_as_marked(folder, monkeypatch):
   monkeypatch.setattr(
     evaluate, 'create_predictor', lambda *_: lambda params, image: scores
   )
-  model = train.create_model(config.model)
+  model = create_model(config.model)
   got = evaluate.evaluate(
     model, {}, [*dataset.train, *dataset.heldout], config, dataset, average=0
   ).scores['seg']
