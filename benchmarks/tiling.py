@@ -4,8 +4,12 @@
 A U-Net with padded convolutions, whose tiles are as large as their scores. All
 get the tiles that segjax plans, so that they compute the same; MONAI is given
 the image mirrored at its edges, and weights that are zero where a tile sees its
-own padding.
+own padding. Peak memory is that of a process of its own with one prediction.
 """
+
+import resource
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +18,7 @@ from absl import flags
 from monai.inferers import sliding_window_inference
 
 from benchmarks import sides, timing, torch_nets
-from segjax import tiling
+from segjax import tile_plans, tiling
 from segjax.errors import run_command
 from segjax.models.unet import UNet
 
@@ -27,6 +31,11 @@ _DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ('float32', 'bfloat16'), 'To compute in.'
 )
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'Interleaved rounds.', 1)
+_ONLY = flags.DEFINE_string(
+  'only', None, 'Used by the script: predicts by this once, prints its peak.'
+)
+# Of an image that one pass may take whole.
+_MAX_WHOLE_SIZE = 2048
 _TOLERANCES = {'float32': 1e-4, 'bfloat16': 0.1}
 
 
@@ -47,23 +56,25 @@ def main(_):
 
   rng = np.random.default_rng(0)
   image = rng.standard_normal((size, size, 1), np.float32)
-  plan = tiling.plan_tiles(
+  plan = tile_plans.plan_tiles(
     size, size, geometry, max_tile_size_px=_MAX_TILE_SIZE.value
   )
   # Square, as the image is.
   tile, margin = plan.tile_shape[0], geometry.margin
-  starts = sorted({row for row, _ in plan.origins})
+  origins = [plan.place(window).origin for window in plan.windows]
+  starts = sorted({row for row, _ in origins})
   padded = tiling.read_mirrored(
     image, (starts[0],) * 2, (starts[-1] + tile - starts[0],) * 2
   )
   padded = torch.tensor(padded.transpose(2, 0, 1)[None])
 
-  def ours():
+  def ours(tile_size=None):
     return tiling.predict_image(
       model.apply,
       {'params': params},
       image,
       geometry,
+      tile_size=tile_size,
       max_tile_size_px=_MAX_TILE_SIZE.value,
     )
 
@@ -75,7 +86,7 @@ def main(_):
   @torch.inference_mode()
   def loop():
     scores = torch.empty(1, model.num_classes, size, size)
-    for (row, column), window in zip(plan.origins, plan.windows, strict=True):
+    for (row, column), window in zip(origins, plan.windows, strict=True):
       row, column = row - starts[0], column - starts[0]
       core = score(padded[..., row : row + tile, column : column + tile])
       height, width = (side.stop - side.start for side in window)
@@ -103,11 +114,17 @@ def main(_):
     inside = slice(margin, margin + size)
     return scores[0, :, inside, inside].permute(1, 2, 0).numpy()
 
-  runs, want = {'segjax': ours, 'PyTorch, loop': loop, 'MONAI': monai}, ours()
+  runs = {'segjax': ours, 'PyTorch, loop': loop, 'MONAI': monai}
+  if _ONLY.value:
+    runs[_ONLY.value]()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return
+  whole = size <= _MAX_WHOLE_SIZE
+  want = ours(geometry.input_size(size) if whole else None)
   differences = {name: np.abs(run() - want).max() for name, run in runs.items()}
   for name, difference in differences.items():
     if not difference <= _TOLERANCES[dtype]:
-      raise ArithmeticError(f'{name} differs from segjax by {difference:.1e}')
+      raise ArithmeticError(f'{name} differs by {difference:.1e}')
 
   def repeated(run):
     return lambda calls: [run() for _ in range(calls)]
@@ -118,20 +135,38 @@ def main(_):
   timing.print_report(
     f'Tiles of U-Net {_WIDTH.value}, padded convolutions, {size} x {size} px, '
     f'{dtype}',
-    ('', 'ms', 'segjax / this', 'CPU time', 'difference'),
+    (
+      *('', 'ms', 'Mpx/s', 'segjax / this', 'CPU time', 'peak MiB'),
+      'difference',
+    ),
     [
       (
         name,
         f'{1e3 * np.median(times):.4g}',
+        f'{1e-6 * size**2 / np.median(times):.3g}',
         timing.ratio(seconds['segjax'], times),
         timing.ratio(cpu_seconds['segjax'], cpu_seconds[name]),
+        f'{_peak(name):.0f}',
         f'{differences[name]:.1e}',
       )
       for name, times in seconds.items()
     ],
-    f'{len(plan.origins)} tiles of {tile} x {tile} px, {margin} px of them '
-    f'margin. {timing.LEGEND} Differences are the largest of a probability.',
+    f'{len(plan)} tiles of {tile} x {tile} px, {margin} px of them '
+    f'margin. {timing.LEGEND} Differences are the largest of a probability, '
+    + ('from one pass over the whole image.' if whole else 'from segjax.'),
   )
+
+
+def _peak(name):
+  """Returns the peak resident MiB of a process that predicts once."""
+  process = subprocess.run(
+    [sys.executable, '-m', 'benchmarks.tiling', *sys.argv[1:]]
+    + [f'--only={name}'],
+    check=True,
+    capture_output=True,
+    text=True,
+  )
+  return int(process.stdout.split()[-1]) / 2**10
 
 
 if __name__ == '__main__':
