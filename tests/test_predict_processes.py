@@ -32,7 +32,7 @@ def main(_):
     network.config.prediction.tile_memory_mib = MEMORY
   for output in outputs:
     predict.predict_files(network, source, output)
-    print('process', jax.process_index(), 'wrote', count, flush=True)
+    print(f'process {jax.process_index()} wrote {count};', flush=True)
     count = 0
 errors.run_command(main)
 """
@@ -67,12 +67,12 @@ def test_two_processes_write_what_one_does(tmp_path):
     names
   )
   # Windows of 16 px: 5 x 6.
-  lines = process.stdout.splitlines()
+  said = process.stdout  # Of both, and so not in whole lines.
   for index in range(2):
-    assert lines.count(f'process {index} wrote 15') == len(names), lines
+    assert said.count(f'process {index} wrote 15;') == len(names), said
   for output in outputs:
-    said = f'{output}: probabilities of 1 images, by tiles of 22 x 22 px'
-    assert lines.count(said) == 1
+    line = f'{output}: probabilities of 1 images, by tiles of 22 x 22 px'
+    assert said.count(line) == 1
 
 
 def test_pages_of_one_tile_are_shared_too(tmp_path):
@@ -80,8 +80,8 @@ def test_pages_of_one_tile_are_shared_too(tmp_path):
   np.save(source, noise(5, 12, 13))
   process = together(source, output, memory_mib=1)
   assert process.returncode == 0, process.stderr
-  assert 'process 0 wrote 3' in process.stdout
-  assert 'process 1 wrote 2' in process.stdout
+  assert 'process 0 wrote 3;' in process.stdout
+  assert 'process 1 wrote 2;' in process.stdout
   predict_files(tiny_network(), source, tmp_path / 'one.npy')
   np.testing.assert_array_equal(np.load(output), np.load(tmp_path / 'one.npy'))
 
