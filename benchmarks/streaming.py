@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streamed prediction: its memory by image size, and its speed.
 
-`python benchmarks/streaming.py --large=32768` prints a table. Memory is the
+`python -m benchmarks.streaming --large=32768` prints a table. Memory is the
 peak resident set of a process of its own for each image, a tiled TIFF of one
 tile repeated; the prediction is a .npy of labels. Speed is compared, in
 interleaved rounds, with the compiled forward on tiles that are in memory.
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 import tifffile
 from absl import app, flags
 
+from benchmarks import timing
 from segjax.data import canvases, rasters
 from segjax.models.unet import UNet
 from segjax.page_streams import Page
@@ -81,13 +81,19 @@ def measure_memory(side):
     source, output = Path(folder) / 'in.tif', Path(folder) / 'out.npy'
     write_image(source, side)
     process = subprocess.run(
-      [sys.executable, __file__, f'--source={source}', f'--output={output}'],
+      [
+        sys.executable,
+        '-m',
+        'benchmarks.streaming',
+        f'--source={source}',
+        f'--output={output}',
+      ],
       check=True,
       capture_output=True,
       text=True,
     )
     peak, seconds = json.loads(process.stdout)
-    return peak / 2**10, side**2 / seconds
+    return peak, side**2 / seconds
 
 
 def compare_speed(side, rounds):
@@ -135,8 +141,7 @@ def main(_):
   args = flags.FLAGS
   if args.source:
     seconds = predict(args.source, args.output)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps([peak, seconds]))
+    print(json.dumps([timing.peak_mib(), seconds]))
     return
   print('| image | peak MiB | Mpx/s |\n|---|---|---|')
   for side in (args.small, args.large):

@@ -7,7 +7,6 @@ the image mirrored at its edges, and weights that are zero where a tile sees its
 own padding. Peak memory is that of a process of its own with one prediction.
 """
 
-import resource
 import subprocess
 import sys
 
@@ -117,7 +116,7 @@ def main(_):
   runs = {'segjax': ours, 'PyTorch, loop': loop, 'MONAI': monai}
   if _ONLY.value:
     runs[_ONLY.value]()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(timing.peak_mib())
     return
   whole = size <= _MAX_WHOLE_SIZE
   want = ours(geometry.input_size(size) if whole else None)
@@ -166,7 +165,7 @@ def _peak(name):
     capture_output=True,
     text=True,
   )
-  return int(process.stdout.split()[-1]) / 2**10
+  return float(process.stdout.split()[-1])
 
 
 if __name__ == '__main__':

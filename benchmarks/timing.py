@@ -82,6 +82,16 @@ def flops(function: Callable, *args) -> float:
   return jax.jit(function).lower(*args).cost_analysis()['flops']
 
 
+def peak_mib() -> float:
+  """Returns the most that this program has held in memory, in MiB; Linux only.
+
+  Not `getrusage`: its peak begins with that of the process before the exec.
+  """
+  status = Path('/proc/self/status').read_text()
+  (line,) = (row for row in status.splitlines() if row.startswith('VmHWM:'))
+  return int(line.split()[1]) / 2**10
+
+
 def machine() -> str:
   """Returns accelerator, processor, cores and load, as far as known."""
   name = platform.processor() or platform.machine()
