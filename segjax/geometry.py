@@ -22,7 +22,6 @@ from segjax.errors import InputError
 
 KERNEL = 3  # Every U-Net convolution but the up-convolution and the head.
 
-
 # Of poolings, and of convolutions in a block; beyond, no memory suffices.
 _MOST = 20
 

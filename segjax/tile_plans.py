@@ -173,11 +173,8 @@ def plan_clipped_axis(
 ) -> list[slice]:
   """Returns the windows of the fewest tiles that end where the image does.
 
-  The first tile and the last need a margin on one side only.
-
-  Args:
-    geometry: as of `plan_tiles`.
-    slack: as of `plan_axis`.
+  The first tile and the last need a margin on one side only. `geometry` is as
+  of `plan_tiles`, `slack` as of `plan_axis`.
 
   Raises:
     InputError: if one tile doesn't cover, and `tile_size` is no multiple of the
