@@ -75,5 +75,6 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _fail(error: BaseException | str, status: int) -> None:
-  print('error:', *str(error).split(), file=sys.stderr)
+  # In one write, since the other processes of a run may say it too.
+  sys.stderr.write(' '.join(['error:', *str(error).split()]) + '\n')
   sys.exit(status)
