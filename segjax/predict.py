@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax import artifact, networks, pictures, processes
+from segjax import artifact, networks, processes
 from segjax.data import images, look_of, rasters
 from segjax.errors import InputError, run_command
 from segjax.networks import Network
 from segjax.outputs import DTYPES, KINDS, encode, plan_outputs
+from segjax.overlays import draw_overlay
 from segjax.page_streams import (
   finish_picture,
   measure,
@@ -29,7 +30,7 @@ from segjax.page_streams import (
 )
 from segjax.palettes import complete_palette
 from segjax.partial import open_partial
-from segjax.predictor import create_streamer, fit_to_memory
+from segjax.predictor import create_streamer, settle_tiles
 from segjax.weights.files import digest_of_params
 
 
@@ -46,8 +47,10 @@ def predict_files(
   """Writes the predictions of image files, and prints what it wrote.
 
   Each output appears whole or not at all. What a killed run has finished stays
-  in OUTPUT.partial, and the same call goes on from there. Of a folder, the
-  outputs before a file that can't be read are written.
+  in OUTPUT.partial, and the same call goes on from there. All images share the
+  shape of their tiles, see `choose_tile_shape`, and what is compiled; images of
+  8 and of 16 bits each have their own. Of a folder, the outputs before a file
+  with damaged pixels are written.
 
   Args:
     network: of a run, or with converted weights.
@@ -91,54 +94,30 @@ def predict_files(
     head_sizes=model.head_sizes,
   )
   digest = digest_of_params(params)
-
-  def draw(page, stream):
-    size = model.head_sizes[0]
-    labels = np.empty(page.shape[:2], int)
-    stream(
-      page,
-      labels,
-      encode=lambda scores: np.argmax(scores[..., :size], axis=-1),
-    )
-    whole = page[slice(0, page.shape[0]), slice(0, page.shape[1])]
-    return pictures.segmentation_panel(
-      whole, None, labels, class_names[:size], palette
-    )
-
-  for files, file in jobs:
-    count, size, pixel = processes.together(
-      functools.partial(measure, files, model.in_channels, file)
-    )
-    if ending == '.png' and count > 1:
-      raise InputError(
-        f'{file} holds one image and {source} has {count}; use .tif'
-      )
-    fitted = fit_to_memory(
-      model,
-      params,
-      config,
-      (*size, model.in_channels),
-      pixel,
-      average,
-      activation,
-    )
-    stream = functools.partial(
-      create_streamer(model, fitted, average, activation), params
-    )
+  measured = [_measure(*job, model.in_channels) for job in jobs]
+  _, sizes, pixels = zip(*measured, strict=True)
+  settled = settle_tiles(
+    model, params, config, sizes, max(pixels), average, activation
+  )
+  stream = functools.partial(
+    create_streamer(model, settled, average, activation), params
+  )
+  for (files, file), (count, size, _) in zip(jobs, measured, strict=True):
     if file.parent == output:
       processes.together(lambda: processes.is_first() and _make_folder(output))
     pages = open_pages(files, model.in_channels)
     if kind == 'overlay':
 
-      def write_overlays(file=file, pages=pages, stream=stream):
+      def write_overlay(file=file, pages=pages):
         if processes.is_first():
-          panels = [draw(page, stream) for page in pages]
-          images.write_stack(file, np.stack(panels))
+          names = class_names[: model.head_sizes[0]]
+          pictures = [draw_overlay(p, stream, names, palette) for p in pages]
+          images.write_stack(file, np.stack(pictures))
 
-      processes.together(write_overlays)
+      processes.together(write_overlay)
       tiles = ''
     else:
-      settings = repr([kind, dtype, average, fitted.to_dict()])
+      settings = repr([kind, dtype, average, settled.to_dict()])
       identity = {
         'parameters': digest,
         'settings': hashlib.sha256(settings.encode()).hexdigest(),
@@ -160,6 +139,16 @@ def predict_files(
         )
       tiles = ', by tiles of {} x {} px'.format(*plan.tile_shape)
     processes.say(f'{file}: {kind} of {count} images{tiles}')
+
+
+def _measure(files, output, channels):
+  """Returns `measure` of a job, which all processes can do and store."""
+  measured = processes.together(lambda: measure(files, channels, output))
+  if output.suffix.lower() == '.png' and measured[0] > 1:
+    raise InputError(
+      f'{output} holds one image and the input has {measured[0]}; use .tif'
+    )
+  return measured
 
 
 def _make_folder(folder: Path) -> None:

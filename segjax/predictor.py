@@ -6,7 +6,7 @@ U-Net by overlap tiles; an FCN whole, or by tiles where images are streamed.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,7 @@ from segjax.geometry import UNetGeometry
 from segjax.scores import ACTIVATIONS, compiled_whole_scores
 from segjax.streaming import fit_tiles, stream_predict
 from segjax.tile_plans import TilePlan, plan_tiles
+from segjax.tile_shapes import choose_tile_shape, most_windows
 from segjax.tiling import check_image, predict_image
 from segjax.turns import Transform, transforms_of, turned
 
@@ -102,59 +103,73 @@ def create_streamer(
   return stream
 
 
-def fit_to_memory(
+def settle_tiles(
   model: nn.Module,
   params: Any,
   config: ConfigDict,
-  image_shape: tuple[int, int, int],
+  sizes: Collection[tuple[int, int]],
   dtype: np.dtype,
   average: bool = False,
   activation: str = 'probabilities',
 ) -> ConfigDict:
-  """Returns the config with a `max_tile_size_px` for its `tile_memory_mib`.
+  """Returns the config with tiles of one shape for all images of a run.
 
-  So the tiles of an image are settled before it is begun: what was compiled
-  elsewhere might take other memory. All processes call this; the least of their
-  sizes is taken.
+  So one program is compiled, and the tiles of an image are settled before it is
+  begun: of what was compiled elsewhere a budget might admit others. All
+  processes call this; the least of their budgets' sizes is taken.
 
   Args:
     params: of the model.
-    image_shape: H, W, C.
-    dtype: of the image, as stored.
+    sizes: height and width of each image.
+    dtype: of the images, as stored.
 
-  The others are of `create_predictor`. A config with a tile size, or without a
-  budget, is returned as it is.
+  The others are of `create_predictor`. A config with a tile size keeps it.
 
   Raises:
-    InputError: the smallest tile takes more, or as `create_predictor`.
+    InputError: a size or the budget admits no tile, or as `create_predictor`.
   """
   check_prediction(model, config)
   settings = dict(config.prediction)
+  tile_size = settings.pop('tile_size', None)
   memory_mib = settings.pop('tile_memory_mib', 0)
-  if not memory_mib or settings.pop('tile_size', None) is not None:
-    return config
-  settings.pop('max_tile_size_px', None)
-  size = processes.together(
-    lambda: fit_tiles(
-      image_shape,
-      dtype,
-      _stored_apply(model, config),
-      {'params': params},
+  transforms = transforms_of(average)
+  if tile_size is None:
+    limit = settings.get('max_tile_size_px')
+    if memory_mib:
+      largest = np.max([*sizes], axis=0)
+      limit = processes.together(
+        lambda: fit_tiles(
+          (*map(int, largest), model.in_channels),
+          dtype,
+          _stored_apply(model, config),
+          {'params': params},
+          model.geometry,
+          memory_mib,
+          head_sizes=model.head_sizes,
+          activation=activation,
+          average=average,
+          tiles_per_batch=settings.get('tiles_per_batch', 1),
+          bucket_px=settings.get('bucket_px', 0),
+          space=config.mesh.space,
+        )
+      )
+      limit = int(processes.gather(np.array(limit)).min())
+    tile_size = choose_tile_shape(
+      sizes,
       model.geometry,
-      memory_mib,
-      head_sizes=model.head_sizes,
-      activation=activation,
-      average=average,
-      space=config.mesh.space,
-      **settings,
+      limit,
+      transforms=transforms,
+      bucket_px=settings.get('bucket_px', 0),
     )
+  elif not np.ndim(tile_size):
+    tile_size = (tile_size, tile_size)
+  settings['tile_size'] = tile_size
+  settings['most_tiles'] = most_windows(
+    sizes, model.geometry, tile_size, transforms
   )
-  fitted = ConfigDict(config.to_dict())
-  fitted.prediction.tile_memory_mib = 0
-  fitted.prediction.max_tile_size_px = int(
-    processes.gather(np.array(size)).min()
-  )
-  return fitted
+  settled = config.to_dict()
+  settled['prediction'] = settings
+  return ConfigDict(settled)
 
 
 def _stored_apply(model, config):

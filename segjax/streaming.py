@@ -20,9 +20,6 @@ from segjax.tile_plans import TilePlan, plan_tiles
 from segjax.tiling import predict_windows, read_mirrored
 from segjax.turns import Transform, transforms_of
 
-# Of an FCN; with margins of 224 px, half of a tile is computed for it alone.
-MAX_FCN_TILE_SIZE = 1536
-
 
 def stream_predict(
   reader: Any,
@@ -35,10 +32,11 @@ def stream_predict(
   encode: Callable[[np.ndarray], np.ndarray] | None = None,
   activation: str = 'probabilities',
   average: bool | Sequence[Transform] = False,
-  tile_size: int | None = None,
+  tile_size: int | tuple[int, int] | None = None,
   max_tile_size_px: int | None = None,
   tile_memory_mib: int = 0,
   tiles_per_batch: int = 1,
+  most_tiles: int = 0,
   bucket_px: int = 0,
   space: int = 1,
   finished: Collection[int] = (),
@@ -61,9 +59,11 @@ def stream_predict(
     activation: 'probabilities' (of each head) or 'logits'.
     average: as of `predict_image`.
     tile_size: as of `plan_tiles`.
-    max_tile_size_px: the same; None for 1024, or for `MAX_FCN_TILE_SIZE`.
+    max_tile_size_px: the same.
     tile_memory_mib: as of `predict_image`.
     tiles_per_batch: tiles computed at once, on each device.
+    most_tiles: tiles of the image that has most, where several share what is
+      compiled; too few for all devices go to one. 0 for this image's.
     bucket_px: as of `plan_tiles`.
     space: devices that share each tile, by rows.
     finished: numbers of windows that are left out, in the order of the plan.
@@ -79,7 +79,6 @@ def stream_predict(
     InputError: if an argument is none of the above. What `reader` or `writer`
       raise is passed on.
   """
-  is_unet = isinstance(geometry, UNetGeometry)
   transforms = transforms_of(average)
   if tile_memory_mib and tile_size is None:
     max_tile_size_px = fit_tiles(
@@ -100,7 +99,7 @@ def stream_predict(
     *reader.shape[:2],
     geometry,
     tile_size,
-    max_tile_size_px or (1024 if is_unet else MAX_FCN_TILE_SIZE),
+    max_tile_size_px,
     transforms=transforms,
     bucket_px=bucket_px,
   )
@@ -110,7 +109,7 @@ def stream_predict(
     geometry,
     head_sizes,
     activation,
-    len(range(len(plan))[share]) * len(transforms),
+    len(range(most_tiles or len(plan))[:: share.step]) * len(transforms),
     tiles_per_batch,
     space,
   )

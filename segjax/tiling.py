@@ -145,8 +145,8 @@ def predict_image(
   *,
   activation: str = 'probabilities',
   average: bool | Sequence[Transform] = False,
-  tile_size: int | None = None,
-  max_tile_size_px: int = 1024,
+  tile_size: int | tuple[int, int] | None = None,
+  max_tile_size_px: int | None = None,
   tile_memory_mib: int = 0,
   tiles_per_batch: int = 1,
   space: int = 1,
@@ -163,8 +163,8 @@ def predict_image(
     average: True takes the mean, in float32, of the activations of the image in
       the eight turns and flips of the square, each turned back; a sequence of
       (quarter turns, flip), as in `turns.DIHEDRAL_GROUP`, takes those.
-    tile_size: input pixels; None chooses, see `plan_tiles`.
-    max_tile_size_px: limit to that choice, in input pixels.
+    tile_size: as of `plan_tiles`.
+    max_tile_size_px: as of `plan_tiles`.
     tile_memory_mib: instead, what a batch may take of a device, in MiB, see
       `scores.Score.bytes_of`; 0 for `max_tile_size_px`.
     tiles_per_batch: tiles computed at once, on each device.

@@ -122,7 +122,7 @@ def test_labels_of_many_classes_show_their_colours(
     return SimpleNamespace(tile_shape=(4, 5))
 
   monkeypatch.setattr(predict, 'create_streamer', lambda *_: stream)
-  monkeypatch.setattr(predict, 'fit_to_memory', lambda *arguments: arguments[2])
+  monkeypatch.setattr(predict, 'settle_tiles', lambda *arguments: arguments[2])
   model = SimpleNamespace(
     num_classes=num_classes, head_sizes=(num_classes,), in_channels=3
   )

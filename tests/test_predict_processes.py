@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images predicted by two processes: the files that one process writes."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
-from commands import launch
+from commands import LAUNCHER, REPOSITORY, launch
 from tiny_network import tiny_network
 
 from segjax.predict import predict_files
 
-# Predicts argv[1] to all of argv[2:], and says how many windows it wrote.
+# Predicts argv[1] to all of argv[2:], and says how many windows it wrote. It
+# rests for $PAUSE seconds after each.
 PROGRAM = """
-import sys
+import os, sys, time
 sys.path.insert(0, 'tests')
-from segjax import errors, page_streams, predict, processes
+from segjax import errors, page_streams, partial, predict, processes
 from tiny_network import tiny_network
+partial.RECORD_EVERY_SECONDS = 0
 source, *outputs = sys.argv[1:]
 sys.argv[1:] = []
 def main(_):
@@ -26,6 +32,7 @@ def main(_):
     nonlocal count
     count += 1
     write(*arguments)
+    time.sleep(float(os.environ.get('PAUSE', 0)))
   page_streams.Page.__setitem__ = counted
   network = tiny_network()
   if MEMORY:
@@ -100,3 +107,44 @@ def test_what_fails_in_one_fails_in_both_and_leaves_nothing(tmp_path):
   for error in errors:
     assert error.startswith(f'error: {source}: pixel is nan in page 0, row 3')
   assert [file.name for file in tmp_path.iterdir()] == ['in.npy']
+
+
+def test_both_go_on_after_a_kill(tmp_path):
+  source, output = tmp_path / 'in.npy', tmp_path / 'out.npy'
+  np.save(source, noise(70, 83))
+  program = PROGRAM.replace('MEMORY', '0')
+  killed = subprocess.Popen(
+    [LAUNCHER, '2', sys.executable, '-c', program, source, output],
+    env=os.environ
+    | {
+      'PAUSE': '0.3',
+      'JAX_NUM_CPU_DEVICES': '4',
+      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+      'XLA_FLAGS': '',
+    },
+    cwd=REPOSITORY,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    start_new_session=True,
+  )
+  folder = tmp_path / 'out.npy.partial'
+  journals = [folder / 'journal', folder / 'journal.1']
+  until = time.monotonic() + 120
+  # Of 15 windows each; a line more, of the run, is in the first.
+  while [j.exists() and j.read_text().count('\n') > 3 for j in journals] != [
+    True,
+    True,
+  ]:
+    assert killed.poll() is None and time.monotonic() < until
+    time.sleep(0.02)
+  os.killpg(killed.pid, signal.SIGKILL)
+  killed.wait()
+  assert not output.exists()
+  done = [j.read_text().count('\n') - (j.suffix == '') for j in journals]
+  process = together(source, output)
+  assert process.returncode == 0, process.stderr
+  for index in range(2):
+    assert f'process {index} wrote {15 - done[index]};' in process.stdout
+  assert 3 <= min(done) and max(done) < 15
+  predict_files(tiny_network(), source, tmp_path / 'one.npy')
+  np.testing.assert_array_equal(np.load(output), np.load(tmp_path / 'one.npy'))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tiles cover an image: integers only, no network runs."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax import tile_plans
+from segjax import tile_axes, tile_plans, tile_shapes
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet, FCNGoogLeNet
@@ -45,9 +46,9 @@ def test_plan_of_the_paper_network(size, max_tile_size_px, tile_size, count):
 def test_more_tiles_are_chosen_where_they_waste_less():
   geometry = UNetGeometry(4, 1)
   # 9 x 254 = 2286 pixels; the largest tile, 286, would take 8 x 286 = 2288.
-  assert tile_plans.least_waste_tile_size(1411, geometry, 300) == 254
-  assert len(tile_plans.plan_axis(1411, geometry, 254)) == 9
-  assert len(tile_plans.plan_axis(1411, geometry, 286)) == 8
+  assert tile_axes.least_waste_tile_size(1411, geometry, 300) == 254
+  assert len(tile_axes.plan_axis(1411, geometry, 254)) == 9
+  assert len(tile_axes.plan_axis(1411, geometry, 286)) == 8
 
 
 def test_paper_tile_of_572_has_a_stride_of_384():
@@ -98,15 +99,15 @@ def test_no_admissible_tile_computes_fewer_pixels(geometry):
         covered, count = covered + stride, count + 1
       if covered >= size:
         costs.append(count * tile_size)
-    chosen = tile_plans.least_waste_tile_size(size, geometry, max_tile_size_px)
-    windows = tile_plans.plan_axis(size, geometry, chosen)
+    chosen = tile_axes.least_waste_tile_size(size, geometry, max_tile_size_px)
+    windows = tile_axes.plan_axis(size, geometry, chosen)
     assert len(windows) * chosen == min(costs)
 
 
 def test_same_tile_without_a_core_is_refused():
   geometry = UNetGeometry(2, 2, 'SAME')
   with pytest.raises(InputError, match='leaves 0 px .* use 52 or more'):
-    tile_plans.plan_axis(9, geometry, 2 * geometry.margin)
+    tile_axes.plan_axis(9, geometry, 2 * geometry.margin)
 
 
 @settings(max_examples=60, deadline=None)
@@ -156,7 +157,7 @@ def test_fcn_plans_hold_the_margin(create, padding):
   for size in (1, least, least + 1, 1000, 1777, 3333):
     for slack in (0, size % 32):
       for tile in (least, least + 32, 1024):
-        windows = tile_plans.plan_clipped_axis(size, geometry, tile, slack)
+        windows = tile_axes.plan_axis(size, geometry, tile, slack)
         ends = [0, *(window.stop for window in windows)]
         assert ends[-1] == size and sorted(set(ends)) == ends
         for window in windows:
@@ -168,14 +169,78 @@ def test_fcn_plans_hold_the_margin(create, padding):
 
 
 def test_fcn_tiles_that_are_turned_fit_both_sides():
-  """One side is no multiple of the period, and within the limit alone."""
+  """The shorter side is no multiple of the period, and within the limit."""
   geometry = FCN32s(padding='same').geometry
-  for max_tile_size_px, side in ((1696, 1696), (1693, 1664)):
+  turn = [(1, False)]
+  for max_tile_size_px in (1696, 1693):
     plan = tile_plans.plan_tiles(
-      1692,
-      1943,
-      geometry,
-      max_tile_size_px=max_tile_size_px,
-      transforms=[(1, False)],
+      1692, 1943, geometry, None, max_tile_size_px, transforms=turn
     )
+    pixels = []
+    for side in range(32, max_tile_size_px + 1, 32):
+      with contextlib.suppress(InputError):
+        other = tile_plans.plan_tiles(
+          1692, 1943, geometry, side, transforms=turn
+        )
+        pixels.append(len(other) * side * side)
+    side = plan.tile_shape[0]
     assert plan.tile_shape == (side, side)
+    assert len(plan) * side * side == min(pixels)
+
+
+SETS = {
+  'one': [(512, 300)],
+  'equal': [(512, 300)] * 3,
+  'turned': [(375, 500), (500, 375)],
+  'many small': [(90, 70)] * 9 + [(512, 600)],
+  'few small': [(90, 70)] + [(512, 600)] * 9,
+  'random': np.random.default_rng(0).integers(1, 900, (12, 2)),
+}
+
+
+@pytest.mark.parametrize('transforms', [[(0, False)], DIHEDRAL_GROUP])
+@pytest.mark.parametrize('name', SETS)
+@pytest.mark.parametrize(
+  'geometry', [UNetGeometry(3, 2), FCN32s(padding='same').geometry], ids=type
+)
+def test_images_share_a_tile_that_costs_least(geometry, name, transforms):
+  sizes = [tuple(map(int, size)) for size in SETS[name]]
+
+  def cost(shape):
+    try:
+      plans = [
+        tile_plans.plan_tiles(*size, geometry, shape, transforms=transforms)
+        for size in sizes
+      ]
+    except InputError:
+      return np.inf
+    return sum(len(plan) for plan in plans) * shape[0] * shape[1]
+
+  limit = 700
+  shape = tile_shapes.choose_tile_shape(
+    sizes, geometry, limit, transforms=transforms
+  )
+  assert max(shape) <= limit
+  for size in sizes:  # Each one's own.
+    plan = tile_plans.plan_tiles(
+      *size, geometry, None, limit, transforms=transforms
+    )
+    assert cost(shape) <= cost(plan.tile_shape)
+  if name == 'equal':
+    assert plan.tile_shape == shape
+  assert tile_shapes.most_windows(sizes, geometry, shape, transforms) == max(
+    len(tile_plans.plan_tiles(*size, geometry, shape, transforms=transforms))
+    for size in sizes
+  )
+  if name == 'turned' and isinstance(geometry, UNetGeometry):
+    assert cost(shape) == min(
+      cost((height, width))
+      for height in range(geometry.input_size(1), limit + 1, 8)
+      for width in range(geometry.input_size(1), limit + 1, 8)
+      if height == width or transforms == [(0, False)]
+    )
+
+
+def test_tiles_of_quarter_turns_are_square():
+  with pytest.raises(InputError, match='188 x 204 px; .* must be square'):
+    tile_plans.plan_tiles(4, 5, PAPER, (188, 204), transforms=DIHEDRAL_GROUP)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of unequal images: one compiled program for all of them."""
+
+import fcn_nets
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny_network import tiny_network
+
+from segjax import predict, scores
+from segjax.data import images
+from segjax.models.fcn import FCN32s
+from segjax.networks import Network
+
+SIZES = [(5, 90), (70, 83), (16, 16), (41, 7)]
+
+
+def write_folder(folder, channels):
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for number, size in enumerate(SIZES):
+    pixels = rng.integers(0, 256, (1, *size, channels), np.uint8)
+    images.write_stack(folder / f'{number}.png', pixels)
+
+
+@pytest.mark.parametrize('average', [False, True])
+def test_unet_compiles_once_and_predicts_as_of_each_image(tmp_path, average):
+  write_folder(tmp_path / 'in', 1)
+  network = tiny_network()
+  compiled = scores._compiled_core_scores()
+  before = compiled._cache_size()
+  predict.predict_files(
+    network, tmp_path / 'in', tmp_path / 'out', average=average
+  )
+  assert compiled._cache_size() == before + 1
+  for number in range(len(SIZES)):
+    alone = tmp_path / 'alone.npy'
+    predict.predict_files(
+      network,
+      tmp_path / 'in' / f'{number}.png',
+      alone,
+      average=average,
+      overwrite=True,
+    )
+    written = images.read_stack(tmp_path / 'out' / f'{number}.tif')
+    np.testing.assert_allclose(written[..., 0], np.load(alone), atol=1e-5)
+    assert np.ptp(written) > 0.01
+
+
+def test_a_budget_settles_one_tile_for_all(tmp_path, capsys):
+  write_folder(tmp_path / 'in', 1)
+  network = tiny_network()
+  network.config.prediction.tile_memory_mib = 1
+  predict.predict_files(network, tmp_path / 'in', tmp_path / 'out')
+  said = capsys.readouterr().out.splitlines()
+  assert len(said) == len(SIZES)
+  assert len({line.partition(', by tiles of ')[2] for line in said}) == 1
+
+
+def test_fcn_compiles_once_and_predicts_the_whole_images(tmp_path):
+  """Also for those that are smaller than the tile, and the larger ones."""
+  write_folder(tmp_path / 'in', 3)
+  model = FCN32s(**fcn_nets.NARROW, padding='same')
+  params = fcn_nets.random_params(model)
+  config = {
+    'data': {'name': 'folder', 'num_classes': fcn_nets.CLASSES},
+    'evaluation': {'average': False},
+    'mesh': {'data': None, 'space': 1},
+    'preprocessing': {'mean': 0.5, 'std': 0.5, 'channels': ()},
+    'prediction': {'bucket_px': 0},
+  }
+  network = Network(model, params, ConfigDict(config), None)
+  compiled = scores.compiled_whole_scores()
+  before = compiled._cache_size()
+  predict.predict_files(
+    network, tmp_path / 'in', tmp_path / 'out', kind='logits'
+  )
+  assert compiled._cache_size() == before + 1
+  for number in range(len(SIZES)):
+    [image] = images.read_stack(tmp_path / 'in' / f'{number}.png')
+    image = 2 * np.float32(image) / 255 - 1
+    whole = np.asarray(model.apply({'params': params}, image[None]))
+    written = images.read_stack(tmp_path / 'out' / f'{number}.tif')
+    assert np.abs(written - whole).max() < 1e-5 * np.abs(whole).max()
