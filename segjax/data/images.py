@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Picture files in and out.
 
-tifffile is known here, to `tiff_check`, `rasters` and `canvases`; Pillow
-here, to `png_jpeg`, and to `segjax.legends`, which draws text with it.
+tifffile is known here, to `tiff_check`, `rasters` and `canvases`; Pillow, which
+reads PNG and JPEG, to `png_jpeg` and to `segjax.legends`, which draws with it.
 
 Every stack in memory is [N,H,W,C]: N pages of H rows, W columns and C
 channels. What is read is what was stored: nothing is scaled, inverted,
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image
 
 from segjax.atomic import replacing
 from segjax.data import png_jpeg
 from segjax.data.layout import natural_key
+from segjax.data.png import write_png
 from segjax.data.tiff_check import tiff_pages
 from segjax.errors import InputError, SaveFailed
 from segjax.palettes import complete_palette
@@ -172,10 +172,7 @@ def _encode(file, array, ending, palette):
   if array.shape[3:] == (1,):
     array = array[..., 0]
   if ending == '.png':
-    picture = Image.fromarray(array[0])
-    if palette is not None:
-      picture.putpalette(palette.tobytes())
-    picture.save(file, format='PNG')
+    write_png(file, array[0].reshape(*array.shape[1:3], -1), palette)
     return
   axes = {'planarconfig': 'contig'} if array.ndim == 4 else {}
   with tifffile.TiffWriter(file, bigtiff=array.nbytes > 2**31) as tif:
