@@ -28,7 +28,7 @@ class TrainingDiverged(FloatingPointError):
 
 
 class SaveFailed(OSError):
-  """A checkpoint cannot be written, though its folder can: a full disk."""
+  """A checkpoint or a temporary file cannot be written: a full disk."""
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:

@@ -5,7 +5,6 @@ import collections
 import contextlib
 import functools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from segjax import processes
 from segjax.data import canvases, images, rasters
+from segjax.data.png import write_png
 from segjax.errors import InputError
 from segjax.partial import Partial
 from segjax.tile_plans import TilePlan
@@ -156,13 +156,14 @@ def finish_picture(
   Args:
     folder: of the partial output.
     name: as of `write_predictions`.
-    colours: of labels; see `images.write_stack`.
+    colours: uint8[K,3] of labels 0..K-1.
   """
   output = folder / name
   canvas = _canvas_path(output)
   if canvas != output:
-    images.write_stack(output, np.load(canvas), colours)
-    os.unlink(canvas)
+    # It stays until the picture has its place: after a crash it is made again.
+    with rasters.open_rasters(canvas) as [page], open(output, 'wb') as file:
+      write_png(file, page, colours)
 
 
 def _canvas_path(output):

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small inputs that more than one test file draws on."""
 
+import struct
+import zlib
+
 import numpy as np
 import tifffile
 from scipy import ndimage
@@ -51,3 +54,21 @@ def random_stack(shape, dtype='uint8', seed=0):
 
 def write_tiff(path, stack, photometric='minisblack', **options):
   tifffile.imwrite(path, stack, photometric=photometric, **options)
+
+
+def png_of(header, pixels, before=()):
+  """Returns a PNG; `before`: [(kind, data), ...], chunks before the pixels."""
+
+  def chunk(kind, data):
+    crc = struct.pack('>I', zlib.crc32(kind + data))
+    return struct.pack('>I', len(data)) + kind + data + crc
+
+  return b''.join(
+    [
+      b'\x89PNG\r\n\x1a\n',
+      chunk(b'IHDR', header),
+      *(chunk(*given) for given in before),
+      chunk(b'IDAT', zlib.compress(pixels)),
+      chunk(b'IEND', b''),
+    ]
+  )

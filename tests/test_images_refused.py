@@ -3,12 +3,11 @@
 
 import os
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import tifffile
-from inputs import random_stack, write_tiff
+from inputs import png_of, random_stack, write_tiff
 from PIL import Image
 
 from segjax.data import images
@@ -22,21 +21,6 @@ def error_of(path):
   assert '\n' not in message
   assert str(path) in message
   return message
-
-
-def png_of(header, pixels):
-  def chunk(kind, data):
-    crc = struct.pack('>I', zlib.crc32(kind + data))
-    return struct.pack('>I', len(data)) + kind + data + crc
-
-  return b''.join(
-    [
-      b'\x89PNG\r\n\x1a\n',
-      chunk(b'IHDR', header),
-      chunk(b'IDAT', zlib.compress(pixels)),
-      chunk(b'IEND', b''),
-    ]
-  )
 
 
 def save_cut_candidates(folder):

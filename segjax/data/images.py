@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Picture files in and out.
 
-tifffile is known here, to `tiff_check`, `rasters` and `canvases`; Pillow here
-and to `segjax.legends`, which draws text with it.
+tifffile is known here, to `tiff_check`, `rasters` and `canvases`; Pillow, which
+reads PNG and JPEG, to `png_jpeg` and to `segjax.legends`, which draws with it.
 
 Every stack in memory is [N,H,W,C]: N pages of H rows, W columns and C
 channels. What is read is what was stored: nothing is scaled, inverted,
@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from segjax.atomic import replacing
+from segjax.data import png_jpeg
 from segjax.data.layout import natural_key
+from segjax.data.png import write_png
 from segjax.data.tiff_check import tiff_pages
-from segjax.errors import InputError
+from segjax.errors import InputError, SaveFailed
 from segjax.palettes import complete_palette
 
 # 16384 x 16384 gray. Also what stops a small file that decodes to a huge page.
@@ -54,10 +55,7 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
       unseen in a JPEG, a .npy and an uncompressed TIFF: they have no checksum.
   """
   path = Path(path)
-  if not path.is_file():
-    what = 'is a directory, not a file' if path.is_dir() else 'no such file'
-    raise InputError(f'{path}: {what}')
-  reader = _READERS[_known_ending(path, _READERS)]
+  reader = _READERS[check_file(path)]
   with refusing_damage(path):
     images = reader(path)
   finite = np.isfinite(images)
@@ -68,6 +66,18 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
       f'{at[2]}, channel {at[3]} (counted from 0); pixels must be finite'
     )
   return images
+
+
+def check_file(path: Path) -> str:
+  """Returns the ending of a file, in small letters.
+
+  Raises:
+    InputError: there is no such file, or `read_stack` takes no such ending.
+  """
+  if not path.is_file():
+    what = 'is a directory, not a file' if path.is_dir() else 'no such file'
+    raise InputError(f'{path}: {what}')
+  return _known_ending(path, _READERS)
 
 
 def decode_picture(data: bytes, source: str) -> np.ndarray:
@@ -162,10 +172,7 @@ def _encode(file, array, ending, palette):
   if array.shape[3:] == (1,):
     array = array[..., 0]
   if ending == '.png':
-    picture = Image.fromarray(array[0])
-    if palette is not None:
-      picture.putpalette(palette.tobytes())
-    picture.save(file, format='PNG')
+    write_png(file, array[0].reshape(*array.shape[1:3], -1), palette)
     return
   axes = {'planarconfig': 'contig'} if array.ndim == 4 else {}
   with tifffile.TiffWriter(file, bigtiff=array.nbytes > 2**31) as tif:
@@ -178,7 +185,10 @@ def _encode(file, array, ending, palette):
 
 @contextlib.contextmanager
 def refusing_damage(source: Path | str) -> Iterator[None]:
-  """Turns whatever a decoder raises of the block into an InputError."""
+  """Turns whatever a decoder raises of the block into an InputError.
+
+  A SaveFailed, which is not of the bytes, stays what it is.
+  """
 
   # Otherwise tifffile also logs to stderr what the InputError says. A function
   # of this call's own, so that other threads do not remove it.
@@ -189,7 +199,7 @@ def refusing_damage(source: Path | str) -> Iterator[None]:
   log.addFilter(mute)
   try:
     yield
-  except InputError:
+  except (InputError, SaveFailed):
     raise
   # On damaged bytes the decoders raise whatever their parsers run into.
   except Exception as e:
@@ -247,33 +257,11 @@ def _read_picture(path):
 
 
 def _decode_picture(data, source):
-  """Decodes a PNG or JPEG, whichever the first bytes say.
-
-  The plug-in classes are called directly because `Image.open` reports a large
-  image by a warning, and catching warnings is not safe among threads.
-  """
-  if data.startswith(b'\x89PNG'):
-    # Checks every CRC, which decoding does not.
-    PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
-    picture = PngImagePlugin.PngImageFile(io.BytesIO(data))
-    if b'IEND\xaeB`\x82' not in data or picture.is_animated:
-      raise InputError(
-        f'{source}: truncated or animated; expected a whole image'
-      )
-  else:
-    picture = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-  bits = 16 if '16' in str(picture.tile[0].args) else 8
-  known = ['I;16'] if bits == 16 else ['1', 'L', 'LA', 'P', 'RGB', 'RGBA']
-  if picture.mode not in known:
-    raise InputError(
-      f'{source}: {bits}-bit {picture.mode}; expected gray, palette or '
-      '8-bit RGB'
-    )
-  bands = picture.getbands()
-  shape = (picture.height, picture.width, len(bands))
-  dtype = stored_dtype(source, shape, np.dtype(f'uint{bits}'))
-  image = np.asarray(picture).astype(dtype).reshape(shape)
-  return image[..., : len(bands) - ('A' in bands)]
+  picture, shape, dtype = png_jpeg.open_picture(io.BytesIO(data), source)
+  stored_dtype(source, shape, dtype)
+  png_jpeg.check_whole(data, source)
+  image = np.asarray(picture).astype(dtype)
+  return image.reshape(*shape[:2], -1)[..., : shape[2]]
 
 
 def stack_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:

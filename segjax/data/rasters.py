@@ -2,8 +2,8 @@
 """Images of any size, of which only the windows asked for are read.
 
 Every page is an array-like of shape [H, W, C]: `page[rows, columns]`, two
-slices within it, gives [h, w, C] as `images.read_stack` would. TIFF, .npy and
-Zarr are read by windows. PNG and JPEG have no windows: they are decoded whole.
+slices within it, gives [h, w, C] as `images.read_stack` would. How that is done
+for PNG and JPEG, which have no windows, says `picture_windows`.
 
 tensorstore is known here and to `canvases` only; it reads and writes Zarr.
 """
@@ -24,6 +24,7 @@ import tifffile
 
 from segjax.data import images
 from segjax.data.layout import natural_key
+from segjax.data.picture_windows import open_picture
 from segjax.data.tiff_check import tiff_pages
 from segjax.errors import InputError
 
@@ -88,29 +89,29 @@ def open_rasters(path: str | os.PathLike) -> Iterator[list]:
   """Yields the pages of an image file, which stays open for the block.
 
   Args:
-    path: what `images.read_stack` takes, with pages of any size where they are
-      read by windows; or a .zarr folder: Zarr v2 or v3 of the shapes of an
-      .npy, or OME-Zarr, of which the first (finest) scale is taken, t and z as
-      pages and c as channels.
+    path: what `images.read_stack` takes, with pages of any size (but see
+      `picture_windows.open_picture`); or a .zarr folder: Zarr v2 or v3 of the
+      shapes of an .npy, or OME-Zarr, of which the first (finest) scale is
+      taken, t and z as pages and c as channels.
 
   Raises:
     InputError: here, or when a window is read: as `images.read_stack`. Values
       that are not finite are not looked for.
+    SaveFailed: as `picture_windows.open_picture`.
   """
   path = Path(path)
+  ending = '.zarr' if is_zarr(path) else images.check_file(path)
   with contextlib.ExitStack() as stack:
-    if is_zarr(path):
-      with images.refusing_damage(path):
+    with images.refusing_damage(path):
+      if ending == '.zarr':
         pages = _open_zarr(path)
-    elif path.suffix.lower() in ('.tif', '.tiff') and path.is_file():
-      with images.refusing_damage(path):
+      elif ending == '.npy':
+        pages = _open_npy(path)
+      elif ending in ('.tif', '.tiff'):
         tif = stack.enter_context(tifffile.TiffFile(path, is_ome=False))
         pages = _open_tiff(path, tif)
-    elif path.suffix.lower() == '.npy' and path.is_file():
-      with images.refusing_damage(path):
-        pages = _open_npy(path)
-    else:
-      pages = list(images.read_stack(path))
+      else:
+        pages = [_raster(path, *stack.enter_context(open_picture(path)))]
     yield pages
 
 
