@@ -209,10 +209,21 @@ def _own_journal():
 
 
 def _mend(folder):
-  """Removes the lines of journals that a crash has cut off."""
+  """Removes from journals what a crash has cut off, or left without a canvas.
+
+  The latter after it gave the output its name.
+  """
+  has_canvas = any(
+    not file.name.startswith(('journal', 'lock', 'replaced', '.'))
+    for file in folder.iterdir()
+  )
   for journal in folder.glob('journal*'):
     text = journal.read_text('ascii')
     whole = text[: text.rfind('\n') + 1]
+    if not has_canvas:
+      # The first line of the first journal says whose they are.
+      own = text.find('\n') + 1 if journal.name == 'journal' else 0
+      whole = text[:own]
     if whole != text:
       os.truncate(journal, len(whole))
 

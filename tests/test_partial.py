@@ -74,7 +74,8 @@ def test_the_lock_of_a_dead_run_is_none(tmp_path):
     'import os, sys; from segjax import partial; '
     'partial.RECORD_EVERY_SECONDS = 0; '
     'opened = partial.open_partial(sys.argv[1], {}); '
-    'opened.__enter__().record((0, 3), 5, lambda: None); os._exit(9)'
+    'begun = opened.__enter__(); (begun.folder / "out.npy").touch(); '
+    'begun.record((0, 3), 5, lambda: None); os._exit(9)'
   )
   process = subprocess.run([sys.executable, '-c', script, output])
   assert process.returncode == 9
@@ -105,6 +106,7 @@ def test_the_journals_of_all_processes_are_read(tmp_path):
   output = tmp_path / 'out.npy'
   with pytest.raises(KeyboardInterrupt):
     with open_partial(output, {}) as partial:
+      (partial.folder / 'out.npy').write_text('some')
       (partial.folder / 'journal.1').write_text('0 1 16\n2 4 9\n')
       # Of a process that was killed while it wrote.
       (partial.folder / 'journal.12').write_text('0 7 16\n0 1')
@@ -114,3 +116,23 @@ def test_the_journals_of_all_processes_are_read(tmp_path):
     assert (partial.folder / 'journal.12').read_text() == '0 7 16\n'
     (partial.folder / 'out.npy').write_text('all')
   assert os.listdir(tmp_path) == ['out.npy']
+
+
+def test_nothing_is_finished_without_a_canvas(tmp_path, monkeypatch):
+  """Killed when the output had its name and its folder was not yet removed."""
+  monkeypatch.setattr('segjax.partial.RECORD_EVERY_SECONDS', 0)
+  monkeypatch.setattr('segjax.partial.shutil.rmtree', lambda *_, **__: None)
+  output = tmp_path / 'out.npy'
+  with open_partial(output, {'input': 'a'}) as partial:
+    (partial.folder / 'out.npy').write_text('first')
+    (partial.folder / 'journal.1').write_text('0 1 16\n')
+    partial.record((0, 0), 7, lambda: None)
+  assert output.read_text() == 'first' and partial.folder.is_dir()
+  with open_partial(output, {'input': 'a'}, overwrite=True) as again:
+    assert again.finished == {}
+    (again.folder / 'out.npy').write_text('second')
+    again.record((0, 2), 7, lambda: None)
+    journals = sorted(again.folder.glob('journal*'))
+    lines = [journal.read_text() for journal in journals]
+  assert lines == ['{"input": "a"}\n0 2 7\n', '']
+  assert output.read_text() == 'second'
