@@ -12,6 +12,9 @@ _flags = os.environ.get('XLA_FLAGS', '')
 if _DEVICES_FLAG not in _flags:
   os.environ['XLA_FLAGS'] = f'{_flags} {_DEVICES_FLAG}=8'.strip()
 
+# Of all commands, too: the user's compiled programs are none of the suite's.
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+
 import jax  # noqa: E402
 
 pytest.register_assert_rewrite('command_cases')
