@@ -17,8 +17,6 @@ os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 
 import jax  # noqa: E402
 
-pytest.register_assert_rewrite('command_cases')
-
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Compiling takes most of a test's time; what is compiled is tiny.
 jax.config.update('jax_disable_most_optimizations', True)
