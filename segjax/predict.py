@@ -180,6 +180,11 @@ def _load(args) -> Network:
       f'--artifact={args.artifact} is a network by itself; give no --workdir, '
       '--config or --params with it'
     )
+  if args['checkpoint'].present:
+    raise InputError(
+      f'--checkpoint={args.checkpoint} is of a run; --artifact={args.artifact} '
+      'holds one network, give no --checkpoint with it'
+    )
   network = Network(*artifact.load(args.artifact), data_sha256=None)
   use_compilation_cache()
   return network
