@@ -50,7 +50,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.loss_reduction = 'mean'  # Over pixels, weights as they are; or 'sum'.
   config.log_every_steps = 50
   config.profile_steps = (0, 0)  # First and last of a trace; (0, 0) is none.
-  config.compilation_cache = True  # Of an accelerator, in ~/.cache/segjax.
+  config.compilation_cache = True  # Of programs, in ~/.cache/segjax.
 
   config.model = dict(
     name='unet',  # Or 'unet_2015', the authors' released form.

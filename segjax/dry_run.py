@@ -9,6 +9,8 @@ the devices are not counted.
 import functools
 import math
 import os
+import socket
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,4 +200,11 @@ def _bytes_per_device() -> tuple[int, str]:
     available = 1024 * int(lines['MemAvailable'].split()[0])
   else:
     available = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  return available // jax.local_device_count(), "this host's available memory"
+  return available // _devices_of_host(), "this host's available memory"
+
+
+def _devices_of_host() -> int:
+  """Returns how many devices of this run share this host's memory."""
+  name = zlib.crc32(socket.gethostname().encode())
+  own = np.array([name, jax.local_device_count()])
+  return sum(count for host, count in processes.gather(own) if host == name)

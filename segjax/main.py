@@ -33,14 +33,15 @@ def main(_):
     raise InputError(f'--config={source}: there is no file {file}')
   name = f'{Path(file).stem}_{argument}' if argument else Path(file).stem
   # Here, so that a wrong flag fails first.
-  from segjax import dry_run, parallel, processes, train
+  from segjax import dry_run, processes, train
+  from segjax.compilation_cache import use_compilation_cache
 
   processes.join()
   if _DRY_RUN.value:
     processes.say(dry_run.describe(_CONFIG.value))
     return
   if _CONFIG.value.compilation_cache:
-    parallel.use_compilation_cache()
+    use_compilation_cache()
   train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or Path('runs', name))
 
 

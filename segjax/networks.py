@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from segjax.checkpoints import newest_step
+from segjax.compilation_cache import use_compilation_cache
 from segjax.data import IGNORE_LABEL, Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
@@ -205,18 +206,24 @@ def define_flags() -> None:
 def load_from_flags() -> Network:
   """Returns the network that the flags name.
 
+  From here on its config says whether compiled programs are kept.
+
   Raises:
     InputError: they name none, or more than one; or it cannot be loaded.
   """
   args = flags.FLAGS
   if args.workdir is not None and (args.config, args.params) == (None, None):
-    return load_trained(args.workdir, args.checkpoint)
-  if args.workdir is None and None not in (args.config, args.params):
-    return load_converted(args.config, args.params)
-  raise InputError(
-    'give --workdir=DIR for the network of a run, or --config=CONFIG and '
-    '--params=FILE for converted weights'
-  )
+    network = load_trained(args.workdir, args.checkpoint)
+  elif args.workdir is None and None not in (args.config, args.params):
+    network = load_converted(args.config, args.params)
+  else:
+    raise InputError(
+      'give --workdir=DIR for the network of a run, or --config=CONFIG and '
+      '--params=FILE for converted weights'
+    )
+  if network.config.compilation_cache:
+    use_compilation_cache()
+  return network
 
 
 def _shapes(model: nn.Module) -> Any:

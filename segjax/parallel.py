@@ -6,16 +6,12 @@ under `jit` with the batch sharded over a mesh (the default) or under `pmap`.
 """
 
 import functools
-import os
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from flax import jax_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -251,35 +247,6 @@ def jit(function: Callable, **options) -> Callable:
 def jit_once(function: Callable) -> Callable:
   """`jax.jit` for what runs once: less time to compile, more to run."""
   return jax.jit(function, compiler_options=_known(_ONCE_ON_CPU))
-
-
-def use_compilation_cache() -> None:
-  """Keeps compiled programs, for this run's next start and for other runs.
-
-  In $XDG_CACHE_HOME/segjax/compiled, or ~/.cache for XDG_CACHE_HOME. As jax
-  has it, what took a second or more to compile is kept, without limit; the
-  folder can be removed at any time. It must come before anything is compiled.
-  JAX_COMPILATION_CACHE_DIR, if set, is the folder instead.
-
-  Not on CPUs: XLA takes the code it kept for another machine's, prints errors
-  and may crash (jax issue 38445, XLA issue 44565). A folder that cannot be
-  written to is a warning.
-  """
-  if jax.default_backend() == 'cpu' or jax.config.jax_compilation_cache_dir:
-    return
-  home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-  folder = Path(home, 'segjax', 'compiled')
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
-  except OSError as error:
-    logging.warning(
-      'compiled programs are not kept: cannot write to %s: %s',
-      folder,
-      error.strerror,
-    )
-    return
-  jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 def _known(cpu_options: dict) -> dict | None:

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from segjax import artifact, networks, processes
+from segjax.compilation_cache import use_compilation_cache
 from segjax.data import images, look_of, rasters
 from segjax.errors import InputError, run_command
 from segjax.networks import Network
@@ -168,7 +169,14 @@ def _load(args) -> Network:
       f'--artifact={args.artifact} is a network by itself; give no --workdir, '
       '--config or --params with it'
     )
-  return Network(*artifact.load(args.artifact), data_sha256=None)
+  if args['checkpoint'].present:
+    raise InputError(
+      f'--checkpoint={args.checkpoint} is of a run; --artifact={args.artifact} '
+      'holds one network, give no --checkpoint with it'
+    )
+  network = Network(*artifact.load(args.artifact), data_sha256=None)
+  use_compilation_cache()
+  return network
 
 
 def main(_):

@@ -108,7 +108,7 @@ def fcn_config(
   config.loss_reduction = 'sum'  # Over pixels; see losses.reduce_image.
   config.log_every_steps = 20
   config.profile_steps = (0, 0)  # First and last of a trace; (0, 0) is none.
-  config.compilation_cache = True  # Of an accelerator, in ~/.cache/segjax.
+  config.compilation_cache = True  # Of programs, in ~/.cache/segjax.
 
   config.model = dict(
     name=model_name,

@@ -7,6 +7,7 @@ with another model or dataset is refused before it mixes with them.
 """
 
 import json
+import operator
 import os
 import pathlib
 import socket
@@ -20,10 +21,37 @@ import ml_collections
 from segjax.atomic import replacing
 from segjax.checkpoints import load_params
 from segjax.errors import InputError
+from segjax.geometry import UNetGeometry
 from segjax.models import create_model
 
 # How long an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
+
+# Settings that configs have had since a later version, and what the runs before
+# it did. In a model or in `prediction`, what is left out is the same.
+_ADDED = {
+  'accumulate_steps': 1,
+  'compilation_cache': True,
+  'evaluation': {'present_only': False},
+  'mesh': {'data': None, 'space': 1},
+  'profile_steps': [0, 0],
+}
+# What is read of a run that was trained.
+_READ = (
+  'data.name',
+  'data_sha256',
+  'evaluation.average',
+  'evaluation.best_metric',
+  'evaluation.num_pictures',
+  'model.name',
+  'num_train_steps',
+  'preprocessing.channels',
+  'preprocessing.mean',
+  'preprocessing.std',
+  'tile_size_px',
+)
+_READ_OF_UNET = ('prediction.max_tile_size_px', 'prediction.tiles_per_batch')
+_READ_OF_FCN = ('prediction.bucket_px',)
 
 
 def check_writable(workdir: str | os.PathLike) -> None:
@@ -122,15 +150,22 @@ def load_run(
 ) -> tuple[nn.Module, dict[str, Any], ml_collections.ConfigDict]:
   """Returns the model, the parameters and the config of a run.
 
+  The run may be older than settings of today that changed nothing.
+
   Args:
     workdir: folder of the run.
     checkpoint: 'latest', 'best' (by the held-out score) or a step's number.
 
   Raises:
-    InputError: there is no such run or checkpoint, or it cannot be read.
+    InputError: there is no such run or checkpoint, or it cannot be read, or its
+      config lacks a setting.
   """
-  config = read_config(workdir)
+  config = ml_collections.ConfigDict(_tuples(_ADDED))
+  config.update(read_config(workdir))
+  _check_has(workdir, config, _READ)
   model = create_model(config.model)
+  is_unet = isinstance(model.geometry, UNetGeometry)
+  _check_has(workdir, config, _READ_OF_UNET if is_unet else _READ_OF_FCN)
   which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
   if isinstance(which, str) and which not in ('latest', 'best'):
     raise InputError(
@@ -138,6 +173,22 @@ def load_run(
     )
   params = load_params(pathlib.Path(workdir) / 'checkpoints', which)
   return model, params, config
+
+
+def _check_has(
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  names: Sequence[str],
+) -> None:
+  for name in names:
+    try:
+      operator.attrgetter(name)(config)
+    except AttributeError as error:
+      raise InputError(
+        f'{pathlib.Path(workdir) / "config.json"} has no {name}, as a run of '
+        'another version of segjax; use that version, or add the setting there '
+        'as a config file of today has it'
+      ) from error
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
@@ -162,6 +213,8 @@ def _check_same(
   may_change: Sequence[str],
 ) -> None:
   old, new = flatten(old), flatten(new)
+  added = {k: v for k, v in flatten(_ADDED).items() if k in new}
+  old = added | old
   names = [
     name
     for name in sorted({**old, **new})

@@ -12,9 +12,10 @@ _flags = os.environ.get('XLA_FLAGS', '')
 if _DEVICES_FLAG not in _flags:
   os.environ['XLA_FLAGS'] = f'{_flags} {_DEVICES_FLAG}=8'.strip()
 
-import jax  # noqa: E402
+# Of all commands, too: the user's compiled programs are none of the suite's.
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 
-pytest.register_assert_rewrite('command_cases')
+import jax  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Compiling takes most of a test's time; what is compiled is tiny.

@@ -1,289 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input that a person can correct: one line, status 2, nothing written."""
+"""Input that a person can correct: one line, status 2, nothing written.
 
+The table is in the modules `bad_input_*`. What is wrong -> (command, words of
+the message) or (command, words, environment). In command and words, {tree} is a
+folder that `write_tree` of the module made and nothing may change, {new} a path
+where nothing is nor may be, and PLACES names others.
+"""
+
+import concurrent.futures
 import shlex
-import shutil
 
-import command_cases
-import numpy as np
+import bad_input_fcn
+import bad_input_results
+import bad_input_unet
 import pytest
-import tifffile
-from commands import CONFIG, DEMO, TINY_NET
-from small_runs import make_run, write_isbi
+from commands import run, snapshot
 
-from segjax.data.images import write_stack
-
-# As in `command_cases`; {run} is a run in the tree, {demo} and {isbi} are tiny
-# experiments on synthetic data and on files.
-TRAIN = 'main {demo} --workdir={new}'
-READ = 'main {isbi} --workdir={new} --config.data.dir='
-SCORE = 'evaluate --workdir={run}'
-PREDICT = 'predict --workdir={run} --output={new}.tif --input={tree}/'
-PREPARE = 'data.prepare {isbi} --config.data.dir='
-WRITE = 'predict --workdir={run} --input={tree}/images --output='
-
-PLACES = {
-  'run': '{tree}/run',
-  'demo': shlex.join(DEMO),
-  'isbi': shlex.join((f'--config={CONFIG}', *TINY_NET)),
+TABLES = {
+  'unet': bad_input_unet,
+  'fcn': bad_input_fcn,
+  'results': bad_input_results,
 }
-
-# What a config may hold -> what the message says.
-SETTINGS = {
-  'data.name=mnist': ["data.name='mnist'", "'isbi2012'"],
-  'data.name=voc': ["data.name='voc'", 'takes the fields dir, year'],
-  'data.fold=5': ['fold 5', '0..4'],
-  'data.num_slices=4': ['5 folds of 4 slices'],
-  'tile_size_px=35': ['35 px is not admissible', 'nearest: 34 and 36'],
-  'tile_size_px=0': ['tile_size_px=0', 'U-Net'],
-  'batch_size=0': ['batch_size=0', 'positive multiple of 1'],
-  'accumulate_steps=2': ['batch_size=1', 'accumulate_steps=2'],
-  'parallel=vmap': ["parallel='vmap'", "'pmap'"],
-  'profile_steps=(3,2)': ['profile_steps=(3, 2)', '(0, 0) for none'],
-  'loss_reduction=max': ["loss_reduction='max'", "'mean'"],
-  'num_train_steps=many': ['--config.num_train_steps', "'many'", 'int'],
-  'evaluation.every_steps=0': ['evaluation.every_steps=0', 'at least 1'],
-  'learning_rate=1': ["'learning_rate'", 'config key', 'config file'],
-  'model.dept=2': ["'dept'", 'config key', 'Did you mean "depth"'],
-  'model.name=vnet': ["model.name='vnet'", "'unet_2015'"],
-  'model.depth=1.5': ['--config.model.depth', '1.5', 'int'],
-  'model.depth=-1': ['depth=-1', 'depth must be >= 0'],
-  'model.dtype=float16': ["model.dtype='float16'", "'bfloat16'"],
-  'model.padding=FULL': ["padding='FULL'", "'SAME'"],
-  'model.in_channels=3': ['model.in_channels=3', 'use 1'],
-  'model.num_classes=1': ['model.num_classes=1', 'use 2'],
-  'optimizer.name=lion': ["optimizer.name='lion'", "'adamw'"],
-  'schedule.name=step': ["schedule.name='step'", "'cosine'"],
-  'schedule.learning_rate=nan': ['schedule.learning_rate=nan', 'finite'],
-  'optimizer.weight_decay=-1.0': ['weight_decay=-1.0', '>= 0'],
-  'seed=4294967296': ['seed=4294967296', 'below 2**31'],
-  'model.depth=1000000': ['depth=1000000', '<= 20'],
-  'schedule.warmup_steps=4': ['warmup_steps=4', 'num_train_steps=4'],
-}
-# What is wrong -> command, words of the message, environment.
 CASES = {
-  **{
-    setting: (f'{TRAIN} --config.{setting}', words)
-    for setting, words in SETTINGS.items()
-  },
-  'batch on 8 devices': (
-    TRAIN + ' --config.batch_size=3',
-    ['batch_size=3', '8 devices', 'multiple of 8'],
-    {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
-  ),
-  'no data': (
-    READ + '{new}',
-    ['ISBI 2012 not found', '{new}', 'train-volume.tif', '--config.data.dir'],
-  ),
-  'data folder lacks files': (
-    READ + '{tree}/partly',
-    ['{tree}/partly (has no train-labels.tif)'],
-  ),
-  'truncated TIFF': (
-    READ + '{tree}/truncated',
-    ['{tree}/truncated/train-volume.tif', 'truncated'],
-  ),
-  'images and labels of unequal number': (
-    READ + '{tree}/mismatch',
-    ['train-labels.tif', '4 pages 64 x 64', '5 pages 64 x 64', 'equal'],
-  ),
-  'label outside the classes': (
-    READ + '{tree}/labels',
-    ['train-labels.tif', 'label 7 in page 2, row 3, column 4', '0 membrane'],
-  ),
-  'no config': ('main --workdir={new}', ['--config', 'None']),
-  'no such config file': (
-    'main --config={tree}/none.py --workdir={new}',
-    ['{tree}/none.py', 'no file'],
-  ),
-  'unknown config argument': (
-    f'main --config={CONFIG}:tiny --workdir={{new}}',
-    ["argument 'tiny'", "'demo'"],
-  ),
-  'unknown flag': (TRAIN + ' --work=x', ["flag 'work'", 'workdir']),
-  'no flag': (TRAIN + ' demo', ["'demo'", '--flag=value']),
-  'seed=-1': (TRAIN + ' --config.seed=-1', ['seed=-1', 'at least 0']),
-  'preprocessing.std=0': (
-    TRAIN + ' --config.preprocessing.std=0.0',
-    ['preprocessing.std=0.0', '> 0'],
-  ),
-  'tiles_per_batch=0': (
-    TRAIN + ' --config.prediction.tiles_per_batch=0',
-    ['prediction.tiles_per_batch=0', 'at least 1'],
-  ),
-  'keep no checkpoint': (
-    TRAIN + ' --config.checkpoints.keep.keep_last=0',
-    ['checkpoints.keep.keep_last=0', 'at least 1'],
-  ),
-  'limit of tiles too small': (
-    TRAIN + ' --config.prediction.max_tile_size_px=16',
-    ['max_tile_size_px=16', 'or more'],
-  ),
-  'workdir of another experiment': (
-    'main {demo} --config.model.base_width=5 --workdir={run}',
-    ['{run} was made with model.base_width=4', 'model.base_width=5'],
-  ),
-  'workdir that cannot be made': (
-    'main {demo} --workdir={tree}/file/run',
-    ['cannot write', '{tree}/file/run', 'another --workdir'],
-  ),
-  'workdir that is a URL': (
-    'main {demo} --workdir=gs://bucket/run',
-    ['gs://bucket/run', 'mount'],
-  ),
-  'no network': ('evaluate', ['--workdir=DIR', '--config', '--params']),
-  'no run': (
-    'evaluate --workdir={new}',
-    ['{new}/config.json', 'train first', 'segjax.main'],
-  ),
-  'no checkpoint yet': (
-    'evaluate --workdir={tree}/begun',
-    ['no checkpoint in {tree}/begun', 'train first'],
-  ),
-  'unreadable config': (
-    'evaluate --workdir={tree}/damaged',
-    ['cannot read {tree}/damaged/config.json'],
-  ),
-  'corrupt checkpoint': (
-    'evaluate --workdir={tree}/corrupt',
-    ['cannot read checkpoint 2 in {tree}/corrupt'],
-  ),
-  'unknown split': (
-    SCORE + ' --split=test',
-    ['--split', 'heldout|train|all'],
-  ),
-  'unknown checkpoint': (
-    SCORE + ' --checkpoint=last',
-    ["'last'", "'latest'", 'number'],
-  ),
-  'no such checkpoint': (
-    PREDICT + 'images/b.png --checkpoint=7',
-    ['no checkpoint 7', 'there are [2, 4]'],
-  ),
-  'predict without a run': (
-    'predict --workdir={tree}/empty --input={tree}/images --output={new}',
-    ['{tree}/empty/config.json', 'train first'],
-  ),
-  'no input': (PREDICT + 'x.tif', ['x.tif', 'no such file']),
-  'empty folder': (PREDICT + 'empty', ['{tree}/empty', 'no image']),
-  'ending of the input': (PREDICT + 'file.bmp', ['file.bmp', "'.bmp'", '.tif']),
-  'truncated input': (
-    PREDICT + 'truncated/train-volume.tif',
-    ['train-volume.tif', 'truncated'],
-  ),
-  'NaN pixel': (
-    PREDICT + 'nan.tif',
-    ['nan.tif', 'nan in page 1, row 5, column 6', 'finite'],
-  ),
-  'floats beyond 1': (
-    PREDICT + 'range.tif',
-    ['range.tif', '0 to 255', 'must be in [0, 1]'],
-  ),
-  'colours': (
-    PREDICT + 'colour.png',
-    ['colour.png has 3 channels', 'in_channels=1'],
-  ),
-  'unequal sizes in one file': (
-    PREDICT + 'images',
-    ['(20, 30), (24, 18)', '{new}.tif', 'folder'],
-  ),
-  'tile inadmissible': (
-    PREDICT + 'images/b.png --tile_size_px=35',
-    ['35 px is not admissible', 'nearest: 34 and 36'],
-  ),
-  'unknown kind': (
-    PREDICT + 'images --kind=masks',
-    ['--kind', 'masks', 'probabilities|labels|logits'],
-  ),
-  'ending of the output': (WRITE + '{new}.jpg', ['{new}.jpg', '.png', '.npy']),
-  'logits as a picture': (
-    WRITE + '{new}.png --kind=logits',
-    ['{new}.png', 'logits', '.tif'],
-  ),
-  'no folder of the output': (
-    WRITE + '{new}/a.tif',
-    ['{new}/a.tif', 'no folder {new}'],
-  ),
-  'output exists': (
-    WRITE + '{tree}/file.tif',
-    ['{tree}/file.tif exists', '--overwrite'],
-  ),
-  'set prepared of no data': (
-    PREPARE + '{tree}/partly --output={new} --name=mine',
-    ['{tree}/partly (has no train-labels.tif)'],
-  ),
-  'set prepared of damaged data': (
-    PREPARE + '{tree}/truncated --output={new} --name=mine',
-    ['{tree}/truncated/train-volume.tif', 'truncated'],
-  ),
-  'name of a prepared set': (
-    PREPARE + '{tree}/good --output={new} --name=My-Set',
-    ["name='My-Set'"],
-  ),
-  'name of the catalogue': (
-    PREPARE + '{tree}/good --output={new} --name=mnist',
-    ["name='mnist'", 'catalogue', 'another'],
-  ),
-  'prepared set without a name': (
-    PREPARE + '{tree}/good --output={new}',
-    ['--name', 'None'],
-  ),
-  'prepared set inside a file': (
-    PREPARE + '{tree}/good --output={tree}/file/sets --name=mine',
-    ['{tree}/file/sets'],
-  ),
-  'output folder is a file': (WRITE + '{tree}/file', ['{tree}/file', 'folder']),
+  name: (table, *case)
+  for table, module in TABLES.items()
+  for name, case in module.CASES.items()
 }
+COMMANDS = ('main', 'evaluate', 'predict', 'convert', 'export', 'instances')
+
+
+def fill(text, name, root):
+  """Returns a text of a case with the paths that it stands for."""
+  table = CASES[name][0]
+  inside = {'tree': root / table / 'tree', 'new': new_path(name, root)}
+  places = {
+    key: value.format(**inside) for key, value in TABLES[table].PLACES.items()
+  }
+  return text.format(**inside, **places)
+
+
+def new_path(name, root):
+  return root / f'new{list(CASES).index(name):03}'
 
 
 @pytest.fixture(scope='module')
-def tree(tmp_path_factory):
-  """A folder of wrong things, and of a run that is right."""
-  tree = tmp_path_factory.mktemp('bad_input') / 'tree'
-  tree.mkdir()
-  make_run(tree / 'run')
-  shutil.copytree(tree / 'run', tree / 'corrupt')
-  shutil.rmtree(tree / 'corrupt' / 'checkpoints' / '4')
-  # A truncated array would do, but tensorstore's threads then write to stderr.
-  file = tree / 'corrupt' / 'checkpoints' / '2' / 'default' / '_METADATA'
-  file.write_bytes(file.read_bytes()[:-50])
-  for name in ('empty', 'begun', 'damaged', 'images', 'partly'):
-    (tree / name).mkdir()
-  shutil.copy(tree / 'run' / 'config.json', tree / 'begun')
-  (tree / 'damaged' / 'config.json').write_text('{"model": ')
-  for name in ('file', 'file.bmp', 'file.tif'):
-    (tree / name).write_text('')
+def ended(request, tmp_path_factory):
+  """The folder of all; and of each selected case its process, to be awaited.
 
-  volume = np.zeros((5, 64, 64), np.uint8)
-  labels = volume.copy()
-  labels[:, 8:] = 255
-  wrong = labels.copy()
-  wrong[2, 3, 4] = 7
-  write_isbi(tree / 'good', volume, labels)
-  write_isbi(tree / 'truncated', volume, labels)
-  write_isbi(tree / 'mismatch', volume, labels[:4])
-  write_isbi(tree / 'labels', volume, wrong)
-  file = tree / 'truncated' / 'train-volume.tif'
-  shutil.copy(file, tree / 'partly')
-  file.write_bytes(file.read_bytes()[:-100])
+  They run two at a time, for the suite has two workers, and this is a file.
+  """
+  root = tmp_path_factory.mktemp('bad_input')
+  items = [item for item in request.session.items if item.path == request.path]
+  names = [
+    item.callspec.params['name'] for item in items if hasattr(item, 'callspec')
+  ]
+  before = {}
+  for table in {CASES[name][0] for name in names}:
+    (root / table).mkdir()
+    TABLES[table].write_tree(root / table / 'tree')
+    before[table] = snapshot(root / table)
 
-  bad = np.zeros((3, 20, 20), np.float32)
-  bad[1, 5, 6] = np.nan
-  tifffile.imwrite(tree / 'nan.tif', bad, photometric='minisblack')
-  beyond = np.linspace(0, 255, 400, dtype=np.float32).reshape(1, 20, 20)
-  write_stack(tree / 'range.tif', beyond)
-  write_stack(tree / 'colour.png', np.zeros((1, 20, 20, 3), np.uint8))
-  write_stack(tree / 'images' / 'a.png', np.zeros((1, 24, 18), np.uint8))
-  write_stack(tree / 'images' / 'b.png', np.zeros((1, 20, 30), np.uint8))
-  return tree
+  def run_case(name):
+    _, command, _, *env = CASES[name]
+    return run(*shlex.split(fill(command, name, root)), env=dict(*env))
 
-
-@pytest.fixture(scope='module')
-def ended(request, tree):
-  with command_cases.running(request, CASES, tree, PLACES) as processes:
-    yield processes
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    processes = {name: pool.submit(run_case, name) for name in names}
+    yield root, before, processes
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_bad_input(name, ended, tree):
-  command_cases.check(name, CASES, ended, tree, PLACES)
+def test_bad_input(name, ended):
+  root, before, processes = ended
+  table, _, words, *_ = CASES[name]
+  process = processes[name].result()
+  message = process.stderr.splitlines()
+  assert len(message) == 1, process.stderr
+  assert message[0].startswith('error: ')
+  for word in words:
+    assert fill(word, name, root) in message[0]
+  assert process.returncode == 2
+  assert process.stdout == ''
+  assert snapshot(root / table) == before[table]
+  new = new_path(name, root)
+  assert not list(new.parent.glob(f'{new.name}*'))
+
+
+def test_the_table_is_whole():
+  """No case hides another of its name, and every command has some."""
+  assert len(CASES) == sum(len(module.CASES) for module in TABLES.values())
+  assert len(CASES) >= 80
+  count = {name: 0 for name in (*COMMANDS, 'data.prepare')}
+  for _, command, *_ in CASES.values():
+    count[command.split()[0]] += 1
+  assert min(count.values()) >= 6, count

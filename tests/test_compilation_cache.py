@@ -5,84 +5,183 @@ import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 from commands import DEMO, REPOSITORY, run
 
-# On this machine CPU programs can be kept, so one stands for an accelerator.
+from segjax.checkpoints import load_params
+from segjax.compilation_cache import _shrink
+
+# Of a program, prints where it is kept, whether it was found, and its result.
 SCRIPT = """
-import sys
+import os, resource, sys
 import jax, jax.numpy as jnp
-from segjax import parallel
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 found = []
 jax.monitoring.register_event_listener(
   lambda event, **_: found.append(event.endswith('/cache_hits')))
-with jax.default_device(jax.devices()[0]):
-  jax.default_backend = lambda: sys.argv[1]
-  parallel.use_compilation_cache()
-print(jax.config.jax_compilation_cache_dir, end=' ')
-jax.jit(lambda x: jnp.sin(x) * 3 + 1)(jnp.arange(8.0)).block_until_ready()
-print(any(found))
+jax.jit(lambda x: x + 1)(0)  # Something is compiled before.
+from segjax.compilation_cache import use_compilation_cache
+BEFORE
+use_compilation_cache()
+print(jax.config.jax_compilation_cache_dir)
+result = jax.jit(lambda x: jnp.sin(x) * 3 + 1)(jnp.arange(8.0)).sum()
+print(any(found), result)
 """
+# The suite keeps nothing: see conftest.
+KEEP = {
+  'XDG_CACHE_HOME': '',
+  'JAX_ENABLE_COMPILATION_CACHE': 'true',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+}
 
 
-def script(home, platform='gpu', **env):
+def script(home, before='', **env):
+  """Returns the folder, whether it was found, the result, what was warned."""
   process = subprocess.run(
-    [sys.executable, '-W', 'error', '-c', SCRIPT, platform],
+    [sys.executable, '-c', SCRIPT.replace('BEFORE', before)],
     capture_output=True,
     text=True,
     cwd=REPOSITORY,
-    env=os.environ | {'HOME': str(home), 'XDG_CACHE_HOME': ''} | env,
+    env=os.environ | KEEP | {'HOME': str(home)} | env,
   )
   assert process.returncode == 0, process.stderr
-  folder, is_found = process.stdout.split()
-  return folder, is_found == 'True', process.stderr
+  folder, last = process.stdout.splitlines()
+  is_found, result = last.split()
+  return folder, is_found == 'True', float(result), process.stderr
 
 
 def test_a_second_process_finds_what_was_compiled(tmp_path):
   folder = tmp_path / '.cache' / 'segjax' / 'compiled'
-  assert script(tmp_path)[:2] == (str(folder), False)
+  expected = np.sum(np.sin(np.arange(8)) * 3 + 1)
+  for is_found in (False, True):
+    where, *found, said = script(tmp_path)
+    assert where == str(folder)
+    assert found == [is_found, pytest.approx(expected)]
+    assert said == ''
   assert any(folder.iterdir())
-  assert script(tmp_path)[:2] == (str(folder), True)
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flipped', 'empty'])
+def test_a_damaged_program_is_compiled_again(tmp_path, damage):
+  _, _, expected, _ = script(tmp_path)
+  for file in (tmp_path / '.cache/segjax/compiled').glob('*-cache'):
+    data = bytearray(file.read_bytes())
+    if damage == 'flipped':
+      data[len(data) // 2] ^= 0xFF
+    end = {'cut': len(data) // 2, 'flipped': None, 'empty': 0}[damage]
+    file.write_bytes(data[:end])
+  _, is_found, result, said = script(tmp_path)
+  assert (is_found, result) == (False, expected)
+  assert 'Error reading persistent compilation cache entry' in said
 
 
 def test_the_folder_is_the_users(tmp_path):
-  folder, _, _ = script(tmp_path / 'a', XDG_CACHE_HOME=str(tmp_path / 'b'))
+  folder, *_ = script(tmp_path / 'a', XDG_CACHE_HOME=str(tmp_path / 'b'))
   assert folder == str(tmp_path / 'b' / 'segjax' / 'compiled')
-  folder, _, _ = script(
+  folder, *_ = script(
     tmp_path / 'a', JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'c')
   )
   assert folder == str(tmp_path / 'c')
+  folder, *_ = script(tmp_path / 'a', JAX_ENABLE_COMPILATION_CACHE='false')
+  assert folder == 'None'
   assert not (tmp_path / 'a').exists()
 
 
-def test_a_folder_that_cannot_be_written_to_is_a_warning(tmp_path):
-  (tmp_path / '.cache').write_text('')
-  folder, _, said = script(tmp_path)
-  assert folder == 'None'
+@pytest.mark.parametrize(
+  ('before', 'message'),
+  [
+    ('open(os.environ["HOME"] + "/.cache", "w")', 'compiled: Not a directory'),
+    (
+      'resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))',
+      'compiled: File too large',
+    ),
+    (
+      'os.environ.pop("HOME"); import pwd\n'
+      'def unknown(uid): raise KeyError(uid)\n'
+      'pwd.getpwuid = unknown',
+      'segjax/compiled: Could not determine home',
+    ),
+  ],
+  ids=['read-only', 'full', 'no home'],
+)
+def test_where_nothing_can_be_kept_one_line_says_so(tmp_path, before, message):
+  folder, is_found, _, said = script(tmp_path, before)
+  assert (folder, is_found) == ('None', False)
   [line] = said.splitlines()
-  assert f'cannot write to {tmp_path}/.cache/segjax/compiled: Not a' in line
+  assert 'compiled programs are not kept' in line and message in line
 
 
-def test_cpu_programs_are_not_kept(tmp_path):
-  assert script(tmp_path, 'cpu')[0] == 'None'
-  assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize('value', [True, False])
-def test_the_config_says_whether(value, tmp_path):
-  """Of a run whose device is said to be no CPU."""
-  (tmp_path / 'sitecustomize.py').write_text(
-    'from segjax import parallel\n'
-    'parallel.use_compilation_cache = lambda: print("KEPT")\n'
+@pytest.mark.parametrize(
+  ('backend', 'processes', 'version', 'keeps'),
+  [
+    ('cpu', 1, '0.10.1', False),
+    ('cpu', 1, '0.10.2', True),
+    ('cpu', 2, '0.11.0.dev20260801', True),
+    ('gpu', 1, '0.10.1', True),
+    ('gpu', 2, '0.10.2', False),
+    ('tpu', 2, '0.10.1', True),
+  ],
+)
+def test_nothing_is_kept_where_that_is_not_safe(
+  backend, processes, version, keeps, tmp_path
+):
+  """On devices that this machine is said to have."""
+  folder, *_ = script(
+    tmp_path,
+    f'import jaxlib; jaxlib.__version__ = {version!r}\n'
+    f'jax.default_backend = lambda: {backend!r}\n'
+    f'jax.process_count = lambda: {processes}',
   )
-  process = run(
-    'main',
-    *DEMO,
-    f'--config.compilation_cache={value}',
-    '--config.data.fold=7',  # Ends it early.
-    f'--workdir={tmp_path}/run',
-    env={'PYTHONPATH': f'{tmp_path}:{REPOSITORY}'},
-  )
-  assert process.returncode == 2
-  assert ('KEPT' in process.stdout) == value
+  assert (folder != 'None') == keeps
+  assert any(tmp_path.iterdir()) == keeps
+
+
+def test_the_least_recently_used_goes_first(tmp_path):
+  (tmp_path / 'sub').mkdir()
+  used = {'a': (5, 1), 'b': (2, 3), 'sub/c': (1, 1), 'd': (9, 8)}
+  for name, (read, written) in used.items():
+    (tmp_path / name).write_bytes(bytes(100))
+    os.utime(tmp_path / name, (read, written))
+
+  def left():
+    return {name for name in used if (tmp_path / name).exists()}
+
+  _shrink(tmp_path, 400)
+  assert left() == {*used}
+  _shrink(tmp_path, 399)
+  assert left() == {'a', 'b', 'd'}
+  _shrink(tmp_path, 150)
+  assert left() == {'d'}
+  _shrink(tmp_path, 0)
+  assert left() == set()
+
+
+def test_runs_find_their_programs_and_give_the_same_bits(tmp_path):
+  def entries():
+    folder = tmp_path / '.cache' / 'segjax' / 'compiled'
+    return {file.name for file in folder.glob('*-cache')}
+
+  def call(module, *flags):
+    process = run(module, *flags, env=KEEP | {'HOME': str(tmp_path)})
+    assert process.returncode == 0, process.stderr
+    lines = process.stderr.splitlines()
+    assert [line for line in lines if not line.startswith('step ')] == []
+
+  workdirs = [tmp_path / name for name in ('off', 'first', 'second')]
+  short = (*DEMO, '--config.num_train_steps=2')
+  off = f'--workdir={workdirs[0]}', '--config.compilation_cache=False'
+  call('main', *short, *off)
+  call('evaluate', off[0])
+  assert entries() == set()
+  call('main', *short, f'--workdir={workdirs[1]}')
+  known = entries()
+  assert any(name.startswith('jit_train_step-') for name in known)
+  call('main', *short, f'--workdir={workdirs[2]}')
+  assert entries() == known  # All that is compiled is kept, so nothing was.
+  params = [load_params(folder / 'checkpoints', 2) for folder in workdirs]
+  for other in params[1:]:
+    for a, b in zip(*map(jax.tree.leaves, (params[0], other)), strict=True):
+      np.testing.assert_array_equal(a, b)
+  call('evaluate', f'--workdir={workdirs[1]}')
+  assert entries() == known  # Those of the run.

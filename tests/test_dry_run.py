@@ -2,12 +2,22 @@
 """What a run would take, against counts by hand; nothing read or written."""
 
 import math
+import re
 import runpy
+import sys
 
 import jax
 import numpy as np
 import pytest
-from commands import CONFIG, REPOSITORY, TINY_NET, run, tiny_config
+from commands import (
+  CONFIG,
+  DEMO,
+  REPOSITORY,
+  TINY_NET,
+  launch,
+  run,
+  tiny_config,
+)
 
 from segjax import dry_run
 from segjax.errors import InputError
@@ -161,6 +171,43 @@ def test_a_command_reads_and_writes_nothing(tmp_path):
   assert process.stderr == ''
   assert 'FLOPs per step' in process.stdout
   assert list(tmp_path.iterdir()) == []
+
+
+# The command, with one compilation instead of the search for what fits.
+ONE_COMPILATION = """
+import runpy
+import jax
+from segjax import dry_run
+dry_run._MOST_COMPILATIONS = 1
+try:
+  runpy.run_module('segjax.main', run_name='__main__', alter_sys=True)
+except SystemExit as end:
+  assert not end.code, end.code
+print(f'<{dry_run._devices_of_host()} of {jax.device_count()}>', flush=True)
+"""
+
+
+def test_two_processes_print_once_what_one_does(tmp_path):
+  workdir = tmp_path / 'run'
+  flags = (*DEMO, '--config.batch_size=8', f'--workdir={workdir}', '--dry_run')
+  tables = {}
+  for count in (1, 2):
+    process = launch(count, sys.executable, '-c', ONE_COMPILATION, *flags)
+    assert process.returncode == 0, process.stderr
+    # Gloo writes its own lines on several processes.
+    assert process.stdout.count('<8 of 8>') == count
+    tables[count] = dict(
+      re.findall(
+        '^(devices|images|parameters|FLOPs per step|bytes per device)  +(.*)$',
+        process.stdout,
+        re.MULTILINE,
+      )
+    )
+    assert process.stdout.count('bytes per device') == 1
+  assert tables[1] == tables[2]
+  assert tables[2]['devices'].startswith('8 x cpu')
+  assert len(tables[2]) == 5
+  assert not workdir.exists()
 
 
 def test_a_wrong_setting_is_refused():

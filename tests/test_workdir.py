@@ -2,11 +2,16 @@
 import json
 import os
 
+import jax
 import ml_collections
+import numpy as np
 import pytest
+from commands import tiny_config
+from small_runs import make_run
 
 from segjax import train, workdir
 from segjax.errors import InputError
+from segjax.predictor import create_predictor
 
 
 def make_config(**changes):
@@ -113,3 +118,61 @@ def test_read_only_workdir_is_refused_before_anything_else(
   ):
     train.train_and_evaluate(None, tmp_path / 'run' / 'a')
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_from_before_a_setting_is_read_as_it_was(tmp_path):
+  make_run(tmp_path / 'run')
+  _, params, today = workdir.load_run(tmp_path / 'run')
+  file = tmp_path / 'run' / 'config.json'
+  settings = json.loads(file.read_text())
+  for name in 'accumulate_steps', 'compilation_cache', 'mesh', 'profile_steps':
+    del settings[name]
+  del settings['evaluation']['present_only']
+  del settings['prediction']['tile_memory_mib']
+  del settings['model']['remat']
+  file.write_text(json.dumps(settings))
+
+  model, same_params, config = workdir.load_run(tmp_path / 'run')
+  assert config.mesh.to_dict() == {'data': None, 'space': 1}
+  assert config.profile_steps == (0, 0)
+  del today.prediction.tile_memory_mib
+  del today.model.remat
+  assert config == today
+  jax.tree.map(np.testing.assert_array_equal, params, same_params)
+  image = np.zeros((20, 30, 1), np.float32)
+  scores = create_predictor(model, config)(same_params, image)
+  np.testing.assert_allclose(scores.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_what_a_setting_did_before_it_was_there_goes_on(tmp_path):
+  workdir.claim_workdir(tmp_path, make_config())
+  added = {'accumulate_steps': 1, 'mesh': {'data': None, 'space': 1}}
+  later = make_config()
+  later.update(added)
+  workdir.claim_workdir(tmp_path, later)
+  assert workdir.read_config(tmp_path) == later
+  later.accumulate_steps = 2
+  with pytest.raises(
+    InputError, match='with accumulate_steps=1; this run has accumulate_st'
+  ):
+    workdir.claim_workdir(tmp_path, later)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'data_sha256',
+    'tile_size_px',
+    'model.name',
+    'preprocessing.std',
+    'prediction.max_tile_size_px',
+    'evaluation.average',
+  ],
+)
+def test_a_run_that_lacks_a_setting_is_refused(name, tmp_path):
+  settings = tiny_config().to_dict() | {'data_sha256': ''}
+  place, _, last = name.rpartition('.')
+  del (settings[place] if place else settings)[last]
+  (tmp_path / 'config.json').write_text(json.dumps(settings))
+  with pytest.raises(InputError, match=f'/config.json has no {name}, as a run'):
+    workdir.load_run(tmp_path)

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights, label images and lists that a person can correct."""
+"""Cases of `test_bad_input` about FCNs: weights, label images and lists."""
 
 import shutil
 
-import command_cases
 import fcn_nets
 import numpy as np
-import pytest
 from caffemodel import write_caffemodel
 from small_sets import write_camvid, write_folder, write_voc
 from trees import cut, image_of, write_lines, write_picture
@@ -20,8 +18,13 @@ FOUR = f'{NARROW} --config.model.num_classes=4'
 START = '--config.init.path={tree}/net.npz'
 TRAIN = 'main --workdir={new}'
 CONVERT = 'convert --output={new}.npz --model='
+EXPORT = (
+  f'export --config=configs/fcn32s_voc.py {FOUR} --output={{new}} '
+  '--params={tree}/net.npz'
+)
 PREDICT = f'predict --config=configs/fcn32s_voc.py {FOUR} --output={{new}}'
 
+PLACES = {}
 CASES = {
   'nothing to start from': (
     f'{TRAIN} {VOC}voc',
@@ -109,11 +112,11 @@ CASES = {
     f'{TRAIN} {VOC}voc --config.data.year=2007',
     ['data.year=2007', '2011 or 2012'],
   ),
-  'no data': (
+  'no data of a set': (
     f'{TRAIN} {VOC}none',
     ['PASCAL VOC 2011 not found', '{tree}/none', '--config.data.dir'],
   ),
-  'label outside the classes': (
+  'label outside the classes of a set': (
     f'{TRAIN} {VOC}outside {START}',
     ['SegmentationClass/a.png', 'label 77 in row 3, column 4', '0..20'],
   ),
@@ -154,6 +157,24 @@ CASES = {
     CONVERT + 'fcn32s --input={tree}/narrow.caffemodel',
     ['conv1_1[0] has shape [4, 3, 3, 3]', 'does not fit'],
   ),
+  'weights of another ending': (
+    'convert --model=fcn32s --input={tree}/narrow.caffemodel '
+    '--output={new}.pth',
+    ['{new}.pth', '.npz'],
+  ),
+  'weights without their folder': (
+    'convert --model=fcn32s --input={tree}/narrow.caffemodel '
+    '--output={new}/net.npz',
+    ['{new}', 'folder'],
+  ),
+  'export of whole images': (
+    EXPORT,
+    ['size_px=None', 'whole images', 'side of the tiles'],
+  ),
+  'export of no tile': (
+    EXPORT + ' --size_px=0',
+    ['size_px=0', 'side of the tiles'],
+  ),
   'weights exist': (
     'convert --model=fcn32s --input={tree}/narrow.caffemodel '
     '--output={tree}/net.npz',
@@ -189,10 +210,8 @@ CASES = {
 }
 
 
-@pytest.fixture(scope='module')
-def tree(tmp_path_factory):
-  """A folder of wrong data sets and weights, and of those that are right."""
-  tree = tmp_path_factory.mktemp('bad_input_fcn') / 'tree'
+def write_tree(tree):
+  """Makes wrong data sets and weights, and some that are right."""
   write_camvid(tree / 'camvid')
   write_folder(tree / 'folder')
   write_voc(tree / 'voc')
@@ -228,15 +247,3 @@ def tree(tmp_path_factory):
   write_caffemodel(tree / 'unknown.caffemodel', layers | extra)
   write_picture(tree / 'image.png', image_of(9))
   write_picture(tree / 'gray.png', image_of(9)[..., 0])
-  return tree
-
-
-@pytest.fixture(scope='module')
-def ended(request, tree):
-  with command_cases.running(request, CASES, tree, {}) as processes:
-    yield processes
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_bad_input(name, ended, tree):
-  command_cases.check(name, CASES, ended, tree, {})

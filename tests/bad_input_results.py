@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks to export and maps to count in that a person can correct."""
+"""Cases of `test_bad_input` about networks to export and maps to count in."""
 
-import command_cases
+import json
+import shutil
+
 import numpy as np
-import pytest
 from small_runs import make_run
 
 from segjax.data.images import write_stack
 
 EXPORT = 'export --workdir={run} --output='
+PREDICT = 'predict --input={tree}/maps/t000.tif --output={new}.npy '
 COUNT = 'instances --output={new}.tif --input={tree}/'
 
-# As in `command_cases`; {run} is a run in the tree.
+# {run} is a run in the tree.
 PLACES = {'run': '{tree}/run'}
 CASES = {
   'export of no network': (
@@ -46,6 +48,34 @@ CASES = {
   'export without its folder': (
     EXPORT + '{new}/net',
     ['{new}/net', 'no folder {new}'],
+  ),
+  'export of a run that lacks a setting': (
+    'export --workdir={tree}/older --output={new}',
+    ['{tree}/older/config.json has no prediction.max_tile_size_px', 'version'],
+  ),
+  'export of a run and a file': (
+    EXPORT + '{new} --params={tree}/maps/net.npz',
+    ['--workdir=DIR', '--config', '--params'],
+  ),
+  'evaluation of a run that lacks a setting': (
+    'evaluate --workdir={tree}/older',
+    ['{tree}/older/config.json has no prediction.max_tile_size_px', 'version'],
+  ),
+  'prediction of a run that lacks a setting': (
+    PREDICT + '--workdir={tree}/older',
+    ['{tree}/older/config.json has no prediction.max_tile_size_px', 'version'],
+  ),
+  'no artifact': (
+    PREDICT + '--artifact={tree}/maps',
+    ['no artifact at {tree}/maps', 'artifact.json'],
+  ),
+  'an artifact and a run': (
+    PREDICT + '--artifact={tree}/maps --workdir={run}',
+    ['--artifact={tree}/maps is a network', 'no --workdir'],
+  ),
+  'an artifact and a checkpoint': (
+    PREDICT + '--artifact={tree}/maps --checkpoint=best',
+    ['--checkpoint=best is of a run', '--artifact={tree}/maps'],
   ),
   'no maps': (COUNT + 'none', ['{tree}/none', 'no such file']),
   'a folder without maps': (COUNT + 'empty', ['{tree}/empty', 'no image']),
@@ -86,13 +116,17 @@ CASES = {
 }
 
 
-@pytest.fixture(scope='module')
-def tree(tmp_path_factory):
-  """A folder of wrong things, and of a run and a map that are right."""
-  tree = tmp_path_factory.mktemp('bad_results') / 'tree'
+def write_tree(tree):
+  """Makes a folder of wrong things, and of a run and a map that are right."""
   for name in ('empty', 'maps'):
     (tree / name).mkdir(parents=True)
   make_run(tree / 'run')
+  shutil.copytree(tree / 'run', tree / 'older')
+  file = tree / 'older' / 'config.json'
+  settings = json.loads(file.read_text())
+  prediction = settings['prediction']
+  prediction['max_tile_size'] = prediction.pop('max_tile_size_px')
+  file.write_text(json.dumps(settings))
   (tree / 'file.txt').write_text('')
   write_stack(tree / 'maps' / 't000.tif', np.zeros((1, 9, 9), np.float32))
   write_stack(tree / 'colour.png', np.zeros((1, 9, 9, 3), np.uint8))
@@ -102,15 +136,3 @@ def tree(tmp_path_factory):
   write_stack(tree / 'cut.tif', np.zeros((5, 64, 64), np.uint8))
   data = (tree / 'cut.tif').read_bytes()
   (tree / 'cut.tif').write_bytes(data[:-100])
-  return tree
-
-
-@pytest.fixture(scope='module')
-def ended(request, tree):
-  with command_cases.running(request, CASES, tree, PLACES) as processes:
-    yield processes
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_bad_input(name, ended, tree):
-  command_cases.check(name, CASES, ended, tree, PLACES)

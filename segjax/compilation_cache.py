@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled programs kept on disk, for the next start and for other runs."""
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import jax
+import jaxlib
+from absl import logging
+
+_MOST_BYTES = 2**30
+_LEAST_FREE_BYTES = 2**22  # Several programs.
+# Older ones print two errors for each program of a CPU that they load, since
+# they take a preference of the compiler, such as prefer-no-gather, for a
+# feature that the machine lacks (jax issue 38445, XLA issue 44565).
+_FIRST_ON_CPU = (0, 10, 2)
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs, for this run's next start and for other runs.
+
+  In $XDG_CACHE_HOME/segjax/compiled, or ~/.cache for XDG_CACHE_HOME. As jax
+  has it, what took a second or more to compile is kept, and found again by the
+  same program, jaxlib, compiler options and kind of device, of a CPU its
+  instructions. Of more than 1 GiB the least recently used is removed here. The
+  folder can be removed at any time. An entry that is damaged is a warning of
+  jax, which compiles anew; so is a folder that cannot be written to.
+
+  JAX_COMPILATION_CACHE_DIR, if set, is the folder instead, and left to jax, as
+  is its size if JAX_COMPILATION_CACHE_MAX_SIZE is set;
+  JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+
+  Nothing is kept where that is not safe: on CPUs before jaxlib 0.10.2; and by
+  several processes with GPUs, which tune a program together, so that one which
+  finds it would leave the others waiting.
+  """
+  given = jax.config.jax_compilation_cache_dir
+  if given or not jax.config.jax_enable_compilation_cache or not _is_safe():
+    return
+  folder = Path('segjax', 'compiled')
+  try:
+    home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    folder = Path(home, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if jax.config.jax_compilation_cache_max_size == -1:
+      _shrink(folder, _MOST_BYTES)
+    with tempfile.TemporaryFile(dir=folder) as file:
+      file.write(bytes(_LEAST_FREE_BYTES))
+  except (OSError, RuntimeError) as error:  # The latter where home is unknown.
+    logging.warning(
+      'compiled programs are not kept: cannot write to %s: %s',
+      folder,
+      getattr(error, 'strerror', None) or error,
+    )
+    return
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+
+
+def _is_safe() -> bool:
+  backend = jax.default_backend()
+  if backend == 'gpu':
+    return jax.process_count() == 1
+  version = tuple(int(part) for part in jaxlib.__version__.split('.')[:3])
+  return backend != 'cpu' or version >= _FIRST_ON_CPU
+
+
+def _shrink(folder: Path, most_bytes: int) -> None:
+  """Removes the least recently used files of a folder with too many bytes.
+
+  Not by JAX_COMPILATION_CACHE_MAX_SIZE: it needs another package, and in jax
+  0.10 a process killed between the two files of an entry ends all writing (jax
+  issue 39880).
+  """
+  files = []
+  for path in folder.rglob('*'):
+    with contextlib.suppress(FileNotFoundError):  # Another process removed it.
+      found = path.stat()
+      if stat.S_ISREG(found.st_mode):
+        # Of reading, where the file system notes that.
+        used = max(found.st_atime, found.st_mtime)
+        files.append((used, found.st_size, path))
+  excess = sum(size for _, size, _ in files) - most_bytes
+  for _, size, path in sorted(files):
+    if excess <= 0:
+      return
+    path.unlink(missing_ok=True)
+    excess -= size
