@@ -59,7 +59,8 @@ def test_difference_by_hand():
   assert sides.difference(got, want) == pytest.approx(0.5 / 5)
 
 
-def test_training_by_hand():
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
+def test_training_by_hand(reduction):
   params = sides.random_params(MODEL)
   batch = sides.random_batch(MODEL, 8, 28)  # One for each device.
 
@@ -68,19 +69,20 @@ def test_training_by_hand():
     chosen = jnp.take_along_axis(
       jax.nn.log_softmax(logits), batch['label'][..., None], axis=-1
     )
-    return -chosen.mean()
+    return -getattr(chosen, reduction)()
 
   gradient = jax.jit(jax.grad(loss))
   first = gradient(params)
   # None is zero, so that none can differ unseen.
   assert all(np.any(leaf) for leaf in jax.tree.leaves(first))
-  rate, momentum = sides.LEARNING_RATE, sides.MOMENTUM
+  momentum = sides.MOMENTUM
+  rate = 1e-3 / (batch['label'].size if reduction == 'sum' else 1)
   second = gradient(jax.tree.map(lambda p, g: p - rate * g, params, first))
   want = jax.tree.map(
     lambda g, h: np.asarray(-rate * ((1 + momentum) * g + h)), first, second
   )
   want = traverse_util.flatten_dict(want, sep='/')
-  got = sides.train(MODEL, params, batch).result()
+  got = sides.train(MODEL, params, batch, reduction).result()
   assert sides.STEPS == 2
   assert sides.difference(got, want) < 1e-4
 
@@ -121,7 +123,7 @@ QUICK = ('--rounds=1', '--peak_size=64', '--variants=channels_last')
   'command',
   [
     ('unet', '--width=2', '--size=188', *QUICK),
-    ('fcn', '--width=.03', '--fc_features=4', '--size=33', *QUICK),
+    ('fcn', '--width=2', '--size=33', *QUICK),
   ],
 )
 def test_twins_are_equal_and_timed(command):
