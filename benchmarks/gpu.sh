@@ -66,6 +66,8 @@ if has segjax.train; then
   table startup 60 python -m benchmarks.startup --width=64 --rounds=1 "$@"
 fi
 if has pytest && has xdist; then
+  # They compare float32 with numpy's, which TF32 has too few bits for.
+  export JAX_DEFAULT_MATMUL_PRECISION=highest
   table tests 120 python -m pytest -n0 "${tests[@]}"
 fi
 exit $failed

@@ -79,13 +79,13 @@ def main(_):
       max_tile_size_px=_MAX_TILE_SIZE.value,
     )
 
-  apply = parallel.jit(lambda tile: jax.nn.softmax(model.apply(*tile)))
+  apply = parallel.jit(lambda *args: jax.nn.softmax(model.apply(*args)))
 
   def jax_loop():
     scores = np.empty((size, size, model.num_classes), np.float32)
     for origin, window in zip(origins, plan.windows, strict=True):
       pixels = tiling.read_mirrored(image, origin, (tile, tile))
-      core = np.asarray(apply(({'params': params}, pixels[None]))[0])
+      core = np.asarray(apply({'params': params}, pixels[None])[0])
       height, width = (side.stop - side.start for side in window)
       scores[window] = core[margin : margin + height, margin : margin + width]
     return scores
