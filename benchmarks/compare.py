@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network of segjax against its twin in PyTorch: equal first, then timed."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from absl import flags
 from torch.nn import functional as F
 
 from benchmarks import sides, timing, torch_nets
-from benchmarks.sides import LEARNING_RATE, MOMENTUM, STEPS, Side
+from benchmarks.sides import MOMENTUM, STEPS, Side
 from segjax.errors import InputError
 
 MODES = ('forward', 'train')
@@ -46,14 +47,18 @@ def compare(
   model: nn.Module,
   make_twin: Callable[[], torch.nn.Module],
   size: int,
+  reduction: str = 'mean',
 ) -> None:
   """Prints a table for each of the modes that the flags ask for.
+
+  A variant of PyTorch's that cannot be compiled stays in it, without figures.
 
   Args:
     title: of the tables.
     model: without dropout.
     make_twin: returns its twin, of any parameters.
     size: height and width of the images.
+    reduction: of the loss over pixels, 'mean' or 'sum'.
 
   Raises:
     InputError: a flag is wrong, or the frameworks see different devices.
@@ -70,8 +75,11 @@ def compare(
   batch = sides.random_batch(model, _BATCH_SIZE.value, size)
   peak = timing.matmul_peak(model.dtype, _PEAK_SIZE.value)
   for mode in _MODES.value:
-    ours, theirs = _SIDES[mode]
-    side = ours(model, params, batch)
+    if mode == 'forward':
+      side, theirs = sides.forward(model, params, batch), _forward
+    else:
+      side = sides.train(model, params, batch, reduction)
+      theirs = functools.partial(_train, reduction=reduction)
     want, cases, notes = side.result(), {'segjax': side.case}, []
     for variant in _VARIANTS.value:
       module = torch_nets.load(make_twin(), params)
@@ -81,7 +89,7 @@ def compare(
       except Exception as e:
         if variant != 'compile':
           raise
-        notes.append(f'torch.compile failed: {str(e).splitlines()[0]}')
+        notes.append(f'{variant} failed: {_first_line(e)}')
         continue
       difference = sides.difference(got, want)
       if not difference <= _TOLERANCES[dtype][mode]:
@@ -95,7 +103,7 @@ def compare(
     timing.print_report(
       f'{title}, {mode}, batch {_BATCH_SIZE.value}, {dtype}',
       ('', 'ms', 'images/s', 'GFLOP/s', 'of peak', 'segjax / this', 'CPU time'),
-      _rows(*timings, side.flops, peak),
+      _rows(*timings, ['segjax', *_VARIANTS.value], side.flops, peak),
       f'{side.flops / 1e9:.4g} GFLOP as segjax computes it; peak of a {dtype} '
       f'matrix product here {peak / 1e9:.4g} GFLOP/s. {timing.LEGEND} '
       f'Difference of {what} from segjax, relative to their norm: '
@@ -103,12 +111,21 @@ def compare(
     )
 
 
-def _rows(seconds, cpu_seconds, flops, peak):
-  """Returns a row for each case; PyTorch's fastest in bold."""
+def _first_line(error):
+  """Returns what an error says first, fit for a line of Markdown."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _rows(seconds, cpu_seconds, names, flops, peak):
+  """Yields a row for each name, timed or not; PyTorch's fastest in bold."""
   medians = {name: np.median(times) for name, times in seconds.items()}
   theirs = [name for name in medians if name != 'segjax']
   fastest = min(theirs, key=medians.get, default=None)
-  for name, median in medians.items():
+  for name in names:
+    if name not in medians:
+      yield name, 'failed', *[''] * 5
+      continue
+    median = medians[name]
     yield (
       f'**{name}**' if name == fastest else name,
       f'{1e3 * median:.4g}',
@@ -140,10 +157,13 @@ def _forward(module, image, label) -> Side:
   return Side(case, result)
 
 
-def _train(module, image, label) -> Side:
+def _train(module, image, label, reduction) -> Side:
   module.train()
   optimizer = torch.optim.SGD(
-    module.parameters(), LEARNING_RATE, momentum=MOMENTUM, fused=True
+    module.parameters(),
+    sides.learning_rate(reduction, label.numel()),
+    momentum=MOMENTUM,
+    fused=True,
   )
 
   def case(calls):
@@ -151,7 +171,7 @@ def _train(module, image, label) -> Side:
       optimizer.zero_grad(set_to_none=True)
       with torch_nets.autocast(_DTYPE.value):
         logits = module(image)
-      F.cross_entropy(logits.float(), label).backward()
+      F.cross_entropy(logits.float(), label, reduction=reduction).backward()
       optimizer.step()
     torch_nets.wait()
 
@@ -162,9 +182,6 @@ def _train(module, image, label) -> Side:
     return {name: after[name] - before[name] for name in after}
 
   return Side(case, result)
-
-
-_SIDES = {'forward': (sides.forward, _forward), 'train': (sides.train, _train)}
 
 
 def _prepare(variant, module, batch):

@@ -11,13 +11,15 @@ from segjax.models.backbone import scaled
 from segjax.models.fcn import FCN8s
 
 _FEATURES = (64, 128, 256, 512, 512)  # VGG16's.
-_WIDTH = flags.DEFINE_float('width', 1.0, "Multiplies VGG16's channels.", 0.02)
-_FC_FEATURES = flags.DEFINE_integer('fc_features', 4096, 'Of fc6 and fc7.', 1)
+_WIDTH = flags.DEFINE_integer(
+  'width', 64, 'Channels of the first block; others are in proportion.', 1
+)
 _SIZE = flags.DEFINE_integer('size', 500, 'Side of the images, in pixels.', 1)
 
 
 def main(_):
-  width, fc_features, size = _WIDTH.value, _FC_FEATURES.value, _SIZE.value
+  width, size = _WIDTH.value / _FEATURES[0], _SIZE.value
+  fc_features = scaled(4096, width)
   compare.compare(
     f'FCN-8s, VGG16 x {width:g}, {size} x {size} px',
     FCN8s(width=width, fc_features=fc_features, dropout_rate=0.0),
@@ -27,6 +29,7 @@ def main(_):
       fc_features,
     ),
     size,
+    reduction='sum',  # As the authors train.
   )
 
 

@@ -133,7 +133,7 @@ def _convolve(x, kernel):
 # What takes whose place, in segjax.
 VARIANTS = {
   'segjax': {},
-  'without the compiler option': {'parallel._FAST_ON_CPU': {}},
+  'without the compiler option': {'parallel._FAST': {}},
   'pool: reduce_window': {'models.unet.max_pool': pool_window},
   'pool: four slices': {'models.unet.max_pool': pool_slices},
   'up: transposed convolution': {'models.unet.UpConv': TransposedUpConv},

@@ -22,10 +22,8 @@ from segjax.data import IGNORE_LABEL
 from segjax.data.augment import Augmentation
 
 STEPS = 2  # Of training, whose updates are compared.
-LEARNING_RATE, MOMENTUM = 1e-3, 0.9
-OPTIMIZER = optax.chain(
-  optax.scale_by_learning_rate(LEARNING_RATE), optax.trace(MOMENTUM)
-)
+MOMENTUM = 0.99  # U-Net's and FCN's.
+_LEARNING_RATE = 1e-3  # Of a mean over pixels.
 
 
 class Side(NamedTuple):
@@ -87,38 +85,58 @@ def forward(model: nn.Module, params: dict, batch: dict) -> Side:
   return Side(case, result, timing.flops(model.apply, *args))
 
 
+def learning_rate(reduction: str, num_pixels: int) -> float:
+  """Returns that of a loss that is the 'mean' or 'sum' over pixels.
+
+  Both make the same updates.
+  """
+  return _LEARNING_RATE / (num_pixels if reduction == 'sum' else 1)
+
+
+def create_optimizer(rate: float) -> optax.GradientTransformation:
+  """Returns SGD with `MOMENTUM`."""
+  return optax.chain(optax.scale_by_learning_rate(rate), optax.trace(MOMENTUM))
+
+
 def make_step(
   model: nn.Module,
+  rate: float,
+  reduction: str,
   axis_name: str | None = None,
   split_rows: Callable = lambda pixels: pixels,
 ) -> Callable:
-  """Returns segjax's training step with `OPTIMIZER`, of tiles as they come."""
+  """Returns segjax's training step by SGD, of tiles as they come."""
   return steps.make_train_step(
     model,
-    OPTIMIZER,
-    optax.constant_schedule(LEARNING_RATE),
+    create_optimizer(rate),
+    optax.constant_schedule(rate),
     standardise=lambda image: image,
     tile_size=0,
     augmentation=Augmentation(),
     ignore_label=IGNORE_LABEL,
-    reduction='mean',
+    reduction=reduction,
     axis_name=axis_name,
     split_rows=split_rows,
   )
 
 
-def train(model: nn.Module, params: dict, batch: dict) -> Side:
-  """Returns segjax's side of training steps on a batch, always the same."""
-  devices = parallel.parallelize(
-    functools.partial(make_step, model), 'jit', len(batch['image'])
-  )
+def train(
+  model: nn.Module, params: dict, batch: dict, reduction: str = 'mean'
+) -> Side:
+  """Returns segjax's side of training steps on a batch, always the same.
+
+  The loss is the 'mean' or 'sum' of the cross-entropy over all pixels.
+  """
+  rate = learning_rate(reduction, batch['label'].size)
+  make = functools.partial(make_step, model, rate, reduction)
+  devices = parallel.parallelize(make, 'jit', len(batch['image']))
   state = steps.TrainState(
     step=jnp.zeros((), jnp.int32),
     params=jax.tree.map(jnp.array, params),  # Copies: the step takes them.
-    opt_state=OPTIMIZER.init(params),
+    opt_state=create_optimizer(rate).init(params),
     key=jax.random.key_data(jax.random.key(0)),
   )
-  flops = timing.flops(make_step(model), state, batch)
+  flops = timing.flops(make(), state, batch)
   state, batch = devices.put_state(state), devices.put_batch(batch)
 
   def case(calls):

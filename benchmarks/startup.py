@@ -84,14 +84,15 @@ def _start_and_step():
   from segjax.models.unet import UNet
 
   model = UNet(base_width=_WIDTH.value)
-  init = parallel.jit_once(
-    lambda: steps.init_state(model, sides.OPTIMIZER, seed=0)
-  )
   batch = sides.random_batch(model, 1, _SIZE.value)
+  rate = sides.learning_rate('mean', batch['label'].size)
+  optimizer = sides.create_optimizer(rate)
+  init = parallel.jit_once(lambda: steps.init_state(model, optimizer, seed=0))
   times.append(perf_counter())
   state = jax.block_until_ready(init())
   times.append(perf_counter())
-  step = parallel.jit(sides.make_step(model), donate_argnums=0)
+  step = sides.make_step(model, rate, 'mean')
+  step = parallel.jit(step, donate_argnums=0)
   step = step.lower(state, batch).compile()
   times.append(perf_counter())
   _, metrics = step(state, batch)

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streamed prediction: its memory by image size, and its speed.
 
-`python -m benchmarks.streaming --large=32768` prints a table. Memory is the
-peak resident set of a process of its own for each image, a tiled TIFF of one
-tile repeated; the prediction is a .npy of labels. Speed is compared, in
-interleaved rounds, with the compiled forward on tiles that are in memory.
+`python -m benchmarks.streaming --width=16` prints a table of each. Labels are
+written, as `segjax.predict --kind=labels` encodes them.
+
+Memory is the peak resident set of a process of its own for each image, a tiled
+TIFF of one tile repeated, and a .npy of the labels; by a network so narrow that
+the large image takes minutes. Speed is that of a U-Net of a useful width, on
+arrays in memory, beside its compiled forward on a tile that lies there, as
+often as there are tiles; in interleaved rounds.
 """
 
+import functools
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,26 +22,51 @@ from pathlib import Path
 import jax
 import numpy as np
 import tifffile
-from absl import app, flags
+from absl import flags
 
-from benchmarks import timing
+from benchmarks import sides, timing
+from segjax import outputs
 from segjax.data import canvases, rasters
+from segjax.errors import run_command
 from segjax.models.unet import UNet
 from segjax.page_streams import Page
 from segjax.scores import core_score
 from segjax.streaming import stream_predict
+from segjax.tile_plans import plan_tiles
 
-MODEL = UNet(depth=1, convs_per_block=1, base_width=2)
-TILE_SIZE = MODEL.geometry.input_size(1024)
+_WIDTH = flags.DEFINE_integer(
+  'width', 16, 'Channels at the finest level of the network that is timed.', 1
+)
+_SMALL = flags.DEFINE_integer(
+  'small', 4096, 'Side of the small image, in pixels; its speed is compared.', 1
+)
+_LARGE = flags.DEFINE_integer(
+  'large', 32768, 'Side of the large image, in pixels.', 1
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Interleaved rounds.', 1)
+_SOURCE = flags.DEFINE_string('source', None, 'Used by the script: an image.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Used by the script: a file.')
+
+_NARROW = UNet(depth=1, convs_per_block=1, base_width=2)
+_NARROW_TILE_SIZE = _NARROW.geometry.input_size(1024)
 
 
-def initial_params():
-  tile = np.zeros((1, TILE_SIZE, TILE_SIZE, 1), np.float32)
-  return jax.jit(MODEL.init)(jax.random.key(0), tile)
-
-
-def labels(scores):
-  return (scores[..., 1] > scores[..., 0]).astype(np.uint8)
+def stream(model, params, reader, writer, tile_size=None):
+  """Writes the labels of an image."""
+  stream_predict(
+    reader,
+    writer,
+    model.apply,
+    {'params': params},
+    model.geometry,
+    encode=functools.partial(
+      outputs.encode,
+      kind='labels',
+      dtype='uint8',
+      head_sizes=model.head_sizes,
+    ),
+    tile_size=tile_size,
+  )
 
 
 def write_image(path, side):
@@ -56,22 +85,15 @@ def write_image(path, side):
 
 
 def predict(source, output):
-  """Returns the seconds of the prediction, compilation included."""
-  params = initial_params()
+  """Returns the seconds of the prediction of a file, compilation included."""
+  params = sides.random_params(_NARROW)
   start = time.perf_counter()
   with (
     rasters.open_rasters(source) as pages,
     canvases.open_canvas(output, (1, *pages[0].shape[:2]), np.uint8) as canvas,
   ):
-    stream_predict(
-      pages[0],
-      Page(canvas, 0),
-      MODEL.apply,
-      params,
-      MODEL.geometry,
-      encode=labels,
-      tile_size=TILE_SIZE,
-    )
+    page = Page(canvas, 0)
+    stream(_NARROW, params, pages[0], page, _NARROW_TILE_SIZE)
   return time.perf_counter() - start
 
 
@@ -80,14 +102,9 @@ def measure_memory(side):
   with tempfile.TemporaryDirectory() as folder:
     source, output = Path(folder) / 'in.tif', Path(folder) / 'out.npy'
     write_image(source, side)
+    command = [sys.executable, '-m', 'benchmarks.streaming']
     process = subprocess.run(
-      [
-        sys.executable,
-        '-m',
-        'benchmarks.streaming',
-        f'--source={source}',
-        f'--output={output}',
-      ],
+      [*command, f'--source={source}', f'--output={output}'],
       check=True,
       capture_output=True,
       text=True,
@@ -96,68 +113,74 @@ def measure_memory(side):
     return peak, side**2 / seconds
 
 
-def compare_speed(side, rounds):
-  """Returns the median seconds of streaming an image and of its forwards."""
-  params = initial_params()
+def compare_speed(model, side, rounds):
+  """Returns the seconds and CPU seconds of `interleave`, and the plan."""
+  params = sides.random_params(model)
   image = np.random.default_rng(0).random((side, side, 1), np.float32)
   written = np.empty((side, side), np.uint8)
-  num_tiles = (side // 1024) ** 2
+  plan = plan_tiles(side, side, model.geometry)
   score = core_score(
-    MODEL.apply, params, MODEL.geometry, 'probabilities', num_tiles, 1
+    model.apply,
+    {'params': params},
+    model.geometry,
+    'probabilities',
+    len(plan),
+    tiles_per_batch=1,
   )
   batch_size = score.batch_size
-  tiles = np.zeros((batch_size, TILE_SIZE, TILE_SIZE, 1), np.float32)
-  sizes = np.full((batch_size, 2), TILE_SIZE, np.int32)
+  tiles = np.zeros((batch_size, *plan.tile_shape, 1), np.float32)
+  sizes = np.tile(np.int32(plan.tile_shape), (batch_size, 1))
 
-  def forwards():
-    for _ in range(num_tiles // batch_size):
+  def forwards(calls):
+    for _ in range(calls * -(-len(plan) // batch_size)):
       scores = score(tiles, sizes)
-    scores.block_until_ready()
+    jax.block_until_ready(scores)
 
-  def stream():
-    stream_predict(
-      image,
-      written,
-      MODEL.apply,
-      params,
-      MODEL.geometry,
-      encode=labels,
-      tile_size=TILE_SIZE,
-    )
+  def streamed(calls):
+    for _ in range(calls):
+      stream(model, params, image, written)
 
-  seconds = {forwards: [], stream: []}
-  for round in range(rounds + 1):
-    for work, times in seconds.items():
-      start = time.perf_counter()
-      work()
-      if round:  # The first compiles.
-        times.append(time.perf_counter() - start)
-  return statistics.median(seconds[stream]), statistics.median(
-    seconds[forwards]
-  )
+  cases = {'compiled forward': forwards, 'streamed': streamed}
+  return *timing.interleave(cases, rounds), plan
 
 
 def main(_):
-  args = flags.FLAGS
-  if args.source:
-    seconds = predict(args.source, args.output)
+  if _SOURCE.value:
+    seconds = predict(_SOURCE.value, _OUTPUT.value)
     print(json.dumps([timing.peak_mib(), seconds]))
     return
-  print('| image | peak MiB | Mpx/s |\n|---|---|---|')
-  for side in (args.small, args.large):
+  rows = []
+  for side in (_SMALL.value, _LARGE.value):
     peak, rate = measure_memory(side)
-    print(f'| {side} x {side} | {peak:.0f} | {rate / 1e6:.2f} |', flush=True)
-  streamed, bare = compare_speed(args.small, args.rounds)
-  print(
-    f'{args.small} px: streamed {streamed:.2f} s, forwards {bare:.2f} s, '
-    f'throughput {100 * bare / streamed:.0f} %'
+    rows.append((f'{side} x {side}', f'{peak:.0f}', f'{rate / 1e6:.3g}'))
+  timing.print_report(
+    'Memory of streamed prediction',
+    ('image', 'peak MiB', 'Mpx/s'),
+    rows,
+    f'A U-Net of depth {_NARROW.depth}, {_NARROW.convs_per_block} convolution '
+    f'a block and {_NARROW.base_width} channels, tiles of {_NARROW_TILE_SIZE} '
+    'px; compilation is in the time.',
+  )
+  side = _SMALL.value
+  model = UNet(base_width=_WIDTH.value, dropout_rate=0.0)
+  seconds, cpu_seconds, plan = compare_speed(model, side, _ROUNDS.value)
+  timing.print_report(
+    f'Streamed prediction of U-Net {_WIDTH.value}, {side} x {side} px, float32',
+    ('', 'ms', 'Mpx/s', 'throughput', 'by CPU time'),
+    [
+      (
+        name,
+        f'{1e3 * np.median(times):.4g}',
+        f'{1e-6 * side**2 / np.median(times):.3g}',
+        timing.ratio(seconds['compiled forward'], times),
+        timing.ratio(cpu_seconds['compiled forward'], cpu_seconds[name]),
+      )
+      for name, times in seconds.items()
+    ],
+    f'{len(plan)} tiles of {plan.tile_shape[0]} x {plan.tile_shape[1]} px. '
+    f'Throughput is in parts of the forward. {timing.LEGEND}',
   )
 
 
 if __name__ == '__main__':
-  flags.DEFINE_integer('small', 4096, 'Side of the small image, in pixels.')
-  flags.DEFINE_integer('large', 32768, 'Side of the large image, in pixels.')
-  flags.DEFINE_integer('rounds', 5, 'Of the comparison of speeds.')
-  flags.DEFINE_string('source', None, 'Used by the script: what to predict.')
-  flags.DEFINE_string('output', None, 'Used by the script: to which file.')
-  app.run(main)
+  run_command(main)

@@ -4,20 +4,23 @@
 A U-Net with padded convolutions, whose tiles are as large as their scores. All
 get the tiles that segjax plans, so that they compute the same; MONAI is given
 the image mirrored at its edges, and weights that are zero where a tile sees its
-own padding. Peak memory is that of a process of its own with one prediction.
+own padding. Loops are what one writes without a library. Differences are from
+passes over whole rows, which know nothing of tiles. Peak memory is that of a
+process of its own with one prediction.
 """
 
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from absl import flags
 from monai.inferers import sliding_window_inference
 
-from benchmarks import sides, timing, torch_nets
-from segjax import tile_plans, tiling
+from benchmarks import sides, timing, torch_nets, whole_passes
+from segjax import parallel, tile_plans, tiling
 from segjax.errors import run_command
 from segjax.models.unet import UNet
 
@@ -33,8 +36,8 @@ _ROUNDS = flags.DEFINE_integer('rounds', 3, 'Interleaved rounds.', 1)
 _ONLY = flags.DEFINE_string(
   'only', None, 'Used by the script: predicts by this once, prints its peak.'
 )
-# Of an image that one pass may take whole.
-_MAX_WHOLE_SIZE = 2048
+# Side of an image that one pass takes whole, and rows of a pass over a larger.
+_MAX_WHOLE_SIZE, _BAND_SIZE = 2048, 512
 _TOLERANCES = {'float32': 1e-4, 'bfloat16': 0.1}
 
 
@@ -67,15 +70,25 @@ def main(_):
   )
   padded = torch.tensor(padded.transpose(2, 0, 1)[None])
 
-  def ours(tile_size=None):
+  def ours():
     return tiling.predict_image(
       model.apply,
       {'params': params},
       image,
       geometry,
-      tile_size=tile_size,
       max_tile_size_px=_MAX_TILE_SIZE.value,
     )
+
+  apply = parallel.jit(lambda *args: jax.nn.softmax(model.apply(*args)))
+
+  def jax_loop():
+    scores = np.empty((size, size, model.num_classes), np.float32)
+    for origin, window in zip(origins, plan.windows, strict=True):
+      pixels = tiling.read_mirrored(image, origin, (tile, tile))
+      core = np.asarray(apply({'params': params}, pixels[None])[0])
+      height, width = (side.stop - side.start for side in window)
+      scores[window] = core[margin : margin + height, margin : margin + width]
+    return scores
 
   def score(tiles):
     tiles = tiles.to(torch_nets.DEVICE, memory_format=torch.channels_last)
@@ -113,15 +126,23 @@ def main(_):
     inside = slice(margin, margin + size)
     return scores[0, :, inside, inside].permute(1, 2, 0).numpy()
 
-  runs = {'segjax': ours, 'PyTorch, loop': loop, 'MONAI': monai}
+  runs = {
+    'segjax': ours,
+    'JAX, loop': jax_loop,
+    'PyTorch, loop': loop,
+    'MONAI': monai,
+  }
   if _ONLY.value:
     runs[_ONLY.value]()
     print(timing.peak_mib())
     return
-  whole = size <= _MAX_WHOLE_SIZE
-  want = ours(geometry.input_size(size) if whole else None)
-  differences = {name: np.abs(run() - want).max() for name, run in runs.items()}
-  for name, difference in differences.items():
+  band_size = _BAND_SIZE if size > _MAX_WHOLE_SIZE else size
+  want = whole_passes.predict_rows(model, params, image, band_size)
+  differences = {
+    name: whole_passes.largest_differences(run(), want, plan)
+    for name, run in runs.items()
+  }
+  for name, (difference, _) in differences.items():
     if not difference <= _TOLERANCES[dtype]:
       raise ArithmeticError(f'{name} differs by {difference:.1e}')
 
@@ -136,7 +157,7 @@ def main(_):
     f'{dtype}',
     (
       *('', 'ms', 'Mpx/s', 'segjax / this', 'CPU time', 'peak MiB'),
-      'difference',
+      *('difference', 'at seams'),
     ),
     [
       (
@@ -146,13 +167,19 @@ def main(_):
         timing.ratio(seconds['segjax'], times),
         timing.ratio(cpu_seconds['segjax'], cpu_seconds[name]),
         f'{_peak(name):.0f}',
-        f'{differences[name]:.1e}',
+        *(f'{difference:.1e}' for difference in differences[name]),
       )
       for name, times in seconds.items()
     ],
     f'{len(plan)} tiles of {tile} x {tile} px, {margin} px of them '
     f'margin. {timing.LEGEND} Differences are the largest of a probability, '
-    + ('from one pass over the whole image.' if whole else 'from segjax.'),
+    'from plain passes over '
+    + (
+      'the whole image.'
+      if band_size == size
+      else f'all columns and {geometry.input_size(band_size)} rows.'
+    )
+    + f' Seams are pixels within {plan.period} of two tiles.',
   )
 
 

@@ -54,14 +54,20 @@ def interleave(
   return seconds, cpu_seconds
 
 
-def ratio(ours: np.ndarray, theirs: np.ndarray) -> str:
+def ratio(ours: np.ndarray, theirs: np.ndarray, digits: int = 2) -> str:
   """Returns median, least and largest of the rounds' ours / theirs, as text.
+
+  With so many digits after the point.
 
   >>> ratio(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0]))
   '1.00 (0.50-1.50)'
   """
   ratios = ours / theirs
-  return f'{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})'
+  median, least, largest = (
+    f'{value:.{digits}f}'
+    for value in (np.median(ratios), ratios.min(), ratios.max())
+  )
+  return f'{median} ({least}-{largest})'
 
 
 def matmul_peak(dtype: jnp.dtype, size: int, repeats: int = 5) -> float:

@@ -21,13 +21,14 @@ MODES = ('jit', 'pmap')
 AXIS = 'data'
 _SPACE = 'space'
 
-# XLA:CPU sends convolutions of jaxlib 0.10 down a path that is several times
-# slower for valid convolutions and weight gradients than its older one.
-_FAST_ON_CPU = {
-  'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_DOT'
+# Options of XLA by backend; those that it doesn't know are left out.
+_FAST = {
+  # XLA:CPU sends convolutions of jaxlib 0.10 down a path that is several times
+  # slower for valid convolutions and weight gradients than its older one.
+  'cpu': {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_DOT'}
 }
 # Random initial values take XLA:CPU far longer to optimise than to compute.
-_ONCE_ON_CPU = {'xla_backend_optimization_level': 0}
+_ONCE = {'cpu': {'xla_backend_optimization_level': 0}}
 
 
 class DataParallel(NamedTuple):
@@ -241,25 +242,24 @@ def place_locally(num_batches: int, space: int = 1) -> Placement:
 
 def jit(function: Callable, **options) -> Callable:
   """`jax.jit` with the compiler options that make this backend fast."""
-  return jax.jit(function, compiler_options=_known(_FAST_ON_CPU), **options)
+  return jax.jit(function, compiler_options=_known(_FAST), **options)
 
 
 def jit_once(function: Callable) -> Callable:
   """`jax.jit` for what runs once: less time to compile, more to run."""
-  return jax.jit(function, compiler_options=_known(_ONCE_ON_CPU))
+  return jax.jit(function, compiler_options=_known(_ONCE))
 
 
-def _known(cpu_options: dict) -> dict | None:
-  """Returns the options if this backend is a CPU whose XLA knows them."""
-  if jax.default_backend() != 'cpu':
-    return None
-  return cpu_options if _is_known(tuple(cpu_options.items())) else None
+def _known(options: dict[str, dict]) -> dict | None:
+  """Returns those for this backend that its XLA knows, None if it is none."""
+  own = options.get(jax.default_backend(), {}).items()
+  return {name: value for name, value in own if _is_known(name, value)} or None
 
 
 @functools.cache
-def _is_known(options: tuple) -> bool:
+def _is_known(name: str, value: Any) -> bool:
   try:
-    jax.jit(jnp.negative, compiler_options=dict(options))(0.0)
+    jax.jit(jnp.negative, compiler_options={name: value})(0.0)
   except jax.errors.JaxRuntimeError:
     return False
   return True

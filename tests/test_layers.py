@@ -10,8 +10,13 @@ import scipy.signal
 
 from segjax.errors import InputError
 from segjax.models.layers import Conv, UpConv, crop, max_pool
+from segjax.models.unet import UpBlock
 
 MODES = ('VALID', 'SAME', 'FULL')
+# Largest difference, of the largest value; in bfloat16 each side is rounded to
+# 8 bits, once for each layer.
+TOLERANCES = {'float32': 1e-5, 'bfloat16': 0.02}
+DTYPES = [*TOLERANCES]
 
 
 def normal(seed, *shape):
@@ -100,32 +105,132 @@ def test_another_mode_is_refused():
     Conv(1, mode='SOME').init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
 
 
-def test_max_pool_is_the_plain_one():
-  x = normal(4, 2, 6, 8, 3)
-  want, pull_want = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
-  got, pull_got = jax.vjp(max_pool, x)
+def pool_windows(x):
+  start, size = jnp.array(-jnp.inf, x.dtype), (1, 2, 2, 1)
+  return jax.lax.reduce_window(x, start, jax.lax.max, size, size, 'VALID')
+
+
+def cells(seed, b, h, w, c):
+  """Maps whose cells of 2 x 2 hold four of -6 .. 5, no two alike."""
+  values = np.tile(np.arange(-6, 6), (b * h * w * c // 4, 1))
+  values = np.random.default_rng(seed).permuted(values, axis=1)[:, :4]
+  x = values.reshape(b, h // 2, w // 2, c, 2, 2).transpose(0, 1, 4, 2, 5, 3)
+  return x.reshape(b, h, w, c)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('after_relu', [False, True])
+def test_max_pool_is_the_plain_one(after_relu, dtype):
+  # After ReLU, as in all networks, cells of four zeros are ties, which ReLU
+  # passes no gradient.
+  x = jnp.asarray(cells(4, 2, 16, 18, 3), dtype)
+  before = nn.relu if after_relu else lambda x: x
+  want, pull_want = jax.vjp(lambda x: pool_windows(before(x)), x)
+  got, pull_got = jax.vjp(lambda x: max_pool(before(x)), x)
+  assert got.dtype == dtype and np.any(want == 0)
   np.testing.assert_array_equal(got, want)
-  g = normal(5, *want.shape)
-  np.testing.assert_allclose(pull_got(g)[0], pull_want(g)[0])
+  g = jnp.asarray(normal(5, *want.shape), dtype)
+  np.testing.assert_array_equal(pull_got(g)[0], pull_want(g)[0])
 
 
-def test_up_convolution_is_the_transposed_convolution():
-  x = normal(6, 2, 3, 5, 4)
+def test_tied_maxima_share_the_gradient_where_the_first_has_it_all():
+  x = np.array([[[3, 3], [1, 2]], [[4, 4], [4, 4]]], np.float32)[..., None]
+  g = np.array([6.0, 8.0], np.float32).reshape(2, 1, 1, 1)
+  shared = jax.vjp(max_pool, x)[1](g)[0]
+  plain = jax.vjp(pool_windows, x)[1](g)[0]
+  np.testing.assert_array_equal(
+    shared[..., 0], [[[3, 3], [0, 0]], [[2, 2], [2, 2]]]
+  )
+  np.testing.assert_array_equal(
+    plain[..., 0], [[[6, 0], [0, 0]], [[8, 0], [0, 0]]]
+  )
+
+
+def transposed(x, kernel, bias):
+  """The plain 2x2 up-convolution, of a map with zeros between its pixels."""
+  y = jax.lax.conv_general_dilated(
+    x,
+    kernel[::-1, ::-1],
+    (1, 1),
+    [(1, 1)] * 2,
+    lhs_dilation=(2, 2),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  return y + bias.reshape(1, 1, 1, -1)
+
+
+def assert_same(got, want, params, maps, dtype):
+  """Compares values, and gradients of all arguments, with the plain form.
+
+  That is computed in float32 of the same numbers; parameters are float32
+  always, maps and what `got` returns are of `dtype`.
+  """
+  maps = [jnp.asarray(x, dtype) for x in maps]
+  y_got, pull_got = jax.vjp(got, params, *maps)
+  maps = [x.astype(jnp.float32) for x in maps]
+  y_want, pull_want = jax.vjp(want, params, *maps)
+  assert y_got.dtype == dtype
+  g = jnp.asarray(normal(9, *y_want.shape), dtype)
+  pairs = zip(
+    jax.tree.leaves((y_got, pull_got(g))),
+    jax.tree.leaves((y_want, pull_want(g.astype(jnp.float32)))),
+    strict=True,
+  )
+  for a, b in pairs:
+    atol = TOLERANCES[dtype] * np.abs(b).max()
+    np.testing.assert_allclose(a.astype(jnp.float32), b, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_up_convolution_is_the_transposed_convolution(dtype):
+  def got(params, x):
+    return UpConv(3, jnp.dtype(dtype)).apply({'params': params}, x)
+
+  def want(params, x):
+    return transposed(x, **params)
+
   params = {'kernel': normal(7, 2, 2, 4, 3), 'bias': normal(8, 3)}
-  plain = nn.ConvTranspose(3, (2, 2), (2, 2), padding='VALID')
+  assert_same(got, want, params, [normal(6, 2, 3, 5, 4)], dtype)
 
-  def want(kernel, x):
-    flipped = {'kernel': kernel[::-1, ::-1], 'bias': params['bias']}
-    return plain.apply({'params': flipped}, x)
 
-  def got(kernel, x):
-    return UpConv(3).apply({'params': params | {'kernel': kernel}}, x)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('skip_first', [True, False])
+def test_convolution_of_the_concatenation_is_the_plain_one(skip_first, dtype):
+  block = UpBlock(4, 1, 'VALID', jnp.dtype(dtype), 5, False, skip_first)
+  x, skip = normal(10, 2, 4, 5, 6), normal(11, 2, 8, 10, 3)
+  # ReLU is far from its corner, on whose sides the two types might differ.
+  bias = np.float32([20, 20, -20, 20])
+  params = {
+    'upconv': {'kernel': normal(12, 2, 2, 6, 5), 'bias': normal(13, 5)},
+    'conv0': {'kernel': 0.2 * normal(14, 3, 3, 8, 4), 'bias': bias},
+  }
 
-  y_want, pull_want = jax.vjp(want, params['kernel'], x)
-  y_got, pull_got = jax.vjp(got, params['kernel'], x)
-  np.testing.assert_allclose(y_got, y_want, atol=1e-5)
-  for a, b in zip(pull_got(y_want), pull_want(y_want), strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-4)
+  def got(params, x, skip):
+    return block.apply({'params': params}, x, skip)
+
+  def want(params, x, skip):
+    x = transposed(x, **params['upconv'])
+    y = jax.lax.conv_general_dilated(
+      jnp.concatenate([skip, x] if skip_first else [x, skip], axis=-1),
+      params['conv0']['kernel'],
+      (1, 1),
+      'VALID',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    return nn.relu(y + params['conv0']['bias'].reshape(1, 1, 1, -1))
+
+  assert_same(got, want, params, [x, skip], dtype)
+
+
+@pytest.mark.parametrize('layer', [Conv, UpConv])
+def test_gradients_of_biases_are_sums_over_many_pixels(layer):
+  layer = layer(2, dtype=jnp.bfloat16)
+  x = jnp.zeros((1, 66, 66, 1), jnp.bfloat16)
+  params = layer.init(jax.random.key(0), x)
+  y, pull = jax.vjp(lambda params: layer.apply(params, x), params)
+  gradient = pull(jnp.ones_like(y))[0]['params']['bias']
+  # A sum in bfloat16 would stay where another 1 is rounded away.
+  np.testing.assert_array_equal(gradient, [y.size // 2] * 2)
 
 
 def test_up_convolution_places_the_kernel_unflipped():

@@ -179,5 +179,12 @@ def test_an_unknown_mode_is_refused():
     parallel.parallelize(make_step, 'threads', 8)
 
 
-def test_compiler_options_unknown_to_xla_are_left_out():
-  assert parallel._known({'xla_no_such_option': 1}) is None
+def test_compiler_options_unknown_to_xla_are_left_out(monkeypatch):
+  known = {'xla_backend_optimization_level': 0}
+  unknown = {'xla_no_such_option': 1}
+  assert parallel._known({'cpu': unknown}) is None
+  assert parallel._known({'cpu': unknown | known}) == known
+  assert parallel._known({'gpu': known}) is None
+  for name, function in (('_FAST', parallel.jit), ('_ONCE', parallel.jit_once)):
+    monkeypatch.setattr(parallel, name, {'cpu': unknown})
+    assert function(lambda x: -x)(2.0) == -2.0

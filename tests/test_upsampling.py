@@ -65,6 +65,50 @@ def test_the_bilinear_one_is_the_diagonal_one(layer):
   np.testing.assert_allclose(learned.apply(params, x), want, atol=1e-5)
 
 
+def transposed(x, kernel, stride):
+  """The plain deconvolution, a convolution of the map with zeros between."""
+  k = kernel.shape[0]
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel[::-1, ::-1],
+    (1, 1),
+    [(k - 1, k - 1)] * 2,
+    lhs_dilation=(stride, stride),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def assert_same_gradients(got, want, *args):
+  """Compares values and the gradients of all arguments."""
+  y_got, pull_got = jax.vjp(got, *args)
+  y_want, pull_want = jax.vjp(want, *args)
+  g = normal(6, *y_want.shape)
+  for a, b in zip((y_got, *pull_got(g)), (y_want, *pull_want(g)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize('layer', [*LAYERS, Deconvolution(16, 8)])
+@pytest.mark.parametrize('size', [(1, 3), (4, 2)])
+def test_gradients_of_the_deconvolution_are_the_plain_ones(layer, size):
+  assert_same_gradients(
+    lambda x, kernel: deconvolution(x, kernel, layer),
+    lambda x, kernel: transposed(x, kernel, layer.stride),
+    normal(4, 2, *size, 3),
+    normal(5, layer.kernel, layer.kernel, 3, 2),
+  )
+
+
+@pytest.mark.parametrize('layer', [*LAYERS[:3], Deconvolution(64, 32)])
+def test_gradient_of_the_bilinear_one_is_the_plain_one(layer):
+  weights = bilinear_weights(layer.kernel)
+  kernel = np.outer(weights, weights)[..., None, None] * np.eye(2, dtype='f')
+  assert_same_gradients(
+    lambda x: bilinear_deconvolution(x, layer, 2, (3, 5)),
+    lambda x: transposed(x, kernel, layer.stride)[:, 2:5, 2:7],
+    normal(7, 2, 3, 4, 2),
+  )
+
+
 def test_bilinear_weights_by_hand():
   np.testing.assert_array_equal(bilinear_weights(4), [0.25, 0.75, 0.75, 0.25])
   np.testing.assert_allclose(
