@@ -51,7 +51,9 @@ table() {
   rm -rf "$cache"
 }
 
-has() { python -c "import $1" 2>/dev/null; }
+has() {
+  python -c "import importlib.util as u, sys; sys.exit(not u.find_spec('$1'))"
+}
 
 python -c 'import jax; print(jax.devices())' || exit 1
 table unet_bf16_batch8 120 python -m benchmarks.unet --dtype=bfloat16 \
@@ -66,7 +68,7 @@ if has monai; then
   table tiling_bf16 90 python -m benchmarks.tiling --width=64 \
     --dtype=bfloat16 "$@"
 fi
-if has segjax.train; then
+if python -c 'import segjax.train' 2>/dev/null; then
   table startup 60 python -m benchmarks.startup --width=64 --rounds=1 "$@"
 fi
 if has pytest && has xdist; then

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers against scipy, numpy loops and the plain linen formulations."""
+"""Layers against scipy, numpy loops and the plain formulations of lax."""
 
 import flax.linen as nn
 import jax
