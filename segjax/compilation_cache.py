@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -34,8 +35,8 @@ def use_compilation_cache() -> None:
   JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
 
   Nothing is kept where that is not safe: on CPUs before jaxlib 0.10.2; and by
-  several processes with GPUs, which tune a program together, so that one which
-  finds it would leave the others waiting.
+  several processes with GPUs, which tune what they compile together (XLA pull
+  request 13108), so that one which finds it might leave the others waiting.
   """
   given = jax.config.jax_compilation_cache_dir
   if given or not jax.config.jax_enable_compilation_cache or not _is_safe():
@@ -63,8 +64,8 @@ def _is_safe() -> bool:
   backend = jax.default_backend()
   if backend == 'gpu':
     return jax.process_count() == 1
-  version = tuple(int(part) for part in jaxlib.__version__.split('.')[:3])
-  return backend != 'cpu' or version >= _FIRST_ON_CPU
+  version = re.findall('[0-9]+', jaxlib.__version__)[:3]
+  return backend != 'cpu' or tuple(map(int, version)) >= _FIRST_ON_CPU
 
 
 def _shrink(folder: Path, most_bytes: int) -> None:

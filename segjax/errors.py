@@ -8,6 +8,7 @@ Anything else that escapes is a bug and keeps its traceback.
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -17,6 +18,9 @@ DISK_IS_FULL = {
   number: os.strerror(number)
   for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 }
+
+# For the other processes of a run to fail, too, where all have a reason.
+_OTHERS_SECONDS = 10
 
 
 class InputError(ValueError):
@@ -35,7 +39,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
   """Runs a command line.
 
   Bad flags and `InputError` end it with status 2; `TrainingDiverged` and a
-  full disk with 1.
+  full disk with 1. Of several processes one that fails alone ends within
+  seconds, so that the others notice.
   """
   # Information is for --verbosity=0; warnings and errors are for everybody.
   logging.set_verbosity(logging.WARNING)
@@ -70,6 +75,9 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
       _fail(f'cannot write {e.filename or "a file"}: {e.strerror}', status=1)
     except KeyboardInterrupt:
       _fail('interrupted; a run goes on with the same command', status=130)
+    except Exception:
+      _end_soon(status=1)
+      raise
 
   app.run(run, flags_parser=parse)
 
@@ -77,4 +85,17 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 def _fail(error: BaseException | str, status: int) -> None:
   # In one write, since the other processes of a run may say it too.
   sys.stderr.write(' '.join(['error:', *str(error).split()]) + '\n')
+  _end_soon(status)
   sys.exit(status)
+
+
+def _end_soon(status: int) -> None:
+  """Ends this process of several in a while, if it hasn't ended by itself.
+
+  At its end jax waits minutes for the others, which wait for this one's share.
+  """
+  jax = sys.modules.get('jax')  # Not yet imported where a flag is wrong.
+  if jax and jax.distributed.is_initialized():
+    timer = threading.Timer(_OTHERS_SECONDS, os._exit, (status,))
+    timer.daemon = True
+    timer.start()

@@ -118,6 +118,7 @@ def test_where_nothing_can_be_kept_one_line_says_so(tmp_path, before, message):
     ('cpu', 1, '0.10.1', False),
     ('cpu', 1, '0.10.2', True),
     ('cpu', 2, '0.11.0.dev20260801', True),
+    ('cpu', 1, '0.11rc1', True),
     ('gpu', 1, '0.10.1', True),
     ('gpu', 2, '0.10.2', False),
     ('tpu', 2, '0.10.1', True),
