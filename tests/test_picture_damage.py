@@ -181,6 +181,7 @@ def test_full_disk_costs_no_finished_block(tmp_path, monkeypatch):
     'set TMPDIR to a folder with room; the same command goes on from ',
   ):
     with partial.open_partial(output, {}) as begun:
+      (begun.folder / output.name).touch()
       begun.record((0, 0), 9, lambda: None)
       read(path)
   with pytest.raises(RuntimeError, match='stopped'):

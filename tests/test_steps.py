@@ -188,3 +188,17 @@ def test_compiler_options_unknown_to_xla_are_left_out(monkeypatch):
   for name, function in (('_FAST', parallel.jit), ('_ONCE', parallel.jit_once)):
     monkeypatch.setattr(parallel, name, {'cpu': unknown})
     assert function(lambda x: -x)(2.0) == -2.0
+
+
+def test_products_of_many_short_rows_are_right():
+  """One of jaxlib 0.10.2, by default, is half a percent off (jax 39103)."""
+  rows = np.zeros((2**15 + 1, 3), np.float32)
+  rows[:, 0] = np.arange(len(rows))
+
+  def squared_lengths(rows):
+    return jax.vmap(
+      lambda row: ((np.eye(3, dtype=np.float32) @ row) ** 2).sum()
+    )(rows)
+
+  got = parallel.jit(squared_lengths)(rows)
+  np.testing.assert_array_equal(got, np.square(rows[:, 0]))
