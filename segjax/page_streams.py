@@ -60,11 +60,18 @@ def measure(
 
 
 def open_pages(
-  files: Iterable[Path], channels: int
+  files: Iterable[Path], channels: int, dtype: np.dtype | None = None
 ) -> Iterator[rasters.Raster]:
   """Yields the pages of files one after another; one file is open at a time.
 
   Float pixels that are not in [0, 1] are refused when they are read.
+
+  Args:
+    files: as of `measure`.
+    channels: of the network.
+    dtype: what all pages are given as, so that one compiled program takes them:
+      the widest of theirs. A pixel stays the same share of its range. None for
+      each as it is stored.
 
   Raises:
     InputError: a file cannot be read, or has not `channels`.
@@ -77,7 +84,8 @@ def open_pages(
             f'{file} has {page.shape[-1]} channels; the network takes '
             f'model.in_channels={channels}'
           )
-        yield _checked(page, file, number)
+        page = _checked(page, file, number)
+        yield page if dtype is None else _widened(page, np.dtype(dtype))
 
 
 def write_predictions(
@@ -214,3 +222,18 @@ def _checked(page, file, number):
     return pixels
 
   return rasters.Raster(page.shape, page.dtype, read)
+
+
+def _widened(page, dtype):
+  """Returns the page, whose pixels are given as those of a wider dtype."""
+  if page.dtype == dtype:
+    return page
+  full = dtype.type(np.iinfo(page.dtype).max)
+
+  def read(rows, columns):
+    pixels = page[rows, columns].astype(dtype)
+    if dtype == np.float32:
+      return pixels / full
+    return pixels * (np.iinfo(dtype).max // full)
+
+  return rasters.Raster(page.shape, dtype, read)

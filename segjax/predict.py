@@ -20,6 +20,7 @@ from segjax import artifact, networks, processes
 from segjax.compilation_cache import use_compilation_cache
 from segjax.data import images, look_of, rasters
 from segjax.errors import InputError, run_command
+from segjax.models import create_model
 from segjax.networks import Network
 from segjax.outputs import DTYPES, KINDS, encode, plan_outputs
 from segjax.overlays import draw_overlay
@@ -49,9 +50,8 @@ def predict_files(
 
   Each output appears whole or not at all. What a killed run has finished stays
   in OUTPUT.partial, and the same call goes on from there. All images share the
-  shape of their tiles, see `choose_tile_shape`, and what is compiled; images of
-  8 and of 16 bits each have their own. Of a folder, the outputs before a file
-  with damaged pixels are written.
+  shape of their tiles, see `choose_tile_shape`, and what is compiled. Of a
+  folder, the outputs before a file with damaged pixels are written.
 
   Args:
     network: of a run, or with converted weights.
@@ -106,7 +106,7 @@ def predict_files(
   for (files, file), (count, size, _) in zip(jobs, measured, strict=True):
     if file.parent == output:
       processes.together(lambda: processes.is_first() and _make_folder(output))
-    pages = open_pages(files, model.in_channels)
+    pages = open_pages(files, model.in_channels, max(pixels))
     if kind == 'overlay':
 
       def write_overlay(file=file, pages=pages):
@@ -118,7 +118,9 @@ def predict_files(
       processes.together(write_overlay)
       tiles = ''
     else:
-      settings = repr([kind, dtype, average, settled.to_dict()])
+      settings = repr(
+        [kind, dtype, average, str(max(pixels)), settled.to_dict()]
+      )
       identity = {
         'parameters': digest,
         'settings': hashlib.sha256(settings.encode()).hexdigest(),
@@ -169,6 +171,11 @@ def _load(args) -> Network:
       f'--artifact={args.artifact} is a network by itself; give no --workdir, '
       '--config or --params with it'
     )
+  if args.compute_dtype is not None:
+    raise InputError(
+      f'--compute_dtype={args.compute_dtype} cannot change what '
+      f'--artifact={args.artifact} was compiled for'
+    )
   if args['checkpoint'].present:
     raise InputError(
       f'--checkpoint={args.checkpoint} is of a run; --artifact={args.artifact} '
@@ -183,9 +190,12 @@ def main(_):
   processes.join()
   args = flags.FLAGS
   network = _load(args)
-  if args.tile_size_px is not None:
-    with network.config.unlocked():
+  with network.config.unlocked():
+    if args.tile_size_px is not None:
       network.config.prediction.tile_size = args.tile_size_px
+    if args.compute_dtype is not None:
+      network.config.model.dtype = args.compute_dtype
+      network = network._replace(model=create_model(network.config.model))
   predict_files(
     network,
     args.input,
@@ -223,6 +233,12 @@ if __name__ == '__main__':
     'float32',
     DTYPES,
     'Of probabilities and logits; uint8 scales probabilities to 0..255.',
+  )
+  flags.DEFINE_enum(
+    'compute_dtype',
+    None,
+    ('float32', 'bfloat16'),
+    'That the network computes in; None as it was trained.',
   )
   flags.DEFINE_bool(
     'average', None, 'Average over the 8 turns and flips; None as the run did.'

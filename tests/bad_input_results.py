@@ -77,6 +77,14 @@ CASES = {
     PREDICT + '--artifact={tree}/maps --checkpoint=best',
     ['--checkpoint=best is of a run', '--artifact={tree}/maps'],
   ),
+  'an artifact and a type to compute in': (
+    PREDICT + '--artifact={tree}/maps --compute_dtype=bfloat16',
+    ['--compute_dtype=bfloat16 cannot', '--artifact={tree}/maps'],
+  ),
+  'a type that nothing computes in': (
+    PREDICT + '--workdir={run} --compute_dtype=float16',
+    ['--compute_dtype', 'float16', 'bfloat16'],
+  ),
   'no maps': (COUNT + 'none', ['{tree}/none', 'no such file']),
   'a folder without maps': (COUNT + 'empty', ['{tree}/empty', 'no image']),
   'a map of colours': (

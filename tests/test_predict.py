@@ -94,6 +94,24 @@ def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
   assert np.abs(written - last).max() > 1e-3
 
 
+def test_command_computes_in_bfloat16(workdir, stack, tmp_path):
+  source, output = tmp_path / 'in.png', tmp_path / 'out.npy'
+  images.write_stack(source, stack[:1])
+  process = run(
+    'predict',
+    f'--workdir={workdir}',
+    f'--input={source}',
+    f'--output={output}',
+    '--compute_dtype=bfloat16',
+  )
+  assert process.returncode == 0, process.stderr
+  written = np.load(output)
+  assert written.dtype == np.float32
+  expected = in_process(workdir, stack[0])[..., 1]
+  difference = np.abs(written[0] - expected).max()
+  assert 1e-4 < difference < 0.05  # Eight bits, over eight turns.
+
+
 def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
   images.write_stack(tmp_path / 'in.png', stack[:1])
   output = tmp_path / 'labels.png'

@@ -4,6 +4,7 @@
 import fcn_nets
 import numpy as np
 import pytest
+import tifffile
 from ml_collections import ConfigDict
 from tiny_network import tiny_network
 
@@ -82,3 +83,27 @@ def test_fcn_compiles_once_and_predicts_the_whole_images(tmp_path):
     whole = np.asarray(model.apply({'params': params}, image[None]))
     written = images.read_stack(tmp_path / 'out' / f'{number}.tif')
     assert np.abs(written - whole).max() < 1e-5 * np.abs(whole).max()
+
+
+def test_images_of_other_types_are_widened_and_compile_once(tmp_path):
+  """A pixel is the same share of its range in all of them."""
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  [pixels] = np.random.default_rng(0).integers(0, 256, (1, 30, 20), np.uint8)
+  np.save(folder / 'a.npy', pixels)
+  images.write_stack(folder / 'b.png', pixels[None])
+  tifffile.imwrite(folder / 'c.tif', np.uint16(pixels) * 257)
+  compiled = scores._compiled_core_scores()
+  for name, count in (('two', 1), ('three', 2)):
+    if name == 'three':
+      np.save(folder / 'd.npy', np.float32(pixels) / 255)
+    before = compiled._cache_size()
+    predict.predict_files(tiny_network(), folder, tmp_path / name)
+    assert compiled._cache_size() == before + 1
+    written = [
+      images.read_stack(file) for file in sorted((tmp_path / name).iterdir())
+    ]
+    assert len(written) == 2 + count
+    for other in written[1:]:
+      np.testing.assert_array_equal(other, written[0])
+    assert np.ptp(written[0]) > 0.01
