@@ -14,6 +14,11 @@ MAX_SIDE_PX = 4096
 _BAND_ROWS = 256
 
 
+def thinning(height: int, width: int) -> int:
+  """Returns n, where the overlay of such an image shows every n-th pixel."""
+  return math.ceil(max(height, width) / MAX_SIDE_PX)
+
+
 def draw_overlay(
   page: Any,
   stream: Callable[..., Any],
@@ -22,8 +27,8 @@ def draw_overlay(
 ) -> np.ndarray:
   """Returns `pictures.segmentation_panel` of an image and its prediction.
 
-  Of an image with a side of more than `MAX_SIDE_PX` it shows every n-th row and
-  column, from the first, with the least n that makes it fit.
+  It shows every n-th row and column, from the first, with the least n that
+  makes the sides at most `MAX_SIDE_PX`; see `thinning`.
 
   Args:
     page: the image, a `data.rasters.Raster` or an array [H, W, C].
@@ -36,7 +41,7 @@ def draw_overlay(
     u8[h, w, 3].
   """
   height, width, channels = page.shape
-  step = math.ceil(max(height, width) / MAX_SIDE_PX)
+  step = thinning(height, width)
   shape = (math.ceil(height / step), math.ceil(width / step))
   labels = _Thinned(np.empty(shape, np.uint8), step)
   stream(

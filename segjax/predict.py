@@ -23,7 +23,7 @@ from segjax.errors import InputError, run_command
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.outputs import DTYPES, KINDS, encode, plan_outputs
-from segjax.overlays import draw_overlay
+from segjax.overlays import draw_overlay, thinning
 from segjax.page_streams import (
   finish_picture,
   measure,
@@ -116,7 +116,8 @@ def predict_files(
           images.write_stack(file, np.stack(pictures))
 
       processes.together(write_overlay)
-      tiles = ''
+      step = thinning(*size)
+      how = f', of {step} x {step} px one' if step > 1 else ''
     else:
       settings = repr(
         [kind, dtype, average, str(max(pixels)), settled.to_dict()]
@@ -140,8 +141,8 @@ def predict_files(
           functools.partial(stream, encode=encoder),
           encoder(np.zeros((1, 1, model.num_classes), np.float32)),
         )
-      tiles = ', by tiles of {} x {} px'.format(*plan.tile_shape)
-    processes.say(f'{file}: {kind} of {count} images{tiles}')
+      how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
+    processes.say(f'{file}: {kind} of {count} images{how}')
 
 
 def _measure(files, output, channels):

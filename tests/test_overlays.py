@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
+from tiny_network import tiny_network
 
 from segjax import overlays, pictures
+from segjax.data import images
 from segjax.palettes import voc_palette
+from segjax.predict import predict_files
 
 SHAPE = (37, 50, 3)
 NAMES = ('ground', 'cell', 'wall')
@@ -34,3 +37,20 @@ def test_large_images_show_every_nth_pixel(monkeypatch, max_side_px, step):
     voc_palette(),
   )
   np.testing.assert_array_equal(picture, expected)
+
+
+@pytest.mark.parametrize(
+  ('max_side_px', 'said', 'height'),
+  [(40, '', 30), (39, ', of 2 x 2 px one', 15)],
+)
+def test_predict_says_what_is_left_out(
+  tmp_path, monkeypatch, capsys, max_side_px, said, height
+):
+  monkeypatch.setattr(overlays, 'MAX_SIDE_PX', max_side_px)
+  source, output = tmp_path / 'in.npy', tmp_path / 'out.png'
+  np.save(source, np.zeros((30, 40), np.uint8))
+  predict_files(tiny_network(), source, output, kind='overlay')
+  assert capsys.readouterr().out == f'{output}: overlay of 1 images{said}\n'
+  panel = images.read_stack(output)[0]
+  assert (panel[:height, :10] == 0).all()  # The image, left and on top.
+  assert (panel[height:, :1] == 255).any()
