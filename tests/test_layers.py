@@ -37,20 +37,32 @@ def test_modes_are_those_of_scipy(mode, kernel_size):
   np.testing.assert_allclose(got[0, ..., 0], want, atol=1e-5)
 
 
-@pytest.mark.parametrize(('height', 'width'), [(6, 6), (1, 9), (6, 2)])
-def test_kernels_larger_than_the_map(height, width):
-  image, kernel = normal(4, 2, height, width, 3), normal(5, 7, 7, 3, 2)
+@pytest.mark.parametrize(
+  ('height', 'width', 'k', 'pad', 'stride'),
+  [
+    (6, 6, 7, 3, 1),
+    (1, 9, 7, 3, 1),
+    (6, 2, 7, 3, 1),
+    (9, 8, 3, 3, 1),
+    (9, 8, 3, 20, 1),
+    (9, 8, 3, 20, 2),
+  ],
+)
+def test_large_kernels_and_paddings(height, width, k, pad, stride):
+  """Kernels larger than the map, paddings than the kernel."""
+  image, kernel = normal(4, 2, height, width, 3), normal(5, k, k, 3, 2)
+  conv = Conv(2, (k, k), pad, (stride, stride))
 
   def loss(image, kernel):
     params = {'kernel': kernel, 'bias': jnp.zeros(2)}
-    return jnp.sum(Conv(2, (7, 7), 3).apply({'params': params}, image) ** 2)
+    return jnp.sum(conv.apply({'params': params}, image) ** 2)
 
   def plain(image, kernel):
     y = jax.lax.conv_general_dilated(
       image,
       kernel,
-      (1, 1),
-      [(3, 3)] * 2,
+      (stride, stride),
+      [(pad, pad)] * 2,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
     return jnp.sum(y**2)
