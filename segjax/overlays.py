@@ -11,7 +11,7 @@ from segjax import pictures
 
 # Of a picture that is looked at. Larger images show every n-th pixel.
 MAX_SIDE_PX = 4096
-_BAND_ROWS = 256
+_BAND_ROWS = 256  # Of the image, read at once.
 
 
 def thinning(height: int, width: int) -> int:
@@ -50,8 +50,9 @@ def draw_overlay(
     encode=lambda scores: np.argmax(scores[..., : len(class_names)], axis=-1),
   )
   image = None
-  for start in range(0, height, _BAND_ROWS * step):
-    rows = slice(start, min(start + _BAND_ROWS * step, height))
+  band_rows = max(1, _BAND_ROWS // step) * step
+  for start in range(0, height, band_rows):
+    rows = slice(start, min(start + band_rows, height))
     band = page[rows, slice(0, width)][::step, ::step]
     if image is None:
       image = np.empty((*shape, channels), band.dtype)

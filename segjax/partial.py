@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -208,16 +209,26 @@ def _own_journal():
   return f'journal.{index}' if index else 'journal'
 
 
+def _journals(folder):
+  """Returns the files of `_own_journal` of all processes."""
+  return [
+    file
+    for file in folder.glob('journal*')
+    if re.fullmatch(r'journal(\.\d+)?', file.name)
+  ]
+
+
 def _mend(folder):
   """Removes from journals what a crash has cut off, or left without a canvas.
 
   The latter after it gave the output its name.
   """
+  others = {'lock', 'replaced', *(file.name for file in _journals(folder))}
   has_canvas = any(
-    not file.name.startswith(('journal', 'lock', 'replaced', '.'))
+    file.name not in others and not file.name.startswith('.')
     for file in folder.iterdir()
   )
-  for journal in folder.glob('journal*'):
+  for journal in _journals(folder):
     text = journal.read_text('ascii')
     whole = text[: text.rfind('\n') + 1]
     if not has_canvas:
@@ -231,7 +242,7 @@ def _mend(folder):
 def _read_journals(folder):
   """Returns the blocks of all processes, which may be writing, or removing."""
   blocks = {}
-  for journal in folder.glob('journal*'):
+  for journal in _journals(folder):
     try:
       lines = journal.read_text('ascii').split('\n')[:-1]
     except FileNotFoundError:

@@ -17,7 +17,7 @@ NAMES = ('ground', 'cell', 'wall')
 )
 def test_large_images_show_every_nth_pixel(monkeypatch, max_side_px, step):
   monkeypatch.setattr(overlays, 'MAX_SIDE_PX', max_side_px)
-  monkeypatch.setattr(overlays, '_BAND_ROWS', 3)
+  monkeypatch.setattr(overlays, '_BAND_ROWS', 5)
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, SHAPE, np.uint8)
   scores = rng.random((*SHAPE[:2], 5))  # Two more of a second head.

@@ -136,3 +136,17 @@ def test_nothing_is_finished_without_a_canvas(tmp_path, monkeypatch):
     lines = [journal.read_text() for journal in journals]
   assert lines == ['{"input": "a"}\n0 2 7\n', '']
   assert output.read_text() == 'second'
+
+
+@pytest.mark.parametrize('name', ['journal.npy', 'journal-2.tif', 'lock.npy'])
+def test_an_output_may_have_the_name_of_a_journal(tmp_path, name):
+  output = tmp_path / name
+  with pytest.raises(KeyboardInterrupt):
+    with open_partial(output, {}) as partial:
+      (partial.folder / name).write_bytes(b'\xff\n')
+      (partial.folder / 'journal.1').write_text('0 1 16\n')
+      raise KeyboardInterrupt
+  with open_partial(output, {}) as partial:
+    assert partial.finished == {(0, 1): 16}
+  assert output.read_bytes() == b'\xff\n'
+  assert os.listdir(tmp_path) == [name]
