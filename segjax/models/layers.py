@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from segjax.errors import InputError
 from segjax.geometry import Window
+from segjax.models.convolution import convolve
 
 # Gaussian of standard deviation sqrt(2 / N), N incoming nodes (U-Net, section
 # 3; He et al. 2015). Untruncated, unlike `nn.initializers.he_normal`.
@@ -87,24 +88,14 @@ class Conv(nn.Module):
     kernel = self.param('kernel', self.kernel_init, shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    plain = (*self.strides, *self.dilation, self.groups) == (1,) * 5
-    if isinstance(self.mode, int) and plain and _is_larger(kernel, x):
-      y = _multiply_windows(x, kernel, self.mode)
-    else:
-      padding = convolution_padding(self.mode, self.kernel_size, self.dilation)
-      if isinstance(self.mode, int) and self.mode >= max(self.kernel_size):
-        # As FCN's 100 zeros. Of a convolution that pads so much, XLA:CPU takes
-        # 20 times as long for the gradient of the kernel.
-        x, padding = _pad(x, self.mode), 'VALID'
-      y = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=self.strides,
-        padding=padding,
-        rhs_dilation=self.dilation,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=self.groups,
-      )
+    y = convolve(
+      x,
+      kernel,
+      convolution_padding(self.mode, self.kernel_size, self.dilation),
+      self.strides,
+      self.dilation,
+      self.groups,
+    )
     return _add_bias(y, bias)
 
 
@@ -118,33 +109,6 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
   # Broadcast before the cast, so that backwards the sum comes after it.
   bias = jnp.broadcast_to(bias.reshape(1, 1, 1, -1), y.shape)
   return y + bias.astype(y.dtype)
-
-
-def _pad(x: jax.Array, pad: int) -> jax.Array:
-  return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-
-
-def _is_larger(kernel: jax.Array, x: jax.Array) -> bool:
-  return any(k > n for k, n in zip(kernel.shape[:2], x.shape[1:3], strict=True))
-
-
-def _multiply_windows(x: jax.Array, kernel: jax.Array, pad: int) -> jax.Array:
-  """Convolves [B, H, W, C] by [k, l, C, O] as one matrix product.
-
-  For kernels that are larger than the map, as fc6 has on small images: there
-  XLA:CPU falls back to a loop, 75 times slower at 7 x 7 on 6 x 6 x 512.
-  """
-  rows, columns, c, features = kernel.shape
-  x = _pad(x, pad)
-  h, w = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-  shifted = [
-    x[:, i : i + h, j : j + w] for i in range(rows) for j in range(columns)
-  ]
-  return jnp.einsum(
-    'bhwi,io->bhwo',
-    jnp.concatenate(shifted, axis=-1),
-    kernel.reshape(rows * columns * c, features),
-  )
 
 
 class UpConv(nn.Module):
@@ -173,13 +137,7 @@ class UpConv(nn.Module):
     kernel = self.param('kernel', _he_init_upconv, (2, 2, c, self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernel = kernel.transpose(2, 0, 1, 3).reshape(1, 1, c, 4 * self.features)
-    y = jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      window_strides=(1, 1),
-      padding='VALID',
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+    y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 'VALID')
     y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(b, 2 * h, 2 * w, self.features)
     return _add_bias(y, bias)

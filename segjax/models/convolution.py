@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions of feature maps, as fast as each backend allows.
+
+GPUs and TPUs get XLA's convolution. On a CPU, where it spends its time in
+products of matrices, some are computed otherwise, equal to rounding:
+
+  * 3x3 convolutions of wide layers by Winograd's minimal filtering, four
+    columns at a time, with half the multiplications (Lavin and Gray, "Fast
+    Algorithms for Convolutional Neural Networks", CVPR 2016, section 4);
+  * kernels larger than the map, as fc6 has on small images, as one product;
+  * the gradient of a kernel on a map that was padded before.
+
+benchmarks/README.md has what each is worth.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+_Pads = tuple[tuple[int, int], tuple[int, int]]
+_NO_PADS = ((0, 0), (0, 0))
+_DIMENSIONS = 'NHWC', 'HWIO', 'NHWC'
+
+# F(4, 3): four outputs y of six inputs x and three weights w along a line are
+# y = A ((G w) * (B x)), six multiplications instead of twelve.
+_COLUMNS = 4
+_B = (
+  (4, 0, -5, 0, 1, 0),
+  (0, -4, -4, 1, 1, 0),
+  (0, 4, -4, -1, 1, 0),
+  (0, -2, -1, 2, 1, 0),
+  (0, 2, -1, -2, 1, 0),
+  (0, 4, 0, -5, 0, 1),
+)
+_G = (
+  (1 / 4, 0, 0),
+  (-1 / 6, -1 / 6, -1 / 6),
+  (-1 / 6, 1 / 6, -1 / 6),
+  (1 / 24, 1 / 12, 1 / 6),
+  (1 / 24, -1 / 12, 1 / 6),
+  (0, 0, 1),
+)
+_A = (
+  (1, 1, 1, 1, 1, 0),
+  (0, 1, -1, 2, -2, 0),
+  (0, 1, 1, 4, 4, 0),
+  (0, 1, -1, 8, -8, 1),
+)
+
+# Where it pays, as measured on two cores with 32 MiB of cache: in layers this
+# wide; in narrower ones only while the maps fit the cache; and on maps with so
+# many pixels that transforming the kernel costs little beside.
+_WIDE = 128
+_NARROW = 64
+_MOST_PIXELS_NARROW = 1 << 16
+_FEWEST_PIXELS = 768
+_FEWEST_PIXELS_GRADIENT = 2560
+
+
+def convolve(
+  x: jax.Array,
+  kernel: jax.Array,
+  padding: str | Sequence[tuple[int, int]],
+  strides: Sequence[int] = (1, 1),
+  dilation: Sequence[int] = (1, 1),
+  groups: int = 1,
+) -> jax.Array:
+  """Cross-correlates feature maps with a kernel.
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [k, l, C / groups, O], of the dtype of x.
+    padding: 'VALID', 'SAME', or zeros before and after the rows and columns.
+    strides: rows and columns from one output to the next.
+    dilation: rows and columns from one kernel tap to the next.
+    groups: see `Conv`.
+
+  Returns:
+    [B, H', W', O].
+  """
+
+  def plain(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      window_strides=strides,
+      padding=padding,
+      rhs_dilation=dilation,
+      dimension_numbers=_DIMENSIONS,
+      feature_group_count=groups,
+    )
+
+  if (*strides, *dilation, groups) != (1,) * 5:
+    return plain(x, kernel)
+  pads = padding
+  if isinstance(padding, str):
+    size = x.shape[1:3], kernel.shape[:2]
+    pads = jax.lax.padtype_to_pads(*size, strides, padding)
+  cpu = functools.partial(_on_cpu, tuple(map(tuple, pads)))
+  return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _on_cpu(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return _choose(pads, x, kernel, _FEWEST_PIXELS)(pads, x, kernel)
+
+
+def _on_cpu_jvp(pads, primals, tangents):
+  """The product rule, each term in the form whose transpose is fast."""
+  x, kernel = primals
+  dx, dkernel = tangents
+  terms = []
+  if not isinstance(dx, SymbolicZero):
+    form = _choose(pads, x, kernel, _FEWEST_PIXELS_GRADIENT)
+    terms.append(form(pads, dx, kernel))
+  if not isinstance(dkernel, SymbolicZero):
+    form = _as_product if _is_larger(kernel, x) else _plain
+    # Of a convolution that pads, XLA:CPU takes up to twice as long for the
+    # gradient of the kernel; with FCN's 100 zeros, 20 times.
+    terms.append(form(_NO_PADS, _pad(x, *pads), dkernel))
+  return _on_cpu(pads, x, kernel), sum(terms[1:], terms[0])
+
+
+_on_cpu.defjvp(_on_cpu_jvp, symbolic_zeros=True)
+
+
+def _choose(pads: _Pads, x: jax.Array, kernel: jax.Array, fewest: int):
+  """Returns the fastest of the forms below, from `fewest` pixels Winograd's."""
+  if _is_larger(kernel, x):
+    return _as_product
+  rows, columns, *channels = kernel.shape
+  h, w = (
+    n + sum(pad) - k + 1
+    for n, pad, k in zip(x.shape[1:3], pads, (rows, columns), strict=True)
+  )
+  pixels = h * w  # The batch may be symbolic, as in an export.
+  narrow = _NARROW if pixels <= _MOST_PIXELS_NARROW else _WIDE
+  if (
+    (rows, columns) == (3, 3)
+    and min(channels) >= narrow
+    and pixels >= fewest
+    and x.dtype == jnp.float32
+  ):
+    return _winograd
+  return _plain
+
+
+def _plain(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), pads, dimension_numbers=_DIMENSIONS
+  )
+
+
+def _winograd(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolves by a 3x3 kernel: six convolutions of 3x1 on quarters of it all.
+
+  Columns that the last four lack are taken for zeros, and their outputs left
+  out.
+  """
+  row_pads, (left, right) = pads
+  width = x.shape[2] + left + right - 2
+  cells = -(-width // _COLUMNS)
+  last = (cells - 1) * _COLUMNS + 1
+  x = _pad(x, (0, 0), (left, right + cells * _COLUMNS - width))
+  inputs = [
+    jax.lax.slice_in_dim(x, i, i + last, _COLUMNS, axis=2) for i in range(6)
+  ]
+  weights = jnp.split(kernel, 3, axis=1)
+  products = [
+    _plain((row_pads, (0, 0)), _combine(b, inputs), _combine(g, weights))
+    for b, g in zip(_B, _G, strict=True)
+  ]
+  y = jnp.stack([_combine(a, products) for a in _A], axis=3)
+  y = y.reshape(*y.shape[:2], cells * _COLUMNS, y.shape[-1])
+  return y[:, :, :width]
+
+
+def _combine(coefficients, arrays):
+  return sum(
+    np.float32(c) * array
+    for c, array in zip(coefficients, arrays, strict=True)
+    if c
+  )
+
+
+def _as_product(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolves as one product of all windows with the kernel.
+
+  For kernels that are larger than the map, as fc6 has on small images: there
+  XLA:CPU falls back to a loop, 75 times slower at 7 x 7 on 6 x 6 x 512.
+  """
+  rows, columns, c, features = kernel.shape
+  x = _pad(x, *pads)
+  h, w = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+  shifted = [
+    x[:, i : i + h, j : j + w] for i in range(rows) for j in range(columns)
+  ]
+  return jnp.einsum(
+    'bhwi,io->bhwo',
+    jnp.concatenate(shifted, axis=-1),
+    kernel.reshape(rows * columns * c, features),
+  )
+
+
+def _is_larger(kernel: jax.Array, x: jax.Array) -> bool:
+  return any(k > n for k, n in zip(kernel.shape[:2], x.shape[1:3], strict=True))
+
+
+def _pad(x, rows, columns):
+  return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
