@@ -104,8 +104,9 @@ def compare(
       f'{title}, {mode}, batch {_BATCH_SIZE.value}, {dtype}',
       ('', 'ms', 'images/s', 'GFLOP/s', 'of peak', 'segjax / this', 'CPU time'),
       _rows(*timings, ['segjax', *_VARIANTS.value], side.flops, peak),
-      f'{side.flops / 1e9:.4g} GFLOP as segjax computes it; peak of a {dtype} '
-      f'matrix product here {peak / 1e9:.4g} GFLOP/s. {timing.LEGEND} '
+      f'{side.flops / 1e9:.4g} GFLOP, for every row, with plain convolutions; '
+      f'peak of a {dtype} matrix product here {peak / 1e9:.4g} GFLOP/s. '
+      f'{timing.LEGEND} '
       f'Difference of {what} from segjax, relative to their norm: '
       f'{", ".join(notes)}.',
     )

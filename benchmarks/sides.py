@@ -33,7 +33,7 @@ class Side(NamedTuple):
     case: what is timed.
     result: returns what both sides must agree on, arrays by name: the logits,
       or the updates of the first `STEPS` steps. To be called before `case`.
-    flops: operations of a call as XLA counts them; 0 where it doesn't.
+    flops: operations of a call, see `timing.flops`; 0 where not counted.
   """
 
   case: timing.Case

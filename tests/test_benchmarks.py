@@ -48,11 +48,14 @@ def test_ratio_is_of_rounds_not_of_medians():
   assert timing.ratio(ours, theirs, digits=1) == '1.0 (0.2-3.0)'
 
 
-def test_flops_by_hand():
-  conv, image = Conv(5), jnp.zeros((1, 9, 8, 2))
-  params = conv.init(jax.random.key(0), image)
-  pixels = 7 * 6
-  products, bias = pixels * 5 * 9 * 2, pixels * 5
+@pytest.mark.parametrize(
+  ('h', 'w', 'c', 'features'), [(9, 8, 2, 5), (40, 40, 128, 128)]
+)
+def test_flops_by_hand(h, w, c, features):
+  conv, image = Conv(features), jnp.zeros((1, h, w, c))
+  params = jax.eval_shape(conv.init, jax.random.key(0), image)
+  outputs = (h - 2) * (w - 2) * features
+  products, bias = outputs * 9 * c, outputs
   assert timing.flops(conv.apply, params, image) == 2 * products + bias
 
 
