@@ -26,6 +26,8 @@ _CASES = {
   'uneven zeros': ((1, 56, 50, 64), (3, 3, 64, 64), [(0, 3), (2, 1)]),
   'few columns': ((1, 1400, 4, 64), (3, 3, 64, 64), 'VALID'),
   'narrow': ((1, 30, 31, 8), (3, 3, 8, 8), 'SAME'),
+  'one channel': ((2, 19, 24, 1), (3, 3, 1, 16), 'VALID'),
+  'one channel, uneven zeros': ((1, 9, 8, 1), (3, 3, 1, 4), [(0, 3), (2, 1)]),
   'much padding': ((1, 9, 12, 3), (3, 3, 3, 8), [(100, 100)] * 2),
   'kernel as large': ((2, 7, 7, 8), (7, 7, 8, 8), 'VALID'),
   'kernel larger': ((2, 5, 6, 8), (7, 7, 8, 8), [(3, 3)] * 2),
@@ -137,12 +139,21 @@ def test_where_it_does_not_pay_the_form_is_plain(shape, kernel_shape):
   assert _convolutions(lambda x, k: convolve(x, k, 'VALID'), *args) == 1
 
 
-def test_bfloat16_is_convolved_plainly():
+@pytest.mark.parametrize('channels', [1, 64])
+def test_bfloat16_is_convolved_plainly(channels):
   args = [
     jax.ShapeDtypeStruct(s, jnp.bfloat16)
-    for s in ((1, 54, 54, 64), (3, 3, 64, 64))
+    for s in ((1, 54, 54, channels), (3, 3, channels, 64))
   ]
   assert _convolutions(lambda x, k: convolve(x, k, 'VALID'), *args) == 1
+
+
+def test_one_channel_is_convolved_without_a_convolution():
+  args = [
+    jax.ShapeDtypeStruct(s, jnp.float32)
+    for s in ((1, 54, 54, 1), (3, 3, 1, 64))
+  ]
+  assert _convolutions(lambda x, k: convolve(x, k, 'VALID'), *args) == 0
 
 
 def test_vmap_and_second_derivatives():

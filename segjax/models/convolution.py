@@ -7,6 +7,7 @@ products of matrices, some are computed otherwise, equal to rounding:
   * 3x3 convolutions of wide layers by Winograd's minimal filtering, four
     columns at a time, with half the multiplications (Lavin and Gray, "Fast
     Algorithms for Convolutional Neural Networks", CVPR 2016, section 4);
+  * 3x3 convolutions of one channel, as of gray images, as a sum of nine maps;
   * kernels larger than the map, as fc6 has on small images, as one product;
   * the gradient of a kernel on a map that was padded before.
 
@@ -58,7 +59,7 @@ _WIDE = 128
 _NARROW = 64
 _MOST_PIXELS_NARROW = 1 << 16
 _FEWEST_PIXELS = 768
-_FEWEST_PIXELS_GRADIENT = 2560
+_FEWEST_PIXELS_TRANSPOSED = 2560
 
 
 def convolve(
@@ -106,7 +107,7 @@ def convolve(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _on_cpu(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  return _choose(pads, x, kernel, _FEWEST_PIXELS)(pads, x, kernel)
+  return _choose(pads, x, kernel)(pads, x, kernel)
 
 
 def _on_cpu_jvp(pads, primals, tangents):
@@ -115,10 +116,10 @@ def _on_cpu_jvp(pads, primals, tangents):
   dx, dkernel = tangents
   terms = []
   if not isinstance(dx, SymbolicZero):
-    form = _choose(pads, x, kernel, _FEWEST_PIXELS_GRADIENT)
+    form = _choose(pads, x, kernel, transposed=True)
     terms.append(form(pads, dx, kernel))
   if not isinstance(dkernel, SymbolicZero):
-    form = _as_product if _is_larger(kernel, x) else _plain
+    form = _as_product if _is_larger(kernel, x) else _batch_inside
     # Of a convolution that pads, XLA:CPU takes up to twice as long for the
     # gradient of the kernel; with FCN's 100 zeros, 20 times.
     terms.append(form(_NO_PADS, _pad(x, *pads), dkernel))
@@ -128,23 +129,23 @@ def _on_cpu_jvp(pads, primals, tangents):
 _on_cpu.defjvp(_on_cpu_jvp, symbolic_zeros=True)
 
 
-def _choose(pads: _Pads, x: jax.Array, kernel: jax.Array, fewest: int):
-  """Returns the fastest of the forms below, from `fewest` pixels Winograd's."""
+def _choose(pads: _Pads, x: jax.Array, kernel: jax.Array, transposed=False):
+  """Returns the fastest of the forms below, or of what follows from them.
+
+  `transposed` asks for that whose transpose, the gradient of x, is fastest.
+  """
   if _is_larger(kernel, x):
     return _as_product
   rows, columns, *channels = kernel.shape
-  h, w = (
-    n + sum(pad) - k + 1
-    for n, pad, k in zip(x.shape[1:3], pads, (rows, columns), strict=True)
-  )
+  if (rows, columns) != (3, 3) or x.dtype != jnp.float32:
+    return _plain
+  if channels[0] == 1 and not transposed:
+    return _by_taps
+  h, w = _output_size(pads, x, kernel)
   pixels = h * w  # The batch may be symbolic, as in an export.
   narrow = _NARROW if pixels <= _MOST_PIXELS_NARROW else _WIDE
-  if (
-    (rows, columns) == (3, 3)
-    and min(channels) >= narrow
-    and pixels >= fewest
-    and x.dtype == jnp.float32
-  ):
+  fewest = _FEWEST_PIXELS_TRANSPOSED if transposed else _FEWEST_PIXELS
+  if min(channels) >= narrow and pixels >= fewest:
     return _winograd
   return _plain
 
@@ -152,6 +153,31 @@ def _choose(pads: _Pads, x: jax.Array, kernel: jax.Array, fewest: int):
 def _plain(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jax.lax.conv_general_dilated(
     x, kernel, (1, 1), pads, dimension_numbers=_DIMENSIONS
+  )
+
+
+def _batch_inside(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolves to [H, W, B, O], so that of one image no copy is made.
+
+  To the gradient of the kernel, the gradient of y is the kernel: its pixels
+  come first, then the batch, and XLA:CPU copies what lies otherwise.
+  """
+  y = jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), pads, dimension_numbers=('NHWC', 'HWIO', 'HWNC')
+  )
+  return y.transpose(2, 0, 1, 3)
+
+
+def _by_taps(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolves one channel: a sum over the taps, which XLA fuses to one loop."""
+  rows, columns, _, features = kernel.shape
+  h, w = _output_size(pads, x, kernel)
+  x = _pad(x, *pads)
+  taps = kernel.reshape(rows, columns, 1, 1, 1, features)
+  return sum(
+    x[:, i : i + h, j : j + w] * taps[i, j]
+    for i in range(rows)
+    for j in range(columns)
   )
 
 
@@ -194,8 +220,8 @@ def _as_product(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   XLA:CPU falls back to a loop, 75 times slower at 7 x 7 on 6 x 6 x 512.
   """
   rows, columns, c, features = kernel.shape
+  h, w = _output_size(pads, x, kernel)
   x = _pad(x, *pads)
-  h, w = x.shape[1] - rows + 1, x.shape[2] - columns + 1
   shifted = [
     x[:, i : i + h, j : j + w] for i in range(rows) for j in range(columns)
   ]
@@ -208,6 +234,13 @@ def _as_product(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _is_larger(kernel: jax.Array, x: jax.Array) -> bool:
   return any(k > n for k, n in zip(kernel.shape[:2], x.shape[1:3], strict=True))
+
+
+def _output_size(pads, x, kernel):
+  return (
+    n + sum(pad) - k + 1
+    for n, pad, k in zip(x.shape[1:3], pads, kernel.shape[:2], strict=True)
+  )
 
 
 def _pad(x, rows, columns):
