@@ -34,8 +34,8 @@ _PEAK_SIZE = flags.DEFINE_integer(
   'peak_size', 4096, 'Side of the matrices whose product is the peak.', 1
 )
 
-# Largest `sides.difference` of equal networks. In bfloat16 many maxima are
-# tied, and each framework has its way to share their gradient.
+# Largest `sides.difference` of equal networks. In bfloat16 rounding ties many
+# maxima, in each framework others.
 _TOLERANCES = {
   'float32': {'forward': 1e-4, 'train': 1e-2},
   'bfloat16': {'forward': 0.05, 'train': 0.5},

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers against scipy, numpy loops and the plain formulations of lax."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 import scipy.signal
 
 from segjax.errors import InputError
+from segjax.models.convolution import convolve
 from segjax.models.layers import Conv, UpConv, crop, max_pool
 from segjax.models.unet import UpBlock
 
@@ -118,8 +121,7 @@ def test_another_mode_is_refused():
 
 
 def pool_windows(x):
-  start, size = jnp.array(-jnp.inf, x.dtype), (1, 2, 2, 1)
-  return jax.lax.reduce_window(x, start, jax.lax.max, size, size, 'VALID')
+  return nn.max_pool(x, (2, 2), (2, 2))
 
 
 def cells(seed, b, h, w, c):
@@ -145,17 +147,34 @@ def test_max_pool_is_the_plain_one(after_relu, dtype):
   np.testing.assert_array_equal(pull_got(g)[0], pull_want(g)[0])
 
 
-def test_tied_maxima_share_the_gradient_where_the_first_has_it_all():
-  x = np.array([[[3, 3], [1, 2]], [[4, 4], [4, 4]]], np.float32)[..., None]
-  g = np.array([6.0, 8.0], np.float32).reshape(2, 1, 1, 1)
-  shared = jax.vjp(max_pool, x)[1](g)[0]
-  plain = jax.vjp(pool_windows, x)[1](g)[0]
-  np.testing.assert_array_equal(
-    shared[..., 0], [[[3, 3], [0, 0]], [[2, 2], [2, 2]]]
-  )
-  np.testing.assert_array_equal(
-    plain[..., 0], [[[6, 0], [0, 0]], [[8, 0], [0, 0]]]
-  )
+def test_the_first_of_tied_maxima_has_the_gradient():
+  x = normal(6, 2, 16, 18, 3).round()
+  want, pull_want = jax.vjp(pool_windows, x)
+  g = normal(7, *want.shape)
+  got = jax.vjp(max_pool, x)[1](g)[0]
+  np.testing.assert_array_equal(got, pull_want(g)[0])
+  maxima = np.repeat(np.repeat(want, 2, axis=1), 2, axis=2)
+  assert np.sum(x == maxima) > 1.3 * want.size
+
+
+@pytest.mark.parametrize('level', [0, 3])
+def test_pooling_keeps_its_gradient_however_xla_fuses(level):
+  # Unoptimised, XLA:CPU convolves one channel anew for the gradient, and
+  # rounds otherwise.
+  x, kernel = normal(8, 1, 40, 40, 1), normal(9, 3, 3, 1, 3)
+  g = normal(10, 1, 20, 20, 3)
+
+  def pooled(pool, bias):
+    y = convolve(x, kernel, 'SAME') + bias.reshape(1, 1, 1, -1)
+    return jnp.sum(pool(nn.relu(y)) * g)
+
+  def gradient(pool):
+    f = jax.value_and_grad(functools.partial(pooled, pool))
+    options = {'xla_backend_optimization_level': level}
+    return jax.jit(f, compiler_options=options)(np.float32([0.1, 0, -0.1]))
+
+  for got, want in zip(gradient(max_pool), gradient(pool_windows), strict=True):
+    np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 def transposed(x, kernel, bias):
