@@ -82,10 +82,11 @@ def test_two_by_four_devices_train_as_one(case):
   ):
     np.testing.assert_allclose(a, b, atol=1e-5)
   # An eighth of the images, and the rows around each part, which weigh here.
+  # Of one image in two, whole, it would be half.
   memory = [
     each.memory_analysis().temp_size_in_bytes for each in (compiled, one)
   ]
-  assert memory[0] < memory[1] / 3
+  assert memory[0] < 0.45 * memory[1]
   assert 'collective-permute' in compiled.as_text()  # Rows of neighbours.
 
 

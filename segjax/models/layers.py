@@ -167,9 +167,9 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 @max_pool.defjvp
 def _max_pool_jvp(primals, tangents):
-  # Pixels are compared with each other. Compared with the maximum, as JAX does
-  # it, they may lose the gradient of the cell: XLA fuses what comes before into
-  # both loops, and rounds it differently there.
+  # Pixels are compared with each other. JAX compares them with the maximum, and
+  # where XLA has computed that from other roundings of them, since it fuses
+  # what comes before into both loops, the gradient is lost (jax issue 40564).
   (x,), (dx,) = primals, tangents
   cells = _cells(x)
   is_right = cells[..., 1, :] > cells[..., 0, :]
