@@ -6,6 +6,7 @@ to give the same logits and updates before it is timed.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from unittest import mock
 
@@ -23,8 +24,27 @@ _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 572, 'Side of the images, in pixels.', 1)
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Interleaved rounds.', 1)
 _COLUMNS = 'ms', 'this / segjax', 'CPU time'
+_NHWC = ('NHWC', 'HWIO', 'NHWC')
 _MODES = {'forward': sides.forward, 'train': sides.train}
 _TOLERANCES = {'forward': 1e-4, 'train': 1e-2}
+
+
+def sum_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+  """Adds a bias; its gradient is one sum over all pixels."""
+  return y + jnp.broadcast_to(bias, y.shape)
+
+
+def plain_convolution(pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolves, both ways, as XLA does of itself."""
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), pads, dimension_numbers=_NHWC
+  )
+
+
+def pool_reshaped(x: jax.Array) -> jax.Array:
+  """Returns the maxima of the cells, with JAX's gradient."""
+  b, h, w, c = x.shape
+  return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 def pool_slices(x: jax.Array) -> jax.Array:
@@ -55,7 +75,7 @@ class TransposedUpConv(layers.UpConv):
       lhs_dilation=(2, 2),
       dimension_numbers=_NHWC,
     )
-    return y + bias.reshape(1, 1, 1, -1)
+    return layers._add_bias(y, bias)
 
 
 class MatmulUpConv(layers.UpConv):
@@ -68,7 +88,7 @@ class MatmulUpConv(layers.UpConv):
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     y = jnp.einsum('bhwc,ijco->bhiwjo', x, kernel)
     y = y.reshape(b, 2 * h, 2 * w, self.features)
-    return y + bias.reshape(1, 1, 1, -1)
+    return layers._add_bias(y, bias)
 
 
 class SplitConv(layers.Conv):
@@ -81,8 +101,10 @@ class SplitConv(layers.Conv):
     kernel = self.param('kernel', layers.he_init, shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernels = jnp.split(kernel, np.cumsum(channels)[:-1], axis=2)
-    y = sum(map(_convolve, parts, kernels))
-    return y + bias.reshape(1, 1, 1, -1)
+    y = sum(
+      map(functools.partial(layers.convolve, padding='VALID'), parts, kernels)
+    )
+    return layers._add_bias(y, bias)
 
 
 class SplitUpBlock(unet.UpBlock):
@@ -109,31 +131,26 @@ class PairedConv(layers.Conv):
     kernel = self.param('kernel', self.kernel_init, shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     if tuple(self.kernel_size) != (3, 3) or self.features > 16:
-      y = _convolve(x, kernel)
+      y = layers.convolve(x, kernel, 'VALID')
     else:
       # For the left pixel of a pair and for the right one.
       both = [
         jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1)
       ]
       kernel = jnp.stack(both, axis=3).reshape(3, 2, 2 * c, -1)
-      y = _convolve(x.reshape(b, h, w // 2, 2 * c), kernel)
+      pairs = x.reshape(b, h, w // 2, 2 * c)
+      y = layers.convolve(pairs, kernel, 'VALID')
       y = y.reshape(b, h - 2, w - 2, self.features)
-    return y + bias.reshape(1, 1, 1, -1)
-
-
-_NHWC = ('NHWC', 'HWIO', 'NHWC')
-
-
-def _convolve(x, kernel):
-  return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), 'VALID', dimension_numbers=_NHWC
-  )
+    return layers._add_bias(y, bias)
 
 
 # What takes whose place, in segjax.
 VARIANTS = {
   'segjax': {},
   'without the compiler option': {'parallel._FAST': {}},
+  'plain convolutions': {'models.convolution._on_cpu': plain_convolution},
+  'bias: one sum': {'models.layers._add_bias': sum_bias},
+  "pool: JAX's gradient": {'models.unet.max_pool': pool_reshaped},
   'pool: reduce_window': {'models.unet.max_pool': pool_window},
   'pool: four slices': {'models.unet.max_pool': pool_slices},
   'up: transposed convolution': {'models.unet.UpConv': TransposedUpConv},

@@ -70,17 +70,17 @@ def ratio(ours: np.ndarray, theirs: np.ndarray, digits: int = 2) -> str:
   return f'{median} ({least}-{largest})'
 
 
-def matmul_peak(dtype: jnp.dtype, size: int, repeats: int = 5) -> float:
-  """Returns the FLOP/s of the fastest of jax's size^3 matrix products."""
+def matmul(dtype: jnp.dtype, size: int) -> tuple[Case, int]:
+  """Returns jax's product of two matrices, size x size, and its operations."""
   x = jnp.ones((size, size), dtype)
   multiply = jax.jit(jnp.matmul)
-  multiply(x, x).block_until_ready()
-  fastest = np.inf
-  for _ in range(repeats):
-    start = perf_counter()
-    multiply(x, x).block_until_ready()
-    fastest = min(fastest, perf_counter() - start)
-  return 2 * size**3 / fastest
+
+  def case(calls):
+    for _ in range(calls):
+      product = multiply(x, x)
+    product.block_until_ready()
+
+  return case, 2 * size**3
 
 
 def flops(function: Callable, *args) -> float:
