@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter, process_time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,8 @@ def flops(function: Callable, *args) -> float:
   Convolutions count as plain ones, as a GPU would compute them: on a CPU
   segjax and others compute some with fewer multiplications.
   """
-  traced = jax.jit(function).trace(*args)
+  with mock.patch.object(jax, 'default_backend', return_value='gpu'):
+    traced = jax.jit(lambda *args: function(*args)).trace(*args)  # Anew.
   return traced.lower(lowering_platforms=('cuda',)).cost_analysis()['flops']
 
 

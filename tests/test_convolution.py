@@ -107,20 +107,42 @@ def _convolutions(function, *args, platform='cpu'):
   return text.count('stablehlo.convolution')
 
 
-def test_each_platform_gets_its_own_form_and_no_more():
-  x, kernel = _random((1, 54, 54, 64), (3, 3, 64, 64))
+def _loss(kernel, x):
+  return jnp.sum(convolve(x, kernel, 'VALID') ** 2)
 
-  def loss(kernel, x):
-    return jnp.sum(convolve(x, kernel, 'VALID') ** 2)
 
-  counts = {
-    platform: [
-      _convolutions(function, kernel, x, platform=platform)
-      for function in (loss, jax.grad(loss), jax.grad(loss, argnums=(0, 1)))
+_LOSSES = _loss, jax.grad(_loss), jax.grad(_loss, argnums=(0, 1))
+# Convolutions of each where Winograd's form pays and is taken, and elsewhere.
+_ON_CPU, _ELSEWHERE = [6, 7, 13], [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  ('backend', 'counts'), [('cpu', _ON_CPU), ('gpu', _ELSEWHERE)]
+)
+def test_each_backend_gets_its_own_form(backend, counts, monkeypatch):
+  args = _random((3, 3, 64, 64), (1, 54, 54, 64))
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  for loss, count in zip(_LOSSES, counts, strict=True):
+    assert _convolutions(lambda *args, f=loss: f(*args), *args) == count
+
+
+def test_exports_give_each_platform_its_own_form():
+  (batch,) = jax.export.symbolic_shape('n')
+  args = [
+    jax.ShapeDtypeStruct(shape, jnp.float32)
+    for shape in ((3, 3, 64, 64), (batch, 54, 54, 64))
+  ]
+
+  def count(platform):
+    return [
+      jax.export.export(jax.jit(loss), platforms=(platform,))(*args)
+      .mlir_module()
+      .count('stablehlo.convolution')
+      for loss in _LOSSES
     ]
-    for platform in ('cpu', 'cuda', 'tpu')
-  }
-  assert counts == {'cpu': [6, 7, 13], 'cuda': [1, 2, 3], 'tpu': [1, 2, 3]}
+
+  assert count('cpu') == _ON_CPU
+  assert count('cuda') == count('tpu') == _ELSEWHERE
 
 
 @pytest.mark.parametrize(
@@ -157,9 +179,9 @@ def test_one_channel_is_convolved_without_a_convolution():
 
 
 def test_vmap_and_second_derivatives():
-  x, kernel, dkernel = _random((3, 1, 54, 54, 64), *[(3, 3, 64, 64)] * 2)
+  arrays = _random((3, 1, 54, 54, 64), *[(3, 3, 64, 64)] * 2)
 
-  def evaluate(function):
+  def evaluate(function, x, kernel, dkernel):
     def loss(kernel, x):
       return jnp.mean(jnp.tanh(function(x, kernel)))
 
@@ -170,7 +192,7 @@ def test_vmap_and_second_derivatives():
     return gradients, forward, reverse
 
   got, want = (
-    jax.jit(functools.partial(evaluate, function))()
+    jax.jit(functools.partial(evaluate, function))(*arrays)
     for function in (
       lambda x, kernel: convolve(x, kernel, 'VALID'),
       functools.partial(_plain, 'VALID'),

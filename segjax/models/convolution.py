@@ -15,11 +15,12 @@ benchmarks/README.md has what each is worth.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.custom_derivatives import SymbolicZero
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -102,7 +103,21 @@ def convolve(
     size = x.shape[1:3], kernel.shape[:2]
     pads = jax.lax.padtype_to_pads(*size, strides, padding)
   cpu = functools.partial(_on_cpu, tuple(map(tuple, pads)))
-  return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
+  return by_backend(x, kernel, cpu=cpu, default=plain)
+
+
+def by_backend(
+  x: jax.Array, *args: jax.Array, cpu: Callable, default: Callable
+) -> jax.Array:
+  """Returns cpu(x, *args) where JAX's default backend is a CPU, else default's.
+
+  Exports of a symbolic batch, which may be for several platforms, hold both
+  (`jax.lax.platform_dependent`), and each platform takes its own. So could
+  every program, but tracing a training step took four times as long.
+  """
+  if any(map(export.is_symbolic_dim, x.shape)):
+    return jax.lax.platform_dependent(x, *args, cpu=cpu, default=default)
+  return (cpu if jax.default_backend() == 'cpu' else default)(x, *args)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -168,6 +183,8 @@ def _batch_inside(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   return y.transpose(2, 0, 1, 3)
 
 
+# Under jit, for outside of a program each operation would be one of its own.
+@functools.partial(jax.jit, static_argnums=0)
 def _by_taps(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolves one channel: a sum over the taps, which XLA fuses to one loop."""
   rows, columns, _, features = kernel.shape
@@ -181,6 +198,7 @@ def _by_taps(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _winograd(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolves by a 3x3 kernel: six convolutions of 3x1 on quarters of it all.
 
@@ -206,11 +224,12 @@ def _winograd(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _combine(coefficients, arrays):
-  return sum(
-    np.float32(c) * array
+  terms = [
+    array if c == 1 else np.float32(c) * array
     for c, array in zip(coefficients, arrays, strict=True)
     if c
-  )
+  ]
+  return sum(terms[1:], terms[0])
 
 
 def _as_product(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:

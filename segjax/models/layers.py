@@ -14,7 +14,7 @@ import numpy as np
 
 from segjax.errors import InputError
 from segjax.geometry import Window
-from segjax.models.convolution import convolve
+from segjax.models.convolution import by_backend, convolve
 
 # Gaussian of standard deviation sqrt(2 / N), N incoming nodes (U-Net, section
 # 3; He et al. 2015). Untruncated, unlike `nn.initializers.he_normal`.
@@ -108,18 +108,17 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
   eighth on 1024 x 1024.
   """
 
-  def plain(bias):
-    return jnp.broadcast_to(bias, y.shape)
+  def plain(y, bias):
+    # Broadcast before the cast, so that backwards the sum comes after it.
+    return y + jnp.broadcast_to(bias, y.shape).astype(y.dtype)
 
-  def by_rows(bias):
+  def by_rows(y, bias):
     # Backwards two sums, of rows first: XLA:CPU takes 2 to 8 times as long for
     # the sum over all pixels, which it would make of them again.
     rows = jnp.broadcast_to(bias, (*y.shape[:2], 1, bias.size))
-    return jnp.broadcast_to(jax.lax.optimization_barrier(rows), y.shape)
+    return plain(y, jax.lax.optimization_barrier(rows))
 
-  # Broadcast before the cast, so that backwards the sum comes after it.
-  bias = jax.lax.platform_dependent(bias, cpu=by_rows, default=plain)
-  return y + bias.astype(y.dtype)
+  return by_backend(y, bias, cpu=by_rows, default=plain)
 
 
 class UpConv(nn.Module):
