@@ -29,7 +29,7 @@ _FAST = {
   'cpu': {'xla_cpu_experimental_ynn_fusion_type': ''}
 }
 # Random initial values take XLA:CPU far longer to optimise than to compute.
-_ONCE = {'cpu': {'xla_backend_optimization_level': 0}}
+_ONCE = {'cpu': {'xla_backend_optimization_level': 1}}
 
 
 class DataParallel(NamedTuple):
