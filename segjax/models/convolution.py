@@ -113,7 +113,7 @@ def by_backend(
 
   Exports of a symbolic batch, which may be for several platforms, hold both
   (`jax.lax.platform_dependent`), and each platform takes its own. So could
-  every program, but tracing a training step took four times as long.
+  every program, but tracing a training step then takes twice as long.
   """
   if any(map(export.is_symbolic_dim, x.shape)):
     return jax.lax.platform_dependent(x, *args, cpu=cpu, default=default)
