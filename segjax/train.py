@@ -144,7 +144,9 @@ def train_and_evaluate(
             scores, panels = evaluate_heldout(
               parallel.to_local(saved.params), average=False, complete=False
             )
-            writer.write_scalars(step, scores)
+            writer.write_scalars(
+              step, {f'heldout/{name}': scores[name] for name in scores}
+            )
             if panels:  # A process may have no image of its own.
               writer.write_images(step, {'heldout': panels[0][1]})
           checkpoints.save(step, saved, scores)

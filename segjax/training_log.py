@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loop says of its steps, and the end of a run that diverges."""
+"""Log of the training steps, and the end of a run that diverges."""
 
 import math
 
@@ -10,7 +10,11 @@ from segjax.errors import TrainingDiverged
 
 
 class TrainingLog:
-  """Reports training metrics one step late, so that no device waits."""
+  """Reports training metrics one step late, so that no device waits.
+
+  They are written as `train/NAME`; the loop writes scores of held-out images as
+  `heldout/NAME`, so that no curve mixes the two.
+  """
 
   def __init__(self, writer, progress, every_steps):
     self._writer = writer
@@ -43,9 +47,11 @@ class TrainingLog:
     self._since_report.append(metrics)
     if step % self._every_steps == 0:
       means = {
-        name: float(np.mean([row[name] for row in self._since_report]))
+        f'train/{name}': float(
+          np.mean([row[name] for row in self._since_report])
+        )
         for name in metrics
       }
       self._since_report = []
       self._writer.write_scalars(step, means)
-      self._progress.update(step, loss=means['loss'])
+      self._progress.update(step, loss=means['train/loss'])

@@ -66,9 +66,9 @@ def test_the_card_trains(folder, tmp_path):
   scores = train.train_and_evaluate(config, tmp_path)
   text = (tmp_path / 'metrics.jsonl').read_text()
   rows = [json.loads(line) for line in text.splitlines()]
-  losses = [row['loss'] for row in rows if 'loss' in row]
+  losses = [row['train/loss'] for row in rows if 'train/loss' in row]
   assert len(losses) == 2 and np.isfinite(losses).all()
-  assert rows[-1]['seg'] == scores['seg']
+  assert rows[-1]['heldout/seg'] == scores['seg']
   assert 0 <= scores['seg'] <= 1
   assert '\nseg ' in (tmp_path / 'scores.txt').read_text()
 

@@ -125,13 +125,13 @@ def test_metrics_do_not_depend_on_the_processes(runs):
   workdirs, _ = runs
   logged = {n: rows(workdir) for n, workdir in workdirs.items()}
   assert [row['step'] for row in logged['2']] == [1, 2, 3, 4, 5, 5]
-  assert len({row['loss'] for row in logged['2'][:-1]}) == NUM_STEPS
+  assert len({row['train/loss'] for row in logged['2'][:-1]}) == NUM_STEPS
   for other in logged.values():
     for row, expected in zip(logged['2'], other, strict=True):
       assert row == pytest.approx(expected, abs=1e-5)
   # Ratios of counts: one pixel more or less would show.
   for name in ('pixel_accuracy', 'mean_iu', 'frequency_weighted_iu'):
-    values = {logged[n][-1][name] for n in logged}
+    values = {logged[n][-1][f'heldout/{name}'] for n in logged}
     assert len(values) == 1
     assert 0.1 < values.pop() < 1
 

@@ -175,11 +175,11 @@ def test_a_card_trains(name, argument, data, tmp_path, monkeypatch):
   text = (tmp_path / 'metrics.jsonl').read_text()
   rows = [json.loads(line) for line in text.splitlines()]
   assert [row['step'] for row in rows] == [1, 2, 2]
-  assert all(np.isfinite(row['loss']) for row in rows[:2])
+  assert all(np.isfinite(row['train/loss']) for row in rows[:2])
   # Zero scores: every class is as likely, in every head.
   if config.loss_reduction != 'sum':
     expected = np.log(config.model.num_classes)
-    assert rows[0]['loss'] == pytest.approx(expected, rel=1e-3)
+    assert rows[0]['train/loss'] == pytest.approx(expected, rel=1e-3)
   assert 0 <= scores[config.evaluation.best_metric] <= 1
   assert len(list((tmp_path / 'pictures').iterdir())) == 1
   assert 'mean_iu' in (tmp_path / 'scores.txt').read_text()

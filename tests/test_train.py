@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from commands import DEMO, read_card, run, snapshot, start, tiny_config
+from test_writers import read_events
 
 from segjax import steps, train
 from segjax.checkpoints import Checkpoints, load_params
@@ -76,10 +77,37 @@ def test_preempted_run_saves_the_step_and_goes_on(unbroken, tmp_path):
 
 def test_metrics_have_each_step_once(unbroken):
   logged = rows(unbroken[0])
-  losses = [row['step'] for row in logged if 'loss' in row]
-  scores = [row['step'] for row in logged if 'v_rand' in row]
+  losses = [row['step'] for row in logged if 'train/loss' in row]
+  scores = [row['step'] for row in logged if 'heldout/v_rand' in row]
   assert losses == list(range(3, NUM_STEPS + 1, 3))
   assert scores == [20, 40]
+
+
+def test_training_and_heldout_scores_never_share_a_name(unbroken):
+  workdir = unbroken[0]
+  tags = {tag for _, tag, _ in read_events(workdir) if '/' in tag}
+  names = {name for row in rows(workdir) for name in row} - {'step'}
+  assert tags == names
+  assert {name.partition('/')[0] for name in names} == {'train', 'heldout'}
+  assert {'train/pixel_accuracy', 'heldout/pixel_accuracy'} <= names
+
+
+def test_a_run_from_before_scores_had_prefixes_goes_on(tmp_path):
+  config = tiny_config()
+  config.batch_size = 8
+  config.num_train_steps = 2
+  train.train_and_evaluate(config, tmp_path)
+  old = [
+    {name.rpartition('/')[-1]: value for name, value in row.items()}
+    for row in rows(tmp_path)
+  ]
+  text = ''.join(json.dumps(row) + '\n' for row in old)
+  (tmp_path / 'metrics.jsonl').write_text(text)
+  config.num_train_steps = 3
+  train.train_and_evaluate(config, tmp_path)
+  logged = rows(tmp_path)
+  assert logged[: len(old)] == old
+  assert [row['step'] for row in logged[len(old) :]] == [3, 3]
 
 
 def test_restart_of_a_finished_run_trains_nothing(unbroken):
@@ -189,7 +217,7 @@ def test_every_argument_trains(argument, tmp_path):
   assert train.train_and_evaluate(config, tmp_path) == {}
   logged = rows(tmp_path)
   assert [row['step'] for row in logged] == [1, 2]
-  assert all(np.isfinite(row['loss']) for row in logged)
+  assert all(np.isfinite(row['train/loss']) for row in logged)
   assert saved_steps(tmp_path) == [2]
 
 
