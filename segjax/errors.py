@@ -5,11 +5,12 @@ A message says what is wrong, which value was given and what would be right.
 Anything else that escapes is a bug and keeps its traceback.
 """
 
+import difflib
 import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags, logging
 
@@ -33,6 +34,12 @@ class TrainingDiverged(FloatingPointError):
 
 class SaveFailed(OSError):
   """A checkpoint or a temporary file cannot be written: a full disk."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Returns '; did you mean X?' for the nearest of `known`, '' without any."""
+  nearest = difflib.get_close_matches(name, known, n=1)
+  return f'; did you mean {nearest[0]}?' if nearest else ''
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:

@@ -259,6 +259,7 @@ def main(_):
 
 if __name__ == '__main__':
   networks.define_flags()
+  flags.adopt_module_key_flags(networks)
   flags.DEFINE_enum('split', 'heldout', SPLITS, 'Which examples to score.')
   flags.DEFINE_string(
     'data_dir', None, 'Where the data are now; None where the run had them.'

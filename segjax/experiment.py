@@ -21,6 +21,7 @@ from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.parallel import DataParallel
 from segjax.predictor import create_predictor
+from segjax.settings import check_names
 from segjax.steps import TrainState
 from segjax.workdir import flatten
 
@@ -35,6 +36,7 @@ def create_experiment(
   Raises:
     InputError: a setting is wrong.
   """
+  check_names(config)
   _check_numbers(config)
   model = create_model(config.model)
   schedule = create_schedule(

@@ -108,6 +108,7 @@ def main(_):
 
 if __name__ == '__main__':
   networks.define_flags()
+  flags.adopt_module_key_flags(networks)
   flags.DEFINE_string('output', None, 'Folder to write.', required=True)
   flags.DEFINE_integer(
     'size_px',

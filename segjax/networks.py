@@ -20,6 +20,7 @@ from segjax.compilation_cache import use_compilation_cache
 from segjax.data import IGNORE_LABEL, Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
+from segjax.settings import check_names
 from segjax.steps import init_params
 from segjax.weights import files
 from segjax.weights.matching import Tensor, match
@@ -76,6 +77,7 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
     InputError: the file cannot be read, or is not of this model, or takes
       other pixels: see `about`.
   """
+  check_names(config)
   model = create_model(config.model)
   arrays, _ = match(_tensors(params), _shapes(model))
   wanted = about(config)
@@ -187,20 +189,30 @@ def check_fits(model: nn.Module, dataset: Dataset) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags that say which network: a run, or a config and a file."""
-  flags.DEFINE_string('workdir', None, 'Folder of a run.')
+  """Defines the flags that say which network: a run, or a config and a file.
+
+  `flags.adopt_module_key_flags(networks)` then shows them in the `--help` of a
+  command.
+  """
+  flags.DEFINE_string('workdir', None, 'Folder of the run to take.')
   flags.DEFINE_string(
     'checkpoint',
     'latest',
-    "Of the run: 'latest', 'best' (by the held-out score, which flatters it) "
-    'or the number of a step.',
+    "Checkpoint of the run: 'latest', 'best' (by the held-out score, which "
+    'flatters it) or the number of a step.',
   )
   config_flags.DEFINE_config_file(
-    'config', None, 'Instead of a run: config file of an experiment, and'
+    'config',
+    None,
+    'Config file of the network whose weights --params gives, instead of '
+    '--workdir.',
   )
   flags.DEFINE_string(
-    'params', None, 'the .npz or .safetensors file of its parameters.'
+    'params',
+    None,
+    'Weights (.npz or .safetensors) of the network that --config describes.',
   )
+  flags.declare_key_flag('config')
 
 
 def load_from_flags() -> Network:

@@ -210,6 +210,7 @@ def main(_):
 
 if __name__ == '__main__':
   networks.define_flags()
+  flags.adopt_module_key_flags(networks)
   flags.DEFINE_string(
     'artifact', None, 'Instead of both: folder of segjax.export.'
   )

@@ -58,8 +58,54 @@ SETTINGS = {
   'model.depth=1000000': ['depth=1000000', '<= 20'],
   'schedule.warmup_steps=4': ['warmup_steps=4', 'num_train_steps=4'],
 }
+# What a card of one's own may do -> what the message says.
+CARDS = {
+  'config.prediction.overlap = 32': [
+    'config.prediction.overlap is no setting',
+    'max_tile_size_px',
+  ],
+  'config.augmentation.scale = 0.1': [
+    'config.augmentation.scale is no setting',
+    'elastic_sigma_px',
+  ],
+  'config.evaluation.every_step = 2': [
+    'config.evaluation.every_step is no setting',
+    'did you mean every_steps?',
+  ],
+  'config.preprocessing.stdev = 0.2': [
+    'config.preprocessing.stdev is no setting',
+    'did you mean std?',
+  ],
+  'config.optimiser = dict(name="sgd")': [
+    'config.optimiser is no setting',
+    'did you mean optimizer?',
+  ],
+  'config.checkpoints.keep.last = 3': [
+    'config.checkpoints.keep.last is no setting',
+    'did you mean keep_last?',
+  ],
+  'config.model.basewidth = 3': [
+    'model.basewidth=3 is no field of unet',
+    'did you mean base_width?',
+  ],
+  'config.data.folds = 3': ["data.name='synthetic'", 'did you mean fold?'],
+  'config.batching = "shuffled"': ["'batching'", 'ConfigDict'],
+  'del config.evaluation.average': ['lacks config.evaluation.average'],
+}
 # What is wrong -> command, words of the message, environment.
 CASES = {
+  **{
+    f'card with {line}': (
+      f'main --config={{tree}}/card{i}.py --workdir={{new}}',
+      words,
+    )
+    for i, (line, words) in enumerate(CARDS.items())
+  },
+  'card for prediction with an unknown setting': (
+    'predict --config={tree}/card0.py --params={tree}/file.npz '
+    '--input={tree}/images --output={new}',
+    ['config.prediction.overlap is no setting'],
+  ),
   **{
     setting: (f'{TRAIN} --config.{setting}', words)
     for setting, words in SETTINGS.items()
@@ -249,6 +295,15 @@ def write_tree(tree):
   (tree / 'damaged' / 'config.json').write_text('{"model": ')
   for name in ('file', 'file.bmp', 'file.tif'):
     (tree / name).write_text('')
+
+  for i, line in enumerate(CARDS):
+    (tree / f'card{i}.py').write_text(
+      'import runpy\n\n\n'
+      'def get_config():\n'
+      f'  config = runpy.run_path({CONFIG!r})["get_config"]("demo")\n'
+      f'  {line}\n'
+      '  return config\n'
+    )
 
   volume = np.zeros((5, 64, 64), np.uint8)
   labels = volume.copy()

@@ -19,7 +19,7 @@ from segjax.data import (
   voc,
 )
 from segjax.data.examples import Dataset
-from segjax.errors import InputError
+from segjax.errors import InputError, did_you_mean
 
 LOADERS = {
   'isbi2012': isbi2012.load,
@@ -62,9 +62,11 @@ def create_dataset(config: Mapping) -> Dataset:
     raise InputError(f'data.name={name!r} is not one of {tuple(LOADERS)}')
   expected = tuple(inspect.signature(LOADERS[name]).parameters)
   if set(fields) != set(expected):
+    unknown = [field for field in fields if field not in expected]
     raise InputError(
       f'data.name={name!r} takes the fields {", ".join(expected)}; the config '
       f'has {", ".join(fields)}'
+      f'{did_you_mean(unknown[0], expected) if unknown else ""}'
     )
   return LOADERS[name](**fields)
 

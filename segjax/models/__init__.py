@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from segjax.errors import InputError
+from segjax.errors import InputError, did_you_mean
 from segjax.models.alexnet import CaffeNet
 from segjax.models.backbone import Classifier
 from segjax.models.fcn import (
@@ -90,6 +90,7 @@ def make_model(name: str, **fields: Any) -> nn.Module:
     if field not in known:
       raise InputError(
         f'model.{field}={value!r} is no field of {name}, which has {known}'
+        f'{did_you_mean(field, known)}'
       )
   fields = {field: _tuples(value) for field, value in fields.items()}
   if 'dtype' in fields:
