@@ -5,6 +5,9 @@ Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015, appendix B of arXiv 1411.4038v2, and the
           code the authors released.
 Data      Train and val of VOC 2010 with the annotations of PASCAL-Context.
+Steps     400,000: the loop of the released solve.py, 50 times 8,000. It goes
+          past the solver's max_iter, 300,000, which Caffe's `step` ignores.
+          The code does not say which step was published.
 Command   python -m segjax.main --config=configs/fcn16s_pascal_context.py \
             --config.data.dir=VOCdevkit --config.data.context_dir=CONTEXT \
             --config.init.path=START
@@ -28,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     recipes.PASCAL_CONTEXT_DATA,
     num_classes=60,
     learning_rate=1e-12,
-    num_train_steps=300_000,
+    num_train_steps=400_000,
   )
   config.preprocessing = recipes.caffe_preprocessing(
     (104.007, 116.669, 122.679)

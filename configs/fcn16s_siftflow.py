@@ -4,6 +4,9 @@
 Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015, and the code the authors released.
 Data      2486 images to train on and 200 held out, 256 x 256 px.
+Steps     100,000: the loop of the released solve.py, 50 times 2,000. It ends
+          before the solver's max_iter, 300,000, which Caffe's `step` ignores
+          anyway. The code does not say which step was published.
 Command   python -m segjax.main --config=configs/fcn16s_siftflow.py \
             --config.data.dir=SIFTFLOW --config.init.path=START
 START     the run of fcn32s_siftflow
@@ -28,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     recipes.SIFT_FLOW_DATA,
     num_classes=36,
     learning_rate=1e-12,
-    num_train_steps=300_000,
+    num_train_steps=100_000,
   )
   config.model.heads = (('sem', 33), ('geo', 3))
   config.preprocessing = recipes.caffe_preprocessing(

@@ -5,6 +5,12 @@ Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015, and the code the authors released.
 Data      795 images to train on (train.txt and val.txt) and 654 held out, 40
           classes, in the layout of the authors' code.
+Steps     100,000: the loop of the released solve.py, 50 times 2,000. It ends
+          before the solver's max_iter, 300,000, which Caffe's `step` ignores
+          anyway. As released, the loop fails after its first 2,000 steps: it
+          scores a list that it never defines. The authors' `color_hha` starts
+          from files named 28k (color) and 60k (HHA), so they did not always
+          take the last step. The code does not say which step was published.
 Command   python -m segjax.main --config=configs/fcn32s_nyudv2.py:ARGUMENT \
             --config.data.dir=NYUD --config.init.path=START
 
@@ -55,7 +61,7 @@ def get_config(argument: str = 'color') -> ml_collections.ConfigDict:
     ),
     num_classes=40,
     learning_rate=1e-10,
-    num_train_steps=300_000,
+    num_train_steps=100_000,
   )
   # HHA is not reversed.
   means, channels = {

@@ -128,8 +128,8 @@ def fcn_config(
   config.data = dict(data)
   config.batching = dict(
     order='with_replacement',  # Or 'shuffled'.
-    # Images are padded to multiples of this, which changes no logits: fewer
-    # programs to compile. 0 compiles one for each size.
+    # Images are padded to multiples of this, so that fewer programs are
+    # compiled. It changes logits by rounding alone. 0 compiles one a size.
     bucket_px=128,
   )
   config.preprocessing = caffe_preprocessing()

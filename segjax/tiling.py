@@ -4,8 +4,9 @@
 The tiles put together equal one pass over the whole image; nothing is blended.
 Which tiles: `segjax.tile_plans`. All tiles of a plan run one compiled program
 and agree bit for bit where they overlap, if XLA treats all pixels of an array
-alike. On CPU it does, but for odd sizes at depth 0 and for layers of 64
-channels and more, which agree to rounding (`segjax.models.convolution`).
+alike. On CPU in float32 it does, except for odd sizes at depth 0 and for layers
+of 64 channels and more, which agree to rounding (`segjax.models.convolution`).
+On GPU and TPU this is not tested.
 
 Normalise the image before, as a whole, or every pixel by the same numbers;
 per-tile statistics would make seams.

@@ -52,8 +52,8 @@ def train_and_evaluate(
   """Trains for `config.num_train_steps`, evaluates, and returns the scores.
 
   A run that `workdir` holds goes on from its newest checkpoint and ends with
-  the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
-  and returns no scores; see `preemption`.
+  the parameters of an unbroken run, bit for bit (tested on CPU in float32).
+  SIGTERM saves the next step and returns no scores; see `preemption`.
 
   Raises:
     InputError: config or data are wrong, or `workdir` holds another experiment.

@@ -130,8 +130,9 @@ class FCN(nn.Module):
       train: whether to drop out; needs an rng named 'dropout'.
       size: i32[B,2], true height and width of each image, 1 x 1 to H x W, in
         a batch of unequal ones that are padded below and at the right by
-        anything. Logits there are those of the image alone, and zero beyond.
-        One program serves all sizes. None: the images fill the array.
+        anything. Logits there are those of the image alone (to 1e-5 of their
+        range, on CPU in float32), and zero beyond. One program serves all
+        sizes. None: the images fill the array.
 
     Raises:
       InputError: if C is not `in_channels`, the image is empty, or `size` has

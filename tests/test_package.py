@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a package of segjax says of itself, and its links."""
+
+import re
+import tomllib
+
+import pytest
+from commands import REPOSITORY
+
+import segjax
+
+PAGES = sorted(
+  page.relative_to(REPOSITORY)
+  for pattern in ('*.md', 'docs/*.md', 'launch/*.md', 'benchmarks/*.md')
+  for page in REPOSITORY.glob(pattern)
+)
+
+
+def anchors(page):
+  """Anchors of the titles of a page, as GitHub makes them."""
+  titles = re.findall(r'(?m)^#+ (.+)$', page.read_text())
+  return {
+    re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles
+  }
+
+
+def test_the_version_is_one():
+  project = tomllib.loads((REPOSITORY / 'pyproject.toml').read_text())
+  version = project['project']['version']
+  citation = (REPOSITORY / 'CITATION.cff').read_text()
+  assert f'\nversion: {version}\n' in citation
+  assert f'\n## [{version}]' in (REPOSITORY / 'CHANGELOG.md').read_text()
+  assert '__version__' not in vars(segjax)  # Looked up when it is asked for.
+  assert segjax.__version__ == version
+  with pytest.raises(AttributeError, match="'segjax' has no attribute 'nets'"):
+    _ = segjax.nets
+
+
+@pytest.mark.parametrize('page', PAGES, ids=str)
+def test_links_lead_somewhere(page):
+  text = (REPOSITORY / page).read_text()
+  for link in re.findall(r'\]\(([^)\s]+)\)', text):
+    if link.startswith('https://'):
+      continue
+    file, _, anchor = link.partition('#')
+    target = REPOSITORY / page.parent / file if file else REPOSITORY / page
+    assert target.is_file(), link
+    assert not anchor or anchor in anchors(target), link
