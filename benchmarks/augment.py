@@ -13,8 +13,8 @@ from absl import flags
 from scipy import ndimage
 
 from benchmarks import sides, timing
-from segjax import parallel
 from segjax.data import augment
+from segjax.devices import parallel
 from segjax.errors import run_command
 from segjax.models.unet import UNet
 

@@ -17,9 +17,10 @@ import optax
 from flax import traverse_util
 
 from benchmarks import timing
-from segjax import parallel, steps
+from segjax import steps
 from segjax.data import IGNORE_LABEL
 from segjax.data.augment import Augmentation
+from segjax.devices import parallel
 
 STEPS = 2  # Of training, whose updates are compared.
 MOMENTUM = 0.99  # U-Net's and FCN's.

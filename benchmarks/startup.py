@@ -80,7 +80,8 @@ def _start_and_step():
   import numpy as np
 
   from benchmarks import sides
-  from segjax import parallel, steps
+  from segjax import steps
+  from segjax.devices import parallel
   from segjax.models.unet import UNet
 
   model = UNet(base_width=_WIDTH.value)

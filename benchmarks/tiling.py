@@ -20,7 +20,8 @@ from absl import flags
 from monai.inferers import sliding_window_inference
 
 from benchmarks import sides, timing, torch_nets, whole_passes
-from segjax import parallel, tile_plans, tiling
+from segjax import tile_plans, tiling
+from segjax.devices import parallel
 from segjax.errors import run_command
 from segjax.models.unet import UNet
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import parallel
+from segjax.devices import parallel
 from segjax.tile_plans import TilePlan
 from segjax.tiling import read_mirrored
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import processes
+from segjax.devices import processes
 from segjax.experiment import create_experiment
 from segjax.geometry import UNetGeometry
 from segjax.steps import TrainState

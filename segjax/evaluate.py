@@ -14,10 +14,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from segjax import networks, pictures, processes, writers
+from segjax import networks, pictures, writers
 from segjax.components import label_instances
 from segjax.data import Dataset, create_dataset
 from segjax.data.examples import Chained
+from segjax.devices import processes
 from segjax.errors import InputError, run_command
 from segjax.losses import split_heads
 from segjax.metrics import cells, confusion, neuron

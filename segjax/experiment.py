@@ -10,16 +10,17 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from segjax import parallel, steps
+from segjax import steps
 from segjax.data import IGNORE_LABEL, standardise
 from segjax.data.augment import Augmentation
 from segjax.data.pipeline import ORDERS
+from segjax.devices import parallel
+from segjax.devices.parallel import DataParallel
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.losses import REDUCTIONS
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.parallel import DataParallel
 from segjax.predictor import create_predictor
 from segjax.settings import check_names
 from segjax.steps import TrainState

@@ -33,8 +33,9 @@ def main(_):
     raise InputError(f'--config={source}: there is no file {file}')
   name = f'{Path(file).stem}_{argument}' if argument else Path(file).stem
   # Here, so that a wrong flag fails first.
-  from segjax import dry_run, processes, train
-  from segjax.compilation_cache import use_compilation_cache
+  from segjax import dry_run, train
+  from segjax.devices import processes
+  from segjax.devices.compilation_cache import use_compilation_cache
 
   processes.join()
   if _DRY_RUN.value:

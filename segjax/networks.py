@@ -16,8 +16,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from segjax.checkpoints import newest_step
-from segjax.compilation_cache import use_compilation_cache
 from segjax.data import IGNORE_LABEL, Dataset
+from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.settings import check_names

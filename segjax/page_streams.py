@@ -12,9 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from segjax import processes
 from segjax.data import canvases, images, rasters
 from segjax.data.png import write_png
+from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.partial import Partial
 from segjax.tile_plans import TilePlan

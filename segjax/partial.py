@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 
 import jax
 
-from segjax import processes
+from segjax.devices import processes
 from segjax.errors import InputError
 
 # Between entries in the journal, each of which waits for the disk.

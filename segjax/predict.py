@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax import artifact, networks, processes
-from segjax.compilation_cache import use_compilation_cache
+from segjax import artifact, networks
 from segjax.data import images, look_of, rasters
+from segjax.devices import processes
+from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError, run_command
 from segjax.models import create_model
 from segjax.networks import Network

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import parallel, processes
 from segjax.data import check_preprocessing, standardise, to_unit_range
+from segjax.devices import parallel, processes
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.scores import ACTIVATIONS, compiled_whole_scores

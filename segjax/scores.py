@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import parallel
+from segjax.devices import parallel
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 

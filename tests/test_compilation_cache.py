@@ -11,7 +11,7 @@ import pytest
 from commands import DEMO, REPOSITORY, run
 
 from segjax.checkpoints import load_params
-from segjax.compilation_cache import _shrink
+from segjax.devices.compilation_cache import _shrink
 
 # Of a program, prints where it is kept, whether it was found, and its result.
 SCRIPT = """
@@ -21,7 +21,7 @@ found = []
 jax.monitoring.register_event_listener(
   lambda event, **_: found.append(event.endswith('/cache_hits')))
 jax.jit(lambda x: x + 1)(0)  # Something is compiled before.
-from segjax.compilation_cache import use_compilation_cache
+from segjax.devices.compilation_cache import use_compilation_cache
 BEFORE
 use_compilation_cache()
 print(jax.config.jax_compilation_cache_dir)

@@ -131,8 +131,8 @@ def test_a_training_step_needs_no_library_that_reads_files():
     'import sys\n'
     "readers = ('PIL', 'grain', 'imagecodecs', 'skimage', 'tifffile')\n"
     'sys.modules.update(dict.fromkeys(readers))\n'  # Their import fails now.
-    'import segjax.models, segjax.parallel, segjax.steps, segjax.tiling\n'
-    'import segjax.data\n'
+    'import segjax.data, segjax.devices.parallel, segjax.models\n'
+    'import segjax.steps, segjax.tiling\n'
     'try:\n'
     '  segjax.data.create_dataset\n'
     'except ImportError:\n'

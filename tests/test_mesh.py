@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from commands import tiny_config
 
-from segjax import parallel, steps, train
+from segjax import steps, train
 from segjax.data.augment import Augmentation
+from segjax.devices import parallel
 from segjax.errors import InputError
 from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet

@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from segjax import processes
 from segjax.data.pipeline import create_batches, pad_and_stack
+from segjax.devices import processes
 from segjax.errors import InputError
 
 

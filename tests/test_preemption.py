@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from commands import DEMO, REPOSITORY
 
-from segjax import preemption
 from segjax.checkpoints import load_params
+from segjax.devices import preemption
 
 
 def test_true_after_the_first_signal_and_undone_at_the_end():

@@ -13,8 +13,9 @@ import pytest
 from commands import TINY_SETTINGS, launch, run
 from trees import write_picture
 
-from segjax import evaluate, processes
+from segjax import evaluate
 from segjax.checkpoints import load_params
+from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.workdir import check_claimed
 

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import pytest
 from commands import tiny_config
 
-from segjax import processes, train
-from segjax.profiling import tracing
+from segjax import train
+from segjax.devices import processes
+from segjax.devices.profiling import tracing
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import parallel, steps
+from segjax import steps
 from segjax.data.augment import Augmentation
 from segjax.data.pipeline import create_batches
+from segjax.devices import parallel
 from segjax.errors import InputError
 from segjax.losses import REDUCTIONS
 from segjax.models.unet import UNet

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from segjax import processes
 from segjax.data.examples import IGNORE_LABEL
+from segjax.devices import processes
 from segjax.errors import InputError
 
 ORDERS = ('shuffled', 'with_replacement')

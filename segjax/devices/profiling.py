@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from segjax import processes
+from segjax.devices import processes
 
 
 @contextlib.contextmanager
