@@ -26,8 +26,8 @@ from absl import flags
 
 from benchmarks import sides, timing
 from segjax import outputs
-from segjax.data import canvases, rasters
 from segjax.errors import run_command
+from segjax.images import canvases, rasters
 from segjax.models.unet import UNet
 from segjax.page_streams import Page
 from segjax.scores import core_score

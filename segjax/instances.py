@@ -17,8 +17,8 @@ import numpy as np
 from absl import flags
 
 from segjax.components import blocks_of, label_blocks
-from segjax.data import canvases, rasters
 from segjax.errors import InputError, run_command
+from segjax.images import canvases, rasters
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048

@@ -12,10 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from segjax.data import canvases, images, rasters
-from segjax.data.png import write_png
 from segjax.devices import processes
 from segjax.errors import InputError
+from segjax.images import canvases, files, rasters
+from segjax.images.png import write_png
 from segjax.partial import Partial
 from segjax.tile_plans import TilePlan
 from segjax.writers import Progress
@@ -120,7 +120,7 @@ def write_predictions(
   output = _canvas_path(partial.folder / name)
   shape = (*shape, *sample.shape[2:])
   if output.name != name:
-    images.check_picture(name, shape, sample.dtype)
+    files.check_picture(name, shape, sample.dtype)
   open_canvas = functools.partial(
     canvases.open_canvas, output, shape, sample.dtype
   )

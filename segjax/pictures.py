@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of what a network was given, what it said, and where it is wrong.
 
-Arrays in, u8[H,W,3] arrays out. Saving them is `data.images.write_stack`, text
+Arrays in, u8[H,W,3] arrays out. Saving them is `images.files.write_stack`, text
 in them is `legends`.
 """
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from segjax.data.examples import IGNORE_LABEL
 from segjax.errors import InputError
-from segjax.legends import legend
-from segjax.palettes import complete_palette
+from segjax.images.legends import legend
+from segjax.images.palettes import complete_palette
 
 # Vermilion and blue stay apart for colour-blind readers.
 MISSED = (230, 85, 13)

@@ -17,10 +17,13 @@ import numpy as np
 from absl import flags
 
 from segjax import artifact, networks
-from segjax.data import images, look_of, rasters
+from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError, run_command
+from segjax.images import rasters
+from segjax.images.files import write_stack
+from segjax.images.palettes import complete_palette
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.outputs import DTYPES, KINDS, encode, plan_outputs
@@ -31,7 +34,6 @@ from segjax.page_streams import (
   open_pages,
   write_predictions,
 )
-from segjax.palettes import complete_palette
 from segjax.partial import open_partial
 from segjax.predictor import create_streamer, settle_tiles
 from segjax.weights.files import digest_of_params
@@ -114,7 +116,7 @@ def predict_files(
         if processes.is_first():
           names = class_names[: model.head_sizes[0]]
           pictures = [draw_overlay(p, stream, names, palette) for p in pages]
-          images.write_stack(file, np.stack(pictures))
+          write_stack(file, np.stack(pictures))
 
       processes.together(write_overlay)
       step = thinning(*size)

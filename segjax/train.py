@@ -14,13 +14,13 @@ from segjax import networks, writers
 from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints, newest_step
 from segjax.data import create_dataset
-from segjax.data.images import write_stack
 from segjax.data.pipeline import create_batches
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
 from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
 from segjax.experiment import create_experiment
+from segjax.images.files import write_stack
 from segjax.training_log import TrainingLog
 from segjax.weights import files
 from segjax.workdir import check_claimed, check_writable, claim_workdir

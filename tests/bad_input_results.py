@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 from small_runs import make_run
 
-from segjax.data.images import write_stack
+from segjax.images.files import write_stack
 
 EXPORT = 'export --workdir={run} --output='
 PREDICT = 'predict --input={tree}/maps/t000.tif --output={new}.npy '

@@ -9,7 +9,7 @@ import tifffile
 from commands import CONFIG, DEMO, TINY_NET
 from small_runs import make_run, write_isbi
 
-from segjax.data.images import write_stack
+from segjax.images.files import write_stack
 
 # {run} is a run in the tree, {demo} and {isbi} are tiny experiments: on drawn
 # data, and on files.

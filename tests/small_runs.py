@@ -9,7 +9,7 @@ from commands import tiny_config
 from segjax import steps
 from segjax.checkpoints import Checkpoints
 from segjax.data import create_dataset
-from segjax.data.images import write_stack
+from segjax.images.files import write_stack
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.workdir import read_config

@@ -4,8 +4,8 @@ import pytest
 import tensorstore
 import tifffile
 
-from segjax.data import canvases, images
 from segjax.errors import InputError
+from segjax.images import canvases, files
 
 
 def read(path, shape):
@@ -42,7 +42,7 @@ def test_windows_in_two_openings_make_the_stack(
     assert parity or not written[0, 0:16, 16:32].any()
   np.testing.assert_array_equal(written, stack)
   if ending == '.tif' and dtype != 'float16':
-    images.write_stack(tmp_path / 'b.tif', stack)
+    files.write_stack(tmp_path / 'b.tif', stack)
     assert path.read_bytes() == (tmp_path / 'b.tif').read_bytes()
 
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from segjax import evaluate, train
 from segjax.data import create_dataset
-from segjax.data.images import write_stack
+from segjax.images.files import write_stack
 from segjax.metrics import cells
 from segjax.models import create_model
 

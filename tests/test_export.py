@@ -17,9 +17,9 @@ from commands import REPOSITORY, run, tiny_config
 from ml_collections import ConfigDict
 
 from segjax import artifact, export
-from segjax.data import images
 from segjax.errors import InputError
 from segjax.export import export_network
+from segjax.images.files import write_stack
 from segjax.models import create_model
 from segjax.models.fcn import FCN8s
 from segjax.networks import Network
@@ -125,7 +125,7 @@ def test_heads_stay_apart(tmp_path):
 def test_files_are_predicted_without_the_model_code(folder, tmp_path):
   """Names and colours of classes come with it, too."""
   shape = (2, 37, 50)
-  images.write_stack(tmp_path / 'in.tif', picture(*shape))
+  write_stack(tmp_path / 'in.tif', picture(*shape))
   with (network := unet()).config.unlocked():
     network.config.prediction.tile_size = 34
   predict_files(network, tmp_path / 'in.tif', tmp_path / 'expected.tif')
@@ -133,13 +133,14 @@ def test_files_are_predicted_without_the_model_code(folder, tmp_path):
 import sys
 sys.modules['segjax.models'] = None  # Importing it fails.
 from segjax import artifact
-from segjax.data import images, look_of
+from segjax.data import look_of
+from segjax.images.files import read_stack, write_stack
 from segjax.predictor import create_predictor, create_streamer
 model, params, config = artifact.load({str(folder)!r})
 predict = create_predictor(model, config, config.evaluation.average)
-stack = images.read_stack({str(tmp_path / 'in.tif')!r})
+stack = read_stack({str(tmp_path / 'in.tif')!r})
 probabilities = [predict(params, image)[..., 1] for image in stack]
-images.write_stack({str(tmp_path / 'out.npy')!r}, probabilities)
+write_stack({str(tmp_path / 'out.npy')!r}, probabilities)
 print(look_of(config.data, model.num_classes)[0])
 """
   process = subprocess.run(
@@ -171,7 +172,7 @@ def test_commands(folder, tmp_path):
   message = f'error: {net} exists; give --overwrite to replace it\n'
   assert again.stderr == message
 
-  images.write_stack(tmp_path / 'in.tif', picture(1, 20, 30))
+  write_stack(tmp_path / 'in.tif', picture(1, 20, 30))
   for output, source in (('a', f'--artifact={net}'), ('b', '')):
     source = (source,) if source else (*given[:2], '--tile_size_px=34')
     paths = f'--input={tmp_path}/in.tif', f'--output={tmp_path}/{output}.tif'

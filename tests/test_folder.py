@@ -7,8 +7,8 @@ from inputs import random_stack
 from trees import cut, write_lines, write_picture
 
 from segjax.data import folder
-from segjax.data.images import write_stack
 from segjax.errors import InputError
+from segjax.images.files import write_stack
 
 NAMES = ('a1', 'a2', 'a10', 'a11', 'b')  # In natural order.
 COLOURS = ((9, 8, 7), (0, 200, 3), (0, 3, 200))

@@ -20,16 +20,11 @@ from PIL import Image
 from trees import write_mat, write_picture
 
 from segjax import train
-from segjax.data import (
-  create_dataset,
-  images,
-  layout,
-  matlab,
-  picture_windows,
-  rasters,
-)
+from segjax.data import create_dataset, layout, matlab
 from segjax.data.label_coding import LabelCoding
 from segjax.errors import InputError
+from segjax.images import picture_windows, rasters
+from segjax.images.files import read_stack
 from segjax.weights import files
 
 EXAMPLES = 60
@@ -45,7 +40,7 @@ def write_tiff(path, **how):
 
 def decode_label(path):
   """What the data sets do with a palette PNG."""
-  [page] = images.read_stack(path)
+  [page] = read_stack(path)
   return LabelCoding(5, (), (255,)).decode(page, path)
 
 
@@ -60,7 +55,7 @@ def read_rows(path):
     with rasters.open_rasters(path) as [page]:
       read = page[slice(0, page.shape[0]), slice(0, page.shape[1])]
   try:
-    [whole] = images.read_stack(path)
+    [whole] = read_stack(path)
   except InputError:
     return
   np.testing.assert_array_equal(read, whole)
@@ -79,11 +74,11 @@ READERS = {
   ),
   'rgb.png': (
     lambda p: write_picture(p, np.zeros((6, 8, 3))),
-    images.read_stack,
+    read_stack,
   ),
   'picture.jpg': (
     lambda p: Image.fromarray(LABEL).save(p),
-    images.read_stack,
+    read_stack,
   ),
   'rows.png': (lambda p: write_picture(p, np.zeros((6, 8, 3))), read_rows),
   'rows_palette.png': (
@@ -91,17 +86,17 @@ READERS = {
     read_rows,
   ),
   'rows.jpg': (lambda p: Image.fromarray(LABEL).save(p), read_rows),
-  'plain.tif': (write_tiff, images.read_stack),
+  'plain.tif': (write_tiff, read_stack),
   'deflated.tif': (
     lambda p: write_tiff(p, compression='zlib', predictor=True),
-    images.read_stack,
+    read_stack,
   ),
   'tiled.tif': (
     lambda p: write_tiff(p, tile=(16, 16), compression='lzw'),
-    images.read_stack,
+    read_stack,
   ),
-  'big.tif': (lambda p: write_tiff(p, bigtiff=True), images.read_stack),
-  'stack.npy': (lambda p: np.save(p, ARRAY), images.read_stack),
+  'big.tif': (lambda p: write_tiff(p, bigtiff=True), read_stack),
+  'stack.npy': (lambda p: np.save(p, ARRAY), read_stack),
   'label.mat': (
     lambda p: write_mat(p, S=LABEL),
     lambda p: matlab.read_label(p, 'S'),

@@ -8,8 +8,8 @@ import pytest
 from inputs import random_stack, write_tiff
 from PIL import Image
 
-from segjax.data import images
 from segjax.errors import InputError
+from segjax.images import files
 
 DTYPES = ('uint8', 'uint16', 'float32')
 
@@ -21,8 +21,8 @@ DTYPES = ('uint8', 'uint16', 'float32')
 )
 def test_what_is_written_is_read_back(tmp_path, shape, ending, dtype):
   stack = random_stack(shape, dtype)
-  images.write_stack(tmp_path / f'a{ending}', stack)
-  read = images.read_stack(str(tmp_path / f'a{ending}'))
+  files.write_stack(tmp_path / f'a{ending}', stack)
+  read = files.read_stack(str(tmp_path / f'a{ending}'))
   assert read.shape == (shape if len(shape) == 4 else (*shape, 1))
   assert read.dtype == dtype
   np.testing.assert_array_equal(read, stack.reshape(read.shape))
@@ -31,16 +31,16 @@ def test_what_is_written_is_read_back(tmp_path, shape, ending, dtype):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_png_is_written_and_read_back(tmp_path, channels):
   stack = random_stack((1, 6, 5, channels))
-  images.write_stack(tmp_path / 'a.png', stack)
-  np.testing.assert_array_equal(images.read_stack(tmp_path / 'a.png'), stack)
+  files.write_stack(tmp_path / 'a.png', stack)
+  np.testing.assert_array_equal(files.read_stack(tmp_path / 'a.png'), stack)
 
 
 @pytest.mark.parametrize('shape', [(1, 16, 16), (1, 16, 16, 1)])
 def test_palette_png_holds_indices_and_shows_colours(tmp_path, shape):
   indices = np.arange(256, dtype=np.uint8).reshape(shape)
   palette = random_stack((11, 3))
-  images.write_stack(tmp_path / 'a.png', indices, palette)
-  read = images.read_stack(tmp_path / 'a.png')
+  files.write_stack(tmp_path / 'a.png', indices, palette)
+  read = files.read_stack(tmp_path / 'a.png')
   np.testing.assert_array_equal(read, indices.reshape(1, 16, 16, 1))
   with Image.open(tmp_path / 'a.png') as picture:
     assert picture.mode == 'P'
@@ -52,9 +52,9 @@ def test_palette_png_holds_indices_and_shows_colours(tmp_path, shape):
 
 def test_few_indices_keep_their_whole_palette(tmp_path):
   zeros = np.zeros((1, 2, 3), np.uint8)
-  images.write_stack(tmp_path / 'a.png', zeros, np.full((256, 3), 7, np.uint8))
+  files.write_stack(tmp_path / 'a.png', zeros, np.full((256, 3), 7, np.uint8))
   np.testing.assert_array_equal(
-    images.read_stack(tmp_path / 'a.png')[..., 0], zeros
+    files.read_stack(tmp_path / 'a.png')[..., 0], zeros
   )
   with Image.open(tmp_path / 'a.png') as picture:
     assert picture.getpalette() == [7] * 768
@@ -72,14 +72,14 @@ def test_palette_that_does_not_fit_is_refused(
   tmp_path, name, shape, palette, message
 ):
   with pytest.raises(InputError, match=message):
-    images.write_stack(tmp_path / name, np.zeros(shape, np.uint8), palette)
+    files.write_stack(tmp_path / name, np.zeros(shape, np.uint8), palette)
   assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize('dtype', ['uint8', 'float32'])
 def test_another_reader_sees_the_same_tiff_pages(tmp_path, dtype):
   stack = random_stack((3, 7, 5), dtype)
-  images.write_stack(tmp_path / 'a.tif', stack)
+  files.write_stack(tmp_path / 'a.tif', stack)
   with Image.open(tmp_path / 'a.tif') as picture:
     assert picture.n_frames == 3
     for page in range(3):
@@ -93,9 +93,9 @@ def test_foreign_byte_order_becomes_native(tmp_path, dtype):
   stack = random_stack((2, 4, 5), np.dtype(dtype).name)
   write_tiff(tmp_path / 'a.tif', stack, byteorder='>', metadata=None)
   np.save(tmp_path / 'a.npy', stack.astype(dtype))
-  images.write_stack(tmp_path / 'b.tif', stack.astype(dtype))
+  files.write_stack(tmp_path / 'b.tif', stack.astype(dtype))
   for name in ('a.tif', 'a.npy', 'b.tif'):
-    read = images.read_stack(tmp_path / name)
+    read = files.read_stack(tmp_path / name)
     assert read.dtype.isnative
     np.testing.assert_array_equal(read[..., 0], stack)
 
@@ -109,7 +109,7 @@ def test_compressed_and_tiled_tiff(tmp_path, compression):
   ):
     write_tiff(tmp_path / name, stack, compression=compression, **options)
     np.testing.assert_array_equal(
-      images.read_stack(tmp_path / name)[..., 0], stack
+      files.read_stack(tmp_path / name)[..., 0], stack
     )
 
 
@@ -126,7 +126,7 @@ def test_channels_of_tiff(tmp_path):
   rgba = np.concatenate([rgb[0], alpha], -1)
   Image.fromarray(rgba).save(tmp_path / 'rgba.tif')
   for name in ('rgb.tif', 'planes.tif', 'rgba.tif'):
-    np.testing.assert_array_equal(images.read_stack(tmp_path / name), rgb)
+    np.testing.assert_array_equal(files.read_stack(tmp_path / name), rgb)
 
 
 def test_modes_of_png(tmp_path):
@@ -148,7 +148,7 @@ def test_modes_of_png(tmp_path):
   }
   for name, (picture, array) in expected.items():
     picture.save(tmp_path / f'{name}.png')
-    read = images.read_stack(tmp_path / f'{name}.png')
+    read = files.read_stack(tmp_path / f'{name}.png')
     assert read.dtype == array.dtype, name
     np.testing.assert_array_equal(
       read, array.reshape(1, 4, 5, -1), err_msg=name
@@ -160,7 +160,7 @@ def test_one_bit_tiff_and_bool_npy_are_0_and_1(tmp_path):
   Image.fromarray(bits).save(tmp_path / 'a.tif')
   np.save(tmp_path / 'a.npy', bits)
   for name in ('a.tif', 'a.npy'):
-    read = images.read_stack(tmp_path / name)
+    read = files.read_stack(tmp_path / name)
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read[0, ..., 0], bits.astype(np.uint8))
 
@@ -170,7 +170,7 @@ def test_jpeg(tmp_path):
   Image.fromarray(ramp).save(tmp_path / 'a.jpg', quality=95)
   Image.fromarray(np.dstack([ramp] * 3)).save(tmp_path / 'b.JPEG', quality=95)
   gray, rgb = (
-    images.read_stack(tmp_path / name) for name in ('a.jpg', 'b.JPEG')
+    files.read_stack(tmp_path / name) for name in ('a.jpg', 'b.JPEG')
   )
   assert gray.shape == (1, 24, 16, 1) and rgb.shape == (1, 24, 16, 3)
   np.testing.assert_allclose(gray[0, ..., 0], ramp, atol=6)
@@ -185,7 +185,7 @@ def test_npy_shapes(tmp_path):
     (np.asfortranarray(array), (2, 3, 4, 5)),
   ):
     np.save(tmp_path / 'a.npy', given)
-    read = images.read_stack(tmp_path / 'a.npy')
+    read = files.read_stack(tmp_path / 'a.npy')
     assert read.shape == shape
     np.testing.assert_array_equal(read, given.reshape(shape))
     read[0, 0, 0, 0] += 1  # a copy of its own, not a view of the file
@@ -196,16 +196,16 @@ def test_list_images_sorts_naturally_and_skips_the_rest(tmp_path):
   for name in expected + ['notes.txt', '.slice3.tif', '._slice2.tif', 'a.npz']:
     (tmp_path / name).touch()
   (tmp_path / 'folder.tif').mkdir()
-  assert [file.name for file in images.list_images(tmp_path)] == expected
+  assert [file.name for file in files.list_images(tmp_path)] == expected
   one = tmp_path / 'slice10.tif'
-  assert images.list_images(str(one)) == [one]
+  assert files.list_images(str(one)) == [one]
 
 
 def test_list_images_says_what_it_expected(tmp_path):
   (tmp_path / 'notes.txt').touch()
   for path in (tmp_path, tmp_path / 'missing', tmp_path / 'notes.txt'):
     with pytest.raises(InputError, match=r'\.tif \.tiff \.png') as caught:
-      images.list_images(path)
+      files.list_images(path)
     assert str(path) in str(caught.value)
 
 
@@ -230,7 +230,7 @@ def test_list_images_says_what_it_expected(tmp_path):
 def test_write_refuses_before_it_writes(tmp_path, name, shape, dtype):
   (tmp_path / name).write_bytes(b'kept')
   with pytest.raises(InputError, match=name):
-    images.write_stack(tmp_path / name, np.zeros(shape, dtype))
+    files.write_stack(tmp_path / name, np.zeros(shape, dtype))
   assert os.listdir(tmp_path) == [name]
   assert (tmp_path / name).read_bytes() == b'kept'
 
@@ -241,7 +241,7 @@ def test_write_refuses_before_it_writes(tmp_path, name, shape, dtype):
 )
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, ending, error):
   path = tmp_path / f'a{ending}'
-  images.write_stack(path, random_stack((1, 4, 5)))
+  files.write_stack(path, random_stack((1, 4, 5)))
   old = path.read_bytes()
   fsync = os.fsync
 
@@ -253,11 +253,11 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, ending, error):
   monkeypatch.setattr(os, 'fsync', fail)
   expected = InputError if isinstance(error, OSError) else KeyboardInterrupt
   with pytest.raises(expected):
-    images.write_stack(path, random_stack((1, 4, 5), seed=1))
+    files.write_stack(path, random_stack((1, 4, 5), seed=1))
   assert os.listdir(tmp_path) == [path.name]
   assert path.read_bytes() == old
   monkeypatch.undo()
-  images.write_stack(path, random_stack((1, 4, 5), seed=1))
+  files.write_stack(path, random_stack((1, 4, 5), seed=1))
   assert path.read_bytes() != old
 
 
@@ -265,6 +265,6 @@ def test_write_to_an_impossible_place_is_refused(tmp_path):
   (tmp_path / 'folder.tif').mkdir()
   for path in (tmp_path / 'missing' / 'a.tif', tmp_path / 'folder.tif'):
     with pytest.raises(InputError, match='cannot be written') as caught:
-      images.write_stack(path, random_stack((1, 4, 5)))
+      files.write_stack(path, random_stack((1, 4, 5)))
     assert str(path) in str(caught.value)
   assert os.listdir(tmp_path) == ['folder.tif']

@@ -10,13 +10,13 @@ import tifffile
 from inputs import png_of, random_stack, write_tiff
 from PIL import Image
 
-from segjax.data import images
 from segjax.errors import InputError
+from segjax.images import files
 
 
 def error_of(path):
   with pytest.raises(InputError) as caught:
-    images.read_stack(path)
+    files.read_stack(path)
   message = str(caught.value)
   assert '\n' not in message
   assert str(path) in message
@@ -25,8 +25,8 @@ def error_of(path):
 
 def save_cut_candidates(folder):
   stack = random_stack((3, 20, 17))
-  images.write_stack(folder / 'ours.tif', stack)
-  images.write_stack(
+  files.write_stack(folder / 'ours.tif', stack)
+  files.write_stack(
     folder / 'colour.tif', random_stack((2, 9, 9, 3), 'float32')
   )
   write_tiff(folder / 'series.tif', stack)
@@ -38,18 +38,18 @@ def save_cut_candidates(folder):
   Image.fromarray(random_stack((20, 17, 3))).save(
     folder / 'behind.tif', compression='tiff_lzw'
   )
-  images.write_stack(folder / 'a.png', stack[:1])
+  files.write_stack(folder / 'a.png', stack[:1])
   smooth = np.kron(stack[0], np.ones((3, 3), np.uint8))
   Image.fromarray(smooth).save(folder / 'a.jpg')
   Image.fromarray(smooth).save(folder / 'scans.jpg', progressive=True)
-  images.write_stack(folder / 'a.npy', stack)
+  files.write_stack(folder / 'a.npy', stack)
   return sorted(folder.iterdir())
 
 
 def test_cut_file_is_refused(tmp_path, caplog):
   for whole in save_cut_candidates(tmp_path):
     data = whole.read_bytes()
-    expected = images.read_stack(whole)
+    expected = files.read_stack(whole)
     cut = tmp_path / f'cut{whole.suffix}'
     ends = np.linspace(0, len(data) - 1, 41).astype(int).tolist()
     for end in ends + [len(data) - 4, len(data) - 2]:
@@ -57,20 +57,20 @@ def test_cut_file_is_refused(tmp_path, caplog):
       if whole.name in ('series.tif', 'big.tif'):
         # tifffile leaves unused bytes at the end of such a file.
         try:
-          np.testing.assert_array_equal(images.read_stack(cut), expected)
+          np.testing.assert_array_equal(files.read_stack(cut), expected)
           assert end > len(data) - 60
         except InputError:
           pass
       else:
         with pytest.raises(InputError, match=f'cut{whole.suffix}'):
-          images.read_stack(cut)
+          files.read_stack(cut)
           pytest.fail(f'{whole.name} cut at {end} of {len(data)} was read')
   assert not caplog.records  # nothing but the error is said
 
 
 def test_stack_cut_at_any_byte_is_refused(tmp_path):
   stack = random_stack((3, 4, 5))
-  images.write_stack(tmp_path / 'ours.tif', stack)
+  files.write_stack(tmp_path / 'ours.tif', stack)
   first, *rest = map(Image.fromarray, stack)
   first.save(tmp_path / 'behind.tif', save_all=True, append_images=rest)
   # Pillow ends such a file with two bytes of padding.
@@ -79,11 +79,11 @@ def test_stack_cut_at_any_byte_is_refused(tmp_path):
     (tmp_path / 'behind.tif', 2),
   ):
     data = whole.read_bytes()
-    np.testing.assert_array_equal(images.read_stack(whole)[..., 0], stack)
+    np.testing.assert_array_equal(files.read_stack(whole)[..., 0], stack)
     for end in range(len(data) - padding):
       (tmp_path / 'cut.tif').write_bytes(data[:end])
       with pytest.raises(InputError, match='cut.tif'):
-        images.read_stack(tmp_path / 'cut.tif')
+        files.read_stack(tmp_path / 'cut.tif')
         pytest.fail(f'{whole.name} cut at {end} of {len(data)} was read')
 
 
@@ -92,13 +92,13 @@ def test_changed_png_is_refused_or_harmless(tmp_path):
   labels = random_stack((100, 100)) // 64
   Image.fromarray(labels).convert('P').save(path)
   data = path.read_bytes()
-  expected = images.read_stack(path)
+  expected = files.read_stack(path)
   for position in range(20, len(data), 50):
     changed = bytearray(data)
     changed[position] ^= 1
     path.write_bytes(changed)
     try:
-      np.testing.assert_array_equal(images.read_stack(path), expected)
+      np.testing.assert_array_equal(files.read_stack(path), expected)
     except InputError:
       pass
 
@@ -141,7 +141,7 @@ def test_missing_and_misnamed_files_are_refused(tmp_path):
 def test_pixels_that_are_not_finite_are_refused(tmp_path, ending, value):
   stack = random_stack((3, 4, 5, 2), 'float32')
   stack[1, 2, 3, 1] = value
-  images.write_stack(tmp_path / f'a{ending}', stack)
+  files.write_stack(tmp_path / f'a{ending}', stack)
   message = error_of(tmp_path / f'a{ending}')
   assert f'{value} in page 1, row 2, column 3, channel 1' in message
 
@@ -228,4 +228,4 @@ def test_huge_pages_are_refused_undecoded(tmp_path):
     )
     file.truncate(file.tell() + side * side)
   for name in ('a.png', 'a.jpg', 'a.tif', 'a.npy'):
-    assert str(images.MAX_PAGE_VALUES) in error_of(tmp_path / name), name
+    assert str(files.MAX_PAGE_VALUES) in error_of(tmp_path / name), name

@@ -14,15 +14,15 @@ from test_components import checkerboard, drawn_map
 
 from segjax import instances
 from segjax.components import label_instances
-from segjax.data import images
 from segjax.errors import InputError
+from segjax.images import files
 
 
 def write_frames(folder, names):
   folder.mkdir()
   for i, name in enumerate(names):
     cell = drawn_map(i, (12, 15)).astype(np.float32)
-    images.write_stack(folder / name, cell[None])
+    files.write_stack(folder / name, cell[None])
   return folder
 
 
@@ -60,7 +60,7 @@ def test_digits_are_those_of_the_frames(tmp_path):
 
 def test_a_stack_stays_a_stack(tmp_path, capsys):
   labels = np.stack([checkerboard(3), np.ones((3, 3))]).astype(np.uint8)
-  images.write_stack(tmp_path / 'in.tif', labels)
+  files.write_stack(tmp_path / 'in.tif', labels)
   output = tmp_path / 'out.tif'
   instances.label_files(tmp_path / 'in.tif', output)
   written = tifffile.imread(output)
@@ -71,9 +71,9 @@ def test_a_stack_stays_a_stack(tmp_path, capsys):
 def test_files_that_are_refused(tmp_path):
   source = write_frames(tmp_path / 'in', ['a.tif'])
   many = checkerboard(370).astype(np.uint8)
-  images.write_stack(tmp_path / 'many.tif', many[None])
-  images.write_stack(tmp_path / 'gray.png', 255 * many[None])
-  images.write_stack(tmp_path / 'two.tif', np.zeros((1, 3, 3, 2), np.uint8))
+  files.write_stack(tmp_path / 'many.tif', many[None])
+  files.write_stack(tmp_path / 'gray.png', 255 * many[None])
+  files.write_stack(tmp_path / 'two.tif', np.zeros((1, 3, 3, 2), np.uint8))
   (tmp_path / 'file').write_text('')
   before = sorted(tmp_path.rglob('*'))
   for name, output, message in [
@@ -88,7 +88,7 @@ def test_files_that_are_refused(tmp_path):
   ]:
     with pytest.raises(InputError, match=message):
       instances.label_files(tmp_path / name, tmp_path / output)
-  images.write_stack(source / 'a.png', many[None, :2, :2])
+  files.write_stack(source / 'a.png', many[None, :2, :2])
   with pytest.raises(InputError, match='a.tif would hold two inputs'):
     instances.label_files(source, tmp_path / 'out')
   (source / 'a.png').unlink()
@@ -97,7 +97,7 @@ def test_files_that_are_refused(tmp_path):
 
 def test_blocks_change_no_instance(tmp_path, monkeypatch):
   maps = np.stack([drawn_map(i, (30, 41)) for i in range(2)]).astype('f4')
-  images.write_stack(tmp_path / 'in.tif', maps)
+  files.write_stack(tmp_path / 'in.tif', maps)
   output = tmp_path / 'out.tif'
   for block_px in (7, 2048):
     monkeypatch.setattr(instances, '_BLOCK_PX', block_px)
@@ -149,7 +149,7 @@ def test_memory_of_files_is_of_blocks_and_not_of_pages(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_with_one_line(tmp_path):
-  images.write_stack(tmp_path / 'in.tif', np.ones((1, 40, 50), np.float32))
+  files.write_stack(tmp_path / 'in.tif', np.ones((1, 40, 50), np.float32))
   command = [sys.executable, '-m', 'segjax.instances']
   paths = [f'--input={tmp_path}/in.tif', f'--output={tmp_path}/out.tif']
   limited = ['bash', '-c', 'ulimit -f 2; exec "$@"', '', *command, *paths]

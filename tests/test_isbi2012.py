@@ -6,8 +6,9 @@ import shlex
 import numpy as np
 import pytest
 
-from segjax.data import images, isbi2012, stacks
+from segjax.data import isbi2012, stacks
 from segjax.errors import InputError
+from segjax.images import files
 
 
 def write_isbi(folder, labels=None, volume=None):
@@ -18,9 +19,9 @@ def write_isbi(folder, labels=None, volume=None):
   if labels is None:
     labels = rng.choice(np.array([0, 255], np.uint8), (3, 8, 6))
   folder.mkdir(parents=True)
-  images.write_stack(folder / 'train-volume.tif', volume)
-  images.write_stack(folder / 'train-labels.tif', labels)
-  images.write_stack(folder / 'test-volume.tif', volume[::-1])
+  files.write_stack(folder / 'train-volume.tif', volume)
+  files.write_stack(folder / 'train-labels.tif', labels)
+  files.write_stack(folder / 'test-volume.tif', volume[::-1])
   return volume, labels
 
 

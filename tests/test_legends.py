@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from segjax.legends import legend
+from segjax.images.legends import legend
 
 COLOURS = [(200, 30 * i, 255 - 30 * i) for i in range(8)]
 NAMES = ['sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'a b']

@@ -4,8 +4,8 @@ import pytest
 from tiny_network import tiny_network
 
 from segjax import overlays, pictures
-from segjax.data import images
-from segjax.palettes import voc_palette
+from segjax.images import files
+from segjax.images.palettes import voc_palette
 from segjax.predict import predict_files
 
 SHAPE = (37, 50, 3)
@@ -51,6 +51,6 @@ def test_predict_says_what_is_left_out(
   np.save(source, np.zeros((30, 40), np.uint8))
   predict_files(tiny_network(), source, output, kind='overlay')
   assert capsys.readouterr().out == f'{output}: overlay of 1 images{said}\n'
-  panel = images.read_stack(output)[0]
+  panel = files.read_stack(output)[0]
   assert (panel[:height, :10] == 0).all()  # The image, left and on top.
   assert (panel[height:, :1] == 255).any()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from segjax.errors import InputError
-from segjax.palettes import complete_palette, voc_palette
+from segjax.images.palettes import complete_palette, voc_palette
 
 
 @pytest.mark.parametrize(

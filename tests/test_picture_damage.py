@@ -16,8 +16,8 @@ from inputs import png_of, random_stack
 from PIL import Image
 
 from segjax import partial
-from segjax.data import images, picture_windows, rasters
 from segjax.errors import InputError, SaveFailed
+from segjax.images import files, picture_windows, rasters
 
 COLOURS = random_stack((70, 83, 3))
 # A JPEG of noise is nearly all rounding.
@@ -111,7 +111,7 @@ def test_jpeg_that_pillow_guesses_is_refused(tmp_path, temporary, capfd):
   start = data.index(b'\xff\xda') + 10
   data[start + 100 : start + 140] = b'\xfe' * 40
   path.write_bytes(data)
-  assert images.read_stack(path).shape == (1, 70, 83, 1)
+  assert files.read_stack(path).shape == (1, 70, 83, 1)
   assert 'Corrupt JPEG data' in error_of(path)
   assert files_of(temporary) == []
   assert capfd.readouterr() == ('', '')

@@ -14,8 +14,8 @@ import pytest
 from inputs import png_of, random_stack
 from PIL import Image, ImageCms
 
-from segjax.data import images, picture_windows, rasters
 from segjax.errors import InputError
+from segjax.images import files, picture_windows, rasters
 
 HEIGHT, WIDTH = 70, 83
 WINDOWS = [
@@ -49,7 +49,7 @@ def by_rows(large, monkeypatch):
   def fail(*unused):
     raise AssertionError('decoded whole')
 
-  monkeypatch.setattr(images, 'read_stack', fail)
+  monkeypatch.setattr(files, 'read_stack', fail)
 
 
 def read(path):
@@ -204,7 +204,7 @@ def test_what_has_no_rows_in_turn_is_decoded_whole(
       assert_windows_equal(path, np.asarray(picture))
   if name == 'interlaced.png':
     assert_windows_equal(path, GRAY)
-  monkeypatch.setattr(images, 'MAX_PAGE_VALUES', 1000)
+  monkeypatch.setattr(files, 'MAX_PAGE_VALUES', 1000)
   with pytest.raises(
     InputError,
     match=r'interlaced or progressive, of shape \[70, 83, [13]\]; .* 1000 '
@@ -218,13 +218,13 @@ def test_long_rows_are_decoded_whole(tmp_path, large, monkeypatch):
   Image.fromarray(DEEP).save(path)
   monkeypatch.setattr(picture_windows, 'MAX_ROW_BYTES', 2 * WIDTH)
   with monkeypatch.context() as patch:
-    patch.setattr(images, 'read_stack', None)
+    patch.setattr(files, 'read_stack', None)
     assert_windows_equal(path, DEEP)
   monkeypatch.setattr(picture_windows, 'MAX_ROW_BYTES', 2 * WIDTH - 1)
   with monkeypatch.context() as patch:
     patch.setattr(picture_windows, '_decode', None)
     assert_windows_equal(path, DEEP)
-  monkeypatch.setattr(images, 'MAX_PAGE_VALUES', 1000)
+  monkeypatch.setattr(files, 'MAX_PAGE_VALUES', 1000)
   with pytest.raises(InputError, match='a.png: rows of 166 bytes, of shape'):
     read(path)
 
@@ -233,7 +233,7 @@ def test_long_rows_are_decoded_whole(tmp_path, large, monkeypatch):
 def test_no_limit_to_what_has_rows(tmp_path, by_rows, monkeypatch, name):
   Image.fromarray(SMOOTH).save(tmp_path / name)
   expected = read(tmp_path / name)
-  monkeypatch.setattr(images, 'MAX_PAGE_VALUES', 10)
+  monkeypatch.setattr(files, 'MAX_PAGE_VALUES', 10)
   assert_windows_equal(tmp_path / name, expected)
 
 

@@ -11,7 +11,7 @@ from inputs import random_stack
 from PIL import Image
 from scipy import ndimage
 
-from segjax.data import canvases, images, picture_windows, png, rasters
+from segjax.images import canvases, files, picture_windows, png, rasters
 from segjax.page_streams import finish_picture
 
 
@@ -36,7 +36,7 @@ def chunks(data):
 def read_by_rows(path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(picture_windows, 'MAX_WHOLE_VALUES', 0)
-    patch.setattr(images, 'read_stack', None)
+    patch.setattr(files, 'read_stack', None)
     with rasters.open_rasters(path) as [page]:
       return page[slice(0, page.shape[0]), slice(0, page.shape[1])]
 
@@ -139,7 +139,7 @@ def test_finished_picture_can_be_made_again(tmp_path, channels):
     canvas[0, slice(0, 40), slice(0, 50)] = stack[0]
   for _ in range(2):
     finish_picture(tmp_path, 'a.png', colours)
-    read = images.read_stack(tmp_path / 'a.png')
+    read = files.read_stack(tmp_path / 'a.png')
     np.testing.assert_array_equal(read, stack.reshape(read.shape))
     (tmp_path / 'a.png').write_bytes(b'cut')
   finish_picture(tmp_path, 'a.png', colours)

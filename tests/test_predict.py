@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax import predict, tiling
-from segjax.data import images, standardise, synthetic, to_unit_range
+from segjax.data import standardise, synthetic, to_unit_range
 from segjax.errors import InputError
+from segjax.images import files
 from segjax.networks import Network, load_trained
 from segjax.outputs import encode, plan_outputs
 from segjax.predict import predict_files
@@ -46,7 +47,7 @@ def in_process(workdir, image, checkpoint='latest', **options):
 
 def test_command_writes_a_stack_of_probabilities(workdir, stack, tmp_path):
   source, output = tmp_path / 'in.tif', tmp_path / 'probabilities.tif'
-  images.write_stack(source, stack)
+  files.write_stack(source, stack)
   process = run(
     'predict', f'--workdir={workdir}', f'--input={source}', f'--output={output}'
   )
@@ -70,8 +71,8 @@ def test_command_writes_a_stack_of_probabilities(workdir, stack, tmp_path):
 
 def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
   source, output = tmp_path / 'in.png', tmp_path / 'logits.npy'
-  images.write_stack(source, stack[:1])
-  images.write_stack(output, stack)
+  files.write_stack(source, stack[:1])
+  files.write_stack(output, stack)
   process = run(
     'predict',
     f'--workdir={workdir}',
@@ -96,7 +97,7 @@ def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
 
 def test_command_computes_in_bfloat16(workdir, stack, tmp_path):
   source, output = tmp_path / 'in.png', tmp_path / 'out.npy'
-  images.write_stack(source, stack[:1])
+  files.write_stack(source, stack[:1])
   process = run(
     'predict',
     f'--workdir={workdir}',
@@ -113,7 +114,7 @@ def test_command_computes_in_bfloat16(workdir, stack, tmp_path):
 
 
 def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
-  images.write_stack(tmp_path / 'in.png', stack[:1])
+  files.write_stack(tmp_path / 'in.png', stack[:1])
   output = tmp_path / 'labels.png'
   predict_files(
     load_trained(workdir), tmp_path / 'in.png', output, kind='labels'
@@ -146,12 +147,12 @@ def test_labels_of_many_classes_show_their_colours(
   )
   config = ConfigDict({'data': {'name': name}, 'evaluation': {'average': 0}})
   network = Network(model, None, config, None)
-  images.write_stack(tmp_path / 'in.png', np.zeros((1, 4, 5, 3), np.uint8))
+  files.write_stack(tmp_path / 'in.png', np.zeros((1, 4, 5, 3), np.uint8))
   output = tmp_path / 'labels.png'
   predict_files(network, tmp_path / 'in.png', output, kind='labels')
   expected = np.zeros((4, 5), int)
   expected[1:3, 1:4] = index
-  np.testing.assert_array_equal(images.read_stack(output)[0, ..., 0], expected)
+  np.testing.assert_array_equal(files.read_stack(output)[0, ..., 0], expected)
   with Image.open(output) as picture:
     shown = np.asarray(picture.convert('RGB'))
   colour = {'voc': (192, 128, 128), 'camvid': (128, 64, 128)}[name]
@@ -164,7 +165,7 @@ def test_folder_to_folder_and_to_stack(workdir, stack, tmp_path):
   source = tmp_path / 'in'
   source.mkdir()
   for number in (2, 10):  # Not in the order of their names as text.
-    images.write_stack(source / f's{number}.png', stack[[number % 3]])
+    files.write_stack(source / f's{number}.png', stack[[number % 3]])
   predict_files(load_trained(workdir), source, tmp_path / 'folder')
   predict_files(load_trained(workdir), source, tmp_path / 'stack.tif')
   names = sorted(file.name for file in (tmp_path / 'folder').iterdir())
@@ -179,8 +180,8 @@ def test_folder_to_folder_and_to_stack(workdir, stack, tmp_path):
 def test_folder_of_unequal_sizes(workdir, stack, tmp_path):
   source = tmp_path / 'in'
   source.mkdir()
-  images.write_stack(source / 'a.tif', stack[:1, :1, :1])
-  images.write_stack(source / 'b.tif', stack[:2, :23])
+  files.write_stack(source / 'a.tif', stack[:1, :1, :1])
+  files.write_stack(source / 'b.tif', stack[:2, :23])
   predict_files(load_trained(workdir), source, tmp_path / 'out')
   assert tifffile.imread(tmp_path / 'out' / 'a.tif').shape == (1, 1)
   assert tifffile.imread(tmp_path / 'out' / 'b.tif').shape == (2, 23, 50)
@@ -190,7 +191,7 @@ def test_failure_leaves_no_part_of_a_file(workdir, stack, tmp_path):
   source, output = tmp_path / 'in', tmp_path / 'out'
   source.mkdir()
   output.mkdir()
-  images.write_stack(source / 'a.png', stack[:1])
+  files.write_stack(source / 'a.png', stack[:1])
   (source / 'b.png').write_bytes((source / 'a.png').read_bytes()[:-9])
   (output / 'b.tif').write_text('old')
   with pytest.raises(InputError, match='b.tif exists; give --overwrite'):

@@ -10,10 +10,11 @@ from PIL import Image
 from small_sets import SIZES, write_voc
 
 from segjax import convert
-from segjax.data import images, voc
+from segjax.data import voc
+from segjax.images.files import read_stack
+from segjax.images.palettes import voc_palette
 from segjax.metrics import confusion
 from segjax.models.fcn import FCN8s
-from segjax.palettes import voc_palette
 from segjax.recipes import CAFFE_MEAN
 from segjax.weights import files
 
@@ -66,7 +67,7 @@ def test_converted_weights_predict_a_folder(net, voc_dir, tmp_path):
     )
     assert process.returncode == 0, process.stderr
   for name, size in zip('abc', SIZES, strict=True):
-    rgb = images.read_stack(source / f'{name}.jpg')[0]
+    rgb = read_stack(source / f'{name}.jpg')[0]
     want = np.argmax(logits_of(net, rgb), axis=-1)
     with Image.open(tmp_path / 'labels' / f'{name}.png') as picture:
       assert picture.mode == 'P'
@@ -75,7 +76,7 @@ def test_converted_weights_predict_a_folder(net, voc_dir, tmp_path):
     assert got.shape == size
     assert np.mean(got == want) > 0.99  # But for ties.
     np.testing.assert_array_equal(colours, voc_palette()[got])
-    overlay = images.read_stack(tmp_path / 'overlay' / f'{name}.png')[0]
+    overlay = read_stack(tmp_path / 'overlay' / f'{name}.png')[0]
     assert overlay.shape[0] > size[0] and overlay.shape[1] > 2 * size[1]
 
 
@@ -90,7 +91,7 @@ def test_converted_weights_predict_logits(net, voc_dir, tmp_path):
     '--kind=logits',
   )
   assert process.returncode == 0, process.stderr
-  want = logits_of(net, images.read_stack(source)[0])
+  want = logits_of(net, read_stack(source)[0])
   got = np.load(tmp_path / 'out.npy')
   assert got.shape == (1, *want.shape)
   np.testing.assert_allclose(got[0], want, atol=1e-4 * np.ptp(want))
@@ -160,4 +161,4 @@ def test_a_run_goes_on_to_the_next_stage_and_predicts(voc_dir, tmp_path):
     '--kind=labels',
   )
   assert process.returncode == 0, process.stderr
-  assert images.read_stack(output).shape == (1, *SIZES[2], 1)
+  assert read_stack(output).shape == (1, *SIZES[2], 1)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from tiny_network import tiny_network
 
 from segjax import predict, scores
-from segjax.data import images
+from segjax.images import files
 from segjax.models.fcn import FCN32s
 from segjax.networks import Network
 
@@ -21,7 +21,7 @@ def write_folder(folder, channels):
   rng = np.random.default_rng(0)
   for number, size in enumerate(SIZES):
     pixels = rng.integers(0, 256, (1, *size, channels), np.uint8)
-    images.write_stack(folder / f'{number}.png', pixels)
+    files.write_stack(folder / f'{number}.png', pixels)
 
 
 @pytest.mark.parametrize('average', [False, True])
@@ -43,7 +43,7 @@ def test_unet_compiles_once_and_predicts_as_of_each_image(tmp_path, average):
       average=average,
       overwrite=True,
     )
-    written = images.read_stack(tmp_path / 'out' / f'{number}.tif')
+    written = files.read_stack(tmp_path / 'out' / f'{number}.tif')
     np.testing.assert_allclose(written[..., 0], np.load(alone), atol=1e-5)
     assert np.ptp(written) > 0.01
 
@@ -78,10 +78,10 @@ def test_fcn_compiles_once_and_predicts_the_whole_images(tmp_path):
   )
   assert compiled._cache_size() == before + 1
   for number in range(len(SIZES)):
-    [image] = images.read_stack(tmp_path / 'in' / f'{number}.png')
+    [image] = files.read_stack(tmp_path / 'in' / f'{number}.png')
     image = 2 * np.float32(image) / 255 - 1
     whole = np.asarray(model.apply({'params': params}, image[None]))
-    written = images.read_stack(tmp_path / 'out' / f'{number}.tif')
+    written = files.read_stack(tmp_path / 'out' / f'{number}.tif')
     assert np.abs(written - whole).max() < 1e-5 * np.abs(whole).max()
 
 
@@ -91,7 +91,7 @@ def test_images_of_other_types_are_widened_and_compile_once(tmp_path):
   folder.mkdir()
   [pixels] = np.random.default_rng(0).integers(0, 256, (1, 30, 20), np.uint8)
   np.save(folder / 'a.npy', pixels)
-  images.write_stack(folder / 'b.png', pixels[None])
+  files.write_stack(folder / 'b.png', pixels[None])
   tifffile.imwrite(folder / 'c.tif', np.uint16(pixels) * 257)
   compiled = scores._compiled_core_scores()
   for name, count in (('two', 1), ('three', 2)):
@@ -101,7 +101,7 @@ def test_images_of_other_types_are_widened_and_compile_once(tmp_path):
     predict.predict_files(tiny_network(), folder, tmp_path / name)
     assert compiled._cache_size() == before + 1
     written = [
-      images.read_stack(file) for file in sorted((tmp_path / name).iterdir())
+      files.read_stack(file) for file in sorted((tmp_path / name).iterdir())
     ]
     assert len(written) == 2 + count
     for other in written[1:]:

@@ -15,8 +15,8 @@ import tensorstore
 import tifffile
 from tiny_network import tiny_network
 
-from segjax.data import images, rasters
 from segjax.errors import InputError
+from segjax.images import files, rasters
 from segjax.predict import predict_files
 
 NETWORK = tiny_network()
@@ -58,7 +58,7 @@ def read(path):
 @pytest.mark.parametrize('ending', ['.tif', '.npy', '.zarr'])
 def test_killed_prediction_goes_on_to_the_same_output(tmp_path, ending):
   source = tmp_path / 'in.tif'
-  images.write_stack(source, STACK)
+  files.write_stack(source, STACK)
   broken, whole = tmp_path / f'broken{ending}', tmp_path / f'whole{ending}'
   process = start(source, broken, pause=0.1)
   journal = tmp_path / f'broken{ending}.partial/journal'
@@ -94,7 +94,7 @@ def test_killed_prediction_goes_on_to_the_same_output(tmp_path, ending):
 @pytest.mark.parametrize('ending', ['.tif', '.npy', '.zarr'])
 def test_full_disk_ends_with_one_line(tmp_path, ending):
   source, output = tmp_path / 'in.tif', tmp_path / f'out{ending}'
-  images.write_stack(source, STACK)
+  files.write_stack(source, STACK)
   # Of a Zarr, the metadata fit and a chunk doesn't.
   process = start(source, output, limit=2)
   message = process.communicate()[1]

@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segjax.data import images, rasters
 from segjax.errors import InputError
+from segjax.images import files, rasters
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 2**16, (3, 70, 83), np.uint16)
@@ -63,7 +63,7 @@ def test_tiff_windows_equal_what_was_stored(tmp_path, array, options):
       tif.write(page, photometric=photometric, contiguous=False, **options)
   expected = array.reshape(*array.shape[:3], -1)
   assert_windows_equal(tmp_path / 'a.tif', expected)
-  np.testing.assert_array_equal(images.read_stack(tmp_path / 'a.tif'), expected)
+  np.testing.assert_array_equal(files.read_stack(tmp_path / 'a.tif'), expected)
 
 
 @pytest.mark.parametrize('options', [{}, {'tile': (16, 16)}], ids=str)
@@ -92,7 +92,7 @@ def test_jpeg_tiles_and_single_bits_of_a_tiff_equal_read_stack(tmp_path):
   tifffile.imwrite(tmp_path / 'b.tif', smooth % 3 == 0, rowsperstrip=9)
   for name in 'jb':
     path = tmp_path / f'{name}.tif'
-    assert_windows_equal(path, images.read_stack(path))
+    assert_windows_equal(path, files.read_stack(path))
 
 
 def test_npy_windows_in_either_order(tmp_path):

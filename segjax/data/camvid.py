@@ -10,7 +10,6 @@ import functools
 
 import numpy as np
 
-from segjax.data import pages
 from segjax.data.examples import (
   IGNORE_LABEL,
   Dataset,
@@ -24,6 +23,7 @@ from segjax.data.layout import (
   read_list,
 )
 from segjax.errors import InputError
+from segjax.images import pages
 
 CLASS_NAMES = (
   'sky',

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from segjax.data import border_weights, layout, pages
+from segjax.data import border_weights, layout
 from segjax.data.examples import (
   Dataset,
   FileExamples,
@@ -29,6 +29,7 @@ from segjax.data.examples import (
   digest_of_arrays,
 )
 from segjax.errors import InputError
+from segjax.images import pages
 
 CLASS_NAMES = ('background', 'cell')
 _GRAY = ('uint8', 'uint16')

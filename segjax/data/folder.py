@@ -18,10 +18,10 @@ from segjax.data.examples import (
   check_disjoint,
   digest_of_files,
 )
-from segjax.data.images import list_images, read_stack
 from segjax.data.label_coding import LabelCoding
 from segjax.data.layout import check_files, read_names
 from segjax.errors import InputError
+from segjax.images.files import list_images, read_stack
 
 
 def load(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import images as image_files
 from segjax.data import layout, stacks
 from segjax.data.examples import Dataset
 from segjax.errors import InputError
+from segjax.images import files as image_files
 
 FILES = ('train-volume.tif', 'train-labels.tif')
 

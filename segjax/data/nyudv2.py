@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import layout, matlab, pages
+from segjax.data import layout, matlab
 from segjax.data.examples import (
   Dataset,
   dataset_of_files,
   shift_label,
 )
 from segjax.errors import InputError
+from segjax.images import pages
 
 # In stored order, spelt as in data/nyud/classes.txt of the reference code.
 CLASS_NAMES = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import matlab, pages
+from segjax.data import matlab
 from segjax.data.examples import (
   Dataset,
   check_known,
@@ -24,6 +24,7 @@ from segjax.data.layout import (
   read_names,
 )
 from segjax.errors import InputError
+from segjax.images import pages
 
 # Three of the 59 have another name among the 459 (published code of FCN).
 RENAMES = {'diningtable': 'table', 'bedcloth': 'bedclothes', 'clothes': 'cloth'}

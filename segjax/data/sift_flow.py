@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import layout, matlab, pages
+from segjax.data import layout, matlab
 from segjax.data.examples import (
   Dataset,
   dataset_of_files,
   shift_label,
 )
 from segjax.errors import InputError
+from segjax.images import pages
 
 # Both in stored order, as in data/sift-flow/classes.txt of the reference code.
 SEMANTIC_NAMES = (

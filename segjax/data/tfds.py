@@ -12,7 +12,7 @@ segmentation (4.9.10) oxford_iiit_pet, cityscapes, lost_and_found and
 scene_parse150 call TensorFlow there: prepare those once where it is installed.
 The one file, with `prepare`, that knows tensorflow-datasets.
 
-Pictures are decoded by `images.decode_picture`. The package's own decoder gives
+Pictures are decoded by `files.decode_picture`. The package's own decoder gives
 a palette PNG's colours and 255 for one bit where OpenCV is installed, and
 indices and 1 where it is not.
 """
@@ -32,9 +32,9 @@ from segjax.data.examples import (
   check_known,
   digest_of_files,
 )
-from segjax.data.images import decode_picture
 from segjax.data.layout import check_files
 from segjax.errors import InputError
+from segjax.images.files import decode_picture
 
 _NAMES = ('name', 'file_name', 'image/filename', 'image_id', 'id')
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import matlab, pages
+from segjax.data import matlab
 from segjax.data.examples import (
   Dataset,
   check_label,
@@ -27,6 +27,7 @@ from segjax.data.layout import (
   read_names,
 )
 from segjax.errors import InputError
+from segjax.images import pages
 
 CLASS_NAMES = (
   'background',

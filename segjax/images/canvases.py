@@ -55,7 +55,7 @@ def open_canvas(
 
   Args:
     path: with one of `ENDINGS`. TIFFs are uncompressed, one strip a page, as
-      `images.write_stack` writes them (BigTIFF from 2 GiB on); Zarr is v3.
+      `files.write_stack` writes them (BigTIFF from 2 GiB on); Zarr is v3.
     shape: [N, H, W] or [N, H, W, C].
     dtype: uint8, uint16, float16 or float32.
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Picture files in and out.
 
-tifffile is known here, to `tiff_check`, `rasters` and `canvases`; Pillow, which
-reads PNG and JPEG, to `png_jpeg` and to `segjax.legends`, which draws with it.
+tifffile is known here, to `tiff`, `rasters` and `canvases`; Pillow, which reads
+PNG and JPEG, to `png_jpeg` and to `legends`, which draws with it.
 
 Every stack in memory is [N,H,W,C]: N pages of H rows, W columns and C
 channels. What is read is what was stored: nothing is scaled, inverted,
@@ -20,12 +20,12 @@ import numpy as np
 import tifffile
 
 from segjax.atomic import replacing
-from segjax.data import png_jpeg
 from segjax.data.layout import natural_key
-from segjax.data.png import write_png
-from segjax.data.tiff_check import tiff_pages
 from segjax.errors import InputError, SaveFailed
-from segjax.palettes import complete_palette
+from segjax.images import png_jpeg
+from segjax.images.palettes import complete_palette
+from segjax.images.png import write_png
+from segjax.images.tiff import tiff_pages
 
 # 16384 x 16384 gray. Also what stops a small file that decodes to a huge page.
 MAX_PAGE_VALUES = 2**28

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.data import images
 from segjax.errors import InputError
+from segjax.images import files
 
 
 def read_page(
@@ -17,7 +17,7 @@ def read_page(
 
   Raises:
     InputError: the file holds several pages, another dtype or number of
-      channels, or `images.read_stack` refuses it.
+      channels, or `files.read_stack` refuses it.
   """
   image = _only_page(file)
   if image.dtype not in dtypes or image.shape[-1] != num_channels:
@@ -37,7 +37,7 @@ def read_indices(path: Path) -> np.ndarray:
   """Returns uint8 or uint16 [H, W], indices as a palette or gray PNG has them.
 
   Raises:
-    InputError: as `images.read_stack`; or the file has colours, not indices.
+    InputError: as `files.read_stack`; or the file has colours, not indices.
   """
   label = _only_page(path)
   if label.shape[-1] != 1 or label.dtype == np.float32:
@@ -50,7 +50,7 @@ def read_indices(path: Path) -> np.ndarray:
 
 
 def _only_page(file):
-  stack = images.read_stack(file)
+  stack = files.read_stack(file)
   if len(stack) != 1:
     raise InputError(
       f'{file}: {len(stack)} pages, a stack or volume; expected one image'

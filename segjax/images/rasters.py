@@ -2,7 +2,7 @@
 """Images of any size, of which only the windows asked for are read.
 
 Every page is an array-like of shape [H, W, C]: `page[rows, columns]`, two
-slices within it, gives [h, w, C] as `images.read_stack` would. How that is done
+slices within it, gives [h, w, C] as `files.read_stack` would. How that is done
 for PNG and JPEG, which have no windows, says `picture_windows`.
 
 tensorstore is known here and to `canvases` only; it reads and writes Zarr.
@@ -22,11 +22,11 @@ import numpy as np
 import tensorstore
 import tifffile
 
-from segjax.data import images
 from segjax.data.layout import natural_key
-from segjax.data.picture_windows import open_picture
-from segjax.data.tiff_check import tiff_pages
 from segjax.errors import InputError
+from segjax.images import files
+from segjax.images.picture_windows import open_picture
+from segjax.images.tiff import tiff_pages
 
 # Decoded strips, tiles and chunks that are kept, for the windows beside.
 CACHE_BYTES = 2**27
@@ -51,18 +51,18 @@ class Raster:
 
 
 def list_rasters(path: str | os.PathLike) -> list[Path]:
-  """Returns `images.list_images` with the Zarr folders, names ending .zarr."""
+  """Returns `files.list_images` with the Zarr folders, names ending .zarr."""
   path = Path(path)
   if is_zarr(path):
     return [path]
   folders = [folder for folder in path.glob('[!.]*') if is_zarr(folder)]
   try:
-    files = images.list_images(path)
+    found = files.list_images(path)
   except InputError:
     if not folders:
       raise
-    files = []
-  return sorted((*files, *folders), key=natural_key)
+    found = []
+  return sorted((*found, *folders), key=natural_key)
 
 
 def is_zarr(path: Path) -> bool:
@@ -89,20 +89,20 @@ def open_rasters(path: str | os.PathLike) -> Iterator[list]:
   """Yields the pages of an image file, which stays open for the block.
 
   Args:
-    path: what `images.read_stack` takes, with pages of any size (but see
+    path: what `files.read_stack` takes, with pages of any size (but see
       `picture_windows.open_picture`); or a .zarr folder: Zarr v2 or v3 of the
       shapes of an .npy, or OME-Zarr, of which the first (finest) scale is
       taken, t and z as pages and c as channels.
 
   Raises:
-    InputError: here, or when a window is read: as `images.read_stack`. Values
+    InputError: here, or when a window is read: as `files.read_stack`. Values
       that are not finite are not looked for.
     SaveFailed: as `picture_windows.open_picture`.
   """
   path = Path(path)
-  ending = '.zarr' if is_zarr(path) else images.check_file(path)
+  ending = '.zarr' if is_zarr(path) else files.check_file(path)
   with contextlib.ExitStack() as stack:
-    with images.refusing_damage(path):
+    with files.refusing_damage(path):
       if ending == '.zarr':
         pages = _open_zarr(path)
       elif ending == '.npy':
@@ -119,7 +119,7 @@ def _raster(path, shape, dtype, read):
   """Returns a Raster whose reads are refused as damage if they fail."""
 
   def read_window(rows, columns):
-    with images.refusing_damage(path):
+    with files.refusing_damage(path):
       return np.ascontiguousarray(read(rows, columns), dtype)
 
   return Raster(tuple(shape), dtype, read_window)
@@ -127,10 +127,10 @@ def _raster(path, shape, dtype, read):
 
 def _open_npy(path):
   stored = np.lib.format.open_memmap(path, mode='r')
-  shape = images.stack_shape(path, stored.shape)
+  shape = files.stack_shape(path, stored.shape)
   if math.prod(shape) == 0:
     raise InputError(f'{path}: shape {list(stored.shape)} has no pixels')
-  dtype = images.stored_dtype(path, (1,), stored.dtype)
+  dtype = files.stored_dtype(path, (1,), stored.dtype)
 
   def read(number, rows, columns):
     # Mapped anew for every window: pages of a map that lasts stay in memory.
@@ -150,7 +150,7 @@ def _open_tiff(path, tif):
   is_mapped = all(page.is_memmappable for page in pages)
   # What is decoded at once.
   unit = (1,) if is_mapped else pages[0].chunks
-  dtype = images.stored_dtype(path, unit, pages[0].dtype)
+  dtype = files.stored_dtype(path, unit, pages[0].dtype)
   count = max(1, CACHE_BYTES // (math.prod(unit) * dtype.itemsize))
   decode = functools.lru_cache(count)(_decode_segment)
 
@@ -236,7 +236,7 @@ def _open_zarr(path):
     read=True,
   ).result()
   if not axes:
-    shape = images.stack_shape(path, store.shape)
+    shape = files.stack_shape(path, store.shape)
     axes = {2: 'yx', 3: 'zyx', 4: 'zyxc'}[store.rank]
   elif len(axes) != store.rank or not set('yx') <= set(axes) <= set('tczyx'):
     raise InputError(
@@ -248,7 +248,7 @@ def _open_zarr(path):
   if 0 in store.shape:
     raise InputError(f'{path}: shape {list(store.shape)} has no pixels')
   chunk = store.chunk_layout.read_chunk.shape
-  dtype = images.stored_dtype(path, chunk, store.dtype.numpy_dtype)
+  dtype = files.stored_dtype(path, chunk, store.dtype.numpy_dtype)
 
   def read(t, z, rows, columns):
     at = {'t': t, 'z': z, 'y': rows, 'x': columns, 'c': slice(None)}

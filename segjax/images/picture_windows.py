@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.data import images, png_jpeg
 from segjax.errors import InputError, SaveFailed
+from segjax.images import files, png_jpeg
 
 # Of a picture that is decoded into memory though it could be by rows.
 MAX_WHOLE_VALUES = 2**25
@@ -59,13 +59,13 @@ def open_picture(
   """Yields the shape [H,W,C] and dtype of a picture, and what reads windows.
 
   That is (rows, columns) -> [h,w,C], of two slices, for any thread; the values
-  are those of `images.read_stack`. Before the first window only the header is
+  are those of `files.read_stack`. Before the first window only the header is
   read. The temporary file is in $TMPDIR, or else in /var/tmp, and has no name,
   so that a crash leaves none. It grows as the bytes of the picture give rows,
   whatever its header says.
 
   Raises:
-    InputError: the picture has more than `images.MAX_PAGE_VALUES` and is
+    InputError: the picture has more than `files.MAX_PAGE_VALUES` and is
       interlaced, progressive or has rows of more than `MAX_ROW_BYTES`. On
       damaged bytes the decoders raise whatever their parsers run into, here or
       at a window; of a large JPEG also where Pillow goes on with a guess.
@@ -77,8 +77,8 @@ def open_picture(
     path, shape, dtype, picture.format == 'PNG', picture.mode in ('P', '1')
   )
   if math.prod(shape) <= MAX_WHOLE_VALUES or not _has_rows(header):
-    images.stored_dtype(path, shape, dtype)
-    decode = _once(lambda: images.read_stack(path)[0])
+    files.stored_dtype(path, shape, dtype)
+    decode = _once(lambda: files.read_stack(path)[0])
     yield shape, dtype, lambda rows, columns: decode()[rows, columns]
     return
   with contextlib.ExitStack() as stack:
@@ -115,10 +115,10 @@ def _has_rows(header):
       if not image.get_typeof('interlaced'):
         return True
     why = 'interlaced or progressive'
-  if math.prod(header.shape) > images.MAX_PAGE_VALUES:
+  if math.prod(header.shape) > files.MAX_PAGE_VALUES:
     raise InputError(
       f'{header.path}: {why}, of shape {list(header.shape)}; it would be '
-      f'decoded whole, for which {images.MAX_PAGE_VALUES} values are the most; '
+      f'decoded whole, for which {files.MAX_PAGE_VALUES} values are the most; '
       'save it as a tiled TIFF'
     )
   return False
