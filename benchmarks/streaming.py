@@ -25,13 +25,13 @@ import tifffile
 from absl import flags
 
 from benchmarks import sides, timing
-from segjax import outputs
 from segjax.errors import run_command
 from segjax.images import canvases, rasters
 from segjax.models.unet import UNet
-from segjax.page_streams import Page
+from segjax.prediction import outputs
+from segjax.prediction.pages import Page
+from segjax.prediction.streaming import stream_predict
 from segjax.scores import core_score
-from segjax.streaming import stream_predict
 from segjax.tile_plans import plan_tiles
 
 _WIDTH = flags.DEFINE_integer(

@@ -15,14 +15,14 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from segjax import networks, pictures, writers
-from segjax.components import label_instances
 from segjax.data import Dataset, create_dataset
 from segjax.data.examples import Chained
 from segjax.devices import processes
 from segjax.errors import InputError, run_command
 from segjax.losses import split_heads
 from segjax.metrics import cells, confusion, neuron
-from segjax.predictor import create_predictor
+from segjax.prediction.components import label_instances
+from segjax.prediction.predictor import create_predictor
 
 SPLITS = ('heldout', 'train', 'all')
 

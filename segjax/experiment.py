@@ -21,7 +21,7 @@ from segjax.geometry import UNetGeometry
 from segjax.losses import REDUCTIONS
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.predictor import create_predictor
+from segjax.prediction.predictor import create_predictor
 from segjax.settings import check_names
 from segjax.steps import TrainState
 from segjax.workdir import flatten

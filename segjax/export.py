@@ -15,13 +15,14 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from segjax import artifact, networks
-from segjax.artifact import FCNTiling
+from segjax import networks
 from segjax.data import look_of
 from segjax.errors import InputError, run_command
 from segjax.geometry import UNetGeometry
 from segjax.networks import Network
-from segjax.predictor import create_predictor
+from segjax.prediction import artifact
+from segjax.prediction.artifact import FCNTiling
+from segjax.prediction.predictor import create_predictor
 from segjax.tile_plans import plan_tiles
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -34,7 +35,7 @@ def export_network(
   size_px: int | None = None,
   overwrite: bool = False,
 ) -> None:
-  """Writes an artifact of a network for `PLATFORMS`; see `segjax.artifact`.
+  """Writes an artifact of a network for `PLATFORMS`; see `segjax.prediction.artifact`.
 
   At one size of tiles, which cover images of any size.
 

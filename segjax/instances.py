@@ -4,7 +4,7 @@
 `python -m segjax.instances --input=MAPS --output=FOLDER` takes what
 `segjax.predict` wrote of two classes, probabilities or labels. Frames named as
 in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
-they are is in `segjax.components`.
+they are is in `segjax.prediction.components`.
 """
 
 import math
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax.components import blocks_of, label_blocks
 from segjax.errors import InputError, run_command
 from segjax.images import canvases, rasters
+from segjax.prediction.components import blocks_of, label_blocks
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax import artifact, networks
+from segjax import networks
 from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
@@ -26,16 +26,17 @@ from segjax.images.files import write_stack
 from segjax.images.palettes import complete_palette
 from segjax.models import create_model
 from segjax.networks import Network
-from segjax.outputs import DTYPES, KINDS, encode, plan_outputs
-from segjax.overlays import draw_overlay, thinning
-from segjax.page_streams import (
+from segjax.prediction import artifact
+from segjax.prediction.outputs import DTYPES, KINDS, encode, plan_outputs
+from segjax.prediction.overlays import draw_overlay, thinning
+from segjax.prediction.pages import (
   finish_picture,
   measure,
   open_pages,
   write_predictions,
 )
-from segjax.partial import open_partial
-from segjax.predictor import create_streamer, settle_tiles
+from segjax.prediction.partial import open_partial
+from segjax.prediction.predictor import create_streamer, settle_tiles
 from segjax.weights.files import digest_of_params
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from segjax.models.unet import UNet
-from segjax.streaming import stream_predict
+from segjax.prediction.streaming import stream_predict
 
 
 @functools.cache

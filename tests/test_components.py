@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from segjax import components
 from segjax.errors import InputError
+from segjax.prediction import components
 
 
 def drawn_map(seed, shape, levels=None):

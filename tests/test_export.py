@@ -16,7 +16,7 @@ import tifffile
 from commands import REPOSITORY, run, tiny_config
 from ml_collections import ConfigDict
 
-from segjax import artifact, export
+from segjax import export
 from segjax.errors import InputError
 from segjax.export import export_network
 from segjax.images.files import write_stack
@@ -24,7 +24,8 @@ from segjax.models import create_model
 from segjax.models.fcn import FCN8s
 from segjax.networks import Network
 from segjax.predict import predict_files
-from segjax.predictor import create_predictor, create_streamer
+from segjax.prediction import artifact
+from segjax.prediction.predictor import create_predictor, create_streamer
 from segjax.steps import init_params
 from segjax.weights import files
 
@@ -135,7 +136,7 @@ sys.modules['segjax.models'] = None  # Importing it fails.
 from segjax import artifact
 from segjax.data import look_of
 from segjax.images.files import read_stack, write_stack
-from segjax.predictor import create_predictor, create_streamer
+from segjax.prediction.predictor import create_predictor, create_streamer
 model, params, config = artifact.load({str(folder)!r})
 predict = create_predictor(model, config, config.evaluation.average)
 stack = read_stack({str(tmp_path / 'in.tif')!r})

@@ -13,9 +13,9 @@ from commands import REPOSITORY, run
 from test_components import checkerboard, drawn_map
 
 from segjax import instances
-from segjax.components import label_instances
 from segjax.errors import InputError
 from segjax.images import files
+from segjax.prediction.components import label_instances
 
 
 def write_frames(folder, names):

@@ -15,7 +15,7 @@ from segjax.errors import InputError
 from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.predictor import predict_whole
+from segjax.prediction.predictor import predict_whole
 from segjax.tiling import predict_image
 
 UNET = UNet(base_width=4, depth=1)

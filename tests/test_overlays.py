@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 from tiny_network import tiny_network
 
-from segjax import overlays, pictures
+from segjax import pictures
 from segjax.images import files
 from segjax.images.palettes import voc_palette
 from segjax.predict import predict_files
+from segjax.prediction import overlays
 
 SHAPE = (37, 50, 3)
 NAMES = ('ground', 'cell', 'wall')

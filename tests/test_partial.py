@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from segjax.errors import InputError
-from segjax.partial import open_partial
+from segjax.prediction.partial import open_partial
 
 
 def test_partial_goes_on_and_is_dropped_only_where_told(tmp_path, monkeypatch):
-  monkeypatch.setattr('segjax.partial.RECORD_EVERY_SECONDS', 0)
+  monkeypatch.setattr('segjax.prediction.partial.RECORD_EVERY_SECONDS', 0)
   output = tmp_path / 'out.npy'
   identity = {'input': 'a', 'settings': 'b'}
   synced = []
@@ -120,8 +120,10 @@ def test_the_journals_of_all_processes_are_read(tmp_path):
 
 def test_nothing_is_finished_without_a_canvas(tmp_path, monkeypatch):
   """Killed when the output had its name and its folder was not yet removed."""
-  monkeypatch.setattr('segjax.partial.RECORD_EVERY_SECONDS', 0)
-  monkeypatch.setattr('segjax.partial.shutil.rmtree', lambda *_, **__: None)
+  monkeypatch.setattr('segjax.prediction.partial.RECORD_EVERY_SECONDS', 0)
+  monkeypatch.setattr(
+    'segjax.prediction.partial.shutil.rmtree', lambda *_, **__: None
+  )
   output = tmp_path / 'out.npy'
   with open_partial(output, {'input': 'a'}) as partial:
     (partial.folder / 'out.npy').write_text('first')

@@ -15,9 +15,9 @@ import pytest
 from inputs import png_of, random_stack
 from PIL import Image
 
-from segjax import partial
 from segjax.errors import InputError, SaveFailed
 from segjax.images import files, picture_windows, rasters
+from segjax.prediction import partial
 
 COLOURS = random_stack((70, 83, 3))
 # A JPEG of noise is nearly all rounding.

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from segjax.images import canvases, files, picture_windows, png, rasters
-from segjax.page_streams import finish_picture
+from segjax.prediction.pages import finish_picture
 
 
 def written(page, palette=None):

@@ -16,8 +16,8 @@ from segjax.data import standardise, synthetic, to_unit_range
 from segjax.errors import InputError
 from segjax.images import files
 from segjax.networks import Network, load_trained
-from segjax.outputs import encode, plan_outputs
 from segjax.predict import predict_files
+from segjax.prediction.outputs import encode, plan_outputs
 from segjax.workdir import load_run
 
 

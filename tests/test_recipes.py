@@ -12,7 +12,7 @@ from small_sets import WRITERS
 from segjax import networks, recipes, train
 from segjax.data import create_dataset, standardise, to_unit_range
 from segjax.models import create_model
-from segjax.predictor import create_predictor
+from segjax.prediction.predictor import create_predictor
 
 CARDS = {
   file.stem: runpy.run_path(str(file))

@@ -10,7 +10,7 @@ import pytest
 from random_unets import image_of, random_unet, streamed
 
 from segjax import tiling
-from segjax.streaming import stream_predict
+from segjax.prediction.streaming import stream_predict
 from segjax.turns import DIHEDRAL_GROUP, restored, turned
 
 

@@ -11,7 +11,7 @@ from small_runs import make_run
 
 from segjax import train, workdir
 from segjax.errors import InputError
-from segjax.predictor import create_predictor
+from segjax.prediction.predictor import create_predictor
 
 
 def make_config(**changes):

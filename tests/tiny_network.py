@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import page_streams, partial
 from segjax.errors import run_command
 from segjax.models.unet import UNet
 from segjax.networks import Network
 from segjax.predict import predict_files
+from segjax.prediction import pages, partial
 
 
 def tiny_network(num_classes=2):
@@ -46,13 +46,13 @@ def tiny_network(num_classes=2):
 
 def main(_):
   partial.RECORD_EVERY_SECONDS = 0
-  write = page_streams.Page.__setitem__
+  write = pages.Page.__setitem__
 
   def write_slowly(*arguments):
     write(*arguments)
     time.sleep(float(os.environ['PAUSE']))
 
-  page_streams.Page.__setitem__ = write_slowly
+  pages.Page.__setitem__ = write_slowly
   predict_files(tiny_network(), os.environ['SOURCE'], os.environ['OUTPUT'])
 
 

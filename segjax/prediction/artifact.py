@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from segjax.atomic import replacing_folder
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.predictor import create_predictor
+from segjax.prediction.predictor import create_predictor
 from segjax.weights import files
 
 PROGRAM = 'program.bin'

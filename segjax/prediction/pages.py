@@ -16,7 +16,7 @@ from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.images import canvases, files, rasters
 from segjax.images.png import write_png
-from segjax.partial import Partial
+from segjax.prediction.partial import Partial
 from segjax.tile_plans import TilePlan
 from segjax.writers import Progress
 

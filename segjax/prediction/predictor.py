@@ -18,8 +18,8 @@ from segjax.data import check_preprocessing, standardise, to_unit_range
 from segjax.devices import parallel, processes
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
+from segjax.prediction.streaming import fit_tiles, stream_predict
 from segjax.scores import ACTIVATIONS, compiled_whole_scores
-from segjax.streaming import fit_tiles, stream_predict
 from segjax.tile_plans import TilePlan, plan_tiles
 from segjax.tile_shapes import choose_tile_shape, most_windows
 from segjax.tiling import check_image, predict_image
