@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from segjax.checkpoints import Checkpoints
+from segjax.runs.checkpoints import Checkpoints
 
 
 def make_state(step: int) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from absl import app, flags
 
-from segjax.checkpoints import load_params
-from segjax.records import read_record
+from segjax.runs.checkpoints import load_params
+from segjax.runs.integrity import read_record
 
 STEPS = 40
 COMMAND = (

@@ -31,8 +31,8 @@ from segjax.models.unet import UNet
 from segjax.prediction import outputs
 from segjax.prediction.pages import Page
 from segjax.prediction.streaming import stream_predict
-from segjax.scores import core_score
-from segjax.tile_plans import plan_tiles
+from segjax.tiling.plans import plan_tiles
+from segjax.tiling.programs import core_score
 
 _WIDTH = flags.DEFINE_integer(
   'width', 16, 'Channels at the finest level of the network that is timed.', 1

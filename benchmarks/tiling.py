@@ -20,10 +20,10 @@ from absl import flags
 from monai.inferers import sliding_window_inference
 
 from benchmarks import sides, timing, torch_nets, whole_passes
-from segjax import tile_plans, tiling
 from segjax.devices import parallel
 from segjax.errors import run_command
 from segjax.models.unet import UNet
+from segjax.tiling import plans, windows
 
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 2048, 'Side of the image, in pixels.', 1)
@@ -59,20 +59,20 @@ def main(_):
 
   rng = np.random.default_rng(0)
   image = rng.standard_normal((size, size, 1), np.float32)
-  plan = tile_plans.plan_tiles(
+  plan = plans.plan_tiles(
     size, size, geometry, max_tile_size_px=_MAX_TILE_SIZE.value
   )
   # Square, as the image is.
   tile, margin = plan.tile_shape[0], geometry.margin
   origins = [plan.place(window).origin for window in plan.windows]
   starts = sorted({row for row, _ in origins})
-  padded = tiling.read_mirrored(
+  padded = windows.read_mirrored(
     image, (starts[0],) * 2, (starts[-1] + tile - starts[0],) * 2
   )
   padded = torch.tensor(padded.transpose(2, 0, 1)[None])
 
   def ours():
-    return tiling.predict_image(
+    return windows.predict_image(
       model.apply,
       {'params': params},
       image,
@@ -85,7 +85,7 @@ def main(_):
   def jax_loop():
     scores = np.empty((size, size, model.num_classes), np.float32)
     for origin, window in zip(origins, plan.windows, strict=True):
-      pixels = tiling.read_mirrored(image, origin, (tile, tile))
+      pixels = windows.read_mirrored(image, origin, (tile, tile))
       core = np.asarray(apply({'params': params}, pixels[None])[0])
       height, width = (side.stop - side.start for side in window)
       scores[window] = core[margin : margin + height, margin : margin + width]

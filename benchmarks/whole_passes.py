@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.devices import parallel
-from segjax.tile_plans import TilePlan
-from segjax.tiling import read_mirrored
+from segjax.tiling.plans import TilePlan
+from segjax.tiling.windows import read_mirrored
 
 
 def predict_rows(

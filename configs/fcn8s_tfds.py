@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
       heldout_split='test[:10%]',
       image_key='image',
       label_key='segmentation_mask',
-      class_names=CLASS_NAMES,  # () for those that segjax.data.prepare stored.
+      class_names=CLASS_NAMES,  # () for those that segjax.prepare stored.
       ignore_value=-1,  # As stored; -1 for none but 255.
       label_shift=-1,
     ),

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from segjax.devices import processes
 from segjax.experiment import create_experiment
 from segjax.geometry import UNetGeometry
+from segjax.runs.writers import table
 from segjax.steps import TrainState
-from segjax.writers import table
 
 # Of whole images, whose size the data would tell.
 _ASSUMED_SIDE = 512

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from segjax import networks, pictures, writers
+from segjax import networks, pictures
 from segjax.data import Dataset, create_dataset
 from segjax.data.examples import Chained
 from segjax.devices import processes
@@ -23,6 +23,7 @@ from segjax.losses import split_heads
 from segjax.metrics import cells, confusion, neuron
 from segjax.prediction.components import label_instances
 from segjax.prediction.predictor import create_predictor
+from segjax.runs import writers
 
 SPLITS = ('heldout', 'train', 'all')
 

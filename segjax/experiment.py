@@ -22,9 +22,9 @@ from segjax.losses import REDUCTIONS
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction.predictor import create_predictor
+from segjax.runs.workdir import flatten
 from segjax.settings import check_names
 from segjax.steps import TrainState
-from segjax.workdir import flatten
 
 
 def create_experiment(

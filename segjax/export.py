@@ -23,7 +23,7 @@ from segjax.networks import Network
 from segjax.prediction import artifact
 from segjax.prediction.artifact import FCNTiling
 from segjax.prediction.predictor import create_predictor
-from segjax.tile_plans import plan_tiles
+from segjax.tiling.plans import plan_tiles
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -35,7 +35,7 @@ def export_network(
   size_px: int | None = None,
   overwrite: bool = False,
 ) -> None:
-  """Writes an artifact of a network for `PLATFORMS`; see `segjax.prediction.artifact`.
+  """Writes an artifact of a network for `PLATFORMS`; see `artifact`.
 
   At one size of tiles, which cover images of any size.
 

@@ -15,16 +15,16 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from segjax.checkpoints import newest_step
 from segjax.data import IGNORE_LABEL, Dataset
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError
 from segjax.models import create_model
+from segjax.runs.checkpoints import newest_step
+from segjax.runs.workdir import load_run
 from segjax.settings import check_names
 from segjax.steps import init_params
 from segjax.weights import files
 from segjax.weights.matching import Tensor, match
-from segjax.workdir import load_run
 
 RANDOM = 'random'
 

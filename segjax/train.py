@@ -10,9 +10,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from segjax import networks, writers
+from segjax import networks
 from segjax.atomic import replacing
-from segjax.checkpoints import Checkpoints, newest_step
 from segjax.data import create_dataset
 from segjax.data.pipeline import create_batches
 from segjax.devices import parallel, preemption, processes
@@ -21,9 +20,11 @@ from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
 from segjax.experiment import create_experiment
 from segjax.images.files import write_stack
-from segjax.training_log import TrainingLog
+from segjax.runs import writers
+from segjax.runs.checkpoints import Checkpoints, newest_step
+from segjax.runs.training_log import TrainingLog
+from segjax.runs.workdir import check_claimed, check_writable, claim_workdir
 from segjax.weights import files
-from segjax.workdir import check_claimed, check_writable, claim_workdir
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from

@@ -17,7 +17,7 @@ TRAIN = 'main {demo} --workdir={new}'
 READ = 'main {isbi} --workdir={new} --config.data.dir='
 SCORE = 'evaluate --workdir={run}'
 PREDICT = 'predict --workdir={run} --output={new}.tif --input={tree}/'
-PREPARE = 'data.prepare {isbi} --config.data.dir='
+PREPARE = 'prepare {isbi} --config.data.dir='
 WRITE = 'predict --workdir={run} --input={tree}/images --output='
 
 PLACES = {

@@ -7,12 +7,12 @@ import jax
 from commands import tiny_config
 
 from segjax import steps
-from segjax.checkpoints import Checkpoints
 from segjax.data import create_dataset
 from segjax.images.files import write_stack
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.workdir import read_config
+from segjax.runs.checkpoints import Checkpoints
+from segjax.runs.workdir import read_config
 
 
 def make_run(folder):

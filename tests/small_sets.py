@@ -5,7 +5,7 @@ import numpy as np
 from trees import write_lines, write_mat, write_picture
 
 from segjax.data.examples import Dataset
-from segjax.data.prepare import prepare
+from segjax.prepare import prepare
 
 SIZES = ((20, 24), (24, 17), (18, 18))
 NAMES = ('a', 'b', 'c')  # The last is held out.

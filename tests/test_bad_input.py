@@ -33,7 +33,7 @@ COMMANDS = (
   'convert',
   'export',
   'instances',
-  'data.prepare',
+  'prepare',
 )
 
 

@@ -17,8 +17,8 @@ import optax
 import pytest
 from absl import logging as absl_logging
 
-from segjax import checkpoints
 from segjax.errors import InputError
+from segjax.runs import checkpoints
 
 
 @flax.struct.dataclass
@@ -153,7 +153,7 @@ def test_killed_while_saving(tmp_path):
   script = """
     import os, signal, sys
     import jax, jax.numpy as jnp, numpy as np
-    from segjax import checkpoints
+    from segjax.runs import checkpoints
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ('data',))
     spec = jax.sharding.PartitionSpec
     big = np.random.default_rng(0).normal(size=(3000, 1200))

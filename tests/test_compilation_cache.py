@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from commands import DEMO, REPOSITORY, run
 
-from segjax.checkpoints import load_params
 from segjax.devices.compilation_cache import _shrink
+from segjax.runs.checkpoints import load_params
 
 # Of a program, prints where it is kept, whether it was found, and its result.
 SCRIPT = """

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from commands import DEMO, REPOSITORY, run, start
 
-from segjax import checkpoints, leaves
 from segjax.errors import InputError
+from segjax.runs import checkpoints, leaves
 
 # Orbax leaves the other reads of a failed restore unawaited.
 pytestmark = pytest.mark.filterwarnings(
@@ -158,7 +158,7 @@ def test_save_on_a_full_disk(tmp_path):
   script = """
     import resource, sys
     import jax.numpy as jnp, numpy as np
-    from segjax.checkpoints import Checkpoints
+    from segjax.runs.checkpoints import Checkpoints
     from segjax.errors import SaveFailed
     def make_state(step):
       values = np.random.default_rng(step).normal(size=5000)

@@ -8,7 +8,8 @@ import pytest
 from commands import REPOSITORY, tiny_config
 from small_sets import write_camvid
 
-from segjax import train, writers
+from segjax import train
+from segjax.runs import writers
 
 READING, STEPPING = 3.0, 7.0  # Seconds that pass in each.
 

@@ -133,7 +133,7 @@ def test_files_are_predicted_without_the_model_code(folder, tmp_path):
   code = f"""
 import sys
 sys.modules['segjax.models'] = None  # Importing it fails.
-from segjax import artifact
+from segjax.prediction import artifact
 from segjax.data import look_of
 from segjax.images.files import read_stack, write_stack
 from segjax.prediction.predictor import create_predictor, create_streamer

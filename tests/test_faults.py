@@ -11,8 +11,8 @@ import time
 from commands import run, start
 from small_sets import write_voc
 
-from segjax.checkpoints import load_params
-from segjax.records import read_record
+from segjax.runs.checkpoints import load_params
+from segjax.runs.integrity import read_record
 
 STEPS = 12
 SETTINGS = {

@@ -8,7 +8,7 @@ import pytest
 from random_unets import image_of, streamed
 
 from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet, FCNGoogLeNet
-from segjax.turns import restored, turned
+from segjax.tiling.turns import restored, turned
 
 
 @pytest.mark.parametrize(

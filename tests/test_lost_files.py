@@ -9,8 +9,8 @@ import time
 from commands import REPOSITORY, launch, run
 from small_sets import write_folder
 
-from segjax.checkpoints import newest_step
 from segjax.data import create_dataset
+from segjax.runs.checkpoints import newest_step
 
 CARD = 'configs/fcn8s_folder.py'
 SETTINGS = {

@@ -16,7 +16,7 @@ from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction.predictor import predict_whole
-from segjax.tiling import predict_image
+from segjax.tiling.windows import predict_image
 
 UNET = UNet(base_width=4, depth=1)
 FCN = FCN8s(num_classes=2, width=1 / 64, fc_features=4, padding='same')

@@ -11,14 +11,15 @@ from commands import DEMO, run
 from ml_collections import ConfigDict
 from PIL import Image
 
-from segjax import predict, tiling
+from segjax import predict
 from segjax.data import standardise, synthetic, to_unit_range
 from segjax.errors import InputError
 from segjax.images import files
 from segjax.networks import Network, load_trained
 from segjax.predict import predict_files
 from segjax.prediction.outputs import encode, plan_outputs
-from segjax.workdir import load_run
+from segjax.runs.workdir import load_run
+from segjax.tiling import windows
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +41,7 @@ def in_process(workdir, image, checkpoint='latest', **options):
   options.setdefault('average', True)  # As the demo's evaluation.
   model, params, config = load_run(workdir, checkpoint)
   image = standardise(to_unit_range(image[..., None]), **config.preprocessing)
-  return tiling.predict_image(
+  return windows.predict_image(
     model.apply, {'params': params}, image, model.geometry, **options
   )
 

@@ -8,10 +8,11 @@ import tifffile
 from ml_collections import ConfigDict
 from tiny_network import tiny_network
 
-from segjax import predict, scores
+from segjax import predict
 from segjax.images import files
 from segjax.models.fcn import FCN32s
 from segjax.networks import Network
+from segjax.tiling import programs
 
 SIZES = [(5, 90), (70, 83), (16, 16), (41, 7)]
 
@@ -28,7 +29,7 @@ def write_folder(folder, channels):
 def test_unet_compiles_once_and_predicts_as_of_each_image(tmp_path, average):
   write_folder(tmp_path / 'in', 1)
   network = tiny_network()
-  compiled = scores._compiled_core_scores()
+  compiled = programs._compiled_core_scores()
   before = compiled._cache_size()
   predict.predict_files(
     network, tmp_path / 'in', tmp_path / 'out', average=average
@@ -71,7 +72,7 @@ def test_fcn_compiles_once_and_predicts_the_whole_images(tmp_path):
     'prediction': {'bucket_px': 0},
   }
   network = Network(model, params, ConfigDict(config), None)
-  compiled = scores.compiled_whole_scores()
+  compiled = programs.compiled_whole_scores()
   before = compiled._cache_size()
   predict.predict_files(
     network, tmp_path / 'in', tmp_path / 'out', kind='logits'
@@ -93,7 +94,7 @@ def test_images_of_other_types_are_widened_and_compile_once(tmp_path):
   np.save(folder / 'a.npy', pixels)
   files.write_stack(folder / 'b.png', pixels[None])
   tifffile.imwrite(folder / 'c.tif', np.uint16(pixels) * 257)
-  compiled = scores._compiled_core_scores()
+  compiled = programs._compiled_core_scores()
   for name, count in (('two', 1), ('three', 2)):
     if name == 'three':
       np.save(folder / 'd.npy', np.float32(pixels) / 255)

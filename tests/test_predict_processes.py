@@ -18,7 +18,9 @@ from segjax.predict import predict_files
 PROGRAM = """
 import os, sys, time
 sys.path.insert(0, 'tests')
-from segjax import errors, page_streams, partial, predict, processes
+from segjax import errors, predict
+from segjax.devices import processes
+from segjax.prediction import pages, partial
 from tiny_network import tiny_network
 partial.RECORD_EVERY_SECONDS = 0
 source, *outputs = sys.argv[1:]
@@ -27,13 +29,13 @@ def main(_):
   processes.join()
   import jax
   count = 0
-  write = page_streams.Page.__setitem__
+  write = pages.Page.__setitem__
   def counted(*arguments):
     nonlocal count
     count += 1
     write(*arguments)
     time.sleep(float(os.environ.get('PAUSE', 0)))
-  page_streams.Page.__setitem__ = counted
+  pages.Page.__setitem__ = counted
   network = tiny_network()
   if MEMORY:
     network.config.prediction.tile_memory_mib = MEMORY

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import scores
 from segjax.errors import InputError
 from segjax.models.fcn import FCN8s
 from segjax.prediction.predictor import predict_whole
+from segjax.tiling import programs
 
 MODEL = FCN8s(**fcn_nets.NARROW, padding='same')
 APPLY = functools.partial(MODEL.apply)  # One function: one compilation a shape.
@@ -29,7 +29,7 @@ def image_of(height, width, seed=0):
 
 
 def test_buckets_change_nothing_and_bound_the_programs(params):
-  compiled = scores.compiled_whole_scores()
+  compiled = programs.compiled_whole_scores()
   before = compiled._cache_size()
   whole = functools.partial(
     predict_whole, APPLY, params, head_sizes=(4,), activation='logits'

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from commands import DEMO, REPOSITORY
 
-from segjax.checkpoints import load_params
 from segjax.devices import preemption
+from segjax.runs.checkpoints import load_params
 
 
 def test_true_after_the_first_signal_and_undone_at_the_end():
@@ -52,7 +52,8 @@ def test_second_signal_ends_at_once_and_keeps_the_last_checkpoint(tmp_path):
   script = """
     import os, signal, sys
     import jax.numpy as jnp
-    from segjax import checkpoints, preemption
+    from segjax.devices import preemption
+    from segjax.runs import checkpoints
     with checkpoints.Checkpoints(sys.argv[1]) as c:
       c.save(1, {'params': jnp.ones(9)})
       c.wait()

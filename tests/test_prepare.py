@@ -13,8 +13,8 @@ from small_sets import write_folder
 
 from segjax.data import folder
 from segjax.data.examples import Dataset
-from segjax.data.prepare import prepare
 from segjax.errors import InputError
+from segjax.prepare import prepare
 
 catalogue = pytest.importorskip('tensorflow_datasets')
 
@@ -82,7 +82,7 @@ def test_a_killed_run_leaves_no_set(tmp_path):
   program = f"""
 import os
 from prepared_sets import dataset_of, example
-from segjax.data.prepare import prepare
+from segjax.prepare import prepare
 class Fatal(list):
   def __iter__(self):
     yield from [example(0), example(1)]
@@ -158,7 +158,7 @@ def test_reading_and_writing_import_no_tensorflow(tmp_path):
   program = """
 import sys
 from prepared_sets import dataset_of, example, load
-from segjax.data.prepare import prepare
+from segjax.prepare import prepare
 prepare(dataset_of([example(0)]), '~', 'streets')
 for data_dir in ('~', ''):
   print(load(data_dir, heldout_split='').train[0]['name'])

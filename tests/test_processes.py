@@ -14,10 +14,10 @@ from commands import TINY_SETTINGS, launch, run
 from trees import write_picture
 
 from segjax import evaluate
-from segjax.checkpoints import load_params
 from segjax.devices import processes
 from segjax.errors import InputError
-from segjax.workdir import check_claimed
+from segjax.runs.checkpoints import load_params
+from segjax.runs.workdir import check_claimed
 
 NUM_STEPS = 5
 # 15 slices hold out 3, which two processes cannot share evenly.
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_two_processes_goes_on(unet, tmp_path, devices):
 # Joins, gathers what jax would cut to 32 bits, and fails on one process only.
 PROBE = """
 import numpy as np
-from segjax import processes
+from segjax.devices import processes
 from segjax.errors import InputError
 processes.join()
 import jax
@@ -276,7 +276,7 @@ def test_the_launcher_ends_with_a_process_that_fails():
 
 
 def test_a_folder_that_is_not_shared_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr('segjax.workdir._NFS_CACHE_SECONDS', 0)
+  monkeypatch.setattr('segjax.runs.workdir._NFS_CACHE_SECONDS', 0)
   with pytest.raises(InputError, match='file system that all'):
     check_claimed(tmp_path)
   (tmp_path / 'config.json').write_text('{}')

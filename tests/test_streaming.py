@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from random_unets import image_of, random_unet, streamed
 
-from segjax import tiling
 from segjax.prediction.streaming import stream_predict
-from segjax.turns import DIHEDRAL_GROUP, restored, turned
+from segjax.tiling import windows
+from segjax.tiling.turns import DIHEDRAL_GROUP, restored, turned
 
 
 def test_average_by_tiles_equals_that_of_whole_turned_images():
@@ -27,7 +27,7 @@ def test_average_by_tiles_equals_that_of_whole_turned_images():
     **options,
   )
   plain = functools.partial(
-    tiling.predict_image,
+    windows.predict_image,
     model.apply,
     variables,
     geometry=model.geometry,

@@ -21,8 +21,8 @@ from prepared_sets import (
 )
 
 from segjax.data import create_dataset
-from segjax.data.prepare import prepare
 from segjax.errors import InputError
+from segjax.prepare import prepare
 
 catalogue = pytest.importorskip('tensorflow_datasets')
 features = catalogue.features
@@ -219,7 +219,7 @@ def test_features_that_are_no_picture_are_refused(tmp_path, feature, stored):
   ('changed', 'message'),
   [
     ({'set': 'none'}, r"'none' is not prepared in .*builder\('none', data_dir"),
-    ({'set': 'none'}, 'one of your own by python -m segjax.data.prepare'),
+    ({'set': 'none'}, 'one of your own by python -m segjax.prepare'),
     ({'set': 'streets:2.0.0'}, 'not prepared'),
     ({'set': ''}, 'not prepared'),
     ({'train_split': 'trial'}, "Unknown split 'trial'.*'train', 'heldout'"),

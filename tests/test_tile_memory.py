@@ -9,14 +9,14 @@ import pytest
 from random_unets import image_of, random_unet, streamed
 from tiny_network import tiny_network
 
-from segjax import scores, tiling
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.fcn import FCN32s
 from segjax.predict import predict_files
-from segjax.tile_memory import fitting_tile_size
-from segjax.tile_plans import plan_tiles
-from segjax.turns import DIHEDRAL_GROUP
+from segjax.tiling import programs, windows
+from segjax.tiling.memory import fitting_tile_size
+from segjax.tiling.plans import plan_tiles
+from segjax.tiling.turns import DIHEDRAL_GROUP
 
 MIB = 2**20
 PAPER = UNetGeometry()
@@ -24,7 +24,7 @@ PAPER = UNetGeometry()
 
 def test_bytes_of_a_product_are_those_of_its_arrays():
   geometry = UNetGeometry(0, 1, 'SAME')
-  score = scores.core_score(
+  score = programs.core_score(
     lambda factor, tile: tile * factor,
     np.ones((), np.float32),
     geometry,
@@ -43,7 +43,7 @@ def test_bytes_of_a_product_are_those_of_its_arrays():
 def unet_score():
   model, variables = random_unet()
   geometry = model.geometry
-  score = scores.core_score(
+  score = programs.core_score(
     model.apply, variables, geometry, 'logits', 1, tiles_per_batch=2
   )
   return score, geometry
@@ -117,16 +117,16 @@ def test_too_little_is_refused():
 def test_a_budget_decides_and_changes_no_score(monkeypatch):
   model, variables = random_unet()
   image = image_of(300, 310)
-  plain = tiling.predict_image(model.apply, variables, image, model.geometry)
+  plain = windows.predict_image(model.apply, variables, image, model.geometry)
   shapes = []
   monkeypatch.setattr(
-    'segjax.scores.Score.__call__',
-    lambda self, tiles, sizes, call=scores.Score.__call__: (
+    'segjax.tiling.programs.Score.__call__',
+    lambda self, tiles, sizes, call=programs.Score.__call__: (
       shapes.append(tiles.shape) or call(self, tiles, sizes)
     ),
   )
   options = dict(tile_memory_mib=1, max_tile_size_px=9999)
-  small = tiling.predict_image(
+  small = windows.predict_image(
     model.apply, variables, image, model.geometry, **options
   )
   written = streamed(image, model, variables, **options)
@@ -138,7 +138,7 @@ def test_a_budget_decides_and_changes_no_score(monkeypatch):
 def test_an_fcn_has_a_budget_too():
   model = FCN32s(**fcn_nets.NARROW, padding='same')
   params = {'params': fcn_nets.random_params(model)}
-  score = scores.sized_score(model.apply, params, (4,), 'logits', 1, 1)
+  score = programs.sized_score(model.apply, params, (4,), 'logits', 1, 1)
   least = 2 * (model.geometry.margin + 32)
   used = score.bytes_of((least, least, 3), np.uint8)
   assert used > 2 * least**2 * (3 + 4 * 4)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax import tile_axes, tile_plans, tile_shapes
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet, FCNGoogLeNet
-from segjax.turns import DIHEDRAL_GROUP, is_reversed
+from segjax.tiling import axes, plans, shapes
+from segjax.tiling.turns import DIHEDRAL_GROUP, is_reversed
 
 PAPER = UNetGeometry()
 GEOMETRIES = [
@@ -36,9 +36,7 @@ GEOMETRIES = [
   ],
 )
 def test_plan_of_the_paper_network(size, max_tile_size_px, tile_size, count):
-  plan = tile_plans.plan_tiles(
-    size, 1, PAPER, max_tile_size_px=max_tile_size_px
-  )
+  plan = plans.plan_tiles(size, 1, PAPER, max_tile_size_px=max_tile_size_px)
   assert plan.tile_shape == (tile_size, 188)
   assert len(plan) == count
 
@@ -46,13 +44,13 @@ def test_plan_of_the_paper_network(size, max_tile_size_px, tile_size, count):
 def test_more_tiles_are_chosen_where_they_waste_less():
   geometry = UNetGeometry(4, 1)
   # 9 x 254 = 2286 pixels; the largest tile, 286, would take 8 x 286 = 2288.
-  assert tile_axes.least_waste_tile_size(1411, geometry, 300) == 254
-  assert len(tile_axes.plan_axis(1411, geometry, 254)) == 9
-  assert len(tile_axes.plan_axis(1411, geometry, 286)) == 8
+  assert axes.least_waste_tile_size(1411, geometry, 300) == 254
+  assert len(axes.plan_axis(1411, geometry, 254)) == 9
+  assert len(axes.plan_axis(1411, geometry, 286)) == 8
 
 
 def test_paper_tile_of_572_has_a_stride_of_384():
-  plan = tile_plans.plan_tiles(1, 1000, PAPER, 572)
+  plan = plans.plan_tiles(1, 1000, PAPER, 572)
   places = [plan.place(window) for window in plan.windows]
   assert [place.origin[1] for place in places] == [-92, 292, 676]
   windows = [columns for _, columns in plan.windows]
@@ -66,7 +64,7 @@ def test_plan_covers_once_on_phase_with_full_context(geometry):
     height, width = rng.integers(1, (700, 50))
     least = geometry.input_size(geometry.period)
     max_tile_size_px = least + int(rng.integers(20, 300))
-    plan = tile_plans.plan_tiles(
+    plan = plans.plan_tiles(
       height, width, geometry, max_tile_size_px=max_tile_size_px
     )
     writes = np.zeros((height, width), int)
@@ -99,15 +97,15 @@ def test_no_admissible_tile_computes_fewer_pixels(geometry):
         covered, count = covered + stride, count + 1
       if covered >= size:
         costs.append(count * tile_size)
-    chosen = tile_axes.least_waste_tile_size(size, geometry, max_tile_size_px)
-    windows = tile_axes.plan_axis(size, geometry, chosen)
+    chosen = axes.least_waste_tile_size(size, geometry, max_tile_size_px)
+    windows = axes.plan_axis(size, geometry, chosen)
     assert len(windows) * chosen == min(costs)
 
 
 def test_same_tile_without_a_core_is_refused():
   geometry = UNetGeometry(2, 2, 'SAME')
   with pytest.raises(InputError, match='leaves 0 px .* use 52 or more'):
-    tile_axes.plan_axis(9, geometry, 2 * geometry.margin)
+    axes.plan_axis(9, geometry, 2 * geometry.margin)
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,7 +120,7 @@ def test_places_hold_the_windows_on_phase_in_every_turn(
 ):
   geometry = UNetGeometry(*net, padding)
   least = geometry.input_size(2 * geometry.period)
-  plan = tile_plans.plan_tiles(
+  plan = plans.plan_tiles(
     *shape, geometry, least + more * geometry.period, transforms=DIHEDRAL_GROUP
   )
   for window in plan.windows:
@@ -157,7 +155,7 @@ def test_fcn_plans_hold_the_margin(create, padding):
   for size in (1, least, least + 1, 1000, 1777, 3333):
     for slack in (0, size % 32):
       for tile in (least, least + 32, 1024):
-        windows = tile_axes.plan_axis(size, geometry, tile, slack)
+        windows = axes.plan_axis(size, geometry, tile, slack)
         ends = [0, *(window.stop for window in windows)]
         assert ends[-1] == size and sorted(set(ends)) == ends
         for window in windows:
@@ -173,15 +171,13 @@ def test_fcn_tiles_that_are_turned_fit_both_sides():
   geometry = FCN32s(padding='same').geometry
   turn = [(1, False)]
   for max_tile_size_px in (1696, 1693):
-    plan = tile_plans.plan_tiles(
+    plan = plans.plan_tiles(
       1692, 1943, geometry, None, max_tile_size_px, transforms=turn
     )
     pixels = []
     for side in range(32, max_tile_size_px + 1, 32):
       with contextlib.suppress(InputError):
-        other = tile_plans.plan_tiles(
-          1692, 1943, geometry, side, transforms=turn
-        )
+        other = plans.plan_tiles(1692, 1943, geometry, side, transforms=turn)
         pixels.append(len(other) * side * side)
     side = plan.tile_shape[0]
     assert plan.tile_shape == (side, side)
@@ -209,7 +205,7 @@ def test_images_share_a_tile_that_costs_least(geometry, name, transforms):
   def cost(shape):
     try:
       plans = [
-        tile_plans.plan_tiles(*size, geometry, shape, transforms=transforms)
+        plans.plan_tiles(*size, geometry, shape, transforms=transforms)
         for size in sizes
       ]
     except InputError:
@@ -217,19 +213,17 @@ def test_images_share_a_tile_that_costs_least(geometry, name, transforms):
     return sum(len(plan) for plan in plans) * shape[0] * shape[1]
 
   limit = 700
-  shape = tile_shapes.choose_tile_shape(
+  shape = shapes.choose_tile_shape(
     sizes, geometry, limit, transforms=transforms
   )
   assert max(shape) <= limit
   for size in sizes:  # Each one's own.
-    plan = tile_plans.plan_tiles(
-      *size, geometry, None, limit, transforms=transforms
-    )
+    plan = plans.plan_tiles(*size, geometry, None, limit, transforms=transforms)
     assert cost(shape) <= cost(plan.tile_shape)
   if name == 'equal':
     assert plan.tile_shape == shape
-  assert tile_shapes.most_windows(sizes, geometry, shape, transforms) == max(
-    len(tile_plans.plan_tiles(*size, geometry, shape, transforms=transforms))
+  assert shapes.most_windows(sizes, geometry, shape, transforms) == max(
+    len(plans.plan_tiles(*size, geometry, shape, transforms=transforms))
     for size in sizes
   )
   if name == 'turned' and isinstance(geometry, UNetGeometry):
@@ -243,4 +237,4 @@ def test_images_share_a_tile_that_costs_least(geometry, name, transforms):
 
 def test_tiles_of_quarter_turns_are_square():
   with pytest.raises(InputError, match='188 x 204 px; .* must be square'):
-    tile_plans.plan_tiles(4, 5, PAPER, (188, 204), transforms=DIHEDRAL_GROUP)
+    plans.plan_tiles(4, 5, PAPER, (188, 204), transforms=DIHEDRAL_GROUP)

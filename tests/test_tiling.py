@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from random_unets import assert_close, image_of, random_unet, whole_pass
 
-from segjax import tile_plans, tiling
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
+from segjax.tiling import plans, windows
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 8])
 def test_mirror_index_equals_np_pad_at_any_distance(size):
   expected = np.pad(np.arange(size), (50, 61), mode='reflect')
-  actual = tiling.mirror_index(np.arange(-50, size + 61), size)
+  actual = windows.mirror_index(np.arange(-50, size + 61), size)
   np.testing.assert_array_equal(actual, expected)
 
 
@@ -40,7 +40,7 @@ def test_tiles_equal_the_whole_image_pass(depth, convs, padding, shape, core):
   image = image_of(*shape)
   tile_size = None if core is None else geometry.input_size(core)
   assert core is None or core + geometry.period < max(shape)
-  actual = tiling.predict_image(
+  actual = windows.predict_image(
     model.apply,
     variables,
     image,
@@ -57,7 +57,7 @@ def test_tiles_agree_bit_for_bit_at_shifts_by_the_period_only():
   model, variables = random_unet(2, 2, 'VALID')
   geometry = model.geometry
   predict = functools.partial(
-    tiling.predict_image,
+    windows.predict_image,
     model.apply,
     variables,
     geometry=geometry,
@@ -97,7 +97,7 @@ def test_stride_off_the_period_differs_from_the_whole_image_pass():
 
   def largest_difference(stride):
     starts = range(0, 40 - core + stride, stride)
-    plan = tile_plans.TilePlan(
+    plan = plans.TilePlan(
       (40, 18),
       (tile_size, tile_size),
       rows=tuple(slice(i, min(i + core, 40)) for i in starts),
@@ -108,9 +108,9 @@ def test_stride_off_the_period_differs_from_the_whole_image_pass():
     )
     prediction = np.full_like(expected, np.nan)
     read = functools.partial(
-      tiling.read_mirrored, image, tile_shape=plan.tile_shape
+      windows.read_mirrored, image, tile_shape=plan.tile_shape
     )
-    for window, scores in tiling.predict_windows(score, read, plan):
+    for window, scores in windows.predict_windows(score, read, plan):
       prediction[window] = scores
     return np.abs(prediction - expected).max()
 
@@ -132,7 +132,7 @@ def test_batches_are_filled_up_and_compiled_once_for_an_apply():
     scaled = jax.tree.map(lambda leaf, factor=factor: factor * leaf, variables)
     image = image_of(*shape)
     predict = functools.partial(
-      tiling.predict_image,
+      windows.predict_image,
       params=scaled,
       image=image,
       geometry=geometry,
@@ -154,14 +154,14 @@ def test_next_batch_is_dispatched_before_the_last_is_pulled():
       events.append(f'pull {self.tiles[0, 0, 0, 0]:.0f}')
       return self.tiles
 
-  plan = tile_plans.plan_tiles(1, 5, UNetGeometry(0, 1), tile_size=4)
+  plan = plans.plan_tiles(1, 5, UNetGeometry(0, 1), tile_size=4)
   origins = [plan.place(window).origin for window in plan.windows]
   assert len(origins) == 3
   tiles = {
     origin: np.full((2, 2, 1), i, np.float32)
     for i, origin in enumerate(origins)
   }
-  written = list(tiling.predict_windows(Scores, tiles.__getitem__, plan))
+  written = list(windows.predict_windows(Scores, tiles.__getitem__, plan))
   assert events == [
     'dispatch 0',
     'dispatch 1',
@@ -179,7 +179,7 @@ def test_probabilities_are_the_softmax_of_logits():
   model, variables = random_unet(1, 1, 'VALID', in_channels=2)
   image = image_of(21, 30, channels=2)
   predict = functools.partial(
-    tiling.predict_image, model.apply, variables, image, model.geometry
+    windows.predict_image, model.apply, variables, image, model.geometry
   )
   exponentials = np.exp(predict(activation='logits').astype(np.float64))
   expected = exponentials / exponentials.sum(axis=-1, keepdims=True)
@@ -190,7 +190,7 @@ def test_probabilities_are_the_softmax_of_logits():
 def _predict_small():
   model, variables = random_unet(2, 1, 'VALID')
   return functools.partial(
-    tiling.predict_image,
+    windows.predict_image,
     model.apply,
     variables,
     geometry=model.geometry,
@@ -245,11 +245,11 @@ def test_bad_input_is_an_input_error_that_names_it(changes, message):
   model, variables = random_unet(2, 1, 'VALID')
   arguments = {'image': image_of(24, 24), 'geometry': model.geometry} | changes
   with pytest.raises(InputError, match=message):
-    tiling.predict_image(model.apply, variables, **arguments)
+    windows.predict_image(model.apply, variables, **arguments)
 
 
 def test_geometry_of_another_network_is_refused():
   with pytest.raises(InputError, match=r'\(24, 24\) px give \(24, 24\)'):
-    tiling.predict_image(
+    windows.predict_image(
       lambda params, tile: tile, {}, image_of(20, 20), UNetGeometry(0, 2)
     )

@@ -15,9 +15,9 @@ from random_unets import (
   whole_pass,
 )
 
-from segjax import tiling
-from segjax.scores import core_score
-from segjax.tile_plans import plan_tiles
+from segjax.tiling import windows
+from segjax.tiling.plans import plan_tiles
+from segjax.tiling.programs import core_score
 
 
 # Few, because every example is compiled.
@@ -48,9 +48,9 @@ def test_streamed_tiles_are_the_whole_pass_whatever_the_tiling(
   others = dataclasses.replace(smaller, tile_shape=plan.tile_shape)
   assert others.columns != plan.columns
   written = np.full_like(actual, np.nan)
-  for window, scores in tiling.predict_windows(
+  for window, scores in windows.predict_windows(
     core_score(model.apply, variables, geometry, 'logits', 1, 1),
-    lambda origin: tiling.read_mirrored(image, origin, plan.tile_shape),
+    lambda origin: windows.read_mirrored(image, origin, plan.tile_shape),
     others,
   ):
     written[window] = scores

@@ -14,10 +14,10 @@ from commands import DEMO, read_card, run, snapshot, start, tiny_config
 from test_writers import read_events
 
 from segjax import steps, train
-from segjax.checkpoints import Checkpoints, load_params
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.workdir import read_config
+from segjax.runs.checkpoints import Checkpoints, load_params
+from segjax.runs.workdir import read_config
 
 # Saving takes most of a step's time, so that 20 checkpoints are time to kill.
 NUM_STEPS = 40

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from segjax.turns import (
+from segjax.tiling.turns import (
   DIHEDRAL_GROUP,
   is_reversed,
   restored,

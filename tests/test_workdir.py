@@ -9,9 +9,10 @@ import pytest
 from commands import tiny_config
 from small_runs import make_run
 
-from segjax import train, workdir
+from segjax import train
 from segjax.errors import InputError
 from segjax.prediction.predictor import create_predictor
+from segjax.runs import workdir
 
 
 def make_config(**changes):

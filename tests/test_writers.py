@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from segjax import writers
+from segjax.runs import writers
 
 
 def read_rows(workdir):

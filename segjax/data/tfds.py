@@ -2,7 +2,7 @@
 """Prepared sets of tensorflow-datasets, read without TensorFlow.
 
 Any set with an image and a segmentation mask that lies on disk in array_record
-files, such as `python -m segjax.data.prepare` or
+files, such as `python -m segjax.prepare` or
 
     tfds.builder(NAME, data_dir=DIR, file_format='array_record')
         .download_and_prepare()
@@ -164,7 +164,7 @@ def _open(tfds, dir, set):
       f'data.set={set!r} is not prepared in data.dir={dir!r}; prepare one of '
       f'the catalogue by tensorflow_datasets.builder({set!r}, '
       f"data_dir={dir!r}, file_format='array_record').download_and_prepare(), "
-      'one of your own by python -m segjax.data.prepare'
+      'one of your own by python -m segjax.prepare'
     ) from e
   except Exception as e:  # Whatever its parsers of damaged JSON run into.
     reason = ' '.join(f'{type(e).__name__}: {e}'.split())

@@ -38,7 +38,7 @@ _FORMAT = 1  # Raised when older readers would misunderstand.
 
 
 class FCNTiling(NamedTuple):
-  """What `tile_plans` asks of an FCNGeometry."""
+  """What `tiling.plans` asks of an FCNGeometry."""
 
   period: int
   margin: int

@@ -17,8 +17,8 @@ from segjax.errors import InputError
 from segjax.images import canvases, files, rasters
 from segjax.images.png import write_png
 from segjax.prediction.partial import Partial
-from segjax.tile_plans import TilePlan
-from segjax.writers import Progress
+from segjax.runs.writers import Progress
+from segjax.tiling.plans import TilePlan
 
 
 class Page:

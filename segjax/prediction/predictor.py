@@ -19,11 +19,11 @@ from segjax.devices import parallel, processes
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.prediction.streaming import fit_tiles, stream_predict
-from segjax.scores import ACTIVATIONS, compiled_whole_scores
-from segjax.tile_plans import TilePlan, plan_tiles
-from segjax.tile_shapes import choose_tile_shape, most_windows
-from segjax.tiling import check_image, predict_image
-from segjax.turns import Transform, transforms_of, turned
+from segjax.tiling.plans import TilePlan, plan_tiles
+from segjax.tiling.programs import ACTIVATIONS, compiled_whole_scores
+from segjax.tiling.shapes import choose_tile_shape, most_windows
+from segjax.tiling.turns import Transform, transforms_of, turned
+from segjax.tiling.windows import check_image, predict_image
 
 
 def create_predictor(
@@ -230,14 +230,14 @@ def predict_whole(
     image: f[H, W, C], standardised; any size.
     head_sizes: numbers of classes, of sum K; the softmax is over each.
     activation: 'probabilities' or 'logits'.
-    average: as in `tiling.predict_image`.
+    average: as in `windows.predict_image`.
     bucket_px: pads the image at its ends to a multiple of this, which changes
       no score, so that images of many sizes share few compiled programs. 0
       compiles for each size.
     space: devices that share the image, by rows; see `parallel.place_locally`.
 
   Raises:
-    InputError: as `tiling.predict_image`.
+    InputError: as `windows.predict_image`.
   """
   image = np.asarray(image)
   check_image(image)

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from segjax.geometry import UNetGeometry
-from segjax.scores import core_score, sized_score
-from segjax.tile_memory import fitting_tile_size
-from segjax.tile_plans import TilePlan, plan_tiles
-from segjax.tiling import predict_windows, read_mirrored
-from segjax.turns import Transform, transforms_of
+from segjax.tiling.memory import fitting_tile_size
+from segjax.tiling.plans import TilePlan, plan_tiles
+from segjax.tiling.programs import core_score, sized_score
+from segjax.tiling.turns import Transform, transforms_of
+from segjax.tiling.windows import predict_windows, read_mirrored
 
 
 def stream_predict(
@@ -164,7 +164,7 @@ def fit_tiles(
   The others are as of `stream_predict`.
 
   Raises:
-    InputError: as `tile_memory.fitting_tile_size`.
+    InputError: as `memory.fitting_tile_size`.
   """
   score = _create_score(
     apply, params, geometry, head_sizes, activation, 1, tiles_per_batch, space

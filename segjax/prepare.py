@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a data set as array_record files that tensorflow-datasets reads.
 
-`python -m segjax.data.prepare --config=configs/fcn8s_folder.py
+`python -m segjax.prepare --config=configs/fcn8s_folder.py
 --config.data.dir=DIR --output=PREPARED --name=my_set`
 
 writes PREPARED/my_set/1.0.0 with the splits `train` and `heldout`; then

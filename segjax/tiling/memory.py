@@ -14,7 +14,7 @@ import numpy as np
 
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.turns import Transform
+from segjax.tiling.turns import Transform
 
 MIB = 2**20
 
@@ -36,7 +36,7 @@ def fitting_tile_size(
 
   Args:
     bytes_of: maps the shape of a tile and its dtype to the bytes it takes, such
-      as `scores.Score.bytes_of`. More pixels must not take fewer.
+      as `programs.Score.bytes_of`. More pixels must not take fewer.
     image_shape: H, W, C.
     dtype: of the image.
     geometry: as of `plan_tiles`.

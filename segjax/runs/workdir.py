@@ -19,10 +19,10 @@ import flax.linen as nn
 import ml_collections
 
 from segjax.atomic import replacing
-from segjax.checkpoints import load_params
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models import create_model
+from segjax.runs.checkpoints import load_params
 
 # How long an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60

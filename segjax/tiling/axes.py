@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How tiles of one size cover one axis of an image, and the size to take.
 
-`geometry` is as of `tile_plans.plan_tiles`. Tiles of a U-Net have their margins
+`geometry` is as of `plans.plan_tiles`. Tiles of a U-Net have their margins
 outside of the image at its ends; of an FCN they end where the image does. Only
 integers here, as in `segjax.geometry`.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.turns import Transform, is_reversed
+from segjax.tiling.turns import Transform, is_reversed
 
 
 def plan_axis(
@@ -99,7 +99,7 @@ def slacks(
 
   Args:
     size: height and width of the image.
-    transforms: of it, see `segjax.turns`.
+    transforms: of it, see `segjax.tiling.turns`.
   """
   backwards = map(any, zip(*(is_reversed(*t) for t in transforms), strict=True))
   return [

@@ -14,7 +14,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 from segjax.errors import InputError
-from segjax.records import DamagedError
+from segjax.runs.integrity import DamagedError
 
 
 def named(tree: Any) -> dict[str, Any]:

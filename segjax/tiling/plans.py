@@ -23,9 +23,13 @@ import numpy as np
 
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.tile_axes import plan_axis, slacks
-from segjax.tile_shapes import check_size, choose_tile_shape, has_quarter_turns
-from segjax.turns import Transform, is_reversed, turned_shape
+from segjax.tiling.axes import plan_axis, slacks
+from segjax.tiling.shapes import (
+  check_size,
+  choose_tile_shape,
+  has_quarter_turns,
+)
+from segjax.tiling.turns import Transform, is_reversed, turned_shape
 
 Window = tuple[slice, slice]
 
@@ -87,8 +91,8 @@ class TilePlan:
 
     Args:
       window: one of `windows`.
-      transform: of the image; see `segjax.turns`. Origins are multiples of
-        the period from the first pixel of the transformed image, so that the
+      transform: of the image; see `turns`. Origins are multiples of the period
+        from the first pixel of the transformed image, so that the
         tiles put together equal a pass over that.
     """
     origin, size, crop = [], [], []

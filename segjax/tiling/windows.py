@@ -2,7 +2,7 @@
 """Overlap-tile prediction of images of any size (Ronneberger et al., fig. 2).
 
 The tiles put together equal one pass over the whole image; nothing is blended.
-Which tiles: `segjax.tile_plans`. All tiles of a plan run one compiled program
+Which tiles: `segjax.tiling.plans`. All tiles of a plan run one compiled program
 and agree bit for bit where they overlap, if XLA treats all pixels of an array
 alike. On CPU in float32 it does, except for odd sizes at depth 0 and for layers
 of 64 channels and more, which agree to rounding (`segjax.models.convolution`).
@@ -23,10 +23,10 @@ import numpy as np
 
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.scores import core_score
-from segjax.tile_memory import fitting_tile_size
-from segjax.tile_plans import TilePlan, Window, plan_tiles
-from segjax.turns import Transform, restored, transforms_of, turned
+from segjax.tiling.memory import fitting_tile_size
+from segjax.tiling.plans import TilePlan, Window, plan_tiles
+from segjax.tiling.programs import core_score
+from segjax.tiling.turns import Transform, restored, transforms_of, turned
 
 
 def mirror_index(index: np.ndarray, size: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def predict_windows(
 
   Args:
     score: maps tiles [N, h, w, C] and the sizes i32[N, 2] that they share with
-      the image (see `tile_plans.Place`) to scores [N, h', w', K]; N =
+      the image (see `plans.Place`) to scores [N, h', w', K]; N =
       `tiles_per_batch` always.
     read: maps the origin of a tile to its pixels [h, w, C] in the image.
     plan: tiles of one image, made for `transforms`.
@@ -168,7 +168,7 @@ def predict_image(
     tile_size: as of `plan_tiles`.
     max_tile_size_px: as of `plan_tiles`.
     tile_memory_mib: instead, what a batch may take of a device, in MiB, see
-      `scores.Score.bytes_of`; 0 for `max_tile_size_px`.
+      `programs.Score.bytes_of`; 0 for `max_tile_size_px`.
     tiles_per_batch: tiles computed at once, on each device.
     space: devices that share each tile, by rows; see `parallel.place_locally`.
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.tile_axes import count_tiles, least_waste_tile_size, slacks
-from segjax.turns import Transform
+from segjax.tiling.axes import count_tiles, least_waste_tile_size, slacks
+from segjax.tiling.turns import Transform
 
 MAX_SIDE = 2**31 - 1  # Networks take sizes as int32.
 
@@ -32,10 +32,10 @@ def choose_tile_shape(
 
   Args:
     sizes: height and width of each image.
-    geometry: as of `tile_plans.plan_tiles`.
+    geometry: as of `plans.plan_tiles`.
     max_tile_size_px: limit to the choice, in input pixels; None for 1024, or of
       an FCN, whose margins of 224 px would take half of that, for 1536.
-    transforms: as of `tile_plans.plan_tiles`.
+    transforms: as of `plans.plan_tiles`.
     bucket_px: of an FCN: a tile that covers a side is rounded up to a multiple
       of this; 0 for as large as the side.
 
@@ -81,7 +81,7 @@ def most_windows(
   Args:
     sizes: height and width of each image.
 
-  The others are as of `tile_plans.plan_tiles`, which agrees with it.
+  The others are as of `plans.plan_tiles`, which agrees with it.
   """
   return max(
     math.prod(

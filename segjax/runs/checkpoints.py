@@ -20,10 +20,10 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from segjax import leaves
 from segjax.errors import DISK_IS_FULL, InputError, SaveFailed
-from segjax.records import read_record, remove_records, write_record
-from segjax.retention import KeepLastAndBest, rank
+from segjax.runs import leaves
+from segjax.runs.integrity import read_record, remove_records, write_record
+from segjax.runs.retention import KeepLastAndBest, rank
 
 
 class Checkpoints:
