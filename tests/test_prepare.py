@@ -187,7 +187,7 @@ def test_the_command_writes_a_folder_without_tensorflow(tmp_path):
   # A file of this name would be imported in place of the package.
   (tmp_path / 'tensorflow.py').write_text('raise SystemExit("imported")')
   env = {'PYTHONPATH': str(tmp_path)}
-  process = run('data.prepare', *command, env=env)
+  process = run('prepare', *command, env=env)
   assert process.returncode == 0, process.stderr
   assert process.stdout.splitlines() == [
     f'{tmp_path}/prepared/mine/1.0.0: 2 examples to train on, 1 held out'
@@ -207,7 +207,7 @@ def test_the_command_writes_a_folder_without_tensorflow(tmp_path):
   read = load(tmp_path / 'prepared', set='mine')
   assert_same(read.train, [*raw.train])
   assert_same(read.heldout, [*raw.heldout])
-  process = run('data.prepare', *command, env=env)
+  process = run('prepare', *command, env=env)
   assert process.returncode == 2
   assert len(process.stderr.splitlines()) == 1
   assert 'mine exists; give --overwrite' in process.stderr
