@@ -8,6 +8,7 @@ weights `--config=CONFIG --params=FILE`; then
 
 import dataclasses
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from segjax.data import look_of
 from segjax.errors import InputError, run_command
 from segjax.geometry import UNetGeometry
 from segjax.networks import Network
+from segjax.outputs import check_apart
 from segjax.predictor import create_predictor
 from segjax.tile_plans import plan_tiles
 
@@ -98,6 +100,7 @@ def export_network(
 
 def main(_):
   args = flags.FLAGS
+  check_apart([Path(args.output)], networks.paths_from_flags())
   artifact.check_output(args.output, args.overwrite)
   network = networks.load_from_flags()
   export_network(

@@ -19,6 +19,7 @@ from absl import flags
 from segjax.components import blocks_of, label_blocks
 from segjax.data import canvases, rasters
 from segjax.errors import InputError, run_command
+from segjax.outputs import check_apart, check_other_folder
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048
@@ -41,7 +42,7 @@ def label_files(
       maskTTT.tif for tTTT and NAME.tif for another NAME.
     threshold: as of `label_instances`.
     seed_threshold: as of `label_instances`.
-    overwrite: whether to replace files that exist.
+    overwrite: whether to replace files that exist. Maps are not replaced.
 
   Raises:
     InputError: a file or an argument is wrong, or a page has more than 65535
@@ -62,6 +63,10 @@ def label_files(
   for file in outputs:
     if outputs.count(file) > 1:
       raise InputError(f'{file} would hold two inputs; rename one of them')
+  if is_folder:
+    check_other_folder(output, source)
+  check_apart(outputs, files)
+  for file in outputs:
     if file.exists() and not overwrite:
       raise InputError(f'{file} exists; give --overwrite to replace it')
   for file, target in zip(files, outputs, strict=True):

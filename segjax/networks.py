@@ -26,6 +26,7 @@ from segjax.weights.matching import Tensor, match
 from segjax.workdir import load_run
 
 RANDOM = 'random'
+_READ_OF_RUN = ('config.json', 'checkpoints')
 
 
 class Network(NamedTuple):
@@ -201,6 +202,20 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'params', None, 'the .npz or .safetensors file of its parameters.'
   )
+
+
+def paths_from_flags() -> list[Path]:
+  """Returns the files, and folders read whole, of the network in the flags."""
+  args = flags.FLAGS
+  paths = []
+  if args.workdir is not None:
+    paths += [Path(args.workdir) / name for name in _READ_OF_RUN]
+  if args.config is not None:
+    file = config_flags.get_config_filename(args['config'])
+    paths.append(Path(file.partition(':')[0]))  # Without its argument.
+  if args.params is not None:
+    paths.append(Path(args.params))
+  return paths
 
 
 def load_from_flags() -> Network:

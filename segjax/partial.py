@@ -47,6 +47,11 @@ class Partial(NamedTuple):
   record: Callable[[Block, int, Callable[[], None]], None]
 
 
+def unfinished_folder(path: Path) -> Path:
+  """Returns where an output lies until it is finished."""
+  return path.with_name(f'{path.name}.partial')
+
+
 @contextlib.contextmanager
 def open_partial(
   path: str | os.PathLike,
@@ -72,7 +77,7 @@ def open_partial(
       writing it, or it cannot be written; then why.
   """
   path = Path(path)
-  folder = path.with_name(f'{path.name}.partial')
+  folder = unfinished_folder(path)
   finished, pending = {}, {}
   began = time.monotonic()
 

@@ -11,6 +11,7 @@ see the same files.
 import functools
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,14 @@ from segjax.data import images, look_of, rasters
 from segjax.errors import InputError, run_command
 from segjax.models import create_model
 from segjax.networks import Network
-from segjax.outputs import DTYPES, KINDS, encode, plan_outputs
+from segjax.outputs import (
+  DTYPES,
+  KINDS,
+  check_apart,
+  check_other_folder,
+  encode,
+  plan_outputs,
+)
 from segjax.overlays import draw_overlay, thinning
 from segjax.page_streams import (
   finish_picture,
@@ -31,7 +39,7 @@ from segjax.page_streams import (
   write_predictions,
 )
 from segjax.palettes import complete_palette
-from segjax.partial import open_partial
+from segjax.partial import open_partial, unfinished_folder
 from segjax.predictor import create_streamer, settle_tiles
 from segjax.weights.files import digest_of_params
 
@@ -45,6 +53,7 @@ def predict_files(
   dtype: str = 'float32',
   average: bool | None = None,
   overwrite: bool = False,
+  other_inputs: Iterable[Path] = (),
 ) -> None:
   """Writes the predictions of image files, and prints what it wrote.
 
@@ -62,20 +71,29 @@ def predict_files(
     dtype: one of `DTYPES`: see `encode`. A .png is 'uint8' whatever it is.
     average: over the eight turns and flips; None as the run evaluated.
     overwrite: whether to replace an output that exists.
+    other_inputs: what else the command reads, files and folders. Neither they
+      nor the images are ever replaced.
 
   Raises:
     InputError: a file or an argument is wrong.
   """
   source, output = Path(source), Path(output)
+  images_read = rasters.list_rasters(source)
+  is_folder = source.is_dir() and not rasters.is_zarr(source)
   jobs, ending = plan_outputs(
-    rasters.list_rasters(source),
-    source.is_dir() and not rasters.is_zarr(source),
+    images_read,
+    is_folder,
     output,
     kind,
     len(network.model.head_sizes),
   )
   if kind == 'logits' and dtype == 'uint8':
     raise InputError('logits do not fit dtype uint8; use float32 or float16')
+  if is_folder:
+    check_other_folder(output, source)
+  written = [file for _, file in jobs]
+  unfinished = [unfinished_folder(file) for file in written]
+  check_apart([*written, *unfinished], [*images_read, *other_inputs])
   for _, file in jobs:
     if file.exists() and not overwrite:
       raise InputError(f'{file} exists; give --overwrite to replace it')
@@ -205,6 +223,10 @@ def main(_):
     dtype=args.dtype,
     average=args.average,
     overwrite=args.overwrite,
+    other_inputs=[
+      *networks.paths_from_flags(),
+      *([] if args.artifact is None else [Path(args.artifact)]),
+    ],
   )
 
 
