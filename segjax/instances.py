@@ -7,6 +7,7 @@ in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
 they are is in `segjax.components`.
 """
 
+import itertools
 import math
 import os
 import re
@@ -19,7 +20,8 @@ from absl import flags
 from segjax.components import blocks_of, label_blocks
 from segjax.data import canvases, rasters
 from segjax.errors import InputError, run_command
-from segjax.outputs import check_apart, check_other_folder
+from segjax.folder_journal import FolderJournal, describe_skipped
+from segjax.outputs import check_absent, check_apart, check_other_folder
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048
@@ -34,6 +36,9 @@ def label_files(
   overwrite: bool = False,
 ) -> None:
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
+
+  Of a folder, a killed call goes on when it is made again: it skips the files
+  that it has finished and nobody has changed.
 
   Args:
     source: file, Zarr, or folder of maps of one channel: probabilities f32, or
@@ -66,10 +71,19 @@ def label_files(
   if is_folder:
     check_other_folder(output, source)
   check_apart(outputs, files)
-  for file in outputs:
-    if file.exists() and not overwrite:
-      raise InputError(f'{file} exists; give --overwrite to replace it')
-  for file, target in zip(files, outputs, strict=True):
+  digests = [rasters.digest_of_rasters([file]) for file in files]
+  journal, finished = None, [False] * len(files)
+  if is_folder:
+    command = [os.path.realpath(source), threshold, seed_threshold]
+    journal = FolderJournal(output, command)
+    finished = journal.find_finished(outputs, digests)
+  pending = [not is_finished for is_finished in finished]
+  if not overwrite:
+    check_absent(itertools.compress(outputs, pending))
+  if any(finished):
+    print(describe_skipped(output, finished), flush=True)
+  jobs = zip(files, outputs, digests, strict=True)
+  for file, target, digest in itertools.compress(jobs, pending):
     try:
       # Beside the output folder, which is not made for a file that is refused.
       with tempfile.TemporaryDirectory(
@@ -77,12 +91,15 @@ def label_files(
       ) as folder:
         written = Path(folder) / target.name
         total = _label_pages(file, written, threshold, seed_threshold)
-        if is_folder:
+        if journal is not None:
           output.mkdir(exist_ok=True)
+          journal.enter(target, digest, written)
         os.replace(written, target)
     except OSError as e:
       raise InputError(f'{target}: cannot be written; {e.strerror or e}') from e
     print(f'{target}: {total} instances', flush=True)
+  if journal is not None:
+    journal.remove()
 
 
 def _label_pages(file, target, threshold, seed_threshold):

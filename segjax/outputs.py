@@ -91,6 +91,13 @@ def plan_outputs(
   return jobs, ending
 
 
+def check_absent(outputs: Iterable[Path]) -> None:
+  """Raises InputError if an output exists."""
+  for output in outputs:
+    if output.exists():
+      raise InputError(f'{output} exists; give --overwrite to replace it')
+
+
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
   """Raises InputError if an output is an input, lies in one, or holds one.
 

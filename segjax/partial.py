@@ -142,6 +142,20 @@ def open_partial(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_leftover(path: Path, identity: Mapping[str, str]) -> None:
+  """Removes the folder of a run that was killed when its output had its name.
+
+  Another run's is left, and so is one that is in use.
+  """
+  folder = unfinished_folder(path)
+  with contextlib.suppress(OSError):
+    lock = _locked(folder / 'lock') if folder.is_dir() else None
+    if lock is not None:
+      with lock:
+        if _is_same(path, folder / 'journal', identity, overwrite=True):
+          shutil.rmtree(folder)
+
+
 def _cannot_write(path, error, kept=None):
   goes_on = f'; the same command goes on from {kept}' if kept else ''
   reason = error.strerror or error
