@@ -145,6 +145,10 @@ CASES = {
     'instances --input={tree}/maps --output={tree}/maps --overwrite',
     ['output {tree}/maps is the folder of the input', 'give another'],
   ),
+  'instances of another command': (
+    'instances --input={tree}/maps --output={tree}/stopped',
+    ['{tree}/stopped/mask000.tif exists', '--overwrite'],
+  ),
   'instances without their folder': (
     'instances --input={tree}/maps/t000.tif --output={new}/a.tif',
     ['{new}/a.tif', 'no folder {new}'],
@@ -169,6 +173,9 @@ def write_tree(tree):
   file.write_text(json.dumps(settings))
   (tree / 'file.txt').write_text('')
   write_stack(tree / 'maps' / 't000.tif', np.zeros((1, 9, 9), np.float32))
+  (tree / 'stopped').mkdir()
+  (tree / 'stopped' / 'mask000.tif').write_text('')
+  (tree / 'stopped' / '.unfinished.0123456789abcdef').write_text('["mask000')
   (tree / 'linked').mkdir()
   (tree / 'linked' / 'mask000.tif').hardlink_to(tree / 'maps' / 't000.tif')
   (tree / 'config.tif').symlink_to(tree / 'run' / 'config.json')

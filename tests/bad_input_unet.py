@@ -233,6 +233,10 @@ CASES = {
     '--output={tree}/out.zarr --overwrite',
     ['{tree}/out.zarr holds the input {tree}/out.zarr/images/'],
   ),
+  'output of another command': (
+    WRITE + '{tree}/stopped --kind=labels',
+    ['{tree}/stopped/b.png exists', '--overwrite'],
+  ),
   'set prepared of no data': (
     PREPARE + '{tree}/partly --output={new} --name=mine',
     ['{tree}/partly (has no train-labels.tif)'],
@@ -303,3 +307,6 @@ def write_tree(tree):
   (tree / 'links' / 'b.png').hardlink_to(tree / 'images' / 'b.png')
   (tree / 'in.zarr').mkdir()
   shutil.copytree(tree / 'images', tree / 'out.zarr' / 'images')
+  (tree / 'stopped').mkdir()
+  shutil.copy(tree / 'images' / 'b.png', tree / 'stopped')
+  (tree / 'stopped' / '.unfinished.0123456789abcdef').write_bytes(b'\xff["b')
