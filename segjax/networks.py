@@ -27,6 +27,7 @@ from segjax.weights import files
 from segjax.weights.matching import Tensor, match
 
 RANDOM = 'random'
+_READ_OF_RUN = ('config.json', 'checkpoints')
 
 
 class Network(NamedTuple):
@@ -213,6 +214,20 @@ def define_flags() -> None:
     'Weights (.npz or .safetensors) of the network that --config describes.',
   )
   flags.declare_key_flag('config')
+
+
+def paths_from_flags() -> list[Path]:
+  """Returns the files, and folders read whole, of the network in the flags."""
+  args = flags.FLAGS
+  paths = []
+  if args.workdir is not None:
+    paths += [Path(args.workdir) / name for name in _READ_OF_RUN]
+  if args.config is not None:
+    file = config_flags.get_config_filename(args['config'])
+    paths.append(Path(file.partition(':')[0]))  # Without its argument.
+  if args.params is not None:
+    paths.append(Path(args.params))
+  return paths
 
 
 def load_from_flags() -> Network:

@@ -180,6 +180,21 @@ CASES = {
     '--output={tree}/net.npz',
     ['{tree}/net.npz exists', '--overwrite'],
   ),
+  'weights over themselves': (
+    'convert --model=fcn32s --input={tree}/net.npz --output={tree}/net.npz '
+    '--overwrite',
+    ['output {tree}/net.npz is the input {tree}/net.npz', 'give another'],
+  ),
+  'weights over themselves through a link': (
+    'convert --model=fcn32s --input={tree}/net.npz --output={tree}/link.npz '
+    '--overwrite',
+    ['output {tree}/link.npz is the input {tree}/net.npz'],
+  ),
+  'prediction over the weights': (
+    f'predict --config=configs/fcn32s_voc.py {FOUR} --params={{tree}}/net.npz '
+    '--input={tree}/image.png --output={tree}/link.npy --overwrite',
+    ['output {tree}/link.npy is the input {tree}/net.npz'],
+  ),
   'weights of another net': (
     f'predict --config=configs/fcn16s_voc.py {FOUR} --output={{new}}.npy '
     '--params={tree}/net.npz --input={tree}/image.png',
@@ -245,5 +260,7 @@ def write_tree(tree):
   cut(tree / 'cut.caffemodel')
   extra = {'conv9_9': [np.zeros((1, 1, 1, 1)), np.zeros(1)]}
   write_caffemodel(tree / 'unknown.caffemodel', layers | extra)
+  (tree / 'link.npz').symlink_to('net.npz')
+  (tree / 'link.npy').hardlink_to(tree / 'net.npz')
   write_picture(tree / 'image.png', image_of(9))
   write_picture(tree / 'gray.png', image_of(9)[..., 0])

@@ -47,6 +47,11 @@ class Partial(NamedTuple):
   record: Callable[[Block, int, Callable[[], None]], None]
 
 
+def unfinished_folder(path: Path) -> Path:
+  """Returns where an output lies until it is finished."""
+  return path.with_name(f'{path.name}.partial')
+
+
 @contextlib.contextmanager
 def open_partial(
   path: str | os.PathLike,
@@ -72,7 +77,7 @@ def open_partial(
       writing it, or it cannot be written; then why.
   """
   path = Path(path)
-  folder = path.with_name(f'{path.name}.partial')
+  folder = unfinished_folder(path)
   finished, pending = {}, {}
   began = time.monotonic()
 
@@ -135,6 +140,20 @@ def open_partial(
       is_first = processes.is_first()
       if is_wrong or (is_first and (is_done or not _read_journals(folder))):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftover(path: Path, identity: Mapping[str, str]) -> None:
+  """Removes the folder of a run that was killed when its output had its name.
+
+  Another run's is left, and so is one that is in use.
+  """
+  folder = unfinished_folder(path)
+  with contextlib.suppress(OSError):
+    lock = _locked(folder / 'lock') if folder.is_dir() else None
+    if lock is not None:
+      with lock:
+        if _is_same(path, folder / 'journal', identity, overwrite=True):
+          shutil.rmtree(folder)
 
 
 def _cannot_write(path, error, kept=None):
