@@ -6,23 +6,31 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 from segjax import networks, parallel, preemption, processes, writers
 from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints, newest_step
-from segjax.data import create_dataset
+from segjax.data import Dataset, create_dataset
 from segjax.data.images import write_stack
 from segjax.data.pipeline import create_batches
 from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
 from segjax.experiment import create_experiment
 from segjax.profiling import tracing
+from segjax.steps import TrainState
 from segjax.training_log import TrainingLog
 from segjax.weights import files
-from segjax.workdir import check_claimed, check_writable, claim_workdir
+from segjax.workdir import (
+  check_claimed,
+  check_writable,
+  claim_workdir,
+  lock_workdir,
+)
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -53,10 +61,12 @@ def train_and_evaluate(
 
   A run that `workdir` holds goes on from its newest checkpoint and ends with
   the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
-  and returns no scores; see `preemption`.
+  and returns no scores; see `preemption`. A lock keeps other runs out of
+  `workdir` until this one ends.
 
   Raises:
-    InputError: config or data are wrong, or `workdir` holds another experiment.
+    InputError: config or data are wrong, `workdir` holds another experiment, or
+      another run is in it.
     TrainingDiverged: NaN or infinite loss or gradient; names the step.
     SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
@@ -65,8 +75,21 @@ def train_and_evaluate(
   dataset = processes.together(lambda: create_dataset(config.data))
   networks.check_fits(model, dataset)
   check_metric(model, dataset, config.evaluation.best_metric)
+  with lock_workdir(workdir):
+    return _train_in(Path(workdir), config, model, init, devices, dataset)
+
+
+def _train_in(
+  workdir: Path,
+  config: ConfigDict,
+  model: nn.Module,
+  init: Callable[[], TrainState],
+  devices: parallel.DataParallel,
+  dataset: Dataset,
+) -> dict[str, float]:
+  """Goes on from what `workdir` holds, or begins."""
   start_params, origin = {}, ''
-  trained_steps = newest_step(Path(workdir) / 'checkpoints')
+  trained_steps = newest_step(workdir / 'checkpoints')
   if trained_steps is None:
     start_params, origin = processes.together(
       lambda: networks.starting_params(
@@ -87,7 +110,6 @@ def train_and_evaluate(
     )
   )
   processes.together(lambda: check_claimed(workdir))
-  workdir = Path(workdir)
 
   def evaluate_heldout(params, **how):
     return evaluate(model, params, dataset.heldout, config, dataset, **how)
