@@ -199,6 +199,11 @@ def _evaluate_classes(
 
   processes.together(count)
   counts = [processes.gather(matrix).sum(axis=0) for matrix in counts]
+  if not all(matrix.any() for matrix in counts):
+    raise InputError(
+      f'all pixels of the {len(examples)} examples are ignored; at least one '
+      'must have a label'
+    )
   scores, first = {}, 0
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''

@@ -15,6 +15,7 @@ from segjax.atomic import replacing
 from segjax.checkpoints import Checkpoints, newest_step
 from segjax.data import create_dataset
 from segjax.data.images import write_stack
+from segjax.data.label_counts import check_labels
 from segjax.data.pipeline import create_batches
 from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
@@ -65,7 +66,7 @@ def train_and_evaluate(
   dataset = processes.together(lambda: create_dataset(config.data))
   networks.check_fits(model, dataset)
   check_metric(model, dataset, config.evaluation.best_metric)
-  start_params, origin = {}, ''
+  start_params, origin, counted = {}, '', ''
   trained_steps = newest_step(Path(workdir) / 'checkpoints')
   if trained_steps is None:
     start_params, origin = processes.together(
@@ -73,6 +74,8 @@ def train_and_evaluate(
         model, networks.about(config)['pixels'], **config.init
       )
     )
+    # Last, for it takes longest; before anything is written.
+    counted = check_labels(dataset, config.data)
   elif trained_steps > config.num_train_steps:
     raise InputError(
       f'{workdir} is at step {trained_steps} already, beyond '
@@ -109,6 +112,8 @@ def train_and_evaluate(
       state = state.replace(params=files.nested(params))
     start, end = int(state.step), config.num_train_steps
     processes.say(writers.parameter_table(state.params))
+    if counted:
+      processes.say(counted)
     processes.say(f'{workdir}: from step {start} to {end}')
     state = devices.put_state(state)
     batches = create_batches(
