@@ -19,7 +19,7 @@ _BLOCK = 256  # Examples in the queue of the threads, whatever their number.
 
 # Settings that decide which labels are read, and as which classes.
 _REMEDIES = (
-  *('label_values', 'ignore_value', 'label_shift', 'colours', 'class_names'),
+  *('label_values', 'ignore_value', 'label_shift', 'class_names'),
   *('train_list', 'train_lists', 'train_split', 'train_sequences', 'fold'),
   'dir',
 )
