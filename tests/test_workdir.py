@@ -66,7 +66,7 @@ def test_another_config_is_refused_and_nothing_written(tmp_path):
 
 
 def test_mended_data_may_go_on_elsewhere(tmp_path):
-  workdir.claim_workdir(tmp_path, make_config(), ())
+  workdir.claim_workdir(tmp_path, make_config())
   config = make_config()
   config.data_sha256 = '0'
   with pytest.raises(InputError) as error:

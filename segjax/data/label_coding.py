@@ -46,6 +46,8 @@ class LabelCoding:
         f'{len(self.colours)} colours for {self.num_classes} classes; expected '
         'one each, or () where labels are indices'
       )
+    if self.label_values:
+      self._check_label_values()
     size = 3 if self.colours else 1
     if len(self.ignore_value) not in (0, size):
       raise InputError(
@@ -54,8 +56,6 @@ class LabelCoding:
         f'{"(red, green, blue)" if self.colours else "(index,)"}, or () for '
         'none'
       )
-    if self.label_values:
-      self._check_label_values()
     if not self.colours:
       return
     colours = [tuple(colour) for colour in self.colours]

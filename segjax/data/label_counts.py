@@ -17,12 +17,10 @@ from segjax.errors import InputError
 _THREADS = 4
 _BLOCK = 256  # Examples in the queue of the threads, whatever their number.
 
-# Settings that decide which labels are read, and as which classes.
-_REMEDIES = (
-  *('label_values', 'ignore_value', 'label_shift', 'class_names'),
-  *('train_list', 'train_lists', 'train_split', 'train_sequences', 'fold'),
-  'dir',
-)
+# Settings that say how classes are stored; and which labels are read, beside
+# those whose names begin with train or heldout.
+_CODING = ('label_values', 'ignore_value', 'label_shift', 'class_names')
+_SOURCE = ('dir', 'fold')
 
 
 def count_labels(examples: Sequence[dict], num_heads: int = 1) -> np.ndarray:
@@ -73,79 +71,95 @@ def check_labels(dataset: Dataset, settings: Mapping) -> str:
       labels, and `ignore_value` doesn't say so.
   """
   sizes = dataset.head_sizes or (len(dataset.class_names),)
-  train = count_labels(dataset.train, len(sizes))
-  heldout = count_labels(dataset.heldout, len(sizes))
-  shares, first = [], 0
-  for head, size in enumerate(sizes):
-    names = dataset.class_names[first : first + size]
-    first += size
-    of = f' ({head + 1} of {len(sizes)} of a pixel)' if len(sizes) > 1 else ''
-    missing = _missing(train[head], size, dataset.stored)
-    for split, examples, counts in (
-      ('training', dataset.train, train[head]),
-      ('held-out', dataset.heldout, heldout[head]),
-    ):
-      if not len(examples):
-        continue
-      if not counts[:size].any():
-        problem = 'all pixels are ignored'
-      elif split == 'training' and missing:
-        classes = list_some(repr(names[k]) for k in missing)
-        problem = f'no pixel is of class {classes}'
-      else:
-        continue
-      raise InputError(
-        f'{len(examples)} {split} labels{of}: {problem}; they hold '
-        f'{_found(counts, names, dataset.stored)}; '
-        f'{_remedy(counts, names, dataset.stored, missing, settings)}'
-      )
-    shares += [
-      (count / train[head].sum(), name)
-      for count, name in zip(train[head, :size], names, strict=True)
-      if count
-    ]
-  share, name = min(shares, default=(0, 'none'))
-  ignored = train[:, IGNORE_LABEL].sum() / max(train.sum(), 1)
-  return (
-    f'labels: {len(dataset.train)} to train on, {len(dataset.heldout)} held '
-    f'out; of the pixels to train on, {ignored:.2%} are ignored and '
-    f'{share:.2%} are of the rarest class, {name}'
-  )
+  ends = np.cumsum(sizes)
+  heads = [
+    dataset.class_names[end - size : end]
+    for size, end in zip(sizes, ends, strict=True)
+  ]
+  counts = {}
+  for split in ('train', 'heldout'):
+    examples = getattr(dataset, split)
+    counts[split] = count_labels(examples, len(heads))
+    if not len(examples):
+      continue
+    for head, names in enumerate(heads):
+      problem = _problem(counts[split][head], names, dataset.stored, split)
+      if problem:
+        which = f' ({head + 1} of {len(heads)} of a pixel)'
+        raise InputError(
+          f'{len(examples)} {"training" if split == "train" else "held-out"} '
+          f'labels{which if len(heads) > 1 else ""}: {problem}'
+          f'{_advice(counts[split][head], names, dataset.stored, settings)}'
+          f'; see {_fields(settings, split)}'
+        )
+  return _summary(dataset, heads, counts['train'])
 
 
-def _missing(counts, num_classes, stored):
-  """Returns the classes without a pixel whose value is not the ignored one."""
-  is_ignored = [value in stored[num_classes:] for value in stored[:num_classes]]
-  absent = np.flatnonzero(counts[:num_classes] == 0)
-  return [k for k in absent if not (stored and is_ignored[k])]
-
-
-def _found(counts, names, stored):
-  """Returns the classes that have pixels, with their values in the files."""
+def _problem(counts, names, stored, split):
+  """Returns what is wrong with the labels of a split, '' for nothing."""
+  if not counts[: len(names)].any():
+    problem = 'all pixels are ignored'
+  elif split == 'train' and (missing := _missing(counts, names, stored)):
+    classes = list_some(repr(names[k]) for k in missing)
+    problem = f'no pixel is of class {classes}'
+  else:
+    return ''
   kinds = dict(enumerate(names)) | {IGNORE_LABEL: 'ignored'}
   values = dict(zip(kinds, stored, strict=False))
-  return list_some(
+  found = list_some(
     f'{counts[k]:,} px {name}'
     + (f' (value {values[k]})' if k in values else '')
     for k, name in kinds.items()
     if counts[k]
   )
+  return f'{problem}; they hold {found}'
 
 
-def _remedy(counts, names, stored, missing, settings):
-  """Returns what may be set otherwise."""
-  fields = [f'data.{name}' for name in _REMEDIES if name in settings]
-  advice = f'see {", ".join(fields)}'
-  if not (
-    settings['name'] == 'folder'
-    and len(missing) == 1
-    and counts[IGNORE_LABEL]
-    and stored
-  ):
-    return advice
-  [k], values, ignored = missing, list(stored[: len(names)]), stored[-1]
-  values[k] = ignored
+def _missing(counts, names, stored):
+  """Returns the classes without a pixel whose value is not the ignored one."""
+  ignored = stored[len(names) :]
+  return [
+    k
+    for k in range(len(names))
+    if not counts[k] and not (ignored and stored[k] in ignored)
+  ]
+
+
+def _advice(counts, names, stored, settings):
+  """Returns label_values that make the ignored value the only missing class."""
+  missing = _missing(counts, names, stored)
+  if settings['name'] != 'folder' or len(missing) != 1 or not stored:
+    return ''
+  if not counts[IGNORE_LABEL]:
+    return ''
+  values, ignored = list(stored[: len(names)]), stored[-1]
+  values[missing[0]] = ignored
   return (
-    f'if {ignored} is {names[k]!r}, give --config.data.label_values='
-    f'"({", ".join(map(str, values))})"; {advice}'
+    f'; if {ignored} is {names[missing[0]]!r}, give '
+    f'--config.data.label_values="({", ".join(map(str, values))})"'
+  )
+
+
+def _fields(settings, split):
+  names = [name for name in _CODING if name in settings]
+  names += [
+    name for name in settings if name in _SOURCE or name.startswith(split)
+  ]
+  return ', '.join(f'data.{name}' for name in names)
+
+
+def _summary(dataset, heads, counts):
+  """Returns the shares of ignored pixels and of the rarest class."""
+  shares = [
+    (count / row.sum(), name)
+    for row, names in zip(counts, heads, strict=True)
+    for count, name in zip(row, names, strict=False)
+    if count
+  ]
+  share, rarest = min(shares, default=(0, 'none'))
+  ignored = counts[:, IGNORE_LABEL].sum() / max(counts.sum(), 1)
+  return (
+    f'labels: {len(dataset.train)} to train on, {len(dataset.heldout)} held '
+    f'out; of the pixels to train on, {ignored:.2%} are ignored and '
+    f'{share:.2%} are of the rarest class, {rarest}'
   )
