@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from segjax import networks
 from segjax.atomic import replacing
 from segjax.data import Dataset, create_dataset
+from segjax.data.label_counts import check_labels
 from segjax.data.pipeline import create_batches
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
@@ -90,7 +91,7 @@ def _train_in(
   dataset: Dataset,
 ) -> dict[str, float]:
   """Goes on from what `workdir` holds, or begins."""
-  start_params, origin = {}, ''
+  start_params, origin, counted = {}, '', ''
   trained_steps = newest_step(workdir / 'checkpoints')
   if trained_steps is None:
     start_params, origin = processes.together(
@@ -98,6 +99,8 @@ def _train_in(
         model, networks.about(config)['pixels'], **config.init
       )
     )
+    # Last, for it takes longest; before anything is written.
+    counted = check_labels(dataset, config.data)
   elif trained_steps > config.num_train_steps:
     raise InputError(
       f'{workdir} is at step {trained_steps} already, beyond '
@@ -133,6 +136,8 @@ def _train_in(
       state = state.replace(params=files.nested(params))
     start, end = int(state.step), config.num_train_steps
     processes.say(writers.parameter_table(state.params))
+    if counted:
+      processes.say(counted)
     processes.say(f'{workdir}: from step {start} to {end}')
     state = devices.put_state(state)
     batches = create_batches(

@@ -135,6 +135,14 @@ CASES = {
     READ + '{tree}/labels',
     ['train-labels.tif', 'label 7 in page 2, row 3, column 4', '0 membrane'],
   ),
+  'labels without a membrane': (
+    READ + '{tree}/cells',
+    ["4 training labels: no pixel is of class 'membrane'", '16,384 px cell'],
+  ),
+  'no cell held out': (
+    READ + '{tree}/no_cell',
+    ["best_metric='v_rand'", 'none of the 1 held-out', "class 1, 'cell'"],
+  ),
   'no config': ('main --workdir={new}', ['--config', 'None']),
   'no such config file': (
     'main --config={tree}/none.py --workdir={new}',
@@ -345,6 +353,10 @@ def write_tree(tree):
   write_isbi(tree / 'truncated', volume, labels)
   write_isbi(tree / 'mismatch', volume, labels[:4])
   write_isbi(tree / 'labels', volume, wrong)
+  write_isbi(tree / 'cells', volume, np.full_like(labels, 255))
+  empty = labels.copy()
+  empty[0] = 0
+  write_isbi(tree / 'no_cell', volume, empty)
   file = tree / 'truncated' / 'train-volume.tif'
   shutil.copy(file, tree / 'partly')
   file.write_bytes(file.read_bytes()[:-100])

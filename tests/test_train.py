@@ -181,6 +181,9 @@ def test_restart_of_a_finished_run_trains_nothing(unbroken):
   assert f'from step {NUM_STEPS} to {NUM_STEPS}' in process.stdout
   assert table(process.stdout) == table(printed)
   assert process.stderr == ''
+  # Labels are counted once, at the start of the run.
+  assert 'labels: 3 to train on, 1 held out' in printed
+  assert 'labels: ' not in process.stdout
   assert snapshot(workdir / 'checkpoints') == before
   assert rows(workdir) == logged
 

@@ -45,6 +45,8 @@ _ADDED = {
   'mesh': {'data': None, 'space': 1},
   'profile_steps': [0, 0],
 }
+# The same, of settings that only some data sets have, whose loaders know them.
+_ADDED_TO_DATA = {'data.label_values': []}
 # What is read of a run that was trained.
 _READ = (
   'data.name',
@@ -282,7 +284,8 @@ def _check_same(
   may_change: Sequence[str],
 ) -> None:
   old, new = flatten(old), flatten(new)
-  added = {k: v for k, v in flatten(_ADDED).items() if k in new}
+  added = flatten(_ADDED) | _ADDED_TO_DATA
+  added = {k: v for k, v in added.items() if k in new}
   old = added | old
   names = [
     name
@@ -290,12 +293,19 @@ def _check_same(
     if (name not in old or name not in new or old[name] != new[name])
     and not any(f'{name}.'.startswith(f'{prefix}.') for prefix in may_change)
   ]
-  if names:
-    raise InputError(
-      f'workdir {workdir} was made with {_list(names, old)}; this run has '
-      f'{_list(names, new)}; use another --workdir, or the settings it was '
-      'made with'
+  if not names:
+    return
+  advice = 'use another --workdir, or the settings it was made with'
+  if 'data_sha256' in names:
+    advice += (
+      '. data_sha256 is of the images and labels: if you mended them, go on in '
+      f'another --workdir, with --config.init.path={workdir} and '
+      '--config.init.initial="()" to start from what this one has learned'
     )
+  raise InputError(
+    f'workdir {workdir} was made with {_list(names, old)}; this run has '
+    f'{_list(names, new)}; {advice}'
+  )
 
 
 def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
