@@ -147,7 +147,7 @@ class PairedConv(layers.Conv):
 # What takes whose place, in segjax.
 VARIANTS = {
   'segjax': {},
-  'without the compiler option': {'parallel._FAST': {}},
+  'without the compiler option': {'devices.parallel._FAST': {}},
   'plain convolutions': {'models.convolution._on_cpu': plain_convolution},
   'bias: one sum': {'models.layers._add_bias': sum_bias},
   "pool: JAX's gradient": {'models.unet.max_pool': pool_reshaped},

@@ -192,7 +192,7 @@ def test_full_disk_costs_no_finished_block(tmp_path, monkeypatch):
 
 MEMORY = """
 import sys
-from segjax.data import picture_windows, rasters
+from segjax.images import picture_windows, rasters
 picture_windows.MAX_WHOLE_VALUES = 0
 with rasters.open_rasters(sys.argv[1]) as [page]:
   for top in range(0, page.shape[0], 500):

@@ -84,7 +84,7 @@ def test_two_processes_agree_on_a_step():
     import sys, time
     import jax
     from jax.experimental import multihost_utils
-    from segjax import preemption
+    from segjax.devices import preemption
     jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
     with preemption.notice() as is_preempted:
       multihost_utils.sync_global_devices('start')
