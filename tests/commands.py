@@ -21,6 +21,13 @@ CONFIG = 'configs/unet_isbi.py'
 FORK_SERVER = REPOSITORY / 'tests' / 'fork_server.py'
 LAUNCHER = str(REPOSITORY / 'launch' / 'local_processes.sh')
 
+# Variables of a command on one device, which a person has, while this suite has
+# eight, that compiles as quickly as this suite: see conftest.
+QUICKLY = {
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+  'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+}
+
 # Of every argument of the config.
 TINY_SETTINGS = {
   'model.depth': 1,
@@ -161,7 +168,6 @@ def _command(module, args):
 
 
 def _environment(more):
-  # XLA_FLAGS gives this suite eight devices; a person has one.
-  unwanted = ('XLA_FLAGS', 'SEGJAX_DATA_DIR', 'PYTEST_CURRENT_TEST')
+  unwanted = ('SEGJAX_DATA_DIR', 'PYTEST_CURRENT_TEST')
   inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
-  return inherited | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'} | dict(more)
+  return inherited | QUICKLY | dict(more)
