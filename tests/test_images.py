@@ -11,6 +11,8 @@ from PIL import Image
 from segjax.data import images
 from segjax.errors import InputError
 
+pytestmark = pytest.mark.smoke
+
 DTYPES = ('uint8', 'uint16', 'float32')
 
 

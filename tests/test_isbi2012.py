@@ -9,6 +9,8 @@ import pytest
 from segjax.data import images, isbi2012, stacks
 from segjax.errors import InputError
 
+pytestmark = pytest.mark.smoke
+
 
 def write_isbi(folder, labels=None, volume=None):
   """Writes a small stack in the challenge's layout; returns what it wrote."""
