@@ -11,6 +11,8 @@ from PIL import Image
 from segjax.errors import InputError
 from segjax.images import files
 
+pytestmark = pytest.mark.smoke
+
 DTYPES = ('uint8', 'uint16', 'float32')
 
 

@@ -12,6 +12,8 @@ from segjax.data import isbi2012, stacks
 from segjax.errors import InputError
 from segjax.images import files
 
+pytestmark = pytest.mark.smoke
+
 
 def write_isbi(folder, labels=None, volume=None):
   """Writes a small stack in the challenge's layout; returns what it wrote."""

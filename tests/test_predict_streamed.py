@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorstore
 import tifffile
+from commands import QUICKLY
 from tiny_network import tiny_network
 
 from segjax.errors import InputError
@@ -25,13 +26,12 @@ STACK = np.random.default_rng(0).integers(0, 256, (2, 70, 83), np.uint8)
 
 def start(source, output, pause=0.0, limit='unlimited'):
   """Starts a prediction; `limit`: of a file, in KiB."""
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  environment = os.environ | QUICKLY
   environment |= {
     'SOURCE': str(source),
     'OUTPUT': str(output),
     'PAUSE': str(pause),
     'PYTHONPATH': str(Path(__file__).parents[1]),
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }
   program = Path(__file__).with_name('tiny_network.py')
   return subprocess.Popen(

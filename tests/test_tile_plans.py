@@ -15,6 +15,8 @@ from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet, FCNGoogLeNet
 from segjax.tiling import axes, plans, shapes
 from segjax.tiling.turns import DIHEDRAL_GROUP, is_reversed
 
+pytestmark = pytest.mark.smoke
+
 PAPER = UNetGeometry()
 GEOMETRIES = [
   UNetGeometry(*arguments)

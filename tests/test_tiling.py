@@ -10,6 +10,8 @@ from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.tiling import plans, windows
 
+pytestmark = pytest.mark.smoke
+
 
 @pytest.mark.parametrize('size', [1, 2, 3, 8])
 def test_mirror_index_equals_np_pad_at_any_distance(size):

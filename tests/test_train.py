@@ -288,6 +288,7 @@ def test_every_argument_trains(argument, tmp_path):
 
 
 @pytest.mark.parametrize('parallel', ['jit', 'pmap'])
+@pytest.mark.smoke
 def test_eight_devices_train_and_evaluate(parallel, tmp_path):
   config = tiny_config()
   config.batch_size = 8
