@@ -135,10 +135,17 @@ CASES = {
     READ + '{tree}/labels',
     ['train-labels.tif', 'label 7 in page 2, row 3, column 4', '0 membrane'],
   ),
-  'no config': ('main --workdir={new}', ['--config', 'None']),
+  'no config': (
+    'main --workdir={new}',
+    ['give --config=unet_isbi.py:demo', 'for example: python -m segjax.main'],
+  ),
   'no such config file': (
     'main --config={tree}/none.py --workdir={new}',
-    ['{tree}/none.py', 'no file'],
+    ['no file {tree}/none.py', 'shipped cards are', 'unet_isbi.py'],
+  ),
+  'config that is no Python file': (
+    'main --config=README.md --workdir={new}',
+    ['README.md is no config file', '.py'],
   ),
   'unknown config argument': (
     f'main --config={CONFIG}:tiny --workdir={{new}}',
@@ -175,7 +182,10 @@ CASES = {
     'main {demo} --workdir=gs://bucket/run',
     ['gs://bucket/run', 'mount'],
   ),
-  'no network': ('evaluate', ['--workdir=DIR', '--config', '--params']),
+  'no network': (
+    'evaluate',
+    ['--workdir=DIR', '--params', 'for example: python -m segjax.evaluate'],
+  ),
   'no run': (
     'evaluate --workdir={new}',
     ['{new}/config.json', 'train first', 'segjax.main'],
@@ -270,7 +280,7 @@ CASES = {
   ),
   'prepared set without a name': (
     PREPARE + '{tree}/good --output={new}',
-    ['--name', 'None'],
+    ['give --name=my_set', 'for example: python -m segjax.prepare'],
   ),
   'prepared set inside a file': (
     PREPARE + '{tree}/good --output={tree}/file/sets --name=mine',
