@@ -13,6 +13,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
 import dataclasses
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from segjax.geometry import UNetGeometry
 from segjax.networks import Network
 from segjax.prediction import artifact
 from segjax.prediction.artifact import FCNTiling
+from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import create_predictor
 from segjax.tiling.plans import plan_tiles
 
@@ -104,6 +106,7 @@ def export_network(
 
 def main(_):
   args = flags.FLAGS
+  check_apart([Path(args.output)], network_flags.paths_from_flags())
   artifact.check_output(args.output, args.overwrite)
   network = network_flags.load_from_flags()
   export_network(

@@ -5,6 +5,7 @@ What they need to load it is imported when they do, so that flags are parsed
 without it.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -15,6 +16,8 @@ from segjax.errors import InputError
 
 if TYPE_CHECKING:
   from segjax.networks import Network
+
+_READ_OF_RUN = ('config.json', 'checkpoints')
 
 
 class _CardParser(flags.ArgumentParser):
@@ -78,6 +81,20 @@ def check_flags() -> None:
       'give --workdir=DIR for the network of a run, or --config=CONFIG and '
       '--params=FILE for converted weights'
     )
+
+
+def paths_from_flags() -> list[Path]:
+  """Returns the files, and folders read whole, of the network in the flags."""
+  args = flags.FLAGS
+  paths = []
+  if args.workdir is not None:
+    paths += [Path(args.workdir) / name for name in _READ_OF_RUN]
+  if args.config is not None:
+    card = find_card(config_flags.get_config_filename(args['config']))
+    paths.append(Path(card.partition(':')[0]))  # Without its argument.
+  if args.params is not None:
+    paths.append(Path(args.params))
+  return paths
 
 
 def load_from_flags() -> 'Network':

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.data import IGNORE_LABEL, Dataset
+from segjax.data import Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs.checkpoints import newest_step
@@ -154,8 +154,8 @@ def starting_params(
 def check_fits(model: nn.Module, dataset: Dataset) -> None:
   """Raises InputError unless the model can be trained and scored on the data.
 
-  It takes the channels of the images and has the classes of the labels; and if
-  examples are held out, a pixel of them has a label.
+  It takes the channels of the images and has the classes of the labels. One
+  example is read; `label_counts.check_labels` reads all.
   """
   examples = dataset.train if len(dataset.train) else dataset.heldout
   needed = {
@@ -173,13 +173,6 @@ def check_fits(model: nn.Module, dataset: Dataset) -> None:
     raise InputError(
       f'the heads of the model have {model.head_sizes} classes; the labels of '
       f'the data have {sizes}; set model.heads'
-    )
-  if len(dataset.heldout) and not any(
-    np.any(example['label'] != IGNORE_LABEL) for example in dataset.heldout
-  ):
-    raise InputError(
-      f'all pixels of the {len(dataset.heldout)} held-out examples are '
-      f'ignored ({IGNORE_LABEL}); at least one must have a label'
     )
 
 
