@@ -7,6 +7,11 @@ in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
 they are is in `segjax.prediction.components`.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('instances')
+
 import itertools
 import math
 import os
@@ -17,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax.errors import InputError, run_command
+from segjax.errors import InputError
 from segjax.images import canvases, rasters
 from segjax.prediction.components import blocks_of, label_blocks
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
@@ -176,16 +181,3 @@ def main(_):
     seed_threshold=args.seed_threshold,
     overwrite=args.overwrite,
   )
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('input', None, 'File or folder of maps.', required=True)
-  flags.DEFINE_string(
-    'output', None, 'A .tif file; or, for a folder, a folder.', required=True
-  )
-  flags.DEFINE_float('threshold', 0.5, 'Cells are above it.')
-  flags.DEFINE_float(
-    'seed_threshold', None, 'Seeds are above it; None cuts no component.'
-  )
-  flags.DEFINE_bool('overwrite', False, 'Replace files that exist.')
-  run_command(main)

@@ -18,7 +18,7 @@ from segjax.predict import predict_files
 PROGRAM = """
 import os, sys, time
 sys.path.insert(0, 'tests')
-from segjax import errors, predict
+from segjax import command_line, predict
 from segjax.devices import processes
 from segjax.prediction import pages, partial
 from tiny_network import tiny_network
@@ -43,7 +43,7 @@ def main(_):
     predict.predict_files(network, source, output)
     print(f'process {jax.process_index()} wrote {count};', flush=True)
     count = 0
-errors.run_command(main)
+command_line.run_command(main)
 """
 
 
