@@ -21,9 +21,9 @@ from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError, run_command
-from segjax.images import rasters
-from segjax.images.files import write_stack
+from segjax.images.files import digest_of_rasters, list_rasters, write_stack
 from segjax.images.palettes import complete_palette
+from segjax.images.zarr import is_zarr
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.prediction import artifact
@@ -72,8 +72,8 @@ def predict_files(
   """
   source, output = Path(source), Path(output)
   jobs, ending = plan_outputs(
-    rasters.list_rasters(source),
-    source.is_dir() and not rasters.is_zarr(source),
+    list_rasters(source),
+    source.is_dir() and not is_zarr(source),
     output,
     kind,
     len(network.model.head_sizes),
@@ -129,7 +129,7 @@ def predict_files(
       identity = {
         'parameters': digest,
         'settings': hashlib.sha256(settings.encode()).hexdigest(),
-        'input': rasters.digest_of_rasters(files),
+        'input': digest_of_rasters(files),
       }
       finish = functools.partial(
         finish_picture,
