@@ -26,7 +26,7 @@ class TrainingDiverged(FloatingPointError):
 
 
 class SaveFailed(OSError):
-  """A checkpoint or a temporary file cannot be written: a full disk."""
+  """A checkpoint cannot be written: a full disk."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

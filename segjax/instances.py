@@ -23,7 +23,13 @@ import numpy as np
 from absl import flags
 
 from segjax.errors import InputError
-from segjax.images import canvases, rasters
+from segjax.images.files import (
+  digest_of_rasters,
+  list_rasters,
+  open_canvas,
+  open_rasters,
+)
+from segjax.images.zarr import is_zarr
 from segjax.prediction.components import blocks_of, label_blocks
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.outputs import (
@@ -62,8 +68,8 @@ def label_files(
     InputError: a file or an argument is wrong, or a page has more than 65535
       instances.
   """
-  files = rasters.list_rasters(source)
-  is_folder = source.is_dir() and not rasters.is_zarr(source)
+  files = list_rasters(source)
+  is_folder = source.is_dir() and not is_zarr(source)
   if is_folder:
     outputs = [output / _result_name(file) for file in files]
     if not output.parent.is_dir() or output.is_file():
@@ -80,7 +86,7 @@ def label_files(
   if is_folder:
     check_other_folder(output, source)
   check_apart(outputs, files)
-  digests = [rasters.digest_of_rasters([file]) for file in files]
+  digests = [digest_of_rasters([file]) for file in files]
   journal, finished = None, [False] * len(files)
   if is_folder:
     command = [os.path.realpath(source), threshold, seed_threshold]
@@ -117,11 +123,9 @@ def _label_pages(file, target, threshold, seed_threshold):
   Memory holds what `label_blocks` says; a page of numbers is beside `target`.
   """
   total = 0
-  with rasters.open_rasters(file) as pages:
+  with open_rasters(file) as pages:
     shape = pages[0].shape[:2]
-    with canvases.open_canvas(
-      target, (len(pages), *shape), np.uint16
-    ) as canvas:
+    with open_canvas(target, (len(pages), *shape), np.uint16) as canvas:
       numbers = _numbers(target.with_name('numbers'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(

@@ -28,9 +28,9 @@ from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError
-from segjax.images import rasters
+from segjax.images.files import digest_of_rasters, list_rasters, write_stack
 from segjax.images.palettes import complete_palette
-from segjax.images.png import write_png
+from segjax.images.zarr import is_zarr
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.prediction import artifact
@@ -95,8 +95,8 @@ def predict_files(
     InputError: a file or an argument is wrong.
   """
   source, output = Path(source), Path(output)
-  images_read = rasters.list_rasters(source)
-  is_folder = source.is_dir() and not rasters.is_zarr(source)
+  images_read = list_rasters(source)
+  is_folder = source.is_dir() and not is_zarr(source)
   jobs, ending = plan_outputs(
     images_read,
     is_folder,
@@ -127,7 +127,7 @@ def predict_files(
     head_sizes=model.head_sizes,
   )
   params_digest = digest_of_params(params)
-  digests = [rasters.digest_of_rasters(files) for files, _ in jobs]
+  digests = [digest_of_rasters(files) for files, _ in jobs]
   journal = None
   if written != [output]:
     command = [os.path.realpath(source), kind, dtype, average, params_digest]
@@ -171,8 +171,7 @@ def predict_files(
         if processes.is_first():
           names = class_names[: model.head_sizes[0]]
           [picture] = [draw_overlay(p, stream, names, palette) for p in pages]
-          with open(partial.folder / file.name, 'wb') as opened:
-            write_png(opened, picture)
+          write_stack(partial.folder / file.name, picture[None])
         step = thinning(*size)
         how = f', of {step} x {step} px one' if step > 1 else ''
       else:

@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from segjax.data import create_dataset
 from segjax.data.examples import IGNORE_LABEL, Dataset, check_label
 from segjax.data.tfds import import_tfds
 from segjax.errors import InputError
+from segjax.images import png_jpeg
 
 _VERSION = '1.0.0'
 
@@ -187,7 +187,7 @@ def _encoded(
     yield (
       f'{index:08}',
       {
-        'image': _png(image[..., 0] if channels == 1 else image),
+        'image': _png(image),
         'label': _png(label.astype(np.uint8)),
         'name': name,
       },
@@ -196,7 +196,7 @@ def _encoded(
 
 def _png(array: np.ndarray) -> bytes:
   file = io.BytesIO()
-  Image.fromarray(array).save(file, format='PNG')
+  png_jpeg.encode(file, array)
   return file.getvalue()
 
 

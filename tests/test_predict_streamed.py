@@ -17,7 +17,7 @@ from commands import QUICKLY
 from tiny_network import tiny_network
 
 from segjax.errors import InputError
-from segjax.images import files, rasters
+from segjax.images import files
 from segjax.predict import predict_files
 
 NETWORK = tiny_network()
@@ -51,7 +51,7 @@ def start(source, output, pause=0.0, limit='unlimited'):
 
 
 def read(path):
-  with rasters.open_rasters(path) as pages:
+  with files.open_rasters(path) as pages:
     return np.stack([page[slice(0, 70), slice(0, 83)] for page in pages])
 
 
