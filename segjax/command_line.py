@@ -175,9 +175,10 @@ def _help(command: Command, program: str) -> str:
 
 
 def _help_of_flags(required: Sequence[str]) -> Iterator[str]:
-  """Yields the lines on all flags but absl's own, in order of definition."""
+  """Yields the lines on the flags of a command, in order of definition."""
   for module, defined in flags.FLAGS.flags_by_module_dict().items():
-    if module.startswith('absl.'):
+    # Libraries define some, too, when they are imported.
+    if not module.startswith('segjax.'):
       continue
     for flag in defined:
       text, facts = flag.help, []

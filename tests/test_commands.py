@@ -8,7 +8,7 @@ from commands import DEMO, run
 @pytest.mark.parametrize(
   ('command', 'status'),
   [
-    (('evaluate', '--help'), 1),
+    (('evaluate', '--help'), 0),
     (('predict', '--workdir=none', '--input=x', '--output=y.tif'), 2),
     (('main', *DEMO, '--config.num_train_steps=-1', '--workdir=none'), 2),
     (('main', '--config=configs/unet_isbi.py:none', '--workdir=none'), 2),

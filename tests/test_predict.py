@@ -19,7 +19,7 @@ from segjax.networks import Network, load_trained
 from segjax.predict import predict_files
 from segjax.prediction.outputs import encode, plan_outputs
 from segjax.runs.workdir import load_run
-from segjax.tiling.windows import windows
+from segjax.tiling import windows
 
 
 @pytest.fixture(scope='module')
