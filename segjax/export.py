@@ -59,7 +59,7 @@ def export_network(
       `artifact.write`.
   """
   artifact.check_output(output, overwrite)
-  model, params, config, _ = network
+  model, params, config = network
   create_predictor(model, config)  # Raises early.
   prediction = config.prediction.to_dict()
   is_unet = isinstance(model.geometry, UNetGeometry)

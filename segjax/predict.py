@@ -111,7 +111,7 @@ def predict_files(
   written = [file for _, file in jobs]
   unfinished = [unfinished_folder(file) for file in written]
   check_apart([*written, *unfinished], [*images_read, *other_inputs])
-  model, params, config, _ = network
+  model, params, config = network
   if average is None:
     average = config.evaluation.average
   activation = 'logits' if kind == 'logits' else 'probabilities'
@@ -242,7 +242,7 @@ def _load(args) -> Network:
       f'--checkpoint={args.checkpoint} is of a run; --artifact={args.artifact} '
       'holds one network, give no --checkpoint with it'
     )
-  network = Network(*artifact.load(args.artifact), data_sha256=None)
+  network = Network(*artifact.load(args.artifact))
   use_compilation_cache()
   return network
 

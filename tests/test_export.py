@@ -33,7 +33,7 @@ from segjax.weights import files
 def unet():
   config = tiny_config()
   model = create_model(config.model)
-  return Network(model, init_params(model, jax.random.key(0)), config, None)
+  return Network(model, init_params(model, jax.random.key(0)), config)
 
 
 def fcn(**fields):
@@ -47,7 +47,7 @@ def fcn(**fields):
       mesh=dict(data=None, space=1),
     )
   )
-  return Network(model, fcn_nets.random_params(model), config, None)
+  return Network(model, fcn_nets.random_params(model), config)
 
 
 @pytest.fixture(scope='module')
@@ -203,7 +203,7 @@ def test_sizes_are_the_networks(folder, tmp_path):
     export_network(unet(), net, size_px=35)
   config = tiny_config()
   config.model.depth = 4
-  deep = Network(create_model(config.model), {}, config, None)
+  deep = Network(create_model(config.model), {}, config)
   with pytest.raises(InputError, match='188 px is too small .* use 204'):
     export_network(deep, net, size_px=188)
   with pytest.raises(InputError, match='size_px=None: .* side of the tiles'):

@@ -133,7 +133,8 @@ def load(
 ) -> tuple[LoadedModel, dict[str, Any], ConfigDict]:
   """Returns the model, the parameters and the config of an artifact.
 
-  As `workdir.load_run` those of a run; the config has what prediction reads.
+  They are what `networks.load_run` returns of a run; the config has only the
+  settings that prediction reads.
 
   Raises:
     InputError: a file is missing, cut short, changed, or of another version of
