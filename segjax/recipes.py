@@ -67,7 +67,7 @@ def caffe_preprocessing(
 
   Args:
     mean: of each channel of the result, in 0..255.
-    channels: which of the image's channels; see `data.standardise`.
+    channels: which of the image's channels; see `preprocessing.standardise`.
   """
   return dict(
     mean=tuple(value / 255 for value in mean),

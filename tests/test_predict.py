@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax import predict
-from segjax.data import standardise, synthetic, to_unit_range
+from segjax.data import synthetic
+from segjax.data.preprocessing import standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.images import files
 from segjax.networks import Network, load_run

@@ -14,7 +14,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.data import check_preprocessing, standardise, to_unit_range
+from segjax.data.preprocessing import (
+  check_preprocessing,
+  standardise,
+  to_unit_range,
+)
 from segjax.devices import parallel, processes
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
