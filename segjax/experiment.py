@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from segjax import steps
@@ -23,7 +24,6 @@ from segjax.losses import REDUCTIONS
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction.predictor import create_predictor
-from segjax.runs.workdir import flatten
 from segjax.settings import check_names
 from segjax.steps import TrainState
 
@@ -74,7 +74,7 @@ def create_experiment(
 
 def _check_numbers(config: ConfigDict) -> None:
   """Raises InputError for a number that nothing could be made of."""
-  for name, value in flatten(config.to_dict()).items():
+  for name, value in flatten_dict(config.to_dict(), sep='.').items():
     for number in value if isinstance(value, (list, tuple)) else (value,):
       if isinstance(number, float) and not math.isfinite(number):
         raise InputError(f'{name}={value} must be finite')

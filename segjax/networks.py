@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax.data import Dataset
@@ -125,7 +126,7 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
         f'{params} is of a network with {name}={value}; the config has '
         f'{wanted.get(name)}'
       )
-  return Network(model, files.nested(arrays), config)
+  return Network(model, unflatten_dict(arrays, sep='/'), config)
 
 
 def starting_params(
@@ -172,7 +173,7 @@ def starting_params(
     _, trained, config = load_run(path, 'latest' if step is None else str(step))
     tensors = {
       name: Tensor(name, np.asarray(array), 'HWIO')
-      for name, array in files.flattened(trained).items()
+      for name, array in flatten_dict(trained, sep='/').items()
     }
     source = f'{path}, step {step} of {config.num_train_steps}'
     facts = about(config)

@@ -14,7 +14,6 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('predict')
 
 import functools
-import hashlib
 import itertools
 import os
 from collections.abc import Iterable
@@ -55,7 +54,7 @@ from segjax.prediction.partial import (
   unfinished_folder,
 )
 from segjax.prediction.predictor import create_streamer, settle_tiles
-from segjax.weights.files import digest_of_params
+from segjax.runs.integrity import digest_of_values, digests_of_arrays
 
 
 def predict_files(
@@ -126,7 +125,7 @@ def predict_files(
     dtype='uint8' if ending == '.png' else dtype,
     head_sizes=model.head_sizes,
   )
-  params_digest = digest_of_params(params)
+  params_digest = digest_of_values(digests_of_arrays(params))
   digests = [digest_of_rasters(files) for files, _ in jobs]
   journal = None
   if written != [output]:
@@ -149,7 +148,7 @@ def predict_files(
     settings = repr([kind, dtype, average, str(max(pixels)), settled.to_dict()])
     identity = {
       'parameters': params_digest,
-      'settings': hashlib.sha256(settings.encode()).hexdigest(),
+      'settings': digest_of_values(settings),
       'input': digest,
     }
     if is_finished:

@@ -143,13 +143,15 @@ def test_digests_are_of_type_shape_and_elements():
   array = np.arange(6, dtype=np.float32)
   swapped = array[[1, 0, 2, 3, 4, 5]]
   alike = [array, array.reshape(2, 3), array.view(np.int32), swapped]
-  made = [integrity.digests({'a': x})['a'] for x in alike]
+  made = [integrity.digests_of_arrays({'a': x})['a'] for x in alike]
   assert len(set(made)) == 4
-  assert integrity.digests({'a': jnp.asarray(array)})['a'] == made[0]
+  assert integrity.digests_of_arrays({'a': jnp.asarray(array)})['a'] == made[0]
   assert (
-    integrity.digests({'a': array.reshape(3, 2).T})['a']
+    integrity.digests_of_arrays({'a': array.reshape(3, 2).T})['a']
     == (
-      integrity.digests({'a': np.ascontiguousarray(array.reshape(3, 2).T)})['a']
+      integrity.digests_of_arrays(
+        {'a': np.ascontiguousarray(array.reshape(3, 2).T)}
+      )['a']
     )
   )
   with pytest.raises(integrity.DamagedError, match='contents of b.c changed'):

@@ -104,7 +104,7 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     self._scores[step] = score
-    record = {'score': score, 'sha256': integrity.digests(state)}
+    record = {'score': score, 'sha256': integrity.digests_of_arrays(state)}
     is_first = jax.process_index() == 0
     with self._writing():
       if is_first:

@@ -39,7 +39,7 @@ def write_record(directory: Path, step: int, record: Mapping[str, Any]) -> None:
     record: name -> JSON value.
   """
   with replacing(_file(directory, step)) as temporary:
-    text = json.dumps({**record, 'seal': _seal(record)})
+    text = json.dumps({**record, 'seal': digest_of_values(record)})
     temporary.write_text(text + '\n', encoding='utf-8')
 
 
@@ -56,7 +56,7 @@ def read_record(directory: Path, step: int) -> dict[str, Any] | None:
     return None
   except (ValueError, AttributeError, KeyError) as error:
     raise DamagedError(f'{_file(directory, step)} is damaged') from error
-  if seal != _seal(record):
+  if seal != digest_of_values(record):
     raise DamagedError(f'{_file(directory, step)} is damaged')
   return record
 
@@ -98,8 +98,8 @@ def check_fit(saved: Any, wanted: Any, step: int) -> None:
       )
 
 
-def digests(tree: Any) -> dict[str, str]:
-  """Returns name -> SHA-256 of dtype, shape and elements of each leaf.
+def digests_of_arrays(tree: Any) -> dict[str, str]:
+  """Returns name -> SHA-256, in hexadecimal, of dtype, shape and elements.
 
   Args:
     tree: arrays of numpy or jax; those of jax wholly on this process's
@@ -108,19 +108,20 @@ def digests(tree: Any) -> dict[str, str]:
   return {name: _digest(leaf) for name, leaf in named(tree).items()}
 
 
+def digest_of_values(values: Any) -> str:
+  """Returns the SHA-256 of JSON values, in hexadecimal."""
+  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def check_digests(tree: Any, expected: Mapping[str, str]) -> None:
   """Raises DamagedError if a leaf is not that of the digests."""
-  for name, digest in digests(tree).items():
+  for name, digest in digests_of_arrays(tree).items():
     if digest != expected.get(name):
       raise DamagedError(f'the contents of {name} changed since it was written')
 
 
 def _file(directory, step):
   return directory / f'{step}{_ENDING}'
-
-
-def _seal(record):
-  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _kinds(tree):

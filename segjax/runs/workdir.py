@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from segjax import locks
 from segjax.atomic import replacing
@@ -228,8 +229,8 @@ def _check_same(
   new: Mapping[str, Any],
   may_change: Sequence[str],
 ) -> None:
-  old, new = flatten(old), flatten(new)
-  added = flatten(_ADDED) | _ADDED_TO_DATA
+  old, new = flatten_dict(old, sep='.'), flatten_dict(new, sep='.')
+  added = flatten_dict(_ADDED, sep='.') | _ADDED_TO_DATA
   added = {k: v for k, v in added.items() if k in new}
   old = added | old
   names = [
@@ -258,17 +259,6 @@ def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
     f'{name}={settings[name]!r}' if name in settings else f'no {name}'
     for name in names
   )
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Returns {'a.b': x} of {'a': {'b': x}}."""
-  flat = {}
-  for name, value in settings.items():
-    if isinstance(value, dict) and value:
-      flat.update(flatten(value, f'{prefix}{name}.'))
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 def _tuples(value: Any) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from segjax.errors import InputError
-from segjax.weights.files import flattened
 
 MAX_NAMED = 8  # Names in one message.
 
@@ -96,7 +96,7 @@ def match(
       value is NaN or infinite, weights of a fixed layer are others, or a name
       in `initial` or `ignore` is in neither.
   """
-  target = flattened(target)
+  target = flatten_dict(target, sep='/')
   fixed = fixed or {}
   _check_known('initial', initial, target)
   _check_known('ignore', ignore, source)
