@@ -27,6 +27,7 @@ from segjax.models import CLASSIFIERS, FCNS, make_model
 from segjax.models.backbone import Classifier, FullyConnected
 from segjax.models.fcn import FCN
 from segjax.models.googlenet import caffe_name
+from segjax.prediction.outputs import check_apart
 from segjax.weights import caffe, files, keras, torchvision
 from segjax.weights.fixed import fixed_layers
 from segjax.weights.matching import Report, Tensor, match
@@ -130,7 +131,8 @@ def convert_file(
     ignore: see `convert`.
     pixels: that the weights were trained on, one of `files.PIXELS`; None is
       the usual of the file's framework.
-    overwrite: whether to replace an output that exists.
+    overwrite: whether to replace an output that exists. The source is not
+      replaced.
 
   Raises:
     InputError: a file or an argument is wrong. Nothing is written then.
@@ -139,6 +141,7 @@ def convert_file(
     raise InputError(
       f'model={model_name!r} is not one of {", ".join(CONVERTIBLE)}'
     )
+  check_apart([Path(output)], [Path(source)])
   files.check_output(Path(output), overwrite)
   classes = {} if num_classes is None else {'num_classes': num_classes}
   model = make_model(model_name, **classes, **fields)

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from segjax import networks, pictures
 from segjax.data import Dataset, create_dataset
-from segjax.data.examples import Chained
+from segjax.data.examples import Chained, list_some
 from segjax.devices import processes
 from segjax.errors import InputError, run_command
 from segjax.losses import split_heads
@@ -100,7 +100,7 @@ def title(num_images: int, split: str, average: bool) -> str:
 
 
 def check_metric(model: nn.Module, dataset: Dataset, best_metric: str) -> None:
-  """Raises InputError if `evaluate` gives no score of this name."""
+  """Raises InputError if `evaluate` can give no score of this name."""
   known = [
     f'{name}_{score}' if name else score
     for name in model.head_names
@@ -113,7 +113,14 @@ def check_metric(model: nn.Module, dataset: Dataset, best_metric: str) -> None:
       f'evaluation.best_metric={best_metric!r} is not one of {known}'
     )
   if best_metric == _STACK_METRIC:
-    sizes = {example['label'].shape for example in dataset.heldout}
+    labels = [example['label'] for example in dataset.heldout]
+    sizes = {label.shape for label in labels}
+    if labels and not any(np.any(label == 1) for label in labels):
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores the cells of a stack; '
+        f'none of the {len(labels)} held-out labels has a pixel of class 1, '
+        f'{dataset.class_names[1]!r}; hold out others'
+      )
     if len(sizes) > 1:
       raise InputError(
         f'evaluation.best_metric={best_metric!r} scores a stack; the held-out '
@@ -132,6 +139,15 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
   pixels = confusion.scores(counts)
   del pixels['iu']  # One for each class; the mean is there.
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=warping)
+  empty = [e['name'] for e in examples if not e['label'].any()]
+  if empty and processes.is_first():
+    logging.log_first_n(  # Once a run, not at every evaluation.
+      logging.WARNING,
+      'no cell pixel in the label of %s: left out of the means of v_rand and '
+      'v_info, which are undefined there',
+      1,
+      list_some(empty),
+    )
   panels = [
     (
       example['name'],
@@ -201,6 +217,11 @@ def _evaluate_classes(
 
   processes.together(count)
   counts = [processes.gather(matrix).sum(axis=0) for matrix in counts]
+  if not all(matrix.any() for matrix in counts):
+    raise InputError(
+      f'all pixels of the {len(examples)} examples are ignored; at least one '
+      'must have a label'
+    )
   scores, first = {}, 0
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''

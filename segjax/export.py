@@ -8,6 +8,7 @@ weights `--config=CONFIG --params=FILE`; then
 
 import dataclasses
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from segjax.geometry import UNetGeometry
 from segjax.networks import Network
 from segjax.prediction import artifact
 from segjax.prediction.artifact import FCNTiling
+from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import create_predictor
 from segjax.tiling.plans import plan_tiles
 
@@ -99,6 +101,7 @@ def export_network(
 
 def main(_):
   args = flags.FLAGS
+  check_apart([Path(args.output)], networks.paths_from_flags())
   artifact.check_output(args.output, args.overwrite)
   network = networks.load_from_flags()
   export_network(

@@ -7,6 +7,7 @@ in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
 they are is in `segjax.prediction.components`.
 """
 
+import itertools
 import math
 import os
 import re
@@ -19,6 +20,12 @@ from absl import flags
 from segjax.errors import InputError, run_command
 from segjax.images import canvases, rasters
 from segjax.prediction.components import blocks_of, label_blocks
+from segjax.prediction.folder_journal import FolderJournal, describe_skipped
+from segjax.prediction.outputs import (
+  check_absent,
+  check_apart,
+  check_other_folder,
+)
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048
@@ -34,6 +41,9 @@ def label_files(
 ) -> None:
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
 
+  Of a folder, a killed call goes on when it is made again: it skips the files
+  that it has finished and nobody has changed.
+
   Args:
     source: file, Zarr, or folder of maps of one channel: probabilities f32, or
       labels 0 and 1.
@@ -41,7 +51,7 @@ def label_files(
       maskTTT.tif for tTTT and NAME.tif for another NAME.
     threshold: as of `label_instances`.
     seed_threshold: as of `label_instances`.
-    overwrite: whether to replace files that exist.
+    overwrite: whether to replace files that exist. Maps are not replaced.
 
   Raises:
     InputError: a file or an argument is wrong, or a page has more than 65535
@@ -62,9 +72,22 @@ def label_files(
   for file in outputs:
     if outputs.count(file) > 1:
       raise InputError(f'{file} would hold two inputs; rename one of them')
-    if file.exists() and not overwrite:
-      raise InputError(f'{file} exists; give --overwrite to replace it')
-  for file, target in zip(files, outputs, strict=True):
+  if is_folder:
+    check_other_folder(output, source)
+  check_apart(outputs, files)
+  digests = [rasters.digest_of_rasters([file]) for file in files]
+  journal, finished = None, [False] * len(files)
+  if is_folder:
+    command = [os.path.realpath(source), threshold, seed_threshold]
+    journal = FolderJournal(output, command)
+    finished = journal.find_finished(outputs, digests)
+  pending = [not is_finished for is_finished in finished]
+  if not overwrite:
+    check_absent(itertools.compress(outputs, pending))
+  if any(finished):
+    print(describe_skipped(output, finished), flush=True)
+  jobs = zip(files, outputs, digests, strict=True)
+  for file, target, digest in itertools.compress(jobs, pending):
     try:
       # Beside the output folder, which is not made for a file that is refused.
       with tempfile.TemporaryDirectory(
@@ -72,12 +95,15 @@ def label_files(
       ) as folder:
         written = Path(folder) / target.name
         total = _label_pages(file, written, threshold, seed_threshold)
-        if is_folder:
+        if journal is not None:
           output.mkdir(exist_ok=True)
+          journal.enter(target, digest, written)
         os.replace(written, target)
     except OSError as e:
       raise InputError(f'{target}: cannot be written; {e.strerror or e}') from e
     print(f'{target}: {total} instances', flush=True)
+  if journal is not None:
+    journal.remove()
 
 
 def _label_pages(file, target, threshold, seed_threshold):

