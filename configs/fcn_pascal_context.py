@@ -12,6 +12,9 @@ Command   python -m segjax.main \
             --config=configs/fcn_pascal_context.py:ARGUMENT \
             --config.data.dir=VOCdevkit --config.data.context_dir=CONTEXT \
             --config.init.path=START
+Weights   python -m segjax.convert --input=VGG_ILSVRC_16_layers.caffemodel \
+            --model=vgg16 --output=vgg16.npz
+          makes vgg16.npz from Caffe's VGG16.
 
 Arguments
   32s     FCN-32s, which is also what no argument gives: the other two start

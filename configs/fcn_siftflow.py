@@ -9,6 +9,9 @@ Steps     100,000: the loop of the released solve.py, 50 times 2,000. It ends
           anyway. The code does not say which step was published.
 Command   python -m segjax.main --config=configs/fcn_siftflow.py:ARGUMENT \
             --config.data.dir=SIFTFLOW --config.init.path=START
+Weights   python -m segjax.convert --input=VGG_ILSVRC_16_layers.caffemodel \
+            --model=vgg16 --output=vgg16.npz
+          makes vgg16.npz from Caffe's VGG16.
 
 Arguments
   32s     FCN-32s, which is also what no argument gives: the other two start
