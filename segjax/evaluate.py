@@ -5,6 +5,11 @@
 `--config=CONFIG --params=FILE` that of converted weights.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('evaluate')
+
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,18 +19,17 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from segjax import networks, pictures
+from segjax import network_flags, networks, pictures
+from segjax.command_flags import SPLITS
 from segjax.data import Dataset, create_dataset
 from segjax.data.examples import Chained, list_some
 from segjax.devices import processes
-from segjax.errors import InputError, run_command
+from segjax.errors import InputError
 from segjax.losses import split_heads
 from segjax.metrics import cells, confusion, neuron
 from segjax.prediction.components import label_instances
 from segjax.prediction.predictor import create_predictor
 from segjax.runs import writers
-
-SPLITS = ('heldout', 'train', 'all')
 
 # Asks for the scores of ISBI 2012, of a stack of membranes and cells.
 _STACK_METRIC = 'v_rand'
@@ -247,7 +251,7 @@ def _evaluate_classes(
 def main(_):
   processes.join()
   args = flags.FLAGS
-  network = networks.load_from_flags()
+  network = network_flags.load_from_flags()
   config = network.config
   if args.data_dir is not None:
     config.data.dir = args.data_dir
@@ -278,16 +282,3 @@ def main(_):
   ).scores
   processes.say(title(count[args.split], args.split, average))
   processes.say(writers.table(scores))
-
-
-if __name__ == '__main__':
-  networks.define_flags()
-  flags.adopt_module_key_flags(networks)
-  flags.DEFINE_enum('split', 'heldout', SPLITS, 'Which examples to score.')
-  flags.DEFINE_string(
-    'data_dir', None, 'Where the data are now; None where the run had them.'
-  )
-  flags.DEFINE_bool(
-    'average', None, 'Average over the 8 turns and flips; None as the run did.'
-  )
-  run_command(main)

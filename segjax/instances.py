@@ -7,6 +7,11 @@ in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
 they are is in `segjax.prediction.components`.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('instances')
+
 import itertools
 import math
 import os
@@ -17,8 +22,14 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax.errors import InputError, run_command
-from segjax.images import canvases, rasters
+from segjax.errors import InputError
+from segjax.images.files import (
+  digest_of_rasters,
+  list_rasters,
+  open_canvas,
+  open_rasters,
+)
+from segjax.images.zarr import is_zarr
 from segjax.prediction.components import blocks_of, label_blocks
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.outputs import (
@@ -57,8 +68,8 @@ def label_files(
     InputError: a file or an argument is wrong, or a page has more than 65535
       instances.
   """
-  files = rasters.list_rasters(source)
-  is_folder = source.is_dir() and not rasters.is_zarr(source)
+  files = list_rasters(source)
+  is_folder = source.is_dir() and not is_zarr(source)
   if is_folder:
     outputs = [output / _result_name(file) for file in files]
     if not output.parent.is_dir() or output.is_file():
@@ -75,7 +86,7 @@ def label_files(
   if is_folder:
     check_other_folder(output, source)
   check_apart(outputs, files)
-  digests = [rasters.digest_of_rasters([file]) for file in files]
+  digests = [digest_of_rasters([file]) for file in files]
   journal, finished = None, [False] * len(files)
   if is_folder:
     command = [os.path.realpath(source), threshold, seed_threshold]
@@ -112,11 +123,9 @@ def _label_pages(file, target, threshold, seed_threshold):
   Memory holds what `label_blocks` says; a page of numbers is beside `target`.
   """
   total = 0
-  with rasters.open_rasters(file) as pages:
+  with open_rasters(file) as pages:
     shape = pages[0].shape[:2]
-    with canvases.open_canvas(
-      target, (len(pages), *shape), np.uint16
-    ) as canvas:
+    with open_canvas(target, (len(pages), *shape), np.uint16) as canvas:
       numbers = _numbers(target.with_name('numbers'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(
@@ -176,16 +185,3 @@ def main(_):
     seed_threshold=args.seed_threshold,
     overwrite=args.overwrite,
   )
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('input', None, 'File or folder of maps.', required=True)
-  flags.DEFINE_string(
-    'output', None, 'A .tif file; or, for a folder, a folder.', required=True
-  )
-  flags.DEFINE_float('threshold', 0.5, 'Cells are above it.')
-  flags.DEFINE_float(
-    'seed_threshold', None, 'Seeds are above it; None cuts no component.'
-  )
-  flags.DEFINE_bool('overwrite', False, 'Replace files that exist.')
-  run_command(main)

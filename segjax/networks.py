@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks with their parameters: those of a run, of a file, to start from.
-
-`evaluate` and `predict` take a network by the same flags, defined here.
-"""
+"""Networks with their parameters: those of a run, of a file, to start from."""
 
 import os
 from collections.abc import Sequence
@@ -12,11 +9,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from segjax.data import Dataset
-from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs.checkpoints import newest_step
@@ -27,7 +22,6 @@ from segjax.weights import files
 from segjax.weights.matching import Tensor, match
 
 RANDOM = 'random'
-_READ_OF_RUN = ('config.json', 'checkpoints')
 
 
 class Network(NamedTuple):
@@ -180,70 +174,6 @@ def check_fits(model: nn.Module, dataset: Dataset) -> None:
       f'the heads of the model have {model.head_sizes} classes; the labels of '
       f'the data have {sizes}; set model.heads'
     )
-
-
-def define_flags() -> None:
-  """Defines the flags that say which network: a run, or a config and a file.
-
-  `flags.adopt_module_key_flags(networks)` then shows them in the `--help` of a
-  command.
-  """
-  flags.DEFINE_string('workdir', None, 'Folder of the run to take.')
-  flags.DEFINE_string(
-    'checkpoint',
-    'latest',
-    "Checkpoint of the run: 'latest', 'best' (by the held-out score, which "
-    'flatters it) or the number of a step.',
-  )
-  config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'Config file of the network whose weights --params gives, instead of '
-    '--workdir.',
-  )
-  flags.DEFINE_string(
-    'params',
-    None,
-    'Weights (.npz or .safetensors) of the network that --config describes.',
-  )
-  flags.declare_key_flag('config')
-
-
-def paths_from_flags() -> list[Path]:
-  """Returns the files, and folders read whole, of the network in the flags."""
-  args = flags.FLAGS
-  paths = []
-  if args.workdir is not None:
-    paths += [Path(args.workdir) / name for name in _READ_OF_RUN]
-  if args.config is not None:
-    file = config_flags.get_config_filename(args['config'])
-    paths.append(Path(file.partition(':')[0]))  # Without its argument.
-  if args.params is not None:
-    paths.append(Path(args.params))
-  return paths
-
-
-def load_from_flags() -> Network:
-  """Returns the network that the flags name.
-
-  From here on its config says whether compiled programs are kept.
-
-  Raises:
-    InputError: they name none, or more than one; or it cannot be loaded.
-  """
-  args = flags.FLAGS
-  if args.workdir is not None and (args.config, args.params) == (None, None):
-    network = load_trained(args.workdir, args.checkpoint)
-  elif args.workdir is None and None not in (args.config, args.params):
-    network = load_converted(args.config, args.params)
-  else:
-    raise InputError(
-      'give --workdir=DIR for the network of a run, or --config=CONFIG and '
-      '--params=FILE for converted weights'
-    )
-  if network.config.compilation_cache:
-    use_compilation_cache()
-  return network
 
 
 def _shapes(model: nn.Module) -> Any:

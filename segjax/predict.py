@@ -8,6 +8,11 @@ together, see `processes.join`, share the tiles of every image; all of them must
 see the same files.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('predict')
+
 import functools
 import hashlib
 import itertools
@@ -18,21 +23,19 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax import networks
+from segjax import network_flags
 from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
-from segjax.errors import InputError, run_command
-from segjax.images import rasters
+from segjax.errors import InputError
+from segjax.images.files import digest_of_rasters, list_rasters, write_stack
 from segjax.images.palettes import complete_palette
-from segjax.images.png import write_png
+from segjax.images.zarr import is_zarr
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.prediction import artifact
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.outputs import (
-  DTYPES,
-  KINDS,
   check_absent,
   check_apart,
   check_other_folder,
@@ -79,9 +82,10 @@ def predict_files(
     network: of a run, or with converted weights.
     source: image file, stack, Zarr, or folder of images.
     output: see `plan_outputs`.
-    kind: one of `KINDS`: see `encode`; 'overlay' is the image with the classes
-      painted over it and their names.
-    dtype: one of `DTYPES`: see `encode`. A .png is 'uint8' whatever it is.
+    kind: one of `outputs.KINDS`: see `encode`; 'overlay' is the image with the
+      classes painted over it and their names.
+    dtype: one of `outputs.DTYPES`: see `encode`. A .png is 'uint8' whatever it
+      is.
     average: over the eight turns and flips; None as the run evaluated.
     overwrite: whether to replace an output that exists.
     other_inputs: what else the command reads, files and folders. Neither they
@@ -91,8 +95,8 @@ def predict_files(
     InputError: a file or an argument is wrong.
   """
   source, output = Path(source), Path(output)
-  images_read = rasters.list_rasters(source)
-  is_folder = source.is_dir() and not rasters.is_zarr(source)
+  images_read = list_rasters(source)
+  is_folder = source.is_dir() and not is_zarr(source)
   jobs, ending = plan_outputs(
     images_read,
     is_folder,
@@ -123,7 +127,7 @@ def predict_files(
     head_sizes=model.head_sizes,
   )
   params_digest = digest_of_params(params)
-  digests = [rasters.digest_of_rasters(files) for files, _ in jobs]
+  digests = [digest_of_rasters(files) for files, _ in jobs]
   journal = None
   if written != [output]:
     command = [os.path.realpath(source), kind, dtype, average, params_digest]
@@ -167,8 +171,7 @@ def predict_files(
         if processes.is_first():
           names = class_names[: model.head_sizes[0]]
           [picture] = [draw_overlay(p, stream, names, palette) for p in pages]
-          with open(partial.folder / file.name, 'wb') as opened:
-            write_png(opened, picture)
+          write_stack(partial.folder / file.name, picture[None])
         step = thinning(*size)
         how = f', of {step} x {step} px one' if step > 1 else ''
       else:
@@ -223,7 +226,7 @@ def _make_folder(folder: Path) -> None:
 
 def _load(args) -> Network:
   if args.artifact is None:
-    return networks.load_from_flags()
+    return network_flags.load_from_flags()
   if (args.workdir, args.config, args.params) != (None, None, None):
     raise InputError(
       f'--artifact={args.artifact} is a network by itself; give no --workdir, '
@@ -263,51 +266,7 @@ def main(_):
     average=args.average,
     overwrite=args.overwrite,
     other_inputs=[
-      *networks.paths_from_flags(),
+      *network_flags.paths_from_flags(),
       *([] if args.artifact is None else [Path(args.artifact)]),
     ],
   )
-
-
-if __name__ == '__main__':
-  networks.define_flags()
-  flags.adopt_module_key_flags(networks)
-  flags.DEFINE_string(
-    'artifact', None, 'Instead of both: folder of segjax.export.'
-  )
-  flags.DEFINE_string(
-    'input', None, 'Image file, stack, or folder of images.', required=True
-  )
-  flags.DEFINE_string(
-    'output',
-    None,
-    'A .tif, .npy, .zarr or .png; or, for a folder of images, a folder.',
-    required=True,
-  )
-  flags.DEFINE_enum(
-    'kind',
-    'probabilities',
-    KINDS,
-    'What to write: see `encode`; labels are class indices, an overlay is a '
-    'picture.',
-  )
-  flags.DEFINE_enum(
-    'dtype',
-    'float32',
-    DTYPES,
-    'Of probabilities and logits; uint8 scales probabilities to 0..255.',
-  )
-  flags.DEFINE_enum(
-    'compute_dtype',
-    None,
-    ('float32', 'bfloat16'),
-    'That the network computes in; None as it was trained.',
-  )
-  flags.DEFINE_bool(
-    'average', None, 'Average over the 8 turns and flips; None as the run did.'
-  )
-  flags.DEFINE_integer(
-    'tile_size_px', None, 'Input side of a tile; None wastes least.'
-  )
-  flags.DEFINE_bool('overwrite', False, 'Replace the output if it exists.')
-  run_command(main)

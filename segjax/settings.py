@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from segjax.data.augment import Augmentation
 from segjax.errors import InputError, did_you_mean
-from segjax.models import UNETS
+from segjax.models import FCNS, UNETS
 from segjax.optimizers import create_optimizer, create_schedule
 
 
@@ -72,9 +72,10 @@ def check_names(config: ConfigDict) -> None:
   _check('', settings, _TOP)
   for name, known in _SECTIONS.items():
     _check(f'{name}.', settings[name], known)
-  is_unet = settings['model'].get('name') in UNETS
-  known = _PREDICTION_OF_UNET if is_unet else _PREDICTION_OF_FCN
-  _check('prediction.', settings['prediction'], known)
+  name = settings['model'].get('name')
+  if name in UNETS or name in FCNS:  # Another name is refused by `models`.
+    known = _PREDICTION_OF_UNET if name in UNETS else _PREDICTION_OF_FCN
+    _check('prediction.', settings['prediction'], known)
   keep = settings['checkpoints']['keep']
   _check('checkpoints.keep.', keep, ('keep_last', 'keep_best'))
 

@@ -6,6 +6,7 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,13 +189,16 @@ def _train_in(
 
   if not len(dataset.heldout):
     processes.say('no example is held out: no scores, no pictures')
+    _say_how_to_predict(workdir)
     return {}
   average = config.evaluation.average
-  return _report(
+  scores = _report(
     workdir,
     evaluate_heldout(params, average=average),
     f'{title(len(dataset.heldout), "heldout", average)}, step {end}',
   )
+  _say_how_to_predict(workdir)
+  return scores
 
 
 def _report(
@@ -216,3 +220,11 @@ def _report(
     write_stack(folder / f'{name}.png', panel[None])
   print(f'pictures: {folder}', flush=True)
   return evaluation.scores
+
+
+def _say_how_to_predict(workdir: Path) -> None:
+  run = shlex.quote(str(workdir))
+  processes.say(
+    f'to predict: python -m segjax.predict --workdir={run} --input=IMAGES '
+    '--output=PREDICTIONS'
+  )

@@ -25,7 +25,10 @@ CASES = {
     'export --workdir={tree}/maps --output={new}',
     ['{tree}/maps/config.json', 'train first'],
   ),
-  'export to nowhere': ('export --workdir={run}', ['--output', 'None']),
+  'export to nowhere': (
+    'export --workdir={run}',
+    ['give --output=', 'for example: python -m segjax.export'],
+  ),
   'export of an inadmissible tile': (
     EXPORT + '{new} --size_px=35',
     ['35 px is not admissible', 'nearest: 34 and 36'],

@@ -135,6 +135,10 @@ CASES = {
     READ + '{tree}/labels',
     ['train-labels.tif', 'label 7 in page 2, row 3, column 4', '0 membrane'],
   ),
+  'no config': (
+    'main --workdir={new}',
+    ['give --config=unet_isbi.py:demo', 'for example: python -m segjax.main'],
+  ),
   'labels without a membrane': (
     READ + '{tree}/cells',
     ["4 training labels: no pixel is of class 'membrane'", '16,384 px cell'],
@@ -143,10 +147,13 @@ CASES = {
     READ + '{tree}/no_cell',
     ["best_metric='v_rand'", 'none of the 1 held-out', "class 1, 'cell'"],
   ),
-  'no config': ('main --workdir={new}', ['--config', 'None']),
   'no such config file': (
     'main --config={tree}/none.py --workdir={new}',
-    ['{tree}/none.py', 'no file'],
+    ['no file {tree}/none.py', 'shipped cards are', 'unet_isbi.py'],
+  ),
+  'config that is no Python file': (
+    'main --config=README.md --workdir={new}',
+    ['README.md is no config file', '.py'],
   ),
   'unknown config argument': (
     f'main --config={CONFIG}:tiny --workdir={{new}}',
@@ -183,7 +190,10 @@ CASES = {
     'main {demo} --workdir=gs://bucket/run',
     ['gs://bucket/run', 'mount'],
   ),
-  'no network': ('evaluate', ['--workdir=DIR', '--config', '--params']),
+  'no network': (
+    'evaluate',
+    ['--workdir=DIR', '--params', 'for example: python -m segjax.evaluate'],
+  ),
   'no run': (
     'evaluate --workdir={new}',
     ['{new}/config.json', 'train first', 'segjax.main'],
@@ -309,7 +319,7 @@ CASES = {
   ),
   'prepared set without a name': (
     PREPARE + '{tree}/good --output={new}',
-    ['--name', 'None'],
+    ['give --name=my_set', 'for example: python -m segjax.prepare'],
   ),
   'prepared set inside a file': (
     PREPARE + '{tree}/good --output={tree}/file/sets --name=mine',

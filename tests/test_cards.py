@@ -2,13 +2,17 @@
 """The commands in the docstrings of all cards, as `help()` shows them."""
 
 import ast
+import contextlib
 import re
 import runpy
 import shlex
 from operator import attrgetter
 
 import pytest
+from absl import flags
 from commands import REPOSITORY
+
+from segjax.command_flags import COMMANDS
 
 CARDS = sorted((REPOSITORY / 'configs').glob('*.py'))
 
@@ -23,21 +27,16 @@ def commands_of(docstring):
   return [shlex.split(line.replace('\\\n', '')) for line in lines]
 
 
-def flags_of(module):
-  """Flags that a command defines, and those that it requires."""
-  source = (REPOSITORY / 'segjax' / f'{module}.py').read_text()
-  if 'define_flags()' in source:
-    source += (REPOSITORY / 'segjax' / 'networks.py').read_text()
-  defined, required = set(), set()
-  for node in ast.walk(ast.parse(source)):
-    name = getattr(getattr(node, 'func', None), 'attr', '')
-    if name.startswith('DEFINE_'):
-      flag = node.args[0].value
-      defined.add(flag)
-      required |= {flag for word in node.keywords if word.arg == 'required'}
-    elif name == 'mark_flag_as_required':
-      required.add(node.args[0].value)
-  return defined, required
+@contextlib.contextmanager
+def flags_of(command):
+  """Defines the flags of a command while they are looked at."""
+  others = {*flags.FLAGS}
+  command.define_flags()
+  try:
+    yield {name: flags.FLAGS[name] for name in {*flags.FLAGS} - others}
+  finally:
+    for name in {*flags.FLAGS} - others:
+      delattr(flags.FLAGS, name)
 
 
 def configs_of(source, card, copies):
@@ -69,9 +68,13 @@ def test_commands_of_a_card_can_be_pasted_and_have_flags_that_exist(card):
     modules.append(module)
     assert all(re.fullmatch(r'--[\w.]+=\S+', flag) for flag in command[3:])
     given = dict(flag[2:].split('=', 1) for flag in command[3:])
-    defined, required = flags_of(module)
     fields = {name for name in given if name.startswith('config.')}
-    assert required <= {*given} and {*given} - fields <= defined
+    known = next(each for each in COMMANDS.values() if each.module == module)
+    assert {*known.required} <= {*given}
+    with flags_of(known) as defined:
+      for name in {*given} - fields - {'config'}:
+        defined[name].parser.parse(given[name])
+      assert not fields or 'config' in defined
     if 'config' in given:
       for config in configs_of(given['config'], card, copies):
         for field in fields:

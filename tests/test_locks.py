@@ -165,7 +165,7 @@ def test_a_run_that_begins_while_another_is_refused_goes_on(
 # says how often it was in, and how often another was there, too.
 RACE = """
 import contextlib, os, random, sys, time
-from segjax import workdir
+from segjax.runs import workdir
 from segjax.errors import InputError
 workdir._SECONDS_BETWEEN_TRIES = 0
 folder, end = sys.argv[1], time.monotonic() + 3

@@ -19,7 +19,7 @@ from segjax.networks import Network, load_trained
 from segjax.predict import predict_files
 from segjax.prediction.outputs import encode, plan_outputs
 from segjax.runs.workdir import load_run
-from segjax.tiling.windows import windows
+from segjax.tiling import windows
 
 
 @pytest.fixture(scope='module')
@@ -46,6 +46,7 @@ def in_process(workdir, image, checkpoint='latest', **options):
   )
 
 
+@pytest.mark.smoke
 def test_command_writes_a_stack_of_probabilities(workdir, stack, tmp_path):
   source, output = tmp_path / 'in.tif', tmp_path / 'probabilities.tif'
   files.write_stack(source, stack)
@@ -114,6 +115,7 @@ def test_command_computes_in_bfloat16(workdir, stack, tmp_path):
   assert 1e-4 < difference < 0.05  # Eight bits, over eight turns.
 
 
+@pytest.mark.smoke
 def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
   files.write_stack(tmp_path / 'in.png', stack[:1])
   output = tmp_path / 'labels.png'

@@ -12,7 +12,7 @@ from segjax import predict
 from segjax.images import files
 from segjax.models.fcn import FCN32s
 from segjax.networks import Network
-from segjax.tiling.windows import programs
+from segjax.tiling import programs
 
 SIZES = [(5, 90), (70, 83), (16, 16), (41, 7)]
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 import numpy as np
-from commands import LAUNCHER, REPOSITORY, launch
+from commands import LAUNCHER, QUICKLY, REPOSITORY, launch
 from tiny_network import tiny_network
 
 from segjax.predict import predict_files
@@ -18,7 +18,7 @@ from segjax.predict import predict_files
 PROGRAM = """
 import os, sys, time
 sys.path.insert(0, 'tests')
-from segjax import errors, predict
+from segjax import command_line, predict
 from segjax.devices import processes
 from segjax.prediction import pages, partial
 from tiny_network import tiny_network
@@ -43,7 +43,7 @@ def main(_):
     predict.predict_files(network, source, output)
     print(f'process {jax.process_index()} wrote {count};', flush=True)
     count = 0
-errors.run_command(main)
+command_line.run_command(main)
 """
 
 
@@ -115,13 +115,7 @@ def start_slowly(source, output):
   program = PROGRAM.replace('MEMORY', '0')
   return subprocess.Popen(
     [LAUNCHER, '2', sys.executable, '-c', program, source, output],
-    env=os.environ
-    | {
-      'PAUSE': '0.3',
-      'JAX_NUM_CPU_DEVICES': '4',
-      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-      'XLA_FLAGS': '',
-    },
+    env=os.environ | QUICKLY | {'PAUSE': '0.3', 'JAX_NUM_CPU_DEVICES': '4'},
     cwd=REPOSITORY,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import tensorstore
 import tifffile
+from commands import QUICKLY
 from tiny_network import tiny_network
 
 from segjax.errors import InputError
-from segjax.images import files, rasters
+from segjax.images import files
 from segjax.predict import predict_files
 
 NETWORK = tiny_network()
@@ -25,13 +26,12 @@ STACK = np.random.default_rng(0).integers(0, 256, (2, 70, 83), np.uint8)
 
 def start(source, output, pause=0.0, limit='unlimited'):
   """Starts a prediction; `limit`: of a file, in KiB."""
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  environment = os.environ | QUICKLY
   environment |= {
     'SOURCE': str(source),
     'OUTPUT': str(output),
     'PAUSE': str(pause),
     'PYTHONPATH': str(Path(__file__).parents[1]),
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }
   program = Path(__file__).with_name('tiny_network.py')
   return subprocess.Popen(
@@ -51,7 +51,7 @@ def start(source, output, pause=0.0, limit='unlimited'):
 
 
 def read(path):
-  with rasters.open_rasters(path) as pages:
+  with files.open_rasters(path) as pages:
     return np.stack([page[slice(0, 70), slice(0, 83)] for page in pages])
 
 

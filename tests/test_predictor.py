@@ -11,7 +11,7 @@ import pytest
 from segjax.errors import InputError
 from segjax.models.fcn import FCN8s
 from segjax.prediction.predictor import predict_whole
-from segjax.tiling.windows import programs
+from segjax.tiling import programs
 
 MODEL = FCN8s(**fcn_nets.NARROW, padding='same')
 APPLY = functools.partial(MODEL.apply)  # One function: one compilation a shape.

@@ -10,8 +10,8 @@ import pytest
 from random_unets import image_of, random_unet, streamed
 
 from segjax.prediction.streaming import stream_predict
+from segjax.tiling import windows
 from segjax.tiling.turns import DIHEDRAL_GROUP, restored, turned
-from segjax.tiling.windows import windows
 
 
 def test_average_by_tiles_equals_that_of_whole_turned_images():

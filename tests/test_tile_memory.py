@@ -13,10 +13,10 @@ from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.fcn import FCN32s
 from segjax.predict import predict_files
+from segjax.tiling import programs, windows
 from segjax.tiling.memory import fitting_tile_size
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.turns import DIHEDRAL_GROUP
-from segjax.tiling.windows import programs, windows
 
 MIB = 2**20
 PAPER = UNetGeometry()

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet, FCNGoogLeNet
+from segjax.tiling import axes, plans, shapes
 from segjax.tiling.turns import DIHEDRAL_GROUP, is_reversed
-from segjax.tiling.windows import axes, plans, shapes
+
+pytestmark = pytest.mark.smoke
 
 PAPER = UNetGeometry()
 GEOMETRIES = [
@@ -204,13 +206,13 @@ def test_images_share_a_tile_that_costs_least(geometry, name, transforms):
 
   def cost(shape):
     try:
-      plans = [
+      planned = [
         plans.plan_tiles(*size, geometry, shape, transforms=transforms)
         for size in sizes
       ]
     except InputError:
       return np.inf
-    return sum(len(plan) for plan in plans) * shape[0] * shape[1]
+    return sum(len(plan) for plan in planned) * shape[0] * shape[1]
 
   limit = 700
   shape = shapes.choose_tile_shape(

@@ -8,7 +8,9 @@ from random_unets import assert_close, image_of, random_unet, whole_pass
 
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
-from segjax.tiling.windows import plans, windows
+from segjax.tiling import plans, windows
+
+pytestmark = pytest.mark.smoke
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 8])

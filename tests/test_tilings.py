@@ -15,9 +15,9 @@ from random_unets import (
   whole_pass,
 )
 
+from segjax.tiling import windows
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.programs import core_score
-from segjax.tiling.windows import windows
 
 
 # Few, because every example is compiled.

@@ -3,6 +3,7 @@
 
 import concurrent.futures
 import json
+import shlex
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from commands import (
 from test_writers import read_events
 
 from segjax import steps, train
+from segjax.images.files import write_stack
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.runs.checkpoints import Checkpoints, load_params
@@ -43,7 +45,7 @@ COMMAND = (
 @pytest.fixture(scope='module')
 def unbroken(tmp_path_factory):
   """Workdir and printed text of a run that nobody disturbed."""
-  workdir = tmp_path_factory.mktemp('unbroken') / 'run'
+  workdir = tmp_path_factory.mktemp('unbroken') / 'a run'
   process = run('main', *COMMAND, f'--workdir={workdir}')
   assert process.returncode == 0, process.stderr
   return workdir, process.stdout
@@ -201,6 +203,21 @@ def test_evaluate_prints_the_table_of_the_run(unbroken):
   assert snapshot(workdir) == before
 
 
+def test_the_last_line_predicts(unbroken, tmp_path):
+  _, printed = unbroken
+  said, command = printed.splitlines()[-1].split(': ', 1)
+  assert said == 'to predict'
+  assert shlex.split(command)[:3] == ['python', '-m', 'segjax.predict']
+  (tmp_path / 'images').mkdir()
+  write_stack(tmp_path / 'images' / 'a.png', np.zeros((1, 20, 30), np.uint8))
+  places = {'IMAGES': 'images', 'PREDICTIONS': 'out'}
+  for word, name in places.items():
+    command = command.replace(word, shlex.quote(str(tmp_path / name)))
+  process = run('predict', *shlex.split(command)[3:])
+  assert process.returncode == 0, process.stderr
+  assert [file.stem for file in (tmp_path / 'out').iterdir()] == ['a']
+
+
 @pytest.mark.parametrize(
   'ours, other', [("model.name='unet'", 'unet_2015'), ('data.seed=0', '1')]
 )
@@ -288,6 +305,7 @@ def test_every_argument_trains(argument, tmp_path):
 
 
 @pytest.mark.parametrize('parallel', ['jit', 'pmap'])
+@pytest.mark.smoke
 def test_eight_devices_train_and_evaluate(parallel, tmp_path):
   config = tiny_config()
   config.batch_size = 8
@@ -326,10 +344,11 @@ def rows(workdir):
 
 
 def table(printed):
-  """The lines of the scores: the last ones but for where the pictures are."""
+  """The lines of the scores: the last but for the pictures and what is next."""
   lines = printed.splitlines()
   first = next(i for i, line in enumerate(lines) if line.startswith('v_rand '))
-  return [line for line in lines[first:] if not line.startswith('pictures: ')]
+  others = ('pictures: ', 'to predict: ')
+  return [line for line in lines[first:] if not line.startswith(others)]
 
 
 def final_state(workdir):

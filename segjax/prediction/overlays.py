@@ -31,7 +31,7 @@ def draw_overlay(
   makes the sides at most `MAX_SIDE_PX`; see `thinning`.
 
   Args:
-    page: the image, a `data.rasters.Raster` or an array [H, W, C].
+    page: the image, a `images.windows.Raster` or an array [H, W, C].
     stream: (page, writer, encode=) -> plan; as `predictor.create_streamer`,
       with parameters.
     class_names: K names, of the first head.

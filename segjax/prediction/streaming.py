@@ -48,7 +48,7 @@ def stream_predict(
   Args:
     reader: the image, read as `reader[rows, columns]` -> [h, w, C], two slices
       within its `shape` [H, W, C]: an array, a memory map or
-      `data.rasters.Raster`. What it gives is what `apply` gets.
+      `images.windows.Raster`. What it gives is what `apply` gets.
     writer: of what is predicted, written as `writer[rows, columns] = values`.
     apply: of a U-Net as for `predict_image`; of an FCN with `size`, as its
       `apply`.
