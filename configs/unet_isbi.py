@@ -27,7 +27,6 @@ Expected  See the README. The challenge's board lists V_rand .9728 and V_info
 """
 
 import ml_collections
-from ml_collections.config_dict import placeholder
 
 from segjax import recipes
 
@@ -40,9 +39,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.seed = 0  # Of initial values, order, augmentation and dropout.
   config.parallel = 'jit'  # Or 'pmap'.
-  # Devices that share a batch (None: all there are), times those that share
-  # each tile, by rows, where it is too large for one.
-  config.mesh = dict(data=placeholder(int), space=1)
+  # Devices that share each tile, by rows, where it is too large for one.
+  config.mesh = dict(space=1)
   config.num_train_steps = 40_000
   config.batch_size = 1  # Over all devices.
   config.accumulate_steps = 1  # Parts of a batch, one after another.

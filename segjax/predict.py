@@ -36,7 +36,9 @@ from segjax.prediction.pages import (
   write_predictions,
 )
 from segjax.prediction.partial import open_partial
-from segjax.prediction.predictor import create_streamer, settle_tiles
+from segjax.prediction.predictor import of_stored_pixels, settle_tiles
+from segjax.prediction.streaming import stream_predict
+from segjax.settings import read_prediction
 from segjax.weights.files import digest_of_params
 
 
@@ -48,6 +50,7 @@ def predict_files(
   kind: str = 'probabilities',
   dtype: str = 'float32',
   average: bool | None = None,
+  tile_size_px: int | None = None,
   overwrite: bool = False,
 ) -> None:
   """Writes the predictions of image files, and prints what it wrote.
@@ -65,6 +68,8 @@ def predict_files(
       painted over it and their names.
     dtype: one of `DTYPES`: see `encode`. A .png is 'uint8' whatever it is.
     average: over the eight turns and flips; None as the run evaluated.
+    tile_size_px: input side of a tile; None for the shape that computes the
+      fewest pixels.
     overwrite: whether to replace an output that exists.
 
   Raises:
@@ -86,7 +91,6 @@ def predict_files(
   model, params, config, _ = network
   if average is None:
     average = config.evaluation.average
-  activation = 'logits' if kind == 'logits' else 'probabilities'
   colours = None
   class_names, palette = look_of(config.data, model.num_classes)
   # Two classes without colours of their own stay a gray picture.
@@ -99,13 +103,20 @@ def predict_files(
     head_sizes=model.head_sizes,
   )
   digest = digest_of_params(params)
+  described = config.to_dict() | {'prediction': None}  # Settled below.
   measured = [_measure(*job, model.in_channels) for job in jobs]
   _, sizes, pixels = zip(*measured, strict=True)
-  settled = settle_tiles(
-    model, params, config, sizes, max(pixels), average, activation
+  preprocessing, tiles = read_prediction(
+    config,
+    average=average,
+    activation='logits' if kind == 'logits' else 'probabilities',
+    **{} if tile_size_px is None else {'tile_size': tile_size_px},
   )
+  preprocessing.check_channels(model.in_channels)
+  stored = of_stored_pixels(model, preprocessing)
+  settled = settle_tiles(stored, params, tiles, sizes, max(pixels))
   stream = functools.partial(
-    create_streamer(model, settled, average, activation), params
+    stream_predict, model=stored, params=params, settings=settled
   )
   for (files, file), (count, size, _) in zip(jobs, measured, strict=True):
     if file.parent == output:
@@ -123,9 +134,7 @@ def predict_files(
       step = thinning(*size)
       how = f', of {step} x {step} px one' if step > 1 else ''
     else:
-      settings = repr(
-        [kind, dtype, average, str(max(pixels)), settled.to_dict()]
-      )
+      settings = repr([kind, dtype, str(max(pixels)), settled, described])
       identity = {
         'parameters': digest,
         'settings': hashlib.sha256(settings.encode()).hexdigest(),
@@ -142,8 +151,9 @@ def predict_files(
           file.name,
           pages,
           (count, *size),
-          functools.partial(stream, encode=encoder),
-          encoder(np.zeros((1, 1, model.num_classes), np.float32)),
+          stream,
+          encoder,
+          model.num_classes,
         )
       how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
     processes.say(f'{file}: {kind} of {count} images{how}')
@@ -196,8 +206,6 @@ def main(_):
   args = flags.FLAGS
   network = _load(args)
   with network.config.unlocked():
-    if args.tile_size_px is not None:
-      network.config.prediction.tile_size = args.tile_size_px
     if args.compute_dtype is not None:
       network.config.model.dtype = args.compute_dtype
       network = network._replace(model=create_model(network.config.model))
@@ -208,6 +216,7 @@ def main(_):
     kind=args.kind,
     dtype=args.dtype,
     average=args.average,
+    tile_size_px=args.tile_size_px,
     overwrite=args.overwrite,
   )
 

@@ -98,9 +98,8 @@ def fcn_config(
   config = ml_collections.ConfigDict()
   config.seed = 0  # Of initial values, order and dropout.
   config.parallel = 'jit'  # Or 'pmap'.
-  # Devices that share a batch (None: all there are), times those that share
-  # each image, by rows, where it is too large for one.
-  config.mesh = dict(data=placeholder(int), space=1)
+  # Devices that share each image, by rows, where it is too large for one.
+  config.mesh = dict(space=1)
   config.num_train_steps = num_train_steps
   config.batch_size = 1  # Over all devices.
   config.accumulate_steps = 1  # Parts of a batch, one after another.

@@ -63,7 +63,7 @@ def train_and_evaluate(
     SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
   check_writable(workdir)
-  model, init, devices = create_experiment(config)
+  model, init, devices, settings = create_experiment(config)
   dataset = processes.together(lambda: create_dataset(config.data))
   networks.check_fits(model, dataset)
   check_metric(model, dataset, config.evaluation.best_metric)
@@ -72,7 +72,11 @@ def train_and_evaluate(
   if trained_steps is None:
     start_params, origin = processes.together(
       lambda: networks.starting_params(
-        model, networks.about(config)['pixels'], **config.init
+        model,
+        networks.about(config)['pixels'],
+        settings.init.path,
+        settings.init.initial,
+        settings.init.ignore,
       )
     )
   elif trained_steps > config.num_train_steps:
@@ -99,7 +103,8 @@ def train_and_evaluate(
     Checkpoints(
       workdir / 'checkpoints',
       best_metric=config.evaluation.best_metric,
-      **config.checkpoints.keep,
+      keep_last=settings.checkpoints.keep.keep_last,
+      keep_best=settings.checkpoints.keep.keep_best,
     ) as checkpoints,
   ):
     state = init()
@@ -118,8 +123,9 @@ def train_and_evaluate(
       config.batch_size,
       config.seed,
       start,
-      rows=devices.rows,
-      **config.batching,
+      settings.batching.order,
+      settings.batching.bucket_px,
+      devices.rows,
     )
 
     with (

@@ -71,7 +71,7 @@ def test_two_runs_at_once_are_refused(tmp_path):
 def test_the_lock_of_a_dead_run_is_none(tmp_path):
   output = tmp_path / 'out.npy'
   script = (
-    'import os, sys; from segjax import partial; '
+    'import os, sys; from segjax.prediction import partial; '
     'partial.RECORD_EVERY_SECONDS = 0; '
     'opened = partial.open_partial(sys.argv[1], {}); '
     'begun = opened.__enter__(); (begun.folder / "out.npy").touch(); '

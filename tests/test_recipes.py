@@ -12,7 +12,8 @@ from small_sets import WRITERS
 from segjax import networks, recipes, train
 from segjax.data import create_dataset, standardise, to_unit_range
 from segjax.models import create_model
-from segjax.prediction.predictor import create_predictor
+from segjax.prediction.predictor import check_prediction
+from segjax.settings import read_prediction
 
 CARDS = {
   file.stem: runpy.run_path(str(file))
@@ -62,7 +63,7 @@ def test_a_card_fits_its_data(name, argument, data):
   assert len(dataset.train) == 2 and len(dataset.heldout) == 1
   model = create_model(config.model)
   networks.check_fits(model, dataset)
-  create_predictor(model, config)
+  check_prediction(model, *read_prediction(config))
   image = to_unit_range(dataset.train[0]['image'])
   shown = standardise(image, **config.preprocessing)
   assert shown.shape == (*image.shape[:2], model.in_channels)

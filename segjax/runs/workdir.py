@@ -20,7 +20,6 @@ import ml_collections
 
 from segjax.atomic import replacing
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
 from segjax.models import create_model
 from segjax.runs.checkpoints import load_params
 
@@ -33,9 +32,12 @@ _ADDED = {
   'accumulate_steps': 1,
   'compilation_cache': True,
   'evaluation': {'present_only': False},
-  'mesh': {'data': None, 'space': 1},
+  'mesh': {'space': 1},
   'profile_steps': [0, 0],
 }
+# Settings that earlier versions had, and that are no longer: section and name.
+# `mesh.data` followed from the number of devices.
+_DROPPED = (('mesh', 'data'),)
 # What is read of a run that was trained.
 _READ = (
   'data.name',
@@ -164,8 +166,8 @@ def load_run(
   config.update(read_config(workdir))
   _check_has(workdir, config, _READ)
   model = create_model(config.model)
-  is_unet = isinstance(model.geometry, UNetGeometry)
-  _check_has(workdir, config, _READ_OF_UNET if is_unet else _READ_OF_FCN)
+  takes_any_size = model.geometry.takes_any_size
+  _check_has(workdir, config, _READ_OF_FCN if takes_any_size else _READ_OF_UNET)
   which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
   if isinstance(which, str) and which not in ('latest', 'best'):
     raise InputError(
@@ -203,6 +205,9 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     raise InputError(f'cannot read {file}: {error}') from error
   if not isinstance(settings, dict):
     raise InputError(f'cannot read {file}: it holds no settings')
+  for section, name in _DROPPED:
+    if section in settings and name in settings[section]:
+      del settings[section][name]
   return settings
 
 
