@@ -13,9 +13,9 @@ from absl import flags
 from scipy import ndimage
 
 from benchmarks import sides, timing
+from segjax.command_line import run_command
 from segjax.data import augment
 from segjax.devices import parallel
-from segjax.errors import run_command
 from segjax.models.unet import UNet
 
 _WIDTH = flags.DEFINE_integer(

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import sides, timing
-from segjax.errors import run_command
+from segjax.command_line import run_command
 from segjax.models import layers, unet
 
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
@@ -147,7 +147,7 @@ class PairedConv(layers.Conv):
 # What takes whose place, in segjax.
 VARIANTS = {
   'segjax': {},
-  'without the compiler option': {'parallel._FAST': {}},
+  'without the compiler option': {'devices.parallel._FAST': {}},
   'plain convolutions': {'models.convolution._on_cpu': plain_convolution},
   'bias: one sum': {'models.layers._add_bias': sum_bias},
   "pool: JAX's gradient": {'models.unet.max_pool': pool_reshaped},

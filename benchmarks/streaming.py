@@ -25,8 +25,8 @@ import tifffile
 from absl import flags
 
 from benchmarks import sides, timing
-from segjax.errors import run_command
-from segjax.images import canvases, rasters
+from segjax.command_line import run_command
+from segjax.images.files import open_canvas, open_rasters
 from segjax.models.unet import UNet
 from segjax.prediction import outputs
 from segjax.prediction.pages import Page
@@ -87,8 +87,8 @@ def predict(source, output):
   params = sides.random_params(_NARROW)
   start = time.perf_counter()
   with (
-    rasters.open_rasters(source) as pages,
-    canvases.open_canvas(output, (1, *pages[0].shape[:2]), np.uint8) as canvas,
+    open_rasters(source) as pages,
+    open_canvas(output, (1, *pages[0].shape[:2]), np.uint8) as canvas,
   ):
     page = Page(canvas, 0, _encode)
     tiles = TileSettings(tile_size=_NARROW_TILE_SIZE)

@@ -20,8 +20,8 @@ from absl import flags
 from monai.inferers import sliding_window_inference
 
 from benchmarks import sides, timing, torch_nets, whole_passes
+from segjax.command_line import run_command
 from segjax.devices import parallel
-from segjax.errors import run_command
 from segjax.models.unet import UNet
 from segjax.tiling import plans, windows
 from segjax.tiling.settings import TileSettings

@@ -3,7 +3,8 @@
 
 Data      DIR/images and DIR/labels, matched by name: PNG, JPEG or TIFF, of any
           sizes. Labels are class indices (gray or palette PNG), 255 ignored; or
-          colours, listed in config.data.colours.
+          other values, listed in config.data.label_values; or colours, listed
+          in config.data.colours.
 Command   cp configs/fcn8s_folder.py configs/mine.py, name your classes in it;
           python -m segjax.main --config=configs/mine.py \\
             --config.data.dir=DIR --config.init.path=vgg16.npz
@@ -32,6 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
       labels='labels',
       class_names=CLASS_NAMES,
       colours=(),  # (red, green, blue) of each class, or () for indices.
+      # Value of each class, or () for 0, 1, ...: (0, 255) for black and white
+      # masks. These are classes even if ignore_value is one of them.
+      label_values=(),
       ignore_value=(255,),  # An index, or a colour, or () for none.
       train_list='',  # Files with a name on each line; '' draws at random.
       heldout_list='',

@@ -9,6 +9,11 @@ needed but PyTorch for .pth. Nothing is left out, and nothing left at its
 initial value, that --ignore and --initial don't name.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('convert')
+
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -22,11 +27,12 @@ import numpy as np
 from absl import flags
 from jax.tree_util import keystr
 
-from segjax.errors import InputError, run_command
+from segjax.errors import InputError
 from segjax.models import CLASSIFIERS, FCNS, make_model
 from segjax.models.backbone import Classifier, FullyConnected
 from segjax.models.fcn import FCN
 from segjax.models.googlenet import caffe_name
+from segjax.prediction.outputs import check_apart
 from segjax.weights import caffe, files, keras, torchvision
 from segjax.weights.fixed import fixed_layers
 from segjax.weights.matching import Report, Tensor, match
@@ -130,7 +136,8 @@ def convert_file(
     ignore: see `convert`.
     pixels: that the weights were trained on, one of `files.PIXELS`; None is
       the usual of the file's framework.
-    overwrite: whether to replace an output that exists.
+    overwrite: whether to replace an output that exists. The source is not
+      replaced.
 
   Raises:
     InputError: a file or an argument is wrong. Nothing is written then.
@@ -139,6 +146,7 @@ def convert_file(
     raise InputError(
       f'model={model_name!r} is not one of {", ".join(CONVERTIBLE)}'
     )
+  check_apart([Path(output)], [Path(source)])
   files.check_output(Path(output), overwrite)
   classes = {} if num_classes is None else {'num_classes': num_classes}
   model = make_model(model_name, **classes, **fields)
@@ -246,34 +254,3 @@ def main(_):
   )
   print(report)
   print(args.output, flush=True)
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('input', None, 'File of weights.', required=True)
-  flags.DEFINE_string(
-    'model', None, f'One of {", ".join(CONVERTIBLE)}.', required=True
-  )
-  flags.DEFINE_string(
-    'output', None, 'An .npz or .safetensors file.', required=True
-  )
-  flags.DEFINE_integer(
-    'num_classes', None, "Classes of the model; the file's if not given."
-  )
-  flags.DEFINE_list('learned', [], 'Deconvolutions that the model learns.')
-  flags.DEFINE_list('heads', [], 'Heads of the model: sem:33,geo:3.')
-  flags.DEFINE_list('streams', [], 'Streams of the model: color,hha.')
-  flags.DEFINE_string('first_conv', '', 'Name of the first convolution.')
-  flags.DEFINE_integer('in_channels', None, 'Channels of the image, 3 if not.')
-  flags.DEFINE_list(
-    'initial', [], 'Layers of the model that keep their initial value.'
-  )
-  flags.DEFINE_list('ignore', [], 'Layers of the file to leave out.')
-  flags.DEFINE_enum(
-    'pixels',
-    None,
-    files.PIXELS,
-    'What the weights were trained on; the usual of their framework if not '
-    'given.',
-  )
-  flags.DEFINE_bool('overwrite', False, 'Replace the output if it exists.')
-  run_command(main)

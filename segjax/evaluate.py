@@ -5,27 +5,31 @@
 `--config=CONFIG --params=FILE` that of converted weights.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('evaluate')
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
-from segjax import networks, pictures
+from segjax import network_flags, networks, pictures
+from segjax.command_flags import SPLITS
 from segjax.contracts import SegmentationModel
 from segjax.data import Dataset, create_dataset
-from segjax.data.examples import Chained
+from segjax.data.examples import Chained, list_some
 from segjax.devices import processes
-from segjax.errors import InputError, run_command
+from segjax.errors import InputError
 from segjax.losses import split_heads
 from segjax.metrics import cells, confusion, neuron
 from segjax.prediction.components import label_instances
 from segjax.prediction.predictor import predict_stored
 from segjax.runs import writers
 from segjax.settings import read_prediction
-
-SPLITS = ('heldout', 'train', 'all')
 
 # Asks for the scores of ISBI 2012, of a stack of membranes and cells.
 _STACK_METRIC = 'v_rand'
@@ -105,7 +109,7 @@ def title(num_images: int, split: str, average: bool) -> str:
 def check_metric(
   model: SegmentationModel, dataset: Dataset, best_metric: str
 ) -> None:
-  """Raises InputError if `evaluate` gives no score of this name."""
+  """Raises InputError if `evaluate` can give no score of this name."""
   known = [
     f'{name}_{score}' if name else score
     for name in model.head_names
@@ -118,7 +122,14 @@ def check_metric(
       f'evaluation.best_metric={best_metric!r} is not one of {known}'
     )
   if best_metric == _STACK_METRIC:
-    sizes = {example['label'].shape for example in dataset.heldout}
+    labels = [example['label'] for example in dataset.heldout]
+    sizes = {label.shape for label in labels}
+    if labels and not any(np.any(label == 1) for label in labels):
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores the cells of a stack; '
+        f'none of the {len(labels)} held-out labels has a pixel of class 1, '
+        f'{dataset.class_names[1]!r}; hold out others'
+      )
     if len(sizes) > 1:
       raise InputError(
         f'evaluation.best_metric={best_metric!r} scores a stack; the held-out '
@@ -137,6 +148,15 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
   pixels = confusion.scores(counts)
   del pixels['iu']  # One for each class; the mean is there.
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=warping)
+  empty = [e['name'] for e in examples if not e['label'].any()]
+  if empty and processes.is_first():
+    logging.log_first_n(  # Once a run, not at every evaluation.
+      logging.WARNING,
+      'no cell pixel in the label of %s: left out of the means of v_rand and '
+      'v_info, which are undefined there',
+      1,
+      list_some(empty),
+    )
   panels = [
     (
       example['name'],
@@ -206,6 +226,11 @@ def _evaluate_classes(
 
   processes.together(count)
   counts = [processes.gather(matrix).sum(axis=0) for matrix in counts]
+  if not all(matrix.any() for matrix in counts):
+    raise InputError(
+      f'all pixels of the {len(examples)} examples are ignored; at least one '
+      'must have a label'
+    )
   scores, first = {}, 0
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''
@@ -231,7 +256,7 @@ def _evaluate_classes(
 def main(_):
   processes.join()
   args = flags.FLAGS
-  network = networks.load_from_flags()
+  network = network_flags.load_from_flags()
   config = network.config
   if args.data_dir is not None:
     config.data.dir = args.data_dir
@@ -262,16 +287,3 @@ def main(_):
   ).scores
   processes.say(title(count[args.split], args.split, average))
   processes.say(writers.table(scores))
-
-
-if __name__ == '__main__':
-  networks.define_flags()
-  flags.adopt_module_key_flags(networks)
-  flags.DEFINE_enum('split', 'heldout', SPLITS, 'Which examples to score.')
-  flags.DEFINE_string(
-    'data_dir', None, 'Where the data are now; None where the run had them.'
-  )
-  flags.DEFINE_bool(
-    'average', None, 'Average over the 8 turns and flips; None as the run did.'
-  )
-  run_command(main)

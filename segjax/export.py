@@ -6,7 +6,13 @@ weights `--config=CONFIG --params=FILE`; then
 `python -m segjax.predict --artifact=NET.segjax --input=IMAGES --output=FILE`.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('export')
+
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +20,12 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from segjax import networks
+from segjax import network_flags
 from segjax.data import look_of
-from segjax.errors import InputError, run_command
+from segjax.errors import InputError
 from segjax.networks import Network
 from segjax.prediction import artifact
+from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import check_prediction
 from segjax.settings import read_prediction
 from segjax.tiling.plans import plan_tiles
@@ -99,22 +106,10 @@ def export_network(
 
 def main(_):
   args = flags.FLAGS
+  check_apart([Path(args.output)], network_flags.paths_from_flags())
   artifact.check_output(args.output, args.overwrite)
-  network = networks.load_from_flags()
+  network = network_flags.load_from_flags()
   export_network(
     network, args.output, size_px=args.size_px, overwrite=args.overwrite
   )
   print(f'{args.output}: for {", ".join(PLATFORMS)}', flush=True)
-
-
-if __name__ == '__main__':
-  networks.define_flags()
-  flags.adopt_module_key_flags(networks)
-  flags.DEFINE_string('output', None, 'Folder to write.', required=True)
-  flags.DEFINE_integer(
-    'size_px',
-    None,
-    'Input side of a tile; None for that of training, if that is on tiles.',
-  )
-  flags.DEFINE_bool('overwrite', False, 'Replace an artifact that exists.')
-  run_command(main)

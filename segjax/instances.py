@@ -7,6 +7,12 @@ in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
 they are is in `segjax.prediction.components`.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('instances')
+
+import itertools
 import math
 import os
 import re
@@ -16,9 +22,21 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax.errors import InputError, run_command
-from segjax.images import canvases, rasters
+from segjax.errors import InputError
+from segjax.images.files import (
+  digest_of_rasters,
+  list_rasters,
+  open_canvas,
+  open_rasters,
+)
+from segjax.images.zarr import is_zarr
 from segjax.prediction.components import blocks_of, label_blocks
+from segjax.prediction.folder_journal import FolderJournal, describe_skipped
+from segjax.prediction.outputs import (
+  check_absent,
+  check_apart,
+  check_other_folder,
+)
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048
@@ -34,6 +52,9 @@ def label_files(
 ) -> None:
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
 
+  Of a folder, a killed call goes on when it is made again: it skips the files
+  that it has finished and nobody has changed.
+
   Args:
     source: file, Zarr, or folder of maps of one channel: probabilities f32, or
       labels 0 and 1.
@@ -41,14 +62,14 @@ def label_files(
       maskTTT.tif for tTTT and NAME.tif for another NAME.
     threshold: as of `label_instances`.
     seed_threshold: as of `label_instances`.
-    overwrite: whether to replace files that exist.
+    overwrite: whether to replace files that exist. Maps are not replaced.
 
   Raises:
     InputError: a file or an argument is wrong, or a page has more than 65535
       instances.
   """
-  files = rasters.list_rasters(source)
-  is_folder = source.is_dir() and not rasters.is_zarr(source)
+  files = list_rasters(source)
+  is_folder = source.is_dir() and not is_zarr(source)
   if is_folder:
     outputs = [output / _result_name(file) for file in files]
     if not output.parent.is_dir() or output.is_file():
@@ -62,9 +83,22 @@ def label_files(
   for file in outputs:
     if outputs.count(file) > 1:
       raise InputError(f'{file} would hold two inputs; rename one of them')
-    if file.exists() and not overwrite:
-      raise InputError(f'{file} exists; give --overwrite to replace it')
-  for file, target in zip(files, outputs, strict=True):
+  if is_folder:
+    check_other_folder(output, source)
+  check_apart(outputs, files)
+  digests = [digest_of_rasters([file]) for file in files]
+  journal, finished = None, [False] * len(files)
+  if is_folder:
+    command = [os.path.realpath(source), threshold, seed_threshold]
+    journal = FolderJournal(output, command)
+    finished = journal.find_finished(outputs, digests)
+  pending = [not is_finished for is_finished in finished]
+  if not overwrite:
+    check_absent(itertools.compress(outputs, pending))
+  if any(finished):
+    print(describe_skipped(output, finished), flush=True)
+  jobs = zip(files, outputs, digests, strict=True)
+  for file, target, digest in itertools.compress(jobs, pending):
     try:
       # Beside the output folder, which is not made for a file that is refused.
       with tempfile.TemporaryDirectory(
@@ -72,12 +106,15 @@ def label_files(
       ) as folder:
         written = Path(folder) / target.name
         total = _label_pages(file, written, threshold, seed_threshold)
-        if is_folder:
+        if journal is not None:
           output.mkdir(exist_ok=True)
+          journal.enter(target, digest, written)
         os.replace(written, target)
     except OSError as e:
       raise InputError(f'{target}: cannot be written; {e.strerror or e}') from e
     print(f'{target}: {total} instances', flush=True)
+  if journal is not None:
+    journal.remove()
 
 
 def _label_pages(file, target, threshold, seed_threshold):
@@ -86,11 +123,9 @@ def _label_pages(file, target, threshold, seed_threshold):
   Memory holds what `label_blocks` says; a page of numbers is beside `target`.
   """
   total = 0
-  with rasters.open_rasters(file) as pages:
+  with open_rasters(file) as pages:
     shape = pages[0].shape[:2]
-    with canvases.open_canvas(
-      target, (len(pages), *shape), np.uint16
-    ) as canvas:
+    with open_canvas(target, (len(pages), *shape), np.uint16) as canvas:
       numbers = _numbers(target.with_name('numbers'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(
@@ -150,16 +185,3 @@ def main(_):
     seed_threshold=args.seed_threshold,
     overwrite=args.overwrite,
   )
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('input', None, 'File or folder of maps.', required=True)
-  flags.DEFINE_string(
-    'output', None, 'A .tif file; or, for a folder, a folder.', required=True
-  )
-  flags.DEFINE_float('threshold', 0.5, 'Cells are above it.')
-  flags.DEFINE_float(
-    'seed_threshold', None, 'Seeds are above it; None cuts no component.'
-  )
-  flags.DEFINE_bool('overwrite', False, 'Replace files that exist.')
-  run_command(main)

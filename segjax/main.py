@@ -1,50 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains and evaluates: python -m segjax.main --config=configs/unet_isbi.py"""
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('train')
+
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from segjax.errors import InputError, run_command
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file, as FILE.py or FILE.py:ARGUMENT.'
-)
-_WORKDIR = flags.DEFINE_string(
-  'workdir',
-  None,
-  'Folder for checkpoints, metrics and pictures; a run that is there goes on. '
-  'Default: a folder under runs/ named after the config and its argument.',
-)
-_DRY_RUN = flags.DEFINE_boolean(
-  'dry_run',
-  False,
-  'Instead: prints parameters, FLOPs and bytes of a step, and what would fit. '
-  'Reads no data and writes nothing.',
-)
-flags.mark_flag_as_required('config')
+from segjax import dry_run, train
+from segjax.devices import processes
+from segjax.devices.compilation_cache import use_compilation_cache
 
 
 def main(_):
-  source = config_flags.get_config_filename(flags.FLAGS['config'])
+  args = flags.FLAGS
+  source = config_flags.get_config_filename(args['config'])
   file, _, argument = source.partition(':')
-  if not Path(file).is_file():
-    raise InputError(f'--config={source}: there is no file {file}')
   name = f'{Path(file).stem}_{argument}' if argument else Path(file).stem
-  # Here, so that a wrong flag fails first.
-  from segjax import dry_run, train
-  from segjax.devices import processes
-  from segjax.devices.compilation_cache import use_compilation_cache
-
   processes.join()
-  if _DRY_RUN.value:
-    processes.say(dry_run.describe(_CONFIG.value))
+  if args.dry_run:
+    processes.say(dry_run.describe(args.config))
     return
-  if _CONFIG.value.compilation_cache:
+  if args.config.compilation_cache:
     use_compilation_cache()
-  train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or Path('runs', name))
-
-
-if __name__ == '__main__':
-  run_command(main)
+  train.train_and_evaluate(args.config, args.workdir or Path('runs', name))

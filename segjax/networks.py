@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks with their parameters: those of a run, of a file, to start from.
-
-`evaluate` and `predict` take a network by the same flags, defined here.
-"""
+"""Networks with their parameters: those of a run, of a file, to start from."""
 
 import os
 from collections.abc import Sequence
@@ -12,12 +9,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from segjax.contracts import SegmentationModel
-from segjax.data import IGNORE_LABEL, Dataset
-from segjax.devices.compilation_cache import use_compilation_cache
+from segjax.data import Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs.checkpoints import newest_step
@@ -160,8 +155,8 @@ def starting_params(
 def check_fits(model: SegmentationModel, dataset: Dataset) -> None:
   """Raises InputError unless the model can be trained and scored on the data.
 
-  It takes the channels of the images and has the classes of the labels; and if
-  examples are held out, a pixel of them has a label.
+  It takes the channels of the images and has the classes of the labels. One
+  example is read; `label_counts.check_labels` reads all.
   """
   examples = dataset.train if len(dataset.train) else dataset.heldout
   needed = {
@@ -180,63 +175,6 @@ def check_fits(model: SegmentationModel, dataset: Dataset) -> None:
       f'the heads of the model have {model.head_sizes} classes; the labels of '
       f'the data have {sizes}; set model.heads'
     )
-  if len(dataset.heldout) and not any(
-    np.any(example['label'] != IGNORE_LABEL) for example in dataset.heldout
-  ):
-    raise InputError(
-      f'all pixels of the {len(dataset.heldout)} held-out examples are '
-      f'ignored ({IGNORE_LABEL}); at least one must have a label'
-    )
-
-
-def define_flags() -> None:
-  """Defines the flags that say which network: a run, or a config and a file.
-
-  `flags.adopt_module_key_flags(networks)` then shows them in the `--help` of a
-  command.
-  """
-  flags.DEFINE_string('workdir', None, 'Folder of the run to take.')
-  flags.DEFINE_string(
-    'checkpoint',
-    'latest',
-    "Checkpoint of the run: 'latest', 'best' (by the held-out score, which "
-    'flatters it) or the number of a step.',
-  )
-  config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'Config file of the network whose weights --params gives, instead of '
-    '--workdir.',
-  )
-  flags.DEFINE_string(
-    'params',
-    None,
-    'Weights (.npz or .safetensors) of the network that --config describes.',
-  )
-  flags.declare_key_flag('config')
-
-
-def load_from_flags() -> Network:
-  """Returns the network that the flags name.
-
-  From here on its config says whether compiled programs are kept.
-
-  Raises:
-    InputError: they name none, or more than one; or it cannot be loaded.
-  """
-  args = flags.FLAGS
-  if args.workdir is not None and (args.config, args.params) == (None, None):
-    network = load_trained(args.workdir, args.checkpoint)
-  elif args.workdir is None and None not in (args.config, args.params):
-    network = load_converted(args.config, args.params)
-  else:
-    raise InputError(
-      'give --workdir=DIR for the network of a run, or --config=CONFIG and '
-      '--params=FILE for converted weights'
-    )
-  if network.config.compilation_cache:
-    use_compilation_cache()
-  return network
 
 
 def _shapes(model: nn.Module) -> Any:

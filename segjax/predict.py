@@ -8,26 +8,40 @@ together, see `processes.join`, share the tiles of every image; all of them must
 see the same files.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('predict')
+
 import functools
 import hashlib
+import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from segjax import networks
+from segjax import network_flags
 from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
-from segjax.errors import InputError, run_command
-from segjax.images import rasters
-from segjax.images.files import write_stack
+from segjax.errors import InputError
+from segjax.images.files import digest_of_rasters, list_rasters, write_stack
 from segjax.images.palettes import complete_palette
+from segjax.images.zarr import is_zarr
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.prediction import artifact
-from segjax.prediction.outputs import DTYPES, KINDS, encode, plan_outputs
+from segjax.prediction.folder_journal import FolderJournal, describe_skipped
+from segjax.prediction.outputs import (
+  check_absent,
+  check_apart,
+  check_other_folder,
+  encode,
+  plan_outputs,
+)
 from segjax.prediction.overlays import draw_overlay, thinning
 from segjax.prediction.pages import (
   finish_picture,
@@ -35,7 +49,11 @@ from segjax.prediction.pages import (
   open_pages,
   write_predictions,
 )
-from segjax.prediction.partial import open_partial
+from segjax.prediction.partial import (
+  open_partial,
+  remove_leftover,
+  unfinished_folder,
+)
 from segjax.prediction.predictor import of_stored_pixels, settle_tiles
 from segjax.prediction.streaming import stream_predict
 from segjax.settings import read_prediction
@@ -52,11 +70,14 @@ def predict_files(
   average: bool | None = None,
   tile_size_px: int | None = None,
   overwrite: bool = False,
+  other_inputs: Iterable[Path] = (),
 ) -> None:
   """Writes the predictions of image files, and prints what it wrote.
 
-  Each output appears whole or not at all. What a killed run has finished stays
-  in OUTPUT.partial, and the same call goes on from there. All images share the
+  Each output appears whole or not at all. What a killed run has finished of one
+  stays in OUTPUT.partial, and the same call goes on from there; of a folder, it
+  skips the files that it has finished and nobody has changed, and replaces no
+  others. All images share the
   shape of their tiles, see `choose_tile_shape`, and what is compiled. Of a
   folder, the outputs before a file with damaged pixels are written.
 
@@ -64,30 +85,37 @@ def predict_files(
     network: of a run, or with converted weights.
     source: image file, stack, Zarr, or folder of images.
     output: see `plan_outputs`.
-    kind: one of `KINDS`: see `encode`; 'overlay' is the image with the classes
-      painted over it and their names.
-    dtype: one of `DTYPES`: see `encode`. A .png is 'uint8' whatever it is.
+    kind: one of `outputs.KINDS`: see `encode`; 'overlay' is the image with the
+      classes painted over it and their names.
+    dtype: one of `outputs.DTYPES`: see `encode`. A .png is 'uint8' whatever it
+      is.
     average: over the eight turns and flips; None as the run evaluated.
     tile_size_px: input side of a tile; None for the shape that computes the
       fewest pixels.
     overwrite: whether to replace an output that exists.
+    other_inputs: what else the command reads, files and folders. Neither they
+      nor the images are ever replaced.
 
   Raises:
     InputError: a file or an argument is wrong.
   """
   source, output = Path(source), Path(output)
+  images_read = list_rasters(source)
+  is_folder = source.is_dir() and not is_zarr(source)
   jobs, ending = plan_outputs(
-    rasters.list_rasters(source),
-    source.is_dir() and not rasters.is_zarr(source),
+    images_read,
+    is_folder,
     output,
     kind,
     len(network.model.head_sizes),
   )
   if kind == 'logits' and dtype == 'uint8':
     raise InputError('logits do not fit dtype uint8; use float32 or float16')
-  for _, file in jobs:
-    if file.exists() and not overwrite:
-      raise InputError(f'{file} exists; give --overwrite to replace it')
+  if is_folder:
+    check_other_folder(output, source)
+  written = [file for _, file in jobs]
+  unfinished = [unfinished_folder(file) for file in written]
+  check_apart([*written, *unfinished], [*images_read, *other_inputs])
   model, params, config, _ = network
   if average is None:
     average = config.evaluation.average
@@ -102,8 +130,16 @@ def predict_files(
     dtype='uint8' if ending == '.png' else dtype,
     head_sizes=model.head_sizes,
   )
-  digest = digest_of_params(params)
-  described = config.to_dict() | {'prediction': None}  # Settled below.
+  params_digest = digest_of_params(params)
+  digests = [digest_of_rasters(files) for files, _ in jobs]
+  described = config.to_dict()
+  journal = None
+  if written != [output]:
+    command = [os.path.realpath(source), kind, dtype, average, params_digest]
+    journal = FolderJournal(output, [*command, tile_size_px, described])
+  finished = _find_finished(journal, written, digests, overwrite)
+  if any(finished):
+    processes.say(describe_skipped(output, finished))
   measured = [_measure(*job, model.in_channels) for job in jobs]
   _, sizes, pixels = zip(*measured, strict=True)
   preprocessing, tiles = read_prediction(
@@ -118,34 +154,41 @@ def predict_files(
   stream = functools.partial(
     stream_predict, model=stored, params=params, settings=settled
   )
-  for (files, file), (count, size, _) in zip(jobs, measured, strict=True):
-    if file.parent == output:
+  for (files, file), digest, (count, size, _), is_finished in zip(
+    jobs, digests, measured, finished, strict=True
+  ):
+    # Of the config's `prediction`, what counts is settled.
+    settings = repr(
+      [kind, dtype, str(max(pixels)), settled, described | {'prediction': None}]
+    )
+    identity = {
+      'parameters': params_digest,
+      'settings': hashlib.sha256(settings.encode()).hexdigest(),
+      'input': digest,
+    }
+    if is_finished:
+      if processes.is_first():
+        remove_leftover(file, identity)
+      continue
+    if journal is not None:
       processes.together(lambda: processes.is_first() and _make_folder(output))
-    pages = open_pages(files, model.in_channels, max(pixels))
-    if kind == 'overlay':
 
-      def write_overlay(file=file, pages=pages):
+    def finish(folder, file=file, digest=digest):
+      if kind != 'overlay':
+        finish_picture(folder, file.name, colours if ending == '.png' else None)
+      if journal is not None:
+        journal.enter(file, digest, folder / file.name)
+
+    pages = open_pages(files, model.in_channels, max(pixels))
+    with open_partial(file, identity, overwrite, finish) as partial:
+      if kind == 'overlay':
         if processes.is_first():
           names = class_names[: model.head_sizes[0]]
-          pictures = [draw_overlay(p, stream, names, palette) for p in pages]
-          write_stack(file, np.stack(pictures))
-
-      processes.together(write_overlay)
-      step = thinning(*size)
-      how = f', of {step} x {step} px one' if step > 1 else ''
-    else:
-      settings = repr([kind, dtype, str(max(pixels)), settled, described])
-      identity = {
-        'parameters': digest,
-        'settings': hashlib.sha256(settings.encode()).hexdigest(),
-        'input': rasters.digest_of_rasters(files),
-      }
-      finish = functools.partial(
-        finish_picture,
-        name=file.name,
-        colours=colours if ending == '.png' else None,
-      )
-      with open_partial(file, identity, overwrite, finish) as partial:
+          [picture] = [draw_overlay(p, stream, names, palette) for p in pages]
+          write_stack(partial.folder / file.name, picture[None])
+        step = thinning(*size)
+        how = f', of {step} x {step} px one' if step > 1 else ''
+      else:
         plan = write_predictions(
           partial,
           file.name,
@@ -155,8 +198,26 @@ def predict_files(
           encoder,
           model.num_classes,
         )
-      how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
+        how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
     processes.say(f'{file}: {kind} of {count} images{how}')
+  if journal is not None and processes.is_first():
+    journal.remove()
+
+
+def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
+  """Returns which outputs to skip, and refuses others that exist."""
+
+  def find():
+    finished = [False] * len(outputs)
+    if processes.is_first():
+      if journal is not None:
+        finished = journal.find_finished(outputs, digests)
+      if not overwrite:
+        check_absent(itertools.compress(outputs, np.logical_not(finished)))
+    return np.array(finished)
+
+  # The first process decides for all: a file may look older to another one.
+  return processes.gather(processes.together(find))[0].tolist()
 
 
 def _measure(files, output, channels):
@@ -180,7 +241,7 @@ def _make_folder(folder: Path) -> None:
 
 def _load(args) -> Network:
   if args.artifact is None:
-    return networks.load_from_flags()
+    return network_flags.load_from_flags()
   if (args.workdir, args.config, args.params) != (None, None, None):
     raise InputError(
       f'--artifact={args.artifact} is a network by itself; give no --workdir, '
@@ -218,48 +279,8 @@ def main(_):
     average=args.average,
     tile_size_px=args.tile_size_px,
     overwrite=args.overwrite,
+    other_inputs=[
+      *network_flags.paths_from_flags(),
+      *([] if args.artifact is None else [Path(args.artifact)]),
+    ],
   )
-
-
-if __name__ == '__main__':
-  networks.define_flags()
-  flags.adopt_module_key_flags(networks)
-  flags.DEFINE_string(
-    'artifact', None, 'Instead of both: folder of segjax.export.'
-  )
-  flags.DEFINE_string(
-    'input', None, 'Image file, stack, or folder of images.', required=True
-  )
-  flags.DEFINE_string(
-    'output',
-    None,
-    'A .tif, .npy, .zarr or .png; or, for a folder of images, a folder.',
-    required=True,
-  )
-  flags.DEFINE_enum(
-    'kind',
-    'probabilities',
-    KINDS,
-    'What to write: see `encode`; labels are class indices, an overlay is a '
-    'picture.',
-  )
-  flags.DEFINE_enum(
-    'dtype',
-    'float32',
-    DTYPES,
-    'Of probabilities and logits; uint8 scales probabilities to 0..255.',
-  )
-  flags.DEFINE_enum(
-    'compute_dtype',
-    None,
-    ('float32', 'bfloat16'),
-    'That the network computes in; None as it was trained.',
-  )
-  flags.DEFINE_bool(
-    'average', None, 'Average over the 8 turns and flips; None as the run did.'
-  )
-  flags.DEFINE_integer(
-    'tile_size_px', None, 'Input side of a tile; None wastes least.'
-  )
-  flags.DEFINE_bool('overwrite', False, 'Replace the output if it exists.')
-  run_command(main)

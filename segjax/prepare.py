@@ -11,6 +11,11 @@ is lost. Border weights are not stored, and what is trained on comes in another
 order. Sets of the catalogue are not prepared by this: see `segjax.data.tfds`.
 """
 
+if __name__ == '__main__':  # Before imports that take seconds.
+  from segjax.command_line import run
+
+  run('prepare')
+
 import contextlib
 import io
 import re
@@ -20,13 +25,12 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
-from PIL import Image
 
 from segjax.data import create_dataset
 from segjax.data.examples import IGNORE_LABEL, Dataset, check_label
 from segjax.data.tfds import import_tfds
-from segjax.errors import InputError, run_command
+from segjax.errors import InputError
+from segjax.images import png_jpeg
 
 _VERSION = '1.0.0'
 
@@ -183,7 +187,7 @@ def _encoded(
     yield (
       f'{index:08}',
       {
-        'image': _png(image[..., 0] if channels == 1 else image),
+        'image': _png(image),
         'label': _png(label.astype(np.uint8)),
         'name': name,
       },
@@ -192,7 +196,7 @@ def _encoded(
 
 def _png(array: np.ndarray) -> bytes:
   file = io.BytesIO()
-  Image.fromarray(array).save(file, format='PNG')
+  png_jpeg.encode(file, array)
   return file.getvalue()
 
 
@@ -205,12 +209,3 @@ def main(_):
     f'{len(dataset.heldout)} held out',
     flush=True,
   )
-
-
-if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', None, 'Its data are written.')
-  flags.DEFINE_string('output', None, 'Folder of prepared sets.', required=True)
-  flags.DEFINE_string('name', None, 'Of the prepared set.', required=True)
-  flags.DEFINE_bool('overwrite', False, 'Replace the set if it exists.')
-  flags.mark_flag_as_required('config')
-  run_command(main)

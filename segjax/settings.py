@@ -232,7 +232,7 @@ def read_settings(config: ConfigDict) -> Settings:
   Raises:
     InputError: a setting is unknown, missing or out of its range.
   """
-  from segjax.models import UNETS  # Late: an artifact needs no networks.
+  from segjax.models import FCNS, UNETS  # Late: artifacts need none.
 
   sections = config.to_dict()
   _check_names('', sections, _TOP)
@@ -242,9 +242,10 @@ def read_settings(config: ConfigDict) -> Settings:
       section = section[part]
     _check_names(f'{name}.', section, known)
   model = sections['model']
-  is_unet = 'name' in model and model['name'] in UNETS
-  known = _PREDICTION_OF_UNET if is_unet else _PREDICTION_OF_FCN
-  _check_names('prediction.', sections['prediction'], known)
+  name = model['name'] if 'name' in model else None
+  if name in UNETS or name in FCNS:  # Another name is refused by `models`.
+    known = _PREDICTION_OF_UNET if name in UNETS else _PREDICTION_OF_FCN
+    _check_names('prediction.', sections['prediction'], known)
   _check_numbers(sections)
 
   def section(name):

@@ -6,24 +6,31 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from segjax import networks
 from segjax.atomic import replacing
-from segjax.data import create_dataset
+from segjax.data import Dataset, create_dataset
+from segjax.data.label_counts import check_labels
 from segjax.data.pipeline import create_batches
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
 from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
-from segjax.experiment import create_experiment
+from segjax.experiment import Experiment, create_experiment
 from segjax.images.files import write_stack
 from segjax.runs import writers
 from segjax.runs.checkpoints import Checkpoints, newest_step
 from segjax.runs.training_log import TrainingLog
-from segjax.runs.workdir import check_claimed, check_writable, claim_workdir
+from segjax.runs.workdir import (
+  check_claimed,
+  check_writable,
+  claim_workdir,
+  lock_workdir,
+)
 from segjax.weights import files
 
 # What may differ when a run is continued. More steps stretch a schedule that
@@ -54,21 +61,36 @@ def train_and_evaluate(
   """Trains for `config.num_train_steps`, evaluates, and returns the scores.
 
   A run that `workdir` holds goes on from its newest checkpoint and ends with
-  the parameters of an unbroken run, bit for bit (tested on CPU in float32).
-  SIGTERM saves the next step and returns no scores; see `preemption`.
+  the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
+  and returns no scores; see `preemption`. A lock keeps other runs out of
+  `workdir` until this one ends.
 
   Raises:
-    InputError: config or data are wrong, or `workdir` holds another experiment.
+    InputError: config or data are wrong, `workdir` holds another experiment, or
+      another run is in it.
     TrainingDiverged: NaN or infinite loss or gradient; names the step.
     SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
   check_writable(workdir)
-  model, init, devices, settings = create_experiment(config)
+  experiment = create_experiment(config)
+  model = experiment.model
   dataset = processes.together(lambda: create_dataset(config.data))
   networks.check_fits(model, dataset)
   check_metric(model, dataset, config.evaluation.best_metric)
-  start_params, origin = {}, ''
-  trained_steps = newest_step(Path(workdir) / 'checkpoints')
+  with lock_workdir(workdir):
+    return _train_in(Path(workdir), config, experiment, dataset)
+
+
+def _train_in(
+  workdir: Path,
+  config: ConfigDict,
+  experiment: Experiment,
+  dataset: Dataset,
+) -> dict[str, float]:
+  """Goes on from what `workdir` holds, or begins."""
+  model, init, devices, settings = experiment
+  start_params, origin, counted = {}, '', ''
+  trained_steps = newest_step(workdir / 'checkpoints')
   if trained_steps is None:
     start_params, origin = processes.together(
       lambda: networks.starting_params(
@@ -79,6 +101,8 @@ def train_and_evaluate(
         settings.init.ignore,
       )
     )
+    # Last, for it takes longest; before anything is written.
+    counted = check_labels(dataset, config.data)
   elif trained_steps > config.num_train_steps:
     raise InputError(
       f'{workdir} is at step {trained_steps} already, beyond '
@@ -93,7 +117,6 @@ def train_and_evaluate(
     )
   )
   processes.together(lambda: check_claimed(workdir))
-  workdir = Path(workdir)
 
   def evaluate_heldout(params, **how):
     return evaluate(model, params, dataset.heldout, config, dataset, **how)
@@ -116,6 +139,8 @@ def train_and_evaluate(
       state = state.replace(params=files.nested(params))
     start, end = int(state.step), config.num_train_steps
     processes.say(writers.parameter_table(state.params))
+    if counted:
+      processes.say(counted)
     processes.say(f'{workdir}: from step {start} to {end}')
     state = devices.put_state(state)
     batches = create_batches(
@@ -167,13 +192,16 @@ def train_and_evaluate(
 
   if not len(dataset.heldout):
     processes.say('no example is held out: no scores, no pictures')
+    _say_how_to_predict(workdir)
     return {}
   average = config.evaluation.average
-  return _report(
+  scores = _report(
     workdir,
     evaluate_heldout(params, average=average),
     f'{title(len(dataset.heldout), "heldout", average)}, step {end}',
   )
+  _say_how_to_predict(workdir)
+  return scores
 
 
 def _report(
@@ -195,3 +223,11 @@ def _report(
     write_stack(folder / f'{name}.png', panel[None])
   print(f'pictures: {folder}', flush=True)
   return evaluation.scores
+
+
+def _say_how_to_predict(workdir: Path) -> None:
+  run = shlex.quote(str(workdir))
+  processes.say(
+    f'to predict: python -m segjax.predict --workdir={run} --input=IMAGES '
+    '--output=PREDICTIONS'
+  )

@@ -9,12 +9,17 @@ from caffemodel import write_caffemodel
 from small_sets import write_camvid, write_folder, write_voc
 from trees import cut, image_of, write_lines, write_picture
 
+from segjax.images.files import read_stack
 from segjax.models.fcn import FCN32s
 from segjax.weights import files
 
 NARROW = '--config.model.width=0.0625 --config.model.fc_features=24'
 VOC = f'--config=configs/fcn32s_voc.py {NARROW} --config.data.dir={{tree}}/'
 FOUR = f'{NARROW} --config.model.num_classes=4'
+FOLDER = (
+  f'--config=configs/fcn8s_folder.py {NARROW} --config.init.path=random '
+  '--config.data.heldout_fraction=0.34 --config.data.dir={tree}'
+)
 START = '--config.init.path={tree}/net.npz'
 TRAIN = 'main --workdir={new}'
 CONVERT = 'convert --output={new}.npz --model='
@@ -81,8 +86,41 @@ CASES = {
     ["best_metric='v_rand'", '2 sizes'],
   ),
   'nothing to be scored on': (
-    f'{TRAIN} {VOC}ignored',
-    ['all pixels', '1 held-out', '255'],
+    f'{TRAIN} {VOC}ignored {START}',
+    ['1 held-out labels: all pixels are ignored', '324 px', '.heldout_list'],
+  ),
+  'masks of 0 and 255': (
+    f'{TRAIN} {FOLDER}/masks',
+    [
+      "no pixel is of class 'object'",
+      'px background (value 0)',
+      'ignored (value 255)',
+      '--config.data.label_values="(0, 255)"',
+      'data.ignore_value',
+    ],
+  ),
+  'masks of other values': (
+    f'{TRAIN} {FOLDER}/masks "--config.data.label_values=(0, 254)" '
+    '"--config.data.ignore_value=()"',
+    ['label 255 in row', 'one of label_values=(0, 254)', 'are 0, 255'],
+  ),
+  'values and colours': (
+    f'{TRAIN} {FOLDER}/masks "--config.data.label_values=(0, 255)" '
+    '"--config.data.colours=((0, 0, 0), (9, 9, 9))"',
+    ['label_values=(0, 255) beside colours', 'one of them'],
+  ),
+  'nothing to train on': (
+    f'{TRAIN} {FOLDER}/blank',
+    ['2 training labels: all pixels are ignored', 'value 255', 'ignore_value'],
+  ),
+  'wrong value in the second held-out label': (
+    f'{TRAIN} {FOLDER}/second --config.data.train_list=train.txt '
+    '--config.data.heldout_list=heldout.txt',
+    ['labels/c.png: label 7 in row 3, column 4', '0..1', 'are 0, 1, 7'],
+  ),
+  'class without a training pixel': (
+    f'{TRAIN} {VOC}rare {START}',
+    ["no pixel is of class 'tvmonitor'", 'px background', 'data.train_list'],
   ),
   'layer that is not there': (
     f'{TRAIN} {VOC}voc {START} \'--config.optimizer.bias_layers=("skore",)\'',
@@ -180,6 +218,21 @@ CASES = {
     '--output={tree}/net.npz',
     ['{tree}/net.npz exists', '--overwrite'],
   ),
+  'weights over themselves': (
+    'convert --model=fcn32s --input={tree}/net.npz --output={tree}/net.npz '
+    '--overwrite',
+    ['output {tree}/net.npz is the input {tree}/net.npz', 'give another'],
+  ),
+  'weights over themselves through a link': (
+    'convert --model=fcn32s --input={tree}/net.npz --output={tree}/link.npz '
+    '--overwrite',
+    ['output {tree}/link.npz is the input {tree}/net.npz'],
+  ),
+  'prediction over the weights': (
+    f'predict --config=configs/fcn32s_voc.py {FOUR} --params={{tree}}/net.npz '
+    '--input={tree}/image.png --output={tree}/link.npy --overwrite',
+    ['output {tree}/link.npy is the input {tree}/net.npz'],
+  ),
   'weights of another net': (
     f'predict --config=configs/fcn16s_voc.py {FOUR} --output={{new}}.npy '
     '--params={tree}/net.npz --input={tree}/image.png',
@@ -216,6 +269,7 @@ def write_tree(tree):
   write_folder(tree / 'folder')
   write_voc(tree / 'voc')
   wrong = 'outside', 'colours', 'missing', 'empty', 'elsewhere', 'ignored'
+  wrong += ('rare',)
   for name in wrong:
     shutil.copytree(tree / 'voc', tree / name)
   labels, lists = 'VOC2011/SegmentationClass', 'VOC2011/ImageSets/Segmentation'
@@ -228,6 +282,22 @@ def write_tree(tree):
     write_picture(tree / 'colours' / labels / f'{name}.png', image_of(1, size))
   ignored = np.full((18, 18), 255, np.uint8)
   write_picture(tree / 'ignored' / labels / 'c.png', ignored)
+  for name in 'ab':
+    file = tree / 'rare' / labels / f'{name}.png'
+    label = read_stack(file)[0, ..., 0]
+    write_picture(file, np.where(label == 20, 255, label))
+  for name in ('masks', 'blank', 'second'):
+    shutil.copytree(tree / 'folder', tree / name)
+  for file in (tree / 'masks/labels').iterdir():
+    write_picture(file, 255 * read_stack(file)[0, ..., 0])
+  for file in (tree / 'blank/labels').iterdir():
+    write_picture(file, np.full(read_stack(file).shape[1:3], 255))
+  file = tree / 'second/labels/c.png'
+  label = read_stack(file)[0, ..., 0]
+  label[3, 4] = 7
+  write_picture(file, label)
+  write_lines(tree / 'second/train.txt', 'a')
+  write_lines(tree / 'second/heldout.txt', 'b', 'c')
   (tree / 'missing' / labels / 'b.png').unlink()
   (tree / 'empty' / lists / 'train.txt').write_text('\n')
   write_lines(tree / 'elsewhere' / lists / 'train.txt', '../../a')
@@ -245,5 +315,7 @@ def write_tree(tree):
   cut(tree / 'cut.caffemodel')
   extra = {'conv9_9': [np.zeros((1, 1, 1, 1)), np.zeros(1)]}
   write_caffemodel(tree / 'unknown.caffemodel', layers | extra)
+  (tree / 'link.npz').symlink_to('net.npz')
+  (tree / 'link.npy').hardlink_to(tree / 'net.npz')
   write_picture(tree / 'image.png', image_of(9))
   write_picture(tree / 'gray.png', image_of(9)[..., 0])

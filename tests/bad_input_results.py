@@ -8,6 +8,7 @@ import numpy as np
 from small_runs import make_run
 
 from segjax.images.files import write_stack
+from segjax.weights.files import write_params
 
 EXPORT = 'export --workdir={run} --output='
 PREDICT = 'predict --input={tree}/maps/t000.tif --output={new}.npy '
@@ -24,7 +25,10 @@ CASES = {
     'export --workdir={tree}/maps --output={new}',
     ['{tree}/maps/config.json', 'train first'],
   ),
-  'export to nowhere': ('export --workdir={run}', ['--output', 'None']),
+  'export to nowhere': (
+    'export --workdir={run}',
+    ['give --output=', 'for example: python -m segjax.export'],
+  ),
   'export of an inadmissible tile': (
     EXPORT + '{new} --size_px=35',
     ['35 px is not admissible', 'nearest: 34 and 36'],
@@ -64,6 +68,24 @@ CASES = {
   'prediction of a run that lacks a setting': (
     PREDICT + '--workdir={tree}/older',
     ['{tree}/older/config.json has no prediction.max_tile_size_px', 'version'],
+  ),
+  'export over its parameters': (
+    'export --config=configs/unet_isbi.py --params={tree}/net/params.npz '
+    '--output={tree}/net --overwrite',
+    ['output {tree}/net holds the input {tree}/net/params.npz'],
+  ),
+  'export over the run': (
+    EXPORT + '{run} --overwrite',
+    ['output {tree}/run holds the input {tree}/run/config.json'],
+  ),
+  'export into the checkpoints': (
+    EXPORT + '{run}/checkpoints/net',
+    ['checkpoints/net lies in the input {tree}/run/checkpoints'],
+  ),
+  'prediction over a file of the run': (
+    PREDICT[: PREDICT.index('--output')]
+    + '--workdir={run} --output={tree}/config.tif --overwrite',
+    ['{tree}/config.tif is the input {tree}/run/config.json'],
   ),
   'no artifact': (
     PREDICT + '--artifact={tree}/maps',
@@ -113,6 +135,23 @@ CASES = {
     'instances --input={tree}/maps/t000.tif --output={tree}/cut.tif',
     ['{tree}/cut.tif exists', '--overwrite'],
   ),
+  'instances over their map': (
+    'instances --input={tree}/maps/t000.tif --output={tree}/maps/t000.tif '
+    '--overwrite',
+    ['output {tree}/maps/t000.tif is the input {tree}/maps/t000.tif'],
+  ),
+  'instances over a hard link to their map': (
+    'instances --input={tree}/maps --output={tree}/linked --overwrite',
+    ['{tree}/linked/mask000.tif is the input {tree}/maps/t000.tif'],
+  ),
+  'instances among their maps': (
+    'instances --input={tree}/maps --output={tree}/maps --overwrite',
+    ['output {tree}/maps is the folder of the input', 'give another'],
+  ),
+  'instances of another command': (
+    'instances --input={tree}/maps --output={tree}/stopped',
+    ['{tree}/stopped/mask000.tif exists', '--overwrite'],
+  ),
   'instances without their folder': (
     'instances --input={tree}/maps/t000.tif --output={new}/a.tif',
     ['{new}/a.tif', 'no folder {new}'],
@@ -137,6 +176,14 @@ def write_tree(tree):
   file.write_text(json.dumps(settings))
   (tree / 'file.txt').write_text('')
   write_stack(tree / 'maps' / 't000.tif', np.zeros((1, 9, 9), np.float32))
+  (tree / 'stopped').mkdir()
+  (tree / 'stopped' / 'mask000.tif').write_text('')
+  (tree / 'stopped' / '.unfinished.0123456789abcdef').write_text('["mask000')
+  (tree / 'linked').mkdir()
+  (tree / 'linked' / 'mask000.tif').hardlink_to(tree / 'maps' / 't000.tif')
+  (tree / 'config.tif').symlink_to(tree / 'run' / 'config.json')
+  (tree / 'net').mkdir()
+  write_params(tree / 'net' / 'params.npz', {'head': {'bias': np.zeros(2)}})
   write_stack(tree / 'colour.png', np.zeros((1, 9, 9, 3), np.uint8))
   label = np.zeros((1, 9, 9), np.uint8)
   label[0, 3, 4] = 2

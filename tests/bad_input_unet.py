@@ -135,10 +135,25 @@ CASES = {
     READ + '{tree}/labels',
     ['train-labels.tif', 'label 7 in page 2, row 3, column 4', '0 membrane'],
   ),
-  'no config': ('main --workdir={new}', ['--config', 'None']),
+  'no config': (
+    'main --workdir={new}',
+    ['give --config=unet_isbi.py:demo', 'for example: python -m segjax.main'],
+  ),
+  'labels without a membrane': (
+    READ + '{tree}/cells',
+    ["4 training labels: no pixel is of class 'membrane'", '16,384 px cell'],
+  ),
+  'no cell held out': (
+    READ + '{tree}/no_cell',
+    ["best_metric='v_rand'", 'none of the 1 held-out', "class 1, 'cell'"],
+  ),
   'no such config file': (
     'main --config={tree}/none.py --workdir={new}',
-    ['{tree}/none.py', 'no file'],
+    ['no file {tree}/none.py', 'shipped cards are', 'unet_isbi.py'],
+  ),
+  'config that is no Python file': (
+    'main --config=README.md --workdir={new}',
+    ['README.md is no config file', '.py'],
   ),
   'unknown config argument': (
     f'main --config={CONFIG}:tiny --workdir={{new}}',
@@ -175,7 +190,10 @@ CASES = {
     'main {demo} --workdir=gs://bucket/run',
     ['gs://bucket/run', 'mount'],
   ),
-  'no network': ('evaluate', ['--workdir=DIR', '--config', '--params']),
+  'no network': (
+    'evaluate',
+    ['--workdir=DIR', '--params', 'for example: python -m segjax.evaluate'],
+  ),
   'no run': (
     'evaluate --workdir={new}',
     ['{new}/config.json', 'train first', 'segjax.main'],
@@ -252,6 +270,37 @@ CASES = {
     WRITE + '{tree}/file.tif',
     ['{tree}/file.tif exists', '--overwrite'],
   ),
+  'labels over the images': (
+    WRITE + '{tree}/images --kind=labels --overwrite',
+    ['output {tree}/images is the folder of the input', 'give another'],
+  ),
+  'labels over the images through a link': (
+    WRITE + '{tree}/linked --kind=labels --overwrite',
+    ['output {tree}/linked is the folder of the input {tree}/images'],
+  ),
+  'labels over links to the images': (
+    WRITE + '{tree}/links --kind=labels --overwrite',
+    ['output {tree}/links/b.png is the input {tree}/images/b.png'],
+  ),
+  'prediction over its image': (
+    'predict --workdir={run} --input={tree}/nan.tif --output={tree}/nan.tif '
+    '--overwrite',
+    ['output {tree}/nan.tif is the input {tree}/nan.tif', 'give another'],
+  ),
+  'prediction into a Zarr that it reads': (
+    'predict --workdir={run} --input={tree}/in.zarr '
+    '--output={tree}/in.zarr/a.tif --overwrite',
+    ['{tree}/in.zarr/a.tif lies in the input {tree}/in.zarr'],
+  ),
+  'prediction in place of what holds its images': (
+    'predict --workdir={run} --input={tree}/out.zarr/images '
+    '--output={tree}/out.zarr --overwrite',
+    ['{tree}/out.zarr holds the input {tree}/out.zarr/images/'],
+  ),
+  'output of another command': (
+    WRITE + '{tree}/stopped --kind=labels',
+    ['{tree}/stopped/b.png exists', '--overwrite'],
+  ),
   'set prepared of no data': (
     PREPARE + '{tree}/partly --output={new} --name=mine',
     ['{tree}/partly (has no train-labels.tif)'],
@@ -270,7 +319,7 @@ CASES = {
   ),
   'prepared set without a name': (
     PREPARE + '{tree}/good --output={new}',
-    ['--name', 'None'],
+    ['give --name=my_set', 'for example: python -m segjax.prepare'],
   ),
   'prepared set inside a file': (
     PREPARE + '{tree}/good --output={tree}/file/sets --name=mine',
@@ -314,6 +363,10 @@ def write_tree(tree):
   write_isbi(tree / 'truncated', volume, labels)
   write_isbi(tree / 'mismatch', volume, labels[:4])
   write_isbi(tree / 'labels', volume, wrong)
+  write_isbi(tree / 'cells', volume, np.full_like(labels, 255))
+  empty = labels.copy()
+  empty[0] = 0
+  write_isbi(tree / 'no_cell', volume, empty)
   file = tree / 'truncated' / 'train-volume.tif'
   shutil.copy(file, tree / 'partly')
   file.write_bytes(file.read_bytes()[:-100])
@@ -326,3 +379,11 @@ def write_tree(tree):
   write_stack(tree / 'colour.png', np.zeros((1, 20, 20, 3), np.uint8))
   write_stack(tree / 'images' / 'a.png', np.zeros((1, 24, 18), np.uint8))
   write_stack(tree / 'images' / 'b.png', np.zeros((1, 20, 30), np.uint8))
+  (tree / 'linked').symlink_to(tree / 'images')
+  (tree / 'links').mkdir()
+  (tree / 'links' / 'b.png').hardlink_to(tree / 'images' / 'b.png')
+  (tree / 'in.zarr').mkdir()
+  shutil.copytree(tree / 'images', tree / 'out.zarr' / 'images')
+  (tree / 'stopped').mkdir()
+  shutil.copy(tree / 'images' / 'b.png', tree / 'stopped')
+  (tree / 'stopped' / '.unfinished.0123456789abcdef').write_bytes(b'\xff["b')

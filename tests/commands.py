@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command lines as a person types them, on a net and data made tiny."""
 
+import atexit
+import functools
 import hashlib
+import json
 import os
 import runpy
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +18,15 @@ import ml_collections
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/unet_isbi.py'
+FORK_SERVER = REPOSITORY / 'tests' / 'fork_server.py'
 LAUNCHER = str(REPOSITORY / 'launch' / 'local_processes.sh')
+
+# Variables of a command on one device, which a person has, while this suite has
+# eight, that compiles as quickly as this suite: see conftest.
+QUICKLY = {
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+  'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+}
 
 # Of every argument of the config.
 TINY_SETTINGS = {
@@ -56,14 +69,24 @@ def run(
   *args: str,
   cwd: str | os.PathLike | None = None,
   env: Mapping[str, str] | None = None,
+  fork: bool = True,
 ) -> subprocess.CompletedProcess:
-  """Runs `python -m segjax.MODULE ARGS`; `env` is added to the environment."""
+  """Runs `python -m segjax.MODULE ARGS`; `env` is added to the environment.
+
+  With neither `env` nor `cwd` it is a fork of a process that has imported all,
+  see `fork_server`, unless `fork` is False.
+  """
+  environment = _environment(env or {})
+  if fork and cwd is None and sys.platform == 'linux':
+    server, started_with = _fork_server()
+    if environment == started_with:
+      return _run_forked(server, [f'segjax.{module}', *args])
   return subprocess.run(
     _command(module, args),
     capture_output=True,
     text=True,
     cwd=cwd or REPOSITORY,
-    env=_environment(env or {}),
+    env=environment,
   )
 
 
@@ -102,12 +125,49 @@ def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
   }
 
 
+@functools.cache
+def _fork_server():
+  """Returns a socket to a server, and the environment that it started with."""
+  ours, its = socket.socketpair(type=socket.SOCK_SEQPACKET)
+  environment = _environment({})
+  with its:
+    server = subprocess.Popen(
+      [sys.executable, str(FORK_SERVER), str(its.fileno())],
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.DEVNULL,
+      cwd=REPOSITORY,
+      env=environment,
+      pass_fds=[its.fileno()],
+    )
+  atexit.register(server.wait)
+  atexit.register(ours.close)  # Runs first, and ends it.
+  return ours, environment
+
+
+def _run_forked(server, command):
+  ours, its = socket.socketpair()
+  with (
+    ours,
+    tempfile.TemporaryFile('w+') as out,
+    tempfile.TemporaryFile('w+') as errors,
+  ):
+    with its:
+      descriptors = [file.fileno() for file in (its, out, errors)]
+      socket.send_fds(server, [json.dumps(command).encode()], descriptors)
+    status = ours.recv(16)
+    assert status, 'the fork server has ended'
+    for file in (out, errors):
+      file.seek(0)
+    return subprocess.CompletedProcess(
+      command, int(status), out.read(), errors.read()
+    )
+
+
 def _command(module, args):
   return [sys.executable, '-m', f'segjax.{module}', *args]
 
 
 def _environment(more):
-  # XLA_FLAGS gives this suite eight devices; a person has one.
-  unwanted = ('XLA_FLAGS', 'SEGJAX_DATA_DIR')
+  unwanted = ('SEGJAX_DATA_DIR', 'PYTEST_CURRENT_TEST')
   inherited = {k: v for k, v in os.environ.items() if k not in unwanted}
-  return inherited | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'} | dict(more)
+  return inherited | QUICKLY | dict(more)

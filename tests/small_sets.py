@@ -18,8 +18,10 @@ def _image(i):
 
 
 def _label(i, num_classes):
-  rows = np.arange(SIZES[i][0]) * num_classes // SIZES[i][0]
-  return np.repeat(rows[:, None], SIZES[i][1], axis=1).astype(np.uint8)
+  """Returns u8 with as many pixels of each class, row by row."""
+  pixels = np.arange(np.prod(SIZES[i]))
+  label = pixels * num_classes // pixels.size
+  return label.reshape(SIZES[i]).astype(np.uint8)
 
 
 def write_voc(folder):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import REPOSITORY
+from commands import QUICKLY, REPOSITORY
 from flax import traverse_util
 
 from benchmarks import formulations, sides, timing, whole_passes
@@ -123,7 +123,6 @@ def run(module, *flags, **env):
   )
 
 
-QUICKLY = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1', 'XLA_FLAGS': ''}
 QUICK = ('--rounds=1', '--peak_size=64', '--variants=channels_last')
 
 

@@ -75,6 +75,7 @@ def collected():
   gc.collect()
 
 
+@pytest.mark.smoke
 def test_restores_bit_for_bit_and_quietly(tmp_path, records):
   with checkpoints.Checkpoints(tmp_path / 'a' / 'b') as c:
     assert c.latest_step() is None

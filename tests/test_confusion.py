@@ -8,6 +8,8 @@ import pytest
 from segjax.errors import InputError
 from segjax.metrics import confusion
 
+pytestmark = pytest.mark.smoke
+
 COUNTS = jax.jit(confusion.confusion_counts, static_argnums=(2, 3))
 
 

@@ -35,6 +35,7 @@ ODD_SIZE = (37, 53)
 
 @pytest.mark.parametrize('same', [False, True])
 @pytest.mark.parametrize('stride', [32, 16, 8])
+@pytest.mark.smoke
 def test_fcn_equals_caffe(tmp_path, stride, same):
   padding = 'same' if same else 'pad100'
   model = FCN(stride=stride, padding=padding, **NARROW)

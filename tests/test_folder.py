@@ -6,7 +6,8 @@ import pytest
 from inputs import random_stack
 from trees import cut, write_lines, write_picture
 
-from segjax.data import folder
+from segjax.data import create_dataset, folder
+from segjax.data.examples import Item, digest_of_files
 from segjax.errors import InputError
 from segjax.images.files import write_stack
 
@@ -91,6 +92,22 @@ def test_colours_are_classes(root):
   )
   with pytest.raises(InputError, match=message):
     load(root, colours=COLOURS).train[0]
+
+
+def test_values_are_classes(root):
+  for name in NAMES:
+    (root / 'labels' / f'{name}.npy').unlink(missing_ok=True)
+    label = np.uint8([0, 128, 255])[LABELS[name]]
+    write_picture(root / 'labels' / f'{name}.png', label)
+  dataset = load(root, label_values=[0, 128, 255], ignore_value=[255])
+  for example in dataset.train:
+    np.testing.assert_array_equal(example['label'], LABELS[example['name']])
+  message = (
+    r'a1.png: label 128 in row .* expected 0..2, or \(255,\) for ignored, or '
+    'their own values in data.label_values; .* are 0, 128, 255$'
+  )
+  with pytest.raises(InputError, match=message):
+    load(root, ignore_value=(255,)).train[0]
 
 
 def test_draw_depends_on_names_and_seed_alone(root, tmp_path_factory):
@@ -308,7 +325,36 @@ def test_digest_is_of_files_split_and_coding(root):
   usual = load(root).digest
   assert load(root).digest == usual
   assert load(root, ignore_value=(255,)).digest != usual
+  assert load(root, label_values=(0, 1, 3)).digest != usual
   assert load(root, heldout_fraction=0.4).digest != usual
   first, second = ['a1', 'a2'], ['a10', 'b']
   before = load_lists(root, first, second).digest
   assert load_lists(root, first[:1], first[1:] + second).digest != before
+
+
+def test_a_config_from_before_label_values_is_read_as_it_was(root):
+  items = [
+    Item(name, tuple(sorted(root.glob(f'*/{name}.*')))) for name in NAMES
+  ]
+  settings = (len(NAMES), (), (255,))
+  digest = digest_of_files(items, *settings)  # Of runs before the field.
+  assert load(root, ignore_value=(255,)).digest == digest
+  assert load(root, ignore_value=(255,), label_values=()).digest == digest
+  config = {
+    'name': 'folder',
+    'dir': str(root),
+    'images': 'images',
+    'labels': 'labels',
+    'class_names': ('x', 'y', 'z'),
+    'colours': (),
+    'ignore_value': (255,),
+    'train_list': '',
+    'heldout_list': '',
+    'heldout_fraction': 0.0,
+    'seed': 0,
+  }
+  assert create_dataset(config).digest == digest
+  assert create_dataset(config | {'label_values': ()}).digest == digest
+  del config['seed']
+  with pytest.raises(InputError, match='takes the fields dir, images, .*label'):
+    create_dataset(config)

@@ -5,8 +5,6 @@
 """
 
 import resource
-import shutil
-from types import SimpleNamespace
 
 import hypothesis
 import ml_collections
@@ -23,7 +21,6 @@ from segjax import train
 from segjax.data import create_dataset, layout, matlab
 from segjax.data.label_coding import LabelCoding
 from segjax.errors import InputError
-from segjax.images import picture_windows, rasters
 from segjax.images.files import read_stack
 from segjax.weights import files
 
@@ -42,23 +39,6 @@ def decode_label(path):
   """What the data sets do with a palette PNG."""
   [page] = read_stack(path)
   return LabelCoding(5, (), (255,)).decode(page, path)
-
-
-def read_rows(path):
-  """What is read of a large picture; checked where Pillow reads it, too."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(picture_windows, 'MAX_WHOLE_VALUES', 0)
-    # A header may ask for more than there is.
-    patch.setattr(
-      shutil, 'disk_usage', lambda folder: SimpleNamespace(free=2**99)
-    )
-    with rasters.open_rasters(path) as [page]:
-      read = page[slice(0, page.shape[0]), slice(0, page.shape[1])]
-  try:
-    [whole] = read_stack(path)
-  except InputError:
-    return
-  np.testing.assert_array_equal(read, whole)
 
 
 # File name -> what writes a good one, and what reads it.
@@ -80,12 +60,6 @@ READERS = {
     lambda p: Image.fromarray(LABEL).save(p),
     read_stack,
   ),
-  'rows.png': (lambda p: write_picture(p, np.zeros((6, 8, 3))), read_rows),
-  'rows_palette.png': (
-    lambda p: write_picture(p, LABEL, palette=np.zeros((256, 3))),
-    read_rows,
-  ),
-  'rows.jpg': (lambda p: Image.fromarray(LABEL).save(p), read_rows),
   'plain.tif': (write_tiff, read_stack),
   'deflated.tif': (
     lambda p: write_tiff(p, compression='zlib', predictor=True),

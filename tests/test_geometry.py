@@ -6,6 +6,8 @@ import pytest
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 
+pytestmark = pytest.mark.smoke
+
 DEPTHS = range(5)
 CONVS = (1, 2, 3)
 

@@ -11,6 +11,8 @@ from PIL import Image
 from segjax.errors import InputError
 from segjax.images import files
 
+pytestmark = pytest.mark.smoke
+
 DTYPES = ('uint8', 'uint16', 'float32')
 
 
@@ -233,6 +235,14 @@ def test_write_refuses_before_it_writes(tmp_path, name, shape, dtype):
     files.write_stack(tmp_path / name, np.zeros(shape, dtype))
   assert os.listdir(tmp_path) == [name]
   assert (tmp_path / name).read_bytes() == b'kept'
+
+
+def test_png_of_too_many_values_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(files, 'MAX_PAGE_VALUES', 60)
+  files.write_stack(tmp_path / 'a.png', np.zeros((1, 4, 5, 3), np.uint8))
+  with pytest.raises(InputError, match='at most 60 values, use .tif'):
+    files.write_stack(tmp_path / 'b.png', np.zeros((1, 61, 1), np.uint8))
+  assert os.listdir(tmp_path) == ['a.png']
 
 
 @pytest.mark.parametrize('ending', ['.tif', '.png', '.npy'])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from segjax.errors import InputError
 from segjax.images import files
+from segjax.images.windows import MAX_PAGE_VALUES
 
 
 def error_of(path):
@@ -207,7 +208,7 @@ def test_npy_of_no_pixel_or_other_rank_is_refused(tmp_path, shape):
 
 
 def test_huge_pages_are_refused_undecoded(tmp_path):
-  side = 2**14 + 1
+  side = 2**15 + 1
   header = struct.pack('>IIBBBBB', side, side, 8, 0, 0, 0, 0)
   (tmp_path / 'a.png').write_bytes(png_of(header, bytes(9)))
   small = np.zeros((8, 8), np.uint8)
@@ -228,4 +229,4 @@ def test_huge_pages_are_refused_undecoded(tmp_path):
     )
     file.truncate(file.tell() + side * side)
   for name in ('a.png', 'a.jpg', 'a.tif', 'a.npy'):
-    assert str(files.MAX_PAGE_VALUES) in error_of(tmp_path / name), name
+    assert str(MAX_PAGE_VALUES) in error_of(tmp_path / name), name

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of finding, reading and splitting the ISBI 2012 stack."""
 
+import json
 import shlex
 
 import numpy as np
 import pytest
+from commands import CONFIG, TINY_NET, run
 
 from segjax.data import isbi2012, stacks
 from segjax.errors import InputError
 from segjax.images import files
+
+pytestmark = pytest.mark.smoke
 
 
 def write_isbi(folder, labels=None, volume=None):
@@ -221,3 +225,31 @@ def test_real_stack(data_dir):
     ]
     np.testing.assert_allclose(min(correlations), lowest, atol=0.005)
     np.testing.assert_allclose(max(correlations), highest, atol=0.005)
+
+
+def test_a_heldout_slice_without_a_cell_is_left_out_and_said_once(tmp_path):
+  rng = np.random.default_rng(0)
+  volume = rng.integers(0, 256, (10, 64, 64), dtype=np.uint8)
+  labels = np.full_like(volume, 255)
+  labels[:, ::9] = 0
+  labels[1] = 0  # Slices 0 and 1 are held out.
+  write_isbi(tmp_path / 'd', labels, volume)
+  process = run(
+    'main',
+    f'--config={CONFIG}',
+    *TINY_NET,
+    '--config.evaluation.every_steps=2',
+    f'--config.data.dir={tmp_path / "d"}',
+    f'--workdir={tmp_path / "run"}',
+  )
+  assert process.returncode == 0, process.stderr
+  said = [line for line in process.stderr.splitlines() if 'slice' in line]
+  assert len(said) == 1
+  assert 'no cell pixel in the label of slice-01: left out of the' in said[0]
+  text = (tmp_path / 'run' / 'metrics.jsonl').read_text()
+  rows = [
+    row for row in map(json.loads, text.splitlines()) if 'heldout/v_rand' in row
+  ]
+  assert [row['step'] for row in rows] == [2, 4]
+  assert all(0 < row['heldout/v_rand'] <= 1 for row in rows)
+  assert all(0 <= row['heldout/v_info'] <= 1 for row in rows)

@@ -39,6 +39,29 @@ def test_ignored_colour():
   np.testing.assert_array_equal(label, np.where(LABEL == 2, 255, LABEL))
 
 
+@pytest.mark.parametrize(
+  'dtype, values', [('uint8', (255, 0, 7)), ('uint16', (0, 65535, 255))]
+)
+@pytest.mark.parametrize('ignore_value', [(), (255,)])
+def test_values_of_classes(dtype, values, ignore_value):
+  """Also where one of them is the ignored one."""
+  stored = np.array(values, dtype)[LABEL][..., None]
+  np.testing.assert_array_equal(
+    decode(stored, 3, (), ignore_value, values), LABEL
+  )
+  # Another value is ignored where that is said, and else refused.
+  stored[2, 5] = 9
+  label = decode(stored, 3, (), (9,), values)
+  assert label[2, 5] == 255 and (label == 255).sum() == 1
+  stored[2, 4] = 1
+  message = (
+    'label 1 in row 2, column 4 .*expected one of label_values=.*; the values '
+    'in this label are 0, 1, '
+  )
+  with pytest.raises(InputError, match=message):
+    decode(stored, 3, (), (9,), values)
+
+
 @pytest.mark.parametrize('ignore_value', [(), (254,)])
 def test_255_is_ignored_only_if_said(ignore_value):
   stored = np.uint8(LABEL)[..., None]
@@ -67,3 +90,20 @@ def test_impossible_codings_are_refused(
 ):
   with pytest.raises(InputError, match=message):
     LabelCoding(num_classes, colours, ignore_value)
+
+
+@pytest.mark.parametrize(
+  'values, colours, message',
+  [
+    ((0, 255), COLOURS, 'label_values=.* beside colours=.*one of them'),
+    ((0, 255), (), r'label_values=\(0, 255\) for 3 classes'),
+    ((0, 255, 0), (), 'a different value for each'),
+    ((0, 255, 65536), (), 'whole numbers in 0..65535'),
+    ((0, 255, -1), (), 'whole numbers'),
+    ((0, 1.0, 2), (), 'whole numbers'),
+    (('0', '1', '2'), (), 'whole numbers'),
+  ],
+)
+def test_impossible_values_are_refused(values, colours, message):
+  with pytest.raises(InputError, match=message):
+    LabelCoding(3, colours, (), values)

@@ -15,6 +15,8 @@ from segjax.models.googlenet import googlenet
 from segjax.models.unet import UNet, UNet2015
 from segjax.models.vgg import vgg16
 
+pytestmark = pytest.mark.smoke
+
 CONFIG = dict(
   name='unet',
   num_classes=2,

@@ -188,6 +188,28 @@ def test_stack_scores_are_slice_means_at_one_common_threshold():
   assert means.max() < np.max(tables, axis=2).mean(axis=0).max()
 
 
+def test_a_slice_without_a_cell_is_left_out_of_the_means():
+  rng = np.random.default_rng(9)
+  labels, probabilities = noisy_stack(rng, 24)
+  without = neuron.evaluate_stack(labels, probabilities)
+  labels = np.insert(labels, 1, 0, axis=0)
+  probabilities = np.insert(probabilities, 1, rng.random((24, 24)), axis=0)
+  scores = neuron.evaluate_stack(labels, probabilities)
+  for name in ('v_rand', 'v_info', 'v_rand_threshold', 'v_info_threshold'):
+    assert scores[name] == without[name]
+  assert scores['rand_error'] == without['rand_error']  # No pair inside cells.
+  # What is found there is wrong, and the pixels of all slices are pooled.
+  fs = [
+    2 * (found & labels).sum() / (found.sum() + labels.sum())
+    for found in (probabilities > t for t in neuron.THRESHOLDS)
+  ]
+  assert scores['pixel_error'] == pytest.approx(1 - max(fs))
+  assert scores['pixel_error'] > without['pixel_error']
+  assert scores['warping_error'] == pytest.approx(
+    without['warping_error'] * 2 / 3
+  )
+
+
 SCORES = {'v_rand': neuron.v_rand, 'v_info': neuron.v_info}
 
 
@@ -203,7 +225,7 @@ SCORES = {'v_rand': neuron.v_rand, 'v_info': neuron.v_info}
     (np.ones((1, 2, 2)), np.full((1, 2, 2), np.nan), 'probabilities hold nan'),
     (np.ones((1, 2, 2)), np.full((1, 2, 2), 1.000002), 'hold 1.000002'),
     (np.ones((1, 2, 2)), np.full((1, 2, 2), -2e-6), 'hold -2e-06'),
-    ([[[1]], [[0]], [[1]]], np.ones((3, 1, 1)), 'slice 1 of 0..2 has no cell'),
+    (np.zeros((3, 1, 1)), np.ones((3, 1, 1)), r'no cell pixel in .* of 3 sli'),
   ],
 )
 def test_bad_stacks_are_refused(labels, probabilities, message):

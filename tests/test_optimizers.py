@@ -9,6 +9,8 @@ from segjax import losses
 from segjax.errors import InputError
 from segjax.optimizers import create_optimizer, create_schedule
 
+pytestmark = pytest.mark.smoke
+
 
 def test_cross_entropy_is_the_weighted_loop():
   rng = np.random.default_rng(0)

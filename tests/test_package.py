@@ -36,6 +36,16 @@ def test_the_version_is_one():
     _ = segjax.nets
 
 
+def test_every_folder_of_modules_is_packed():
+  tool = tomllib.loads((REPOSITORY / 'pyproject.toml').read_text())['tool']
+  folders = {
+    '.'.join(file.parent.relative_to(REPOSITORY).parts)
+    for file in (REPOSITORY / 'segjax').rglob('*.py')
+  }
+  packages = tool['setuptools']['packages']
+  assert sorted(packages) == sorted(folders | {'segjax.configs'})
+
+
 @pytest.mark.parametrize('page', PAGES, ids=str)
 def test_links_lead_somewhere(page):
   text = (REPOSITORY / page).read_text()

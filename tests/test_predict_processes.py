@@ -8,7 +8,7 @@ import sys
 import time
 
 import numpy as np
-from commands import LAUNCHER, REPOSITORY, launch
+from commands import LAUNCHER, QUICKLY, REPOSITORY, launch
 from tiny_network import tiny_network
 
 from segjax.predict import predict_files
@@ -18,7 +18,7 @@ from segjax.predict import predict_files
 PROGRAM = """
 import os, sys, time
 sys.path.insert(0, 'tests')
-from segjax import errors, predict
+from segjax import command_line, predict
 from segjax.devices import processes
 from segjax.prediction import pages, partial
 from tiny_network import tiny_network
@@ -43,7 +43,7 @@ def main(_):
     predict.predict_files(network, source, output)
     print(f'process {jax.process_index()} wrote {count};', flush=True)
     count = 0
-errors.run_command(main)
+command_line.run_command(main)
 """
 
 
@@ -111,24 +111,51 @@ def test_what_fails_in_one_fails_in_both_and_leaves_nothing(tmp_path):
   assert [file.name for file in tmp_path.iterdir()] == ['in.npy']
 
 
-def test_both_go_on_after_a_kill(tmp_path):
-  source, output = tmp_path / 'in.npy', tmp_path / 'out.npy'
-  np.save(source, noise(70, 83))
+def start_slowly(source, output):
   program = PROGRAM.replace('MEMORY', '0')
-  killed = subprocess.Popen(
+  return subprocess.Popen(
     [LAUNCHER, '2', sys.executable, '-c', program, source, output],
-    env=os.environ
-    | {
-      'PAUSE': '0.3',
-      'JAX_NUM_CPU_DEVICES': '4',
-      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-      'XLA_FLAGS': '',
-    },
+    env=os.environ | QUICKLY | {'PAUSE': '0.3', 'JAX_NUM_CPU_DEVICES': '4'},
     cwd=REPOSITORY,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
     start_new_session=True,
   )
+
+
+def test_both_skip_what_they_finished_before_a_kill(tmp_path):
+  source, output = tmp_path / 'in', tmp_path / 'out'
+  source.mkdir()
+  for i in range(3):
+    np.save(source / f'{i}.npy', noise(20 + i, 83))  # 2 x 6 windows each.
+  predict_files(tiny_network(), source, tmp_path / 'one')
+  killed = start_slowly(source, output)
+  until = time.monotonic() + 120
+  while not (output / '0.tif').exists():
+    assert killed.poll() is None and time.monotonic() < until
+    time.sleep(0.02)
+  os.killpg(killed.pid, signal.SIGKILL)
+  killed.wait()
+  assert not (output / '2.tif').exists()
+  time_of_first = (output / '0.tif').stat().st_mtime_ns
+  process = together(source, output)
+  assert process.returncode == 0, process.stderr
+  assert process.stdout.count('1 of 3 files are skipped') == 1
+  for index in range(2):
+    said = f'process {index} wrote '
+    assert 6 < int(process.stdout.split(said)[1].split(';')[0]) <= 12
+  assert (output / '0.tif').stat().st_mtime_ns == time_of_first
+  names = ['0.tif', '1.tif', '2.tif']
+  assert sorted(file.name for file in output.iterdir()) == names
+  for name in names:
+    expected = (tmp_path / 'one' / name).read_bytes()
+    assert (output / name).read_bytes() == expected
+
+
+def test_both_go_on_after_a_kill(tmp_path):
+  source, output = tmp_path / 'in.npy', tmp_path / 'out.npy'
+  np.save(source, noise(70, 83))
+  killed = start_slowly(source, output)
   folder = tmp_path / 'out.npy.partial'
   journals = [folder / 'journal', folder / 'journal.1']
   until = time.monotonic() + 120

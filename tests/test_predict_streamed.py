@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import tensorstore
 import tifffile
+from commands import QUICKLY
 from tiny_network import tiny_network
 
 from segjax.errors import InputError
-from segjax.images import files, rasters
+from segjax.images import files
 from segjax.predict import predict_files
 
 NETWORK = tiny_network()
@@ -25,13 +26,12 @@ STACK = np.random.default_rng(0).integers(0, 256, (2, 70, 83), np.uint8)
 
 def start(source, output, pause=0.0, limit='unlimited'):
   """Starts a prediction; `limit`: of a file, in KiB."""
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  environment = os.environ | QUICKLY
   environment |= {
     'SOURCE': str(source),
     'OUTPUT': str(output),
     'PAUSE': str(pause),
     'PYTHONPATH': str(Path(__file__).parents[1]),
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }
   program = Path(__file__).with_name('tiny_network.py')
   return subprocess.Popen(
@@ -51,7 +51,7 @@ def start(source, output, pause=0.0, limit='unlimited'):
 
 
 def read(path):
-  with rasters.open_rasters(path) as pages:
+  with files.open_rasters(path) as pages:
     return np.stack([page[slice(0, 70), slice(0, 83)] for page in pages])
 
 
@@ -160,6 +160,16 @@ def test_changed_input_is_not_gone_on_with(tmp_path):
   assert not folder.exists()
 
 
+def test_an_image_in_the_folder_of_the_unfinished_is_spared(tmp_path):
+  """Which --overwrite would begin anew."""
+  source = tmp_path / 'out.npy.partial' / 'out.npy'
+  source.parent.mkdir()
+  np.save(source, STACK)
+  with pytest.raises(InputError, match='out.npy.partial holds the input'):
+    predict_files(NETWORK, source, tmp_path / 'out.npy', overwrite=True)
+  np.testing.assert_array_equal(np.load(source), STACK)
+
+
 def write_zarr(path, shape):
   path.mkdir()
   (path / '.zarray').write_text(
@@ -233,11 +243,11 @@ BAD = {
     '/proc/out.npy',
     '/proc/out.npy: cannot be written',
   ),
-  'exists': (
+  'the input itself': (
     'in.npy',
     lambda path: np.save(path, STACK),
     'in.npy',
-    'in.npy exists; give --overwrite',
+    'output .*/in.npy is the input .*/in.npy; give another',
   ),
 }
 

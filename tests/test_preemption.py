@@ -11,7 +11,7 @@ import threading
 import jax
 import numpy as np
 import pytest
-from commands import DEMO, REPOSITORY
+from commands import DEMO, QUICKLY, REPOSITORY
 
 from segjax.devices import preemption
 from segjax.runs.checkpoints import load_params
@@ -84,7 +84,7 @@ def test_two_processes_agree_on_a_step():
     import sys, time
     import jax
     from jax.experimental import multihost_utils
-    from segjax import preemption
+    from segjax.devices import preemption
     jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
     with preemption.notice() as is_preempted:
       multihost_utils.sync_global_devices('start')
@@ -123,8 +123,7 @@ def test_two_processes_agree_on_a_step():
 
 def launch(workdir):
   """Starts a run in two processes of one device each, as a person would."""
-  unwanted = ('XLA_FLAGS', 'SEGJAX_DATA_DIR')
-  env = {k: v for k, v in os.environ.items() if k not in unwanted}
+  env = {k: v for k, v in os.environ.items() if k != 'SEGJAX_DATA_DIR'}
   return subprocess.Popen(
     [
       str(REPOSITORY / 'launch' / 'local_processes.sh'),
@@ -141,7 +140,7 @@ def launch(workdir):
     stderr=subprocess.PIPE,
     text=True,
     cwd=REPOSITORY,
-    env=env | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    env=env | QUICKLY,
   )
 
 

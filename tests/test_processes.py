@@ -145,6 +145,12 @@ def test_one_process_prints_and_writes(runs):
   }
   assert len(tables['1']) == 1
   assert tables['2'] == tables['1']
+  labels = {
+    n: [line for line in text.splitlines() if line.startswith('labels: ')]
+    for n, text in printed.items()
+  }
+  assert len(labels['1']) == 1  # What two processes counted in halves.
+  assert labels['2'] == labels['1']
   scores = {
     (workdir / 'scores.txt').read_text() for workdir in workdirs.values()
   }

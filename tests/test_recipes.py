@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every card of FCN: it reads its data, builds its net, and trains."""
 
+import dataclasses
 import json
 import runpy
 
@@ -11,6 +12,8 @@ from small_sets import WRITERS
 
 from segjax import networks, recipes, train
 from segjax.data import create_dataset, standardise, to_unit_range
+from segjax.data.label_counts import check_labels
+from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.prediction.predictor import check_prediction
 from segjax.settings import read_prediction
@@ -63,6 +66,15 @@ def test_a_card_fits_its_data(name, argument, data):
   assert len(dataset.train) == 2 and len(dataset.heldout) == 1
   model = create_model(config.model)
   networks.check_fits(model, dataset)
+  assert '2 to train on, 1 held out' in check_labels(dataset, config.data)
+  lacking = [
+    example | {'label': np.where(example['label'] == 1, 255, example['label'])}
+    for example in dataset.train
+  ]
+  with pytest.raises(
+    InputError, match=f"no pixel is of class '{dataset.class_names[1]}'"
+  ):
+    check_labels(dataclasses.replace(dataset, train=lacking), config.data)
   check_prediction(model, *read_prediction(config))
   image = to_unit_range(dataset.train[0]['image'])
   shown = standardise(image, **config.preprocessing)

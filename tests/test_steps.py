@@ -140,6 +140,7 @@ def test_parts_must_be_equal():
     jax.eval_shape(make_step(accumulate_steps=3), state, batch)
 
 
+@pytest.mark.smoke
 def test_a_step_is_pure_and_draws_from_seed_and_step():
   step = jax.jit(make_step())
   batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))

@@ -16,6 +16,8 @@ from segjax.tiling import axes, plans, shapes
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.turns import DIHEDRAL_GROUP, is_reversed
 
+pytestmark = pytest.mark.smoke
+
 PAPER = UNetGeometry()
 GEOMETRIES = [
   UNetGeometry(*arguments)

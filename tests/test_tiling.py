@@ -18,6 +18,8 @@ from segjax.geometry import UNetGeometry
 from segjax.tiling import plans, windows
 from segjax.tiling.settings import TileSettings
 
+pytestmark = pytest.mark.smoke
+
 
 @pytest.mark.parametrize('size', [1, 2, 3, 8])
 def test_mirror_index_equals_np_pad_at_any_distance(size):

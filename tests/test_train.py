@@ -1,19 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that end, are killed, diverge and are started again."""
 
+import concurrent.futures
 import json
+import shlex
 import shutil
 import signal
+import socket
+import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import DEMO, read_card, run, snapshot, start, tiny_config
+from commands import (
+  DEMO,
+  launch,
+  read_card,
+  run,
+  snapshot,
+  start,
+  tiny_config,
+)
 from test_writers import read_events
 
 from segjax import steps, train
+from segjax.images.files import write_stack
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.runs.checkpoints import Checkpoints, load_params
@@ -32,7 +45,7 @@ COMMAND = (
 @pytest.fixture(scope='module')
 def unbroken(tmp_path_factory):
   """Workdir and printed text of a run that nobody disturbed."""
-  workdir = tmp_path_factory.mktemp('unbroken') / 'run'
+  workdir = tmp_path_factory.mktemp('unbroken') / 'a run'
   process = run('main', *COMMAND, f'--workdir={workdir}')
   assert process.returncode == 0, process.stderr
   return workdir, process.stdout
@@ -46,6 +59,7 @@ def test_killed_run_ends_as_an_unbroken_one(unbroken, tmp_path):
   process.kill()
   assert process.wait() == -signal.SIGKILL
   assert 4 <= max(saved_steps(tmp_path)) < NUM_STEPS
+  assert (tmp_path / 'lock').exists()  # Which is no obstacle.
   assert not (tmp_path / 'pictures').exists()
 
   assert 4 <= finish_as_unbroken(command, unbroken[0]) < NUM_STEPS
@@ -73,6 +87,57 @@ def test_preempted_run_saves_the_step_and_goes_on(unbroken, tmp_path):
   assert finish_as_unbroken(command, unbroken[0]) == step
   steps_of = [[row['step'] for row in rows(w)] for w in (tmp_path, unbroken[0])]
   assert steps_of[0] == steps_of[1]
+
+
+def test_a_second_start_is_refused_and_leaves_the_first_alone(
+  unbroken, tmp_path
+):
+  command = (*COMMAND, f'--workdir={tmp_path / "run"}')
+  first = start('main', *command, piped=True)
+  assert any('from step 0' in line for line in first.stdout)
+  first.send_signal(signal.SIGSTOP)  # It keeps its lock and doesn't end.
+  before = snapshot(tmp_path)
+  other = (*command, '--config.seed=1', '--config.batch_size=8')
+  for process in (
+    run('main', *command),
+    launch(2, sys.executable, '-m', 'segjax.main', *other),
+  ):
+    assert process.returncode == 2
+    errors = [
+      line for line in process.stderr.splitlines() if not line.startswith('+ ')
+    ]
+    assert len({*errors}) == 1, process.stderr
+    assert errors[0].startswith(
+      f'error: workdir {tmp_path / "run"} has a run already: process '
+      f'{first.pid} on {socket.gethostname()} since '
+    )
+  assert snapshot(tmp_path) == before
+  first.send_signal(signal.SIGCONT)
+  _, errors = first.communicate()
+  assert first.returncode == 0, errors
+  assert rows(tmp_path / 'run') == rows(unbroken[0])
+  # It is through, so that this trains nothing.
+  assert finish_as_unbroken(command, unbroken[0]) == NUM_STEPS
+  assert not (tmp_path / 'run' / 'lock').exists()
+
+
+def test_of_two_starts_at_the_same_moment_one_goes_on(tmp_path):
+  """Each has a seed of its own; the second is of two processes."""
+  command = (*DEMO, '--config.batch_size=8', f'--workdir={tmp_path / "run"}')
+  main = (sys.executable, '-m', 'segjax.main')
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    pending = [
+      pool.submit(launch, seed + 1, *main, *command, f'--config.seed={seed}')
+      for seed in range(2)
+    ]
+    ended = [future.result() for future in pending]
+  assert sorted(process.returncode for process in ended) == [0, 2], ended
+  won = [process.returncode for process in ended].index(0)
+  assert ' has a run already: process ' in ended[1 - won].stderr
+  assert read_config(tmp_path / 'run').seed == won
+  steps = [row['step'] for row in rows(tmp_path / 'run')]
+  assert steps == [1, 2, 3, 4, 4]
+  assert saved_steps(tmp_path / 'run') == [2, 4]
 
 
 def test_metrics_have_each_step_once(unbroken):
@@ -118,6 +183,9 @@ def test_restart_of_a_finished_run_trains_nothing(unbroken):
   assert f'from step {NUM_STEPS} to {NUM_STEPS}' in process.stdout
   assert table(process.stdout) == table(printed)
   assert process.stderr == ''
+  # Labels are counted once, at the start of the run.
+  assert 'labels: 3 to train on, 1 held out' in printed
+  assert 'labels: ' not in process.stdout
   assert snapshot(workdir / 'checkpoints') == before
   assert rows(workdir) == logged
 
@@ -133,6 +201,21 @@ def test_evaluate_prints_the_table_of_the_run(unbroken):
   assert scores == table(printed)
   assert process.stderr == ''
   assert snapshot(workdir) == before
+
+
+def test_the_last_line_predicts(unbroken, tmp_path):
+  _, printed = unbroken
+  said, command = printed.splitlines()[-1].split(': ', 1)
+  assert said == 'to predict'
+  assert shlex.split(command)[:3] == ['python', '-m', 'segjax.predict']
+  (tmp_path / 'images').mkdir()
+  write_stack(tmp_path / 'images' / 'a.png', np.zeros((1, 20, 30), np.uint8))
+  places = {'IMAGES': 'images', 'PREDICTIONS': 'out'}
+  for word, name in places.items():
+    command = command.replace(word, shlex.quote(str(tmp_path / name)))
+  process = run('predict', *shlex.split(command)[3:])
+  assert process.returncode == 0, process.stderr
+  assert [file.stem for file in (tmp_path / 'out').iterdir()] == ['a']
 
 
 @pytest.mark.parametrize(
@@ -222,6 +305,7 @@ def test_every_argument_trains(argument, tmp_path):
 
 
 @pytest.mark.parametrize('parallel', ['jit', 'pmap'])
+@pytest.mark.smoke
 def test_eight_devices_train_and_evaluate(parallel, tmp_path):
   config = tiny_config()
   config.batch_size = 8
@@ -260,10 +344,11 @@ def rows(workdir):
 
 
 def table(printed):
-  """The lines of the scores: the last ones but for where the pictures are."""
+  """The lines of the scores: the last but for the pictures and what is next."""
   lines = printed.splitlines()
   first = next(i for i, line in enumerate(lines) if line.startswith('v_rand '))
-  return [line for line in lines[first:] if not line.startswith('pictures: ')]
+  others = ('pictures: ', 'to predict: ')
+  return [line for line in lines[first:] if not line.startswith(others)]
 
 
 def final_state(workdir):

@@ -29,6 +29,7 @@ def num_params(tree):
     (UNet2015(), 31_100_354),
   ],
 )
+@pytest.mark.smoke
 def test_published_sizes(model, count):
   variables, shape = shapes(model)
   assert num_params(variables) == count
@@ -56,6 +57,7 @@ def test_every_parameter_carries_gradient(model, padding):
     assert np.any(leaf != 0), jax.tree_util.keystr(path)
 
 
+@pytest.mark.smoke
 def test_each_skip_reaches_the_output():
   # With the way through the up-convolution cut, only the skip is left.
   model = UNet(base_width=4, depth=3)

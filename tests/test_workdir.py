@@ -68,6 +68,16 @@ def test_another_config_is_refused_and_nothing_written(tmp_path):
   assert (tmp_path / 'config.json').read_text() == before
 
 
+def test_mended_data_may_go_on_elsewhere(tmp_path):
+  workdir.claim_workdir(tmp_path, make_config())
+  config = make_config()
+  config.data_sha256 = '0'
+  with pytest.raises(InputError) as error:
+    workdir.claim_workdir(tmp_path, config)
+  assert 'if you mended them, go on in another --workdir' in str(error.value)
+  assert f'--config.init.path={tmp_path} ' in str(error.value)
+
+
 def test_listed_settings_may_change(tmp_path):
   workdir.claim_workdir(tmp_path, make_config())
   changed = make_config(**{'num_train_steps': 9, 'data.fold': 2})
@@ -172,6 +182,8 @@ def test_what_a_setting_did_before_it_was_there_goes_on(tmp_path):
   later.update(added)
   workdir.claim_workdir(tmp_path, later)
   assert workdir.read_config(tmp_path) == later
+  later.data.label_values = ()
+  workdir.claim_workdir(tmp_path, later)
   later.accumulate_steps = 2
   with pytest.raises(
     InputError, match='with accumulate_steps=1; this run has accumulate_st'

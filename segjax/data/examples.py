@@ -37,6 +37,9 @@ class Dataset:
     palette: u8[K, 3], RGB colours of the classes in pictures; None is VOC's.
     head_sizes: how many of the classes each label of a pixel has; () is one
       label that has all.
+    stored: K or K + 1 values that stand for the classes in label files, and
+      then for ignored pixels; one that stands for both is ignored. () where
+      messages need no such values.
   """
 
   class_names: tuple[str, ...]
@@ -45,6 +48,7 @@ class Dataset:
   digest: str
   palette: np.ndarray | None = None
   head_sizes: tuple[int, ...] = ()
+  stored: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +227,8 @@ def check_known(
 ) -> None:
   """Raises InputError for the first pixel that is not `known`.
 
+  The message lists the values of a label of one channel.
+
   Args:
     label: [H, W] or [H, W, 3], as stored.
     known: bool[H, W].
@@ -231,7 +237,18 @@ def check_known(
   """
   if not known.all():
     row, column = np.unravel_index(np.argmin(known), known.shape)
-    raise InputError(
+    message = (
       f'{file}: label {label[row, column].tolist()} in row {row}, column '
       f'{column} (counted from 0); expected {expected}'
     )
+    if label.ndim == 2:
+      values = list_some(map(str, np.unique(label)))
+      message += f'; the values in this label are {values}'
+    raise InputError(message)
+
+
+def list_some(texts: Iterable[str], most: int = 12) -> str:
+  """Returns texts in one line, the first `most` of them."""
+  texts = list(texts)
+  more = f' and {len(texts) - most} more' if len(texts) > most else ''
+  return ', '.join(texts[:most]) + more

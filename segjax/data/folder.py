@@ -35,6 +35,7 @@ def load(
   heldout_list: str,
   heldout_fraction: float,
   seed: int,
+  label_values: Sequence[int] = (),
 ) -> Dataset:
   """Returns the images with labels, split by lists or at random.
 
@@ -54,14 +55,17 @@ def load(
     heldout_fraction: share of files to hold out where there are no lists, in
       [0, 1). All pages of a stack go together, since neighbours look alike.
     seed: of the draw. It depends on the names of the files alone.
+    label_values: value of each class in label images that hold no indices,
+      such as (0, 255) for masks of 0 and 255. See `LabelCoding`.
 
   Raises:
     InputError: a folder or file is missing, damaged, or without its partner; a
       split is empty or both have an example; a list names what is not there;
-      labels are not as `colours` and `ignore_value` say; or an image is unlike
-      the first in channels or type, or unlike its label in size.
+      labels are not as `colours`, `label_values` and `ignore_value` say; or an
+      image is unlike the first in channels or type, or unlike its label in
+      size.
   """
-  coding = LabelCoding(len(class_names), colours, ignore_value)
+  coding = LabelCoding(len(class_names), colours, ignore_value, label_values)
   if bool(train_list) != bool(heldout_list):
     raise InputError(
       f'train_list={train_list!r} and heldout_list={heldout_list!r}; expected '
@@ -91,13 +95,16 @@ def load(
       return [examples[item.name] for item in items]
     return FileExamples(items, functools.partial(_read_only_page, **expected))
 
-  stored = tuple(map(tuple, colours)), tuple(ignore_value)
+  settings = [tuple(map(tuple, colours)), tuple(ignore_value)]
+  if label_values:  # Older runs, which had none, keep their digest.
+    settings.append(tuple(label_values))
   return Dataset(
     class_names=tuple(class_names),
     train=sequence(train),
     heldout=sequence(held),
-    digest=digest_of_files(train + held, len(train), *stored),
+    digest=digest_of_files(train + held, len(train), *settings),
     palette=np.array(colours, np.uint8) if colours else None,
+    stored=coding.stored,
   )
 
 

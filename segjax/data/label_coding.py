@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the pixels of label images say classes: by an index, or by a colour."""
+"""How label images store classes: as indices, other values, or colours."""
 
 import dataclasses
 from pathlib import Path
@@ -8,6 +8,8 @@ import numpy as np
 
 from segjax.data.examples import IGNORE_LABEL, check_known
 from segjax.errors import InputError
+
+_LARGEST = np.iinfo(np.uint16).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +21,20 @@ class LabelCoding:
     colours: K RGB tuples, class k is stored as colour k; () stores index k.
     ignore_value: what ignored pixels are stored as: (255,) is an index,
       (0, 0, 0) a colour, () says that there are none.
+    label_values: K values in 0..65535, class k is stored as value k, such as
+      (0, 255); () stores index k. A value in this table is that class even if
+      `ignore_value` has it, too.
 
   Raises:
     InputError: the attributes do not give each class, and ignored pixels, a
-      value of their own. An index of a class may be ignored.
+      value of their own. Without `label_values`, the index of a class may be
+      ignored.
   """
 
   num_classes: int
   colours: tuple[tuple[int, int, int], ...]
   ignore_value: tuple[int, ...]
+  label_values: tuple[int, ...] = ()
 
   def __post_init__(self):
     if not 1 <= self.num_classes <= IGNORE_LABEL:
@@ -39,6 +46,8 @@ class LabelCoding:
         f'{len(self.colours)} colours for {self.num_classes} classes; expected '
         'one each, or () where labels are indices'
       )
+    if self.label_values:
+      self._check_label_values()
     size = 3 if self.colours else 1
     if len(self.ignore_value) not in (0, size):
       raise InputError(
@@ -59,6 +68,35 @@ class LabelCoding:
         )
       if colour in colours[:i]:
         raise InputError(f'colour {colour} is given twice; one class each')
+
+  def _check_label_values(self):
+    values = tuple(self.label_values)
+    if self.colours:
+      raise InputError(
+        f'label_values={values} beside colours={tuple(self.colours)}; expected '
+        'one of them, and () for the other'
+      )
+    if not all(
+      isinstance(value, int) and 0 <= value <= _LARGEST for value in values
+    ):
+      raise InputError(
+        f'label_values={values}; expected whole numbers in 0..{_LARGEST}'
+      )
+    if len(values) != self.num_classes or len({*values}) != len(values):
+      raise InputError(
+        f'label_values={values} for {self.num_classes} classes; expected a '
+        'different value for each'
+      )
+
+  @property
+  def stored(self) -> tuple[int, ...]:
+    """The value of each class, then that of ignored pixels; see `Dataset`."""
+    if self.colours:
+      return ()
+    values = tuple(self.label_values) or tuple(range(self.num_classes))
+    if {*self.label_values} >= {*self.ignore_value}:
+      return values
+    return values + tuple(self.ignore_value)
 
   def decode(self, stored: np.ndarray, file: Path | str) -> np.ndarray:
     """Returns i32[H, W], class indices and `IGNORE_LABEL`.
@@ -84,8 +122,10 @@ class LabelCoding:
         f'{file}: {num_channels} channels for class indices; expected a '
         'palette or gray label image, or one colour a class in `colours`'
       )
-    values = self.colours or [(k,) for k in range(self.num_classes)]
+    values = self.colours or [(k,) for k in self.stored[: self.num_classes]]
     expected = 'one of colours' if self.colours else f'0..{len(values) - 1}'
+    if self.label_values:
+      expected = f'one of label_values={tuple(self.label_values)}'
     code, class_codes = _code(stored), _code(values)
     order = np.argsort(class_codes)
     at = np.searchsorted(class_codes[order], code)
@@ -94,9 +134,14 @@ class LabelCoding:
     if self.ignore_value:
       expected += f', or {tuple(self.ignore_value)} for ignored'
       is_ignored = code == _code([self.ignore_value])
+      if self.label_values:
+        is_ignored &= ~known
       label[is_ignored] = IGNORE_LABEL
       known |= is_ignored
-    shown = stored if self.colours else stored[..., 0]
+    shown = stored
+    if not self.colours:
+      shown = stored[..., 0]
+      expected += ', or their own values in data.label_values'
     check_known(shown, known, file, expected)
     return label.astype(np.int32)
 

@@ -5,7 +5,6 @@ Nothing is downloaded, and nothing outside the folder found is read.
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -165,13 +164,6 @@ def named_items(
     for name in names
   )
   return check_files(items, source)
-
-
-def natural_key(path: Path) -> tuple:
-  """Sorts slice2 before slice10."""
-  parts = re.split(r'(\d+)', path.name)
-  parts[1::2] = map(int, parts[1::2])
-  return parts, path.name
 
 
 def _check_inside(word, where):

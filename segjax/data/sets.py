@@ -50,7 +50,8 @@ def create_dataset(config: Mapping) -> Dataset:
   """Returns the data set that `config.name` and its other fields describe.
 
   Args:
-    config: `name`, one of `LOADERS`, and the arguments of that function.
+    config: `name`, one of `LOADERS`, and the arguments of that function. Those
+      with a default may be missing, as in a config from before they existed.
 
   Raises:
     InputError: an unknown name, fields that the loader doesn't take or lacks,
@@ -60,8 +61,9 @@ def create_dataset(config: Mapping) -> Dataset:
   name = fields.pop('name')
   if name not in LOADERS:
     raise InputError(f'data.name={name!r} is not one of {tuple(LOADERS)}')
-  expected = tuple(inspect.signature(LOADERS[name]).parameters)
-  if set(fields) != set(expected):
+  expected = inspect.signature(LOADERS[name]).parameters
+  needed = {k for k, v in expected.items() if v.default is v.empty}
+  if not needed <= set(fields) <= set(expected):
     unknown = [field for field in fields if field not in expected]
     raise InputError(
       f'data.name={name!r} takes the fields {", ".join(expected)}; the config '

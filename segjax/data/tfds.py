@@ -124,8 +124,11 @@ def load(
   train_shards = _shards(builder, set, train_split)
   heldout_shards = _shards(builder, set, heldout_split) if heldout_split else ()
   _check_apart(set, train_shards, heldout_shards)
+  classes = range(-label_shift, len(names) - label_shift)
+  ignored = ignore_value if ignore_value >= 0 else IGNORE_LABEL
   return Dataset(
     class_names=names,
+    stored=(*classes, ignored),
     train=examples(train_split, train_shards),
     heldout=examples(heldout_split, heldout_shards),
     digest=digest_of_files(

@@ -1,2 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files in and out, whole or by windows; one file for each format."""
+"""Image files in and out.
+
+`files` is the entry: it reads and writes images as a whole or by windows, and
+lists them. `tiff`, `png_jpeg`, `npy` and `zarr` hold one format each, so that
+one file knows each library; `windows` is what they share. `pages` reads files
+of one image or label; `palettes` and `legends` are for pictures of results.
+"""

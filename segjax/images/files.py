@@ -1,65 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picture files in and out.
+"""Image files in and out, as a whole or by windows.
 
-tifffile is known here, to `tiff`, `rasters` and `canvases`; Pillow, which reads
-PNG and JPEG, to `png_jpeg` and to `legends`, which draws with it.
-
-Every stack in memory is [N,H,W,C]: N pages of H rows, W columns and C
-channels. What is read is what was stored: nothing is scaled, inverted,
-rotated or coloured. A file that is not whole is refused, never half read.
+This is the entry to all formats; each of them is one file beside this one.
+What is read is what was stored: nothing is scaled, inverted, rotated or
+coloured. A palette PNG gives its indices, not its colours. One bit per pixel
+gives uint8 0 and 1. Alpha is dropped: it says how to show a pixel, not what was
+measured. Any other stored sample is a channel. A file that is not whole is
+refused, never half read.
 """
 
 import contextlib
+import errno
+import hashlib
 import io
+import logging
 import math
 import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
 from segjax.atomic import replacing
-from segjax.data.layout import natural_key
-from segjax.errors import InputError, SaveFailed
-from segjax.images import png_jpeg
+from segjax.errors import InputError
+from segjax.images import npy, png_jpeg, tiff, zarr
 from segjax.images.palettes import complete_palette
-from segjax.images.png import write_png
-from segjax.images.tiff import tiff_pages
+from segjax.images.windows import (
+  DTYPES,
+  MAX_PAGE_VALUES,
+  Canvas,
+  Raster,
+  check_size,
+  uncompressed_canvas,
+)
 
-# 16384 x 16384 gray. Also what stops a small file that decodes to a huge page.
-MAX_PAGE_VALUES = 2**28
-
-_DTYPES = ('uint8', 'uint16', 'float32')
-_WRITABLE = ('.tif', '.tiff', '.png', '.npy')
+# Each has `open_pages`; those that are written in place, `create` and
+# `page_offsets`.
+_FORMATS = {
+  '.tif': tiff,
+  '.tiff': tiff,
+  '.png': png_jpeg,
+  '.jpg': png_jpeg,
+  '.jpeg': png_jpeg,
+  '.npy': npy,
+}
 
 
 def read_stack(path: str | os.PathLike) -> np.ndarray:
-  """Returns all pages of a picture file.
-
-  A palette PNG gives its indices, not its colours. One bit per pixel gives
-  uint8 0 and 1. Alpha is dropped: it says how to show a pixel, not what was
-  measured. Any other stored sample is a channel.
+  """Returns all pages of an image file.
 
   Args:
-    path: a .tif or .tiff (any number of pages), .png, .jpg or .jpeg (one page)
-      or .npy of shape [H,W], [N,H,W] or [N,H,W,C].
+    path: as for `open_rasters`.
 
   Returns:
-    uint8, uint16 or float32 [N,H,W,C], as stored, in native byte order.
+    uint8, uint16 or float32 [N,H,W,C]: N pages of H rows, W columns and C
+    channels, as stored, in native byte order.
 
   Raises:
-    InputError: the file is missing, a directory, of another ending or dtype,
-      truncated or corrupt, empty, has pages of unequal shape, a page of more
-      than `MAX_PAGE_VALUES` values, or NaN or inf pixels. Changed bytes can go
-      unseen in a JPEG, a .npy and an uncompressed TIFF: they have no checksum.
+    InputError: as `open_rasters`; or a page has more than `MAX_PAGE_VALUES`
+      values, or pixels that are NaN or inf.
   """
-  path = Path(path)
-  reader = _READERS[check_file(path)]
-  with refusing_damage(path):
-    images = reader(path)
-  finite = np.isfinite(images)
-  if not finite.all():
+  with open_rasters(path) as pages, _refusing_damage(path):
+    shape = pages[0].shape
+    check_size(path, shape)
+    whole = slice(0, shape[0]), slice(0, shape[1])
+    images = np.empty((len(pages), *shape), pages[0].dtype)
+    for image, page in zip(images, pages, strict=True):
+      image[:] = page[whole]
+  is_float = images.dtype.kind == 'f'
+  if is_float and not (finite := np.isfinite(images)).all():
     at = np.unravel_index(np.argmin(finite), images.shape)
     raise InputError(
       f'{path}: pixel is {images[at]} in page {at[0]}, row {at[1]}, column '
@@ -68,47 +79,87 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
   return images
 
 
-def check_file(path: Path) -> str:
-  """Returns the ending of a file, in small letters.
+@contextlib.contextmanager
+def open_rasters(path: str | os.PathLike) -> Iterator[list[Raster]]:
+  """Yields the pages of an image file, which stays open for the block.
+
+  Pages of TIFF, Zarr and .npy may have any size; only the windows asked for are
+  read. A PNG or JPEG has no windows: it is decoded as a whole at the first one.
+
+  Args:
+    path: a .tif or .tiff of any number of pages, a .png, .jpg or .jpeg, a .npy
+      of shape [H,W], [N,H,W] or [N,H,W,C], or a .zarr folder of these shapes,
+      or OME-Zarr, of which the finest scale is taken.
 
   Raises:
-    InputError: there is no such file, or `read_stack` takes no such ending.
+    InputError: the file is missing, a directory, of another ending or dtype,
+      truncated or corrupt, empty, or has pages of unequal shape; or more than
+      `MAX_PAGE_VALUES` values would be decoded at once. Some damage is found
+      only when a window is read. Changed bytes can go unseen in a JPEG, a .npy,
+      a Zarr and an uncompressed TIFF: they have no checksum.
   """
-  if not path.is_file():
+  path = Path(path)
+  if zarr.is_zarr(path):
+    reader = zarr
+  elif path.is_file():
+    reader = _FORMATS[_known_ending(path, _FORMATS)]
+  else:
     what = 'is a directory, not a file' if path.is_dir() else 'no such file'
     raise InputError(f'{path}: {what}')
-  return _known_ending(path, _READERS)
+  with contextlib.ExitStack() as stack:
+    with _refusing_damage(path):
+      pages = stack.enter_context(reader.open_pages(path))
+    yield [_refusing_raster(path, page) for page in pages]
+
+
+def _refusing_raster(path, page):
+  """Returns the page; its windows are refused as damaged if they fail."""
+
+  def read(rows, columns):
+    with _refusing_damage(path):
+      return np.ascontiguousarray(page[rows, columns], page.dtype)
+
+  return Raster(page.shape, page.dtype, read)
 
 
 def decode_picture(data: bytes, source: str) -> np.ndarray:
-  """Returns [H,W,C], what `read_stack` reads from a PNG or JPEG of these bytes.
-
-  Raises InputError where it does; `source` says whose the bytes are.
-  """
-  with refusing_damage(source):
-    return _decode_picture(data, source)
-
-
-def list_images(path: str | os.PathLike) -> list[Path]:
-  """Returns the image files at `path`, slice2 before slice10.
+  """Returns [H,W,C], the pixels of a PNG or JPEG of these bytes.
 
   Args:
-    path: an image file, or a directory; folders below it and names that begin
-      with a dot are passed over.
+    data: the bytes of the file.
+    source: says in messages whose bytes they are.
 
   Raises:
-    InputError: nothing is there, or nothing with an ending `read_stack` takes.
+    InputError: as `read_stack`.
   """
-  path = Path(path)
-  if path.is_file():
-    _known_ending(path, _READERS)
-    return [path]
-  files = [f for f in path.glob('[!.]*') if f.is_file()]
-  files = [f for f in files if f.suffix.lower() in _READERS]
-  if not files:
-    what = 'no image in this' if path.is_dir() else 'no such file or'
-    raise InputError(f'{path}: {what} directory; expected {" ".join(_READERS)}')
-  return sorted(files, key=natural_key)
+  with _refusing_damage(source):
+    return png_jpeg.decode(io.BytesIO(data), source)
+
+
+@contextlib.contextmanager
+def _refusing_damage(source):
+  """Turns whatever a decoder raises of the block into an InputError."""
+
+  # Otherwise tifffile also logs to stderr what the InputError says. A function
+  # of this call's own, so that other threads do not remove it.
+  def mute(record):
+    return False
+
+  log = logging.getLogger('tifffile')
+  log.addFilter(mute)
+  try:
+    yield
+  except InputError:
+    raise
+  except MemoryError as e:
+    raise InputError(f'{source}: too large for the memory of this host') from e
+  # On damaged bytes the decoders raise whatever their parsers run into.
+  except Exception as e:
+    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+    message = f'{source}: truncated, corrupt or misnamed; {reason}'
+    raise InputError(message) from e
+  finally:
+    log.removeFilter(mute)
 
 
 def write_stack(
@@ -125,21 +176,21 @@ def write_stack(
     path: a .tif, .tiff or .npy, or a .png for one uint8 image. Its directory
       exists.
     array: uint8, uint16 or float32 [N,H,W] or [N,H,W,C]; C is 1 or 3 in a .png.
-    palette: uint8[K,3], K <= 256, colours in which a .png of one channel shows
-      its values 0..K-1, class indices; those above get VOC's.
+    palette: uint8[K,3], K <= 256, the colours in which a .png of one channel
+      shows its values 0..K-1, class indices; values from K on get VOC's.
 
   Raises:
     InputError: another ending, shape or dtype, before anything is written; or
       the file cannot be written (no such directory, no permission, disk full).
   """
   path = Path(path)
-  ending = _known_ending(path, _WRITABLE)
+  ending = _known_ending(path, ('.tif', '.tiff', '.png', '.npy'))
   array = np.asarray(array)
   given = f'{path}: cannot hold {array.dtype}{list(array.shape)}'
   dtype = array.dtype.name
-  if dtype not in _DTYPES or array.ndim not in (3, 4) or array.size == 0:
+  if dtype not in DTYPES or array.ndim not in (3, 4) or array.size == 0:
     raise InputError(
-      f'{given}; expected [N,H,W] or [N,H,W,C] of {", ".join(_DTYPES)}'
+      f'{given}; expected [N,H,W] or [N,H,W,C] of {", ".join(DTYPES)}'
     )
   if ending == '.png':
     check_picture(path, array.shape, array.dtype)
@@ -148,9 +199,16 @@ def write_stack(
       raise InputError(f'{given} with a palette; only a .png of 1 channel can')
     palette = complete_palette(palette)
   try:
-    with replacing(path) as temporary, open(temporary, 'xb') as file:
-      array = np.ascontiguousarray(array, np.dtype(dtype))
-      _encode(file, array, ending, palette)
+    with replacing(path) as temporary:
+      if ending == '.png':
+        with open(temporary, 'xb') as file:
+          png_jpeg.encode(file, array[0], palette)
+        return
+      _FORMATS[ending].create(temporary, array.shape, np.dtype(dtype))
+      whole = slice(0, array.shape[1]), slice(0, array.shape[2])
+      with _canvas(_FORMATS[ending], temporary, array.shape, dtype) as canvas:
+        for number, page in enumerate(array):
+          canvas[number, *whole] = page
   except OSError as e:
     raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
 
@@ -158,56 +216,113 @@ def write_stack(
 def check_picture(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
   """Raises InputError unless a .png can hold such a stack."""
   one_picture = shape[0] == 1 and shape[3:] in ((), (1,), (3,))
-  if dtype != np.uint8 or not one_picture:
+  is_small = math.prod(shape) <= MAX_PAGE_VALUES
+  if dtype != np.uint8 or not one_picture or not is_small:
     raise InputError(
       f'{path}: cannot hold {dtype}{list(shape)}; a .png takes one uint8 page '
-      'of 1 or 3 channels, use .tif'
+      f'of 1 or 3 channels and at most {MAX_PAGE_VALUES} values, use .tif'
     )
 
 
-def _encode(file, array, ending, palette):
-  if ending == '.npy':
-    np.save(file, array, allow_pickle=False)
-    return
-  if array.shape[3:] == (1,):
-    array = array[..., 0]
-  if ending == '.png':
-    write_png(file, array[0].reshape(*array.shape[1:3], -1), palette)
-    return
-  axes = {'planarconfig': 'contig'} if array.ndim == 4 else {}
-  with tifffile.TiffWriter(file, bigtiff=array.nbytes > 2**31) as tif:
-    for page in array:
-      # Not contiguous: the header goes first, so that every cut is noticed.
-      tif.write(
-        page, photometric='minisblack', contiguous=False, metadata=None, **axes
-      )
-
-
 @contextlib.contextmanager
-def refusing_damage(source: Path | str) -> Iterator[None]:
-  """Turns whatever a decoder raises of the block into an InputError.
+def open_canvas(
+  path: str | os.PathLike,
+  shape: tuple[int, ...],
+  dtype: np.dtype,
+) -> Iterator[Canvas]:
+  """Yields a file that is written by windows, in any order.
 
-  A SaveFailed, which is not of the bytes, stays what it is.
+  The file is made if it does not exist. One that was begun is opened again and
+  goes on where it stopped. What was not written is 0.
+
+  Args:
+    path: a .tif or .tiff, as `write_stack` writes it, a .npy, or a .zarr.
+    shape: [N, H, W] or [N, H, W, C].
+    dtype: uint8, uint16, float16 or float32.
+
+  Raises:
+    InputError: another ending.
+    OSError: the file cannot be made or written.
   """
+  path, dtype = Path(path), np.dtype(dtype)
+  ending = _known_ending(path, ('.tif', '.tiff', '.npy', '.zarr'))
+  if ending == '.zarr':
+    yield zarr.open_canvas(path, shape, dtype)
+    return
+  writer = _FORMATS[ending]
+  if dtype.itemsize * math.prod(shape) > sys.maxsize:
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+  if not path.exists():
+    # It gets its name when all of it is there, since it may be opened again.
+    unfinished = path.with_name(f'.{path.name}.new')
+    unfinished.unlink(missing_ok=True)
+    writer.create(unfinished, shape, dtype)
+    os.replace(unfinished, path)
+  with _canvas(writer, path, shape, dtype) as canvas:
+    yield canvas
 
-  # Otherwise tifffile also logs to stderr what the InputError says. A function
-  # of this call's own, so that other threads do not remove it.
-  def mute(record):
-    return False
 
-  log = tifffile.logger()
-  log.addFilter(mute)
+def _canvas(writer, path, shape, dtype):
+  offsets = writer.page_offsets(path)
+  return uncompressed_canvas(path, offsets, shape, np.dtype(dtype))
+
+
+def list_images(path: str | os.PathLike) -> list[Path]:
+  """Returns the image files at `path`, slice2 before slice10.
+
+  Args:
+    path: an image file, or a directory; folders below it and names that begin
+      with a dot are passed over.
+
+  Raises:
+    InputError: nothing is there, or nothing with an ending `read_stack` takes.
+  """
+  path = Path(path)
+  if path.is_file():
+    _known_ending(path, _FORMATS)
+    return [path]
+  found = [f for f in path.glob('[!.]*') if f.is_file()]
+  found = [f for f in found if f.suffix.lower() in _FORMATS]
+  if not found:
+    what = 'no image in this' if path.is_dir() else 'no such file or'
+    raise InputError(f'{path}: {what} directory; expected {" ".join(_FORMATS)}')
+  return sorted(found, key=_natural_key)
+
+
+def list_rasters(path: str | os.PathLike) -> list[Path]:
+  """Returns the image files and Zarr folders at `path`; see `list_images`."""
+  path = Path(path)
+  if zarr.is_zarr(path):
+    return [path]
+  folders = [folder for folder in path.glob('[!.]*') if zarr.is_zarr(folder)]
   try:
-    yield
-  except (InputError, SaveFailed):
-    raise
-  # On damaged bytes the decoders raise whatever their parsers run into.
-  except Exception as e:
-    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
-    message = f'{source}: truncated, corrupt or misnamed; {reason}'
-    raise InputError(message) from e
-  finally:
-    log.removeFilter(mute)
+    found = list_images(path)
+  except InputError:
+    if not folders:
+      raise
+    found = []
+  return sorted((*found, *folders), key=_natural_key)
+
+
+def digest_of_rasters(paths: Sequence[Path]) -> str:
+  """Returns the SHA-256 of names, sizes and times of change, in hexadecimal.
+
+  Contents are not read: that would take minutes for a large image.
+  """
+  digest = hashlib.sha256()
+  for path in paths:
+    for file in sorted(path.rglob('*')) if path.is_dir() else [path]:
+      status = file.stat()
+      name = file.relative_to(path.parent)
+      digest.update(f'{name} {status.st_size} {status.st_mtime_ns}\n'.encode())
+  return digest.hexdigest()
+
+
+def _natural_key(path):
+  """Sorts slice2 before slice10."""
+  parts = re.split(r'(\d+)', path.name)
+  parts[1::2] = map(int, parts[1::2])
+  return parts, path.name
 
 
 def _known_ending(path, known):
@@ -215,74 +330,3 @@ def _known_ending(path, known):
   if ending not in known:
     raise InputError(f'{path}: ending {ending!r} is none of {" ".join(known)}')
   return ending
-
-
-def stored_dtype(
-  path: Path | str, shape: Sequence[int], dtype: np.dtype
-) -> np.dtype:
-  """Returns the dtype to read arrays of `shape` and `dtype` into.
-
-  Raises:
-    InputError: the array is empty or decodes to more than `MAX_PAGE_VALUES`,
-      or its dtype is none that is read.
-  """
-  if math.prod(shape) == 0 or math.prod(shape) > MAX_PAGE_VALUES:
-    raise InputError(
-      f'{path}: pages of shape {list(shape)}; expected 1 to {MAX_PAGE_VALUES} '
-      'values, cut larger images into smaller ones'
-    )
-  name = 'uint8' if dtype.kind == 'b' else dtype.name
-  if name not in _DTYPES:
-    raise InputError(f'{path}: dtype {dtype}; expected {", ".join(_DTYPES)}')
-  return np.dtype(name)
-
-
-def _read_tiff(path):
-  # Without OME: its metadata may send the reader to other files.
-  with tifffile.TiffFile(path, is_ome=False) as tif:
-    pages, shape = tiff_pages(path, tif)
-    stored = (*shape[:2], pages[0].samplesperpixel)
-    dtype = stored_dtype(path, stored, pages[0].dtype)
-    images = np.empty((len(pages), *shape), dtype)
-    for i, page in enumerate(pages):
-      image = page.asarray()
-      if page.axes == 'SYX':
-        image = np.moveaxis(image, 0, -1)
-      images[i] = image.reshape(stored)[..., : shape[-1]]
-  return images
-
-
-def _read_picture(path):
-  return _decode_picture(path.read_bytes(), path)[np.newaxis]
-
-
-def _decode_picture(data, source):
-  picture, shape, dtype = png_jpeg.open_picture(io.BytesIO(data), source)
-  stored_dtype(source, shape, dtype)
-  png_jpeg.check_whole(data, source)
-  image = np.asarray(picture).astype(dtype)
-  return image.reshape(*shape[:2], -1)[..., : shape[2]]
-
-
-def stack_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns [N,H,W,C] of an array file; raises InputError if it has none."""
-  shapes = {2: (1, *shape, 1), 3: (*shape, 1), 4: shape}
-  if len(shape) not in shapes or shape[0] == 0:
-    raise InputError(
-      f'{path}: shape {list(shape)}; expected [H,W], [N,H,W] or [N,H,W,C]'
-    )
-  return shapes[len(shape)]
-
-
-def _read_npy(path):
-  array = np.lib.format.open_memmap(path, mode='r')
-  shape = stack_shape(path, array.shape)
-  dtype = stored_dtype(path, shape[1:], array.dtype)
-  return np.array(array, dtype, order='C').reshape(shape)
-
-
-_READERS = {
-  **dict.fromkeys(('.tif', '.tiff'), _read_tiff),
-  **dict.fromkeys(('.png', '.jpg', '.jpeg'), _read_picture),
-  '.npy': _read_npy,
-}

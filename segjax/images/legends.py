@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Legends: swatches with names, for under a picture.
 
-The one place that draws text. It knows Pillow, as `segjax.images.files` does.
+Only this file draws text. It knows Pillow, as `png_jpeg` does.
 """
 
 from collections.abc import Sequence

@@ -1,41 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PNG and JPEG files say of themselves, by Pillow's parsers.
+"""PNG and JPEG files, decoded and encoded as a whole by Pillow.
 
-The plug-in classes are called directly because `Image.open` reports a large
-image by a warning, and catching warnings is not safe among threads.
+Only this file and `legends`, which draws text, know Pillow. Its plug-in classes
+are called directly because `Image.open` reports a large image by a warning, and
+catching warnings is not safe among threads.
 """
 
-import io
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from segjax.errors import InputError
+from segjax.images.windows import Raster, stored_dtype
 
-PNG_START = b'\x89PNG'
-PNG_END = b'IEND\xaeB`\x82'
+_PNG_START = b'\x89PNG'
+_PNG_END = b'\xaeB`\x82'  # The checksum of the last chunk, which is empty.
 
 
-def open_picture(
+@contextlib.contextmanager
+def open_pages(path: Path) -> Iterator[list[Raster]]:
+  """Yields the only page of a PNG or JPEG.
+
+  Opening reads the header. The first window decodes the picture, which stays in
+  memory as long as the page.
+  """
+  with open(path, 'rb') as file:
+    _, shape, dtype = _open(file, path)
+  lock = threading.Lock()
+
+  @functools.cache
+  def pixels():
+    with open(path, 'rb') as file:
+      return decode(file, path)
+
+  def read(rows, columns):
+    with lock:  # The other threads wait for the first one's picture.
+      decoded = pixels()
+    return decoded[rows, columns]
+
+  yield [Raster(shape, dtype, read)]
+
+
+def decode(file: BinaryIO, source: Path | str) -> np.ndarray:
+  """Returns the pixels [H,W,C] of a PNG or JPEG, uint8 or uint16, no alpha.
+
+  Args:
+    file: opened at its begin.
+    source: names the file in messages.
+
+  Raises:
+    InputError: as `_open`; or the file is cut. On damaged bytes Pillow raises
+      whatever its parsers run into.
+  """
+  picture, shape, dtype = _open(file, source)
+  if picture.format == 'PNG':
+    # Decoding ignores checksums and whether there is an end.
+    picture.verify()
+    if file.read(len(_PNG_END)) != _PNG_END:
+      raise InputError(f'{source}: truncated; expected a whole image')
+    file.seek(0)
+    picture, *_ = _open(file, source)
+  pixels = np.asarray(picture).reshape(*shape[:2], -1)[..., : shape[2]]
+  return pixels.astype(dtype, copy=False)
+
+
+def encode(
+  file: BinaryIO, page: np.ndarray, palette: np.ndarray | None = None
+) -> None:
+  """Writes a PNG.
+
+  Args:
+    file: to write to.
+    page: u8[H, W], or u8[H, W, C] with C 1 or 3.
+    palette: u8[K, 3], the colours that show the values of one channel,
+      class indices below K.
+  """
+  picture = Image.fromarray(page[..., 0] if page.shape[2:] == (1,) else page)
+  if palette is not None:
+    picture.putpalette(palette.tobytes())
+  picture.save(file, 'PNG')
+
+
+def _open(
   file: BinaryIO, source: Path | str
 ) -> tuple[ImageFile.ImageFile, tuple[int, int, int], np.dtype]:
   """Returns a PNG or JPEG, whichever the first bytes say, not yet decoded.
 
-  Args:
-    file: of which the header is read.
-    source: says whose the bytes are.
-
   Returns:
-    The picture, the shape [H,W,C] of its pixels without alpha, and their dtype,
-    uint8 or uint16.
+    The picture, the shape [H,W,C] of its pixels without alpha, and their dtype.
 
   Raises:
-    InputError: it is animated or of a mode that is not read. On damaged bytes
-      Pillow raises whatever its parsers run into.
+    InputError: the picture is animated, too large, or of a mode that is not
+      read.
   """
-  is_png = file.read(len(PNG_START)) == PNG_START
+  is_png = file.read(len(_PNG_START)) == _PNG_START
   file.seek(0)
   if is_png:
     picture = PngImagePlugin.PngImageFile(file)
@@ -52,12 +116,8 @@ def open_picture(
     )
   bands = picture.getbands()
   shape = (picture.height, picture.width, len(bands) - ('A' in bands))
-  return picture, shape, np.dtype(f'uint{bits}')
-
-
-def check_whole(data: bytes, source: Path | str) -> None:
-  """Raises if a PNG has a wrong checksum, which decoding ignores, or no end."""
-  if data.startswith(PNG_START):
-    PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
-    if PNG_END not in data:
-      raise InputError(f'{source}: truncated; expected a whole image')
+  return (
+    picture,
+    shape,
+    stored_dtype(source, shape, np.dtype(f'u{bits // 8}'), shape),
+  )

@@ -8,7 +8,10 @@ own scripts, which differ from the textbook definitions (and from
 scikit-image's `adapted_rand_error`) where the docstrings say so.
 
 Input as `stacks` defines it. Pixels outside the cells of the label never
-count, except in the pixel and the warping error.
+count, except in the pixel and the warping error. So a slice without a cell has
+no V_rand and V_info, 0 / 0, and no pair for the Rand error; as an absent class
+in a mean IU, it is left out of the means. The two other errors pool the pixels
+of all slices, and count what is found in it.
 """
 
 from collections.abc import Iterator
@@ -28,10 +31,11 @@ def evaluate_stack(
   """Returns every score of the challenge for one stack.
 
   V_rand and V_info are means over the slices at each of `THRESHOLDS`, then
-  the best over one threshold common to all slices.
+  the best over one threshold common to all slices. Slices whose label has no
+  cell are left out of these means, since they have no such score.
 
   Args:
-    labels: [N,H,W], 0 membrane, 1 cell; at least one cell pixel a slice.
+    labels: [N,H,W], 0 membrane, 1 cell; at least one cell pixel in all.
     probabilities: float[N,H,W] in [0, 1], probability of cell. Up to 1e-6
       beyond, what float32 averages overshoot by, is clipped.
     warping: False leaves out `warping_error`, the slowest score.
@@ -42,20 +46,18 @@ def evaluate_stack(
     `pixel_error`, `rand_error`, `warping_error` (lower is better).
 
   Raises:
-    InputError: shapes differ or are not [N,H,W], a label is not 0 or 1, a
-      slice has no cell, a probability is NaN or farther outside [0, 1].
+    InputError: shapes differ or are not [N,H,W], a label is not 0 or 1, no
+      slice has a cell, a probability is NaN or farther outside [0, 1].
   """
   labels, probabilities = checked(labels, probabilities)
-  slices = np.empty((len(labels), len(THRESHOLDS), 2))
-  for n, (label, probability) in enumerate(
-    zip(labels, probabilities, strict=True)
-  ):
-    regions = components(label)
-    for t, cell in _distinct(probability):
+  slices = np.full((len(labels), len(THRESHOLDS), 2), np.nan)
+  for n in np.flatnonzero(labels.any(axis=(1, 2))):
+    regions = components(labels[n])
+    for t, cell in _distinct(probabilities[n]):
       table = _contingency(regions, thin(cell))
       # Later thresholds with the same binarisation keep this score.
       slices[n, t:] = _rand_scores(table)[0], _information_scores(table)[0]
-  v_rands, v_infos = slices.mean(axis=0).T
+  v_rands, v_infos = np.nanmean(slices, axis=0).T
   scores = {
     'v_rand': float(v_rands.max()),
     'v_info': float(v_infos.max()),
@@ -164,6 +166,8 @@ def rand_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
   labels, probabilities = checked(labels, probabilities)
   pairs = np.zeros((len(THRESHOLDS), 3), np.int64)
   for label, probability in zip(labels, probabilities, strict=True):
+    if not label.any():
+      continue
     regions = components(label)
     counts = np.empty_like(pairs)
     for t, cell in _distinct(probability):

@@ -52,11 +52,10 @@ def checked(
     raise InputError(
       f'probabilities hold {probabilities[~inside][0]}; must be in [0, 1]'
     )
-  empty = np.flatnonzero(~labels.any(axis=(1, 2)))
-  if empty.size:
+  if not labels.any():
     raise InputError(
-      f'slice {empty[0]} of 0..{len(labels) - 1} has no cell pixel; its score '
-      'is undefined'
+      f'no cell pixel in the labels of {len(labels)} slice(s); their scores '
+      'are undefined'
     )
   return labels.astype(bool, copy=False), np.clip(probabilities, 0, 1)
 

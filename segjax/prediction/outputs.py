@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prediction is stored as, and in which files."""
+"""The files of an output: what they hold, their names, and what they spare."""
 
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +89,70 @@ def plan_outputs(
   if not output.parent.is_dir():
     raise InputError(f'output {output}: there is no folder {output.parent}')
   return jobs, ending
+
+
+def check_absent(outputs: Iterable[Path]) -> None:
+  """Raises InputError if an output exists."""
+  for output in outputs:
+    if output.exists():
+      raise InputError(f'{output} exists; give --overwrite to replace it')
+
+
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+  """Raises InputError if an output is an input, lies in one, or holds one.
+
+  They are compared as `os.path.samefile` does, by what the file system finds
+  there: links, also hard ones, and capitals that a disk doesn't tell apart do
+  not hide an input. A path where nothing is yet is compared by its folder. Two
+  outputs that are one file are refused, too.
+
+  Args:
+    outputs: files and folders that are to be replaced or made.
+    inputs: files, and folders of which everything is an input.
+  """
+
+  @functools.cache
+  def find(path):
+    try:
+      status = os.stat(path)
+    except OSError:
+      return None
+    return status.st_dev, status.st_ino
+
+  def find_folders_above(path):
+    """Of the path, and of what it links to."""
+    itself = os.path.join(os.path.realpath(path.parent), path.name)
+    for place in (itself, os.path.realpath(path)):
+      yield from filter(None, map(find, Path(place).parents))
+
+  known, held, written = {}, {}, {}
+  for path in inputs:
+    if find(path) is not None:
+      known[find(path)] = path
+      for place in find_folders_above(path):
+        held.setdefault(place, path)
+  for output in outputs:
+    found = find(output)
+    above = {place: known.get(place) for place in find_folders_above(output)}
+    for what, clash in (
+      ('is the input', known.get(found)),
+      ('holds the input', held.get(found)),
+      *(('lies in the input', path) for path in above.values()),
+      ('is the same file as the output', written.get(found)),
+    ):
+      if clash is not None:
+        raise InputError(f'output {output} {what} {clash}; give another output')
+    if found is not None:
+      written[found] = output
+
+
+def check_other_folder(output: Path, source: Path) -> None:
+  """Raises InputError if outputs are to be put into the folder of the inputs.
+
+  There the next command would take them for inputs.
+  """
+  if output.exists() and os.path.samefile(output, source):
+    raise InputError(
+      f'output {output} is the folder of the input {source}, where what is '
+      'written would be input the next time; give another output'
+    )

@@ -31,7 +31,7 @@ def draw_overlay(
   makes the sides at most `MAX_SIDE_PX`; see `thinning`.
 
   Args:
-    page: the image, a `images.rasters.Raster` or an array [H, W, C].
+    page: the image, an `images.windows.Raster` or an array [H, W, C].
     stream: (page, writer) -> plan, such as `streaming.stream_predict` with a
       model, parameters and settings.
     class_names: names of the classes of the first head.

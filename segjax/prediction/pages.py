@@ -14,8 +14,9 @@ import numpy as np
 
 from segjax.devices import processes
 from segjax.errors import InputError
-from segjax.images import canvases, files, rasters
-from segjax.images.png import write_png
+from segjax.images import png_jpeg
+from segjax.images.files import check_picture, open_canvas, open_rasters
+from segjax.images.windows import Canvas, Raster
 from segjax.prediction.partial import Partial
 from segjax.runs.writers import Progress
 from segjax.tiling.plans import TilePlan
@@ -26,7 +27,7 @@ class Page:
 
   def __init__(
     self,
-    canvas: canvases.Canvas,
+    canvas: Canvas,
     number: int,
     encode: Callable[[np.ndarray], np.ndarray],
   ):
@@ -67,7 +68,7 @@ def measure(
 
 def open_pages(
   files: Iterable[Path], channels: int, dtype: np.dtype | None = None
-) -> Iterator[rasters.Raster]:
+) -> Iterator[Raster]:
   """Yields the pages of files one after another; one file is open at a time.
 
   Float pixels that are not in [0, 1] are refused when they are read.
@@ -83,7 +84,7 @@ def open_pages(
     InputError: a file cannot be read, or has not `channels`.
   """
   for file in files:
-    with rasters.open_rasters(file) as pages:
+    with open_rasters(file) as pages:
       for number, page in enumerate(pages):
         if page.shape[-1] != channels:
           raise InputError(
@@ -97,7 +98,7 @@ def open_pages(
 def write_predictions(
   partial: Partial,
   name: str,
-  pages: Iterable[rasters.Raster],
+  pages: Iterable[Raster],
   shape: tuple[int, int, int],
   stream: Callable[..., TilePlan],
   encode: Callable[[np.ndarray], np.ndarray],
@@ -129,14 +130,12 @@ def write_predictions(
   sample = encode(np.zeros((1, 1, num_classes), np.float32))
   shape = (*shape, *sample.shape[2:])
   if output.name != name:
-    files.check_picture(name, shape, sample.dtype)
-  open_canvas = functools.partial(
-    canvases.open_canvas, output, shape, sample.dtype
-  )
+    check_picture(name, shape, sample.dtype)
+  begin = functools.partial(open_canvas, output, shape, sample.dtype)
 
   def make_canvas():
     if processes.is_first():
-      with open_canvas():
+      with begin():
         pass
 
   processes.together(make_canvas)
@@ -145,7 +144,7 @@ def write_predictions(
   for page, number in partial.finished:
     finished[page].add(number)
   with contextlib.ExitStack() as stack:
-    canvas = stack.enter_context(open_canvas())
+    canvas = stack.enter_context(begin())
     report = _progress(stack, shape, sum(partial.finished.values()))
     for page, image in enumerate(pages):
 
@@ -179,8 +178,9 @@ def finish_picture(
   canvas = _canvas_path(output)
   if canvas != output:
     # It stays until the picture has its place: after a crash it is made again.
-    with rasters.open_rasters(canvas) as [page], open(output, 'wb') as file:
-      write_png(file, page, colours)
+    [page] = np.load(canvas, mmap_mode='r')
+    with open(output, 'wb') as file:
+      png_jpeg.encode(file, page, colours)
 
 
 def _canvas_path(output):
@@ -230,7 +230,7 @@ def _checked(page, file, number):
       )
     return pixels
 
-  return rasters.Raster(page.shape, page.dtype, read)
+  return Raster(page.shape, page.dtype, read)
 
 
 def _widened(page, dtype):
@@ -245,4 +245,4 @@ def _widened(page, dtype):
       return pixels / full
     return pixels * (np.iinfo(dtype).max // full)
 
-  return rasters.Raster(page.shape, dtype, read)
+  return Raster(page.shape, dtype, read)

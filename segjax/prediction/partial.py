@@ -9,7 +9,6 @@ missing.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -18,10 +17,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import jax
 
+from segjax import locks
 from segjax.devices import processes
 from segjax.errors import InputError
 
@@ -45,6 +45,11 @@ class Partial(NamedTuple):
   folder: Path
   finished: Mapping[Block, int]
   record: Callable[[Block, int, Callable[[], None]], None]
+
+
+def unfinished_folder(path: Path) -> Path:
+  """Returns where an output lies until it is finished."""
+  return path.with_name(f'{path.name}.partial')
 
 
 @contextlib.contextmanager
@@ -72,7 +77,7 @@ def open_partial(
       writing it, or it cannot be written; then why.
   """
   path = Path(path)
-  folder = path.with_name(f'{path.name}.partial')
+  folder = unfinished_folder(path)
   finished, pending = {}, {}
   began = time.monotonic()
 
@@ -137,16 +142,31 @@ def open_partial(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_leftover(path: Path, identity: Mapping[str, str]) -> None:
+  """Removes the folder of a run that was killed when its output had its name.
+
+  Another run's is left, and so is one that is in use.
+  """
+  folder = unfinished_folder(path)
+  with contextlib.suppress(OSError):
+    lock = locks.take(folder / 'lock') if folder.is_dir() else None
+    if lock is not None:
+      with lock:
+        journal = folder / 'journal'
+        if not journal.exists() or _is_same(path, journal, identity, True):
+          shutil.rmtree(folder)
+
+
 def _cannot_write(path, error, kept=None):
   goes_on = f'; the same command goes on from {kept}' if kept else ''
   reason = error.strerror or error
   return InputError(f'{path}: cannot be written; {reason}{goes_on}')
 
 
-def _lock(path, folder, identity, overwrite) -> IO:
+def _lock(path, folder, identity, overwrite) -> BinaryIO:
   """Returns the file that locks the folder, which is made if need be."""
   if folder.is_dir():
-    lock = _locked(folder / 'lock')
+    lock = locks.take(folder / 'lock')
     if lock is None:
       raise _busy(path, folder)
     with contextlib.ExitStack() as stack:
@@ -160,7 +180,7 @@ def _lock(path, folder, identity, overwrite) -> IO:
   try:
     unfinished.mkdir()
     (unfinished / 'journal').write_text(f'{json.dumps(identity)}\n', 'ascii')
-    lock = _locked(unfinished / 'lock')
+    lock = locks.take(unfinished / 'lock')
     os.rename(unfinished, folder)
   except OSError as e:
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -170,30 +190,21 @@ def _lock(path, folder, identity, overwrite) -> IO:
   return lock
 
 
-def _locked(path) -> IO | None:
-  """Returns the file, locked until it is closed; None if another has it."""
-  lock = open(path, 'a')
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # The run that had it may have removed it.
-    if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-      return lock
-  except (BlockingIOError, FileNotFoundError):
-    pass
-  lock.close()
-  return None
-
-
 def _busy(path, folder):
-  return InputError(f'{path}: another run is writing it, in {folder}')
+  return InputError(
+    f'{path}: another run is writing it, in {folder}; '
+    f'{locks.holder(folder / "lock")}'
+  )
 
 
 def _is_same(path, journal, identity, overwrite):
-  """Whether the journal is of this identity; raises InputError if not."""
+  """Whether the journal is of this identity; raises InputError if it is not."""
   try:
     with open(journal, encoding='ascii') as file:
       begun = json.loads(file.readline())
     changed = [name for name in identity if begun.get(name) != identity[name]]
+  except FileNotFoundError:
+    return False  # The rest of a removal that was killed.
   except (OSError, ValueError, AttributeError):
     changed = ['a journal that cannot be read']
   if changed and not overwrite:

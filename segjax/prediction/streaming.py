@@ -33,7 +33,7 @@ def stream_predict(
   Args:
     reader: the image, read as `reader[rows, columns]` -> [h, w, C], two slices
       within its `shape` [H, W, C]: an array, a memory map or
-      `images.rasters.Raster`. Its pixels are what `model` is given.
+      `images.windows.Raster`. Its pixels are what `model` is given.
     writer: takes the prediction, as `writer[rows, columns] = f32[h, w, K]`, in
       a thread.
     model: the network.

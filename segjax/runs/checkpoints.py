@@ -33,8 +33,8 @@ class Checkpoints:
   `best_metric`, the newer on a tie; a checkpoint saved without it, or with NaN
   or inf, takes no part.
 
-  A directory has one writer. Processes of one multi-process run count as one:
-  all of them make every call.
+  A directory has one writer, which `workdir.lock_workdir` sees to. Processes of
+  one multi-process run count as one: all of them make every call.
   """
 
   def __init__(

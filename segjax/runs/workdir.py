@@ -1,30 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What identifies a run's folder: the config it was made with.
+"""What identifies a run's folder, the config it was made with; and its lock.
 
 `config.json` in a workdir says which experiment its checkpoints and metrics
 belong to, so that a run started again with the same command goes on, and one
-with another model or dataset is refused before it mixes with them.
+with another model or dataset is refused before it mixes with them. `lock`
+keeps a second run out while one is there.
 """
 
+import contextlib
 import json
 import operator
 import os
 import pathlib
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import ml_collections
 
+from segjax import locks
 from segjax.atomic import replacing
+from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs.checkpoints import load_params
 
 # How long an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
+
+# In this time a run that ends or is refused frees its lock, and one that has
+# just taken it writes its name.
+_LOCK_TRIES = 5
+_SECONDS_BETWEEN_TRIES = 0.1
 
 # Settings that configs have had since a later version, and what the runs before
 # it did. In a model or in `prediction`, what is left out is the same.
@@ -38,6 +47,8 @@ _ADDED = {
 # Settings that earlier versions had, and that are no longer: section and name.
 # `mesh.data` followed from the number of devices.
 _DROPPED = (('mesh', 'data'),)
+# The same, of settings that only some data sets have, whose loaders know them.
+_ADDED_TO_DATA = {'data.label_values': []}
 # What is read of a run that was trained.
 _READ = (
   'data.name',
@@ -74,9 +85,72 @@ def check_writable(workdir: str | os.PathLike) -> None:
     reason = f'{folder} may not be written to'
   else:
     return
-  raise InputError(
+  raise _cannot_write(workdir, reason)
+
+
+def _cannot_write(workdir, reason):
+  return InputError(
     f'cannot write to workdir {workdir}: {reason}; give another --workdir'
   )
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: str | os.PathLike) -> Iterator[None]:
+  """Makes `workdir`, and keeps other runs out of it until the block ends.
+
+  All processes of a run enter together; process 0 holds the lock, and loses it
+  when it ends, however it does. A folder that was made and is empty at the end
+  is removed; one in which the block changed nothing is as it was. Commands that
+  only read, such as `evaluate` and `predict`, need no lock: what they read
+  appears by renaming.
+
+  Raises:
+    InputError: another run holds the lock, here or on another host, and which;
+      or `workdir` is not writable.
+  """
+  with contextlib.ExitStack() as stack:
+    lock = _locked(pathlib.Path(workdir))
+    processes.together(
+      lambda: processes.is_first() and stack.enter_context(lock)
+    )
+    yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+  made = [f for f in (workdir, *workdir.parents) if not os.path.exists(f)]
+  file = workdir / 'lock'
+  for attempt in range(_LOCK_TRIES):
+    if attempt:
+      time.sleep(_SECONDS_BETWEEN_TRIES)
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      before = workdir.stat()
+      lock = locks.take(file)
+    except FileNotFoundError:  # Removed by a run that made it and is refused.
+      continue
+    except OSError as error:
+      raise _cannot_write(workdir, error.strerror) from error
+    if lock:
+      break
+  else:
+    raise InputError(
+      f'workdir {workdir} has a run already: {locks.holder(file)}; wait until '
+      'it ends, or give another --workdir'
+    )
+  locked = workdir.stat()
+  try:
+    yield
+  finally:
+    # The file goes first: who opens it until it is closed notices.
+    with lock, contextlib.suppress(OSError):
+      changed = workdir.stat().st_mtime_ns != locked.st_mtime_ns
+      file.unlink()
+      if not changed:
+        os.utime(workdir, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with contextlib.suppress(OSError):
+      for folder in made:
+        folder.rmdir()
 
 
 def claim_workdir(
@@ -86,8 +160,8 @@ def claim_workdir(
 ) -> None:
   """Makes `workdir` and writes its `config.json`, or checks the one there.
 
-  Proves that it can be written to. Of the processes of a run one calls it, and
-  then all `check_claimed`.
+  Proves that it can be written to. Of the processes of a run one calls it, in
+  `lock_workdir`, and then all `check_claimed`.
 
   Args:
     workdir: folder of the run, on a mounted file system.
@@ -112,10 +186,7 @@ def claim_workdir(
       text = json.dumps(new, indent=2, sort_keys=True)
       temporary.write_text(text + '\n', encoding='utf-8')
   except OSError as error:
-    raise InputError(
-      f'cannot write to workdir {workdir}: {error.strerror}; '
-      'give another --workdir'
-    ) from error
+    raise _cannot_write(workdir, error.strerror) from error
 
 
 def check_claimed(workdir: str | os.PathLike) -> None:
@@ -218,7 +289,8 @@ def _check_same(
   may_change: Sequence[str],
 ) -> None:
   old, new = flatten(old), flatten(new)
-  added = {k: v for k, v in flatten(_ADDED).items() if k in new}
+  added = flatten(_ADDED) | _ADDED_TO_DATA
+  added = {k: v for k, v in added.items() if k in new}
   old = added | old
   names = [
     name
@@ -226,12 +298,19 @@ def _check_same(
     if (name not in old or name not in new or old[name] != new[name])
     and not any(f'{name}.'.startswith(f'{prefix}.') for prefix in may_change)
   ]
-  if names:
-    raise InputError(
-      f'workdir {workdir} was made with {_list(names, old)}; this run has '
-      f'{_list(names, new)}; use another --workdir, or the settings it was '
-      'made with'
+  if not names:
+    return
+  advice = 'use another --workdir, or the settings it was made with'
+  if 'data_sha256' in names:
+    advice += (
+      '. data_sha256 is of the images and labels: if you mended them, go on in '
+      f'another --workdir, with --config.init.path={workdir} and '
+      '--config.init.initial="()" to start from what this one has learned'
     )
+  raise InputError(
+    f'workdir {workdir} was made with {_list(names, old)}; this run has '
+    f'{_list(names, new)}; {advice}'
+  )
 
 
 def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows of image files against what was stored, and against `read_stack`."""
+"""Image files that are read and written by windows, against whole ones."""
 
 import json
 import os
 
 import numpy as np
 import pytest
+import tensorstore
 import tifffile
 from PIL import Image
 
 from segjax.errors import InputError
-from segjax.images import files, rasters
+from segjax.images import files, tiff, zarr
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 2**16, (3, 70, 83), np.uint16)
@@ -25,7 +26,7 @@ WINDOWS = [
 
 
 def assert_windows_equal(path, expected):
-  with rasters.open_rasters(path) as pages:
+  with files.open_rasters(path) as pages:
     assert len(pages) == len(expected)
     for page, whole in zip(pages, expected, strict=True):
       assert page.shape == whole.shape
@@ -213,21 +214,21 @@ def test_listing_takes_zarr_folders_in_natural_order(tmp_path):
     (tmp_path / name).mkdir()
 
   def names():
-    return [file.name for file in rasters.list_rasters(tmp_path)]
+    return [file.name for file in files.list_rasters(tmp_path)]
 
   assert names() == ['s2.zarr', 's10.zarr']
   Image.fromarray(COLOURS[0]).save(tmp_path / 's3.png')
   assert names() == ['s2.zarr', 's3.png', 's10.zarr']
-  assert rasters.list_rasters(tmp_path / 's2.zarr') == [tmp_path / 's2.zarr']
+  assert files.list_rasters(tmp_path / 's2.zarr') == [tmp_path / 's2.zarr']
 
 
 def test_digest_follows_name_size_and_time(tmp_path):
   file = tmp_path / 'a.npy'
   np.save(file, GRAY)
-  first = rasters.digest_of_rasters([file])
-  assert rasters.digest_of_rasters([file]) == first
+  first = files.digest_of_rasters([file])
+  assert files.digest_of_rasters([file]) == first
   os.utime(file, ns=(1, 1))
-  assert rasters.digest_of_rasters([file]) != first
+  assert files.digest_of_rasters([file]) != first
 
 
 def test_a_window_does_not_decode_the_page(tmp_path, monkeypatch):
@@ -235,13 +236,13 @@ def test_a_window_does_not_decode_the_page(tmp_path, monkeypatch):
     tmp_path / 'a.tif', GRAY[0], tile=(16, 16), compression='zlib'
   )
   decoded = []
-  decode = rasters._decode_segment
+  decode = tiff._decode_segment
   monkeypatch.setattr(
-    rasters,
+    tiff,
     '_decode_segment',
     lambda page, index: (decoded.append(index), decode(page, index))[1],
   )
-  with rasters.open_rasters(tmp_path / 'a.tif') as pages:
+  with files.open_rasters(tmp_path / 'a.tif') as pages:
     pages[0][slice(16, 33), slice(0, 16)]
     pages[0][slice(20, 30), slice(0, 17)]
   # Six tiles across; of the second window, two of three are kept.
@@ -254,22 +255,79 @@ def test_what_is_refused(tmp_path):
   whole = tif.read_bytes()
   tif.write_bytes(whole[:-1])
   with pytest.raises(InputError, match='a.tif: truncated'):
-    with rasters.open_rasters(tif):
+    with files.open_rasters(tif):
       pass
   np.save(tmp_path / 'a.npy', GRAY[0])
   (tmp_path / 'a.npy').write_bytes((tmp_path / 'a.npy').read_bytes()[:-1])
   with pytest.raises(InputError, match='a.npy: truncated'):
-    with rasters.open_rasters(tmp_path / 'a.npy'):
+    with files.open_rasters(tmp_path / 'a.npy'):
       pass
   np.save(tmp_path / 'b.npy', GRAY[0].astype(float))
   with pytest.raises(InputError, match='b.npy: dtype float64'):
-    with rasters.open_rasters(tmp_path / 'b.npy'):
+    with files.open_rasters(tmp_path / 'b.npy'):
       pass
   (tmp_path / 'b.zarr').mkdir()
   with pytest.raises(InputError, match='b.zarr: no Zarr array'):
-    with rasters.open_rasters(tmp_path / 'b.zarr'):
+    with files.open_rasters(tmp_path / 'b.zarr'):
       pass
   np.save(tmp_path / 'c.npy', np.zeros((0, 5), np.uint8))
   with pytest.raises(InputError, match='no pixels|shape'):
-    with rasters.open_rasters(tmp_path / 'c.npy'):
+    with files.open_rasters(tmp_path / 'c.npy'):
+      pass
+
+
+def read_by_others(path, shape):
+  if path.suffix == '.npy':
+    return np.load(path)
+  if path.suffix == '.tif':
+    with tifffile.TiffFile(path) as tif:
+      return np.stack([page.asarray() for page in tif.pages]).reshape(shape)
+  spec = {'driver': 'zarr3', 'kvstore': f'file://{path}/'}
+  return tensorstore.open(spec).result().read().result()
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'float16', 'float32'])
+@pytest.mark.parametrize('shape', [(2, 40, 50), (1, 40, 50, 3), (3, 40, 50, 1)])
+@pytest.mark.parametrize('ending', ['.tif', '.npy', '.zarr'])
+def test_windows_in_two_openings_make_the_stack(
+  tmp_path, ending, shape, dtype, monkeypatch
+):
+  monkeypatch.setattr(zarr, 'CHUNK', 24)  # Windows share chunks.
+  stack = (200 * np.random.default_rng(0).random(shape)).astype(dtype)
+  path = tmp_path / f'a{ending}'
+  for parity in (0, 1):
+    with files.open_canvas(path, shape, dtype) as canvas:
+      for page in range(shape[0]):
+        for i, j in np.ndindex(3, 4):
+          rows = slice(16 * i, min(16 * i + 16, 40))
+          columns = slice(16 * j, min(16 * j + 16, 50))
+          if (i + j) % 2 == parity:
+            canvas[page, rows, columns] = stack[page, rows, columns]
+      canvas.sync()
+    written = read_by_others(path, shape)
+    assert written.dtype == dtype
+    # Of the first half, the others are 0 still.
+    assert parity or not written[0, 0:16, 16:32].any()
+  np.testing.assert_array_equal(written, stack)
+  if ending == '.tif' and dtype != 'float16':
+    files.write_stack(tmp_path / 'b.tif', stack)
+    assert path.read_bytes() == (tmp_path / 'b.tif').read_bytes()
+
+
+def test_large_tiff_is_a_bigtiff_and_costs_no_disk(tmp_path):
+  path, shape = tmp_path / 'a.tif', (2, 40000, 40000)
+  with files.open_canvas(path, shape, np.float32) as canvas:
+    canvas[1, slice(39999, 40000), slice(39998, 40000)] = np.float32([[1, 2]])
+  assert path.stat().st_blocks * 512 < 2**20
+  with tifffile.TiffFile(path) as tif:
+    assert tif.is_bigtiff and len(tif.pages) == 2
+  assert np.memmap(path, np.float32, mode='r')[-2:].tolist() == [1, 2]
+
+
+def test_unknown_ending_and_too_large(tmp_path):
+  with pytest.raises(InputError, match="'.png' is none of .tif"):
+    with files.open_canvas(tmp_path / 'a.png', (1, 2, 2), np.uint8):
+      pass
+  with pytest.raises(OSError, match='File too large'):
+    with files.open_canvas(tmp_path / 'a.npy', (1, 2**31, 2**31), 'f4'):
       pass

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of segjax and their flags.
+
+A command is a module with a function `main`. Its flags are defined here, where
+nothing imports jax, so that help and mistakes take no second;
+`command_line.run` then imports the module.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from absl import flags
+
+from segjax import network_flags
+from segjax.prediction.outputs import DTYPES, KINDS
+
+SPLITS = ('heldout', 'train', 'all')
+
+
+class Command(NamedTuple):
+  """A command and what it takes.
+
+  Attributes:
+    module: what runs it: `python -m segjax.MODULE`, or its `main`.
+    summary: one sentence.
+    example: flags of a typical call.
+    required: names of the flags that must be given; `example` has them.
+    define_flags: defines its flags.
+    check_flags: raises InputError for values that do not go together.
+  """
+
+  module: str
+  summary: str
+  example: str
+  required: tuple[str, ...]
+  define_flags: Callable[[], None]
+  check_flags: Callable[[], None] = lambda: None
+
+
+def _define_train() -> None:
+  network_flags.define_config('Config of the experiment.')
+  flags.DEFINE_string(
+    'workdir',
+    None,
+    'Folder for checkpoints, metrics and pictures. A run that is in it goes '
+    'on. By default it is a folder in runs/ named after the config and its '
+    'argument.',
+  )
+  flags.DEFINE_bool(
+    'dry_run',
+    False,
+    'Print the parameters, FLOPs and memory of a training step, and the '
+    'largest tile or batch that fits, instead of training. This reads no data '
+    'and writes nothing.',
+  )
+
+
+def _define_average() -> None:
+  flags.DEFINE_bool(
+    'average',
+    None,
+    'Average predictions over the eight turns and flips of an image '
+    '(test-time augmentation). By default evaluation.average of the config '
+    'decides.',
+  )
+
+
+def _define_evaluate() -> None:
+  network_flags.define_flags()
+  flags.DEFINE_enum(
+    'split',
+    'heldout',
+    SPLITS,
+    'Examples to score: those held out, those trained on, or all.',
+  )
+  flags.DEFINE_string(
+    'data_dir',
+    None,
+    'Folder of the data, if it has moved since the run. By default it is '
+    'data.dir of the config.',
+  )
+  _define_average()
+
+
+def _define_predict() -> None:
+  network_flags.define_flags()
+  flags.DEFINE_string(
+    'artifact',
+    None,
+    'Folder that segjax.export wrote. It is a network by itself and replaces '
+    '--workdir, and --config with --params.',
+  )
+  flags.DEFINE_string(
+    'input', None, 'Image file, stack, Zarr or folder of images to predict.'
+  )
+  flags.DEFINE_string(
+    'output',
+    None,
+    'File to write: .tif, .png, .npy or .zarr. For a folder of images it is a '
+    'folder.',
+  )
+  flags.DEFINE_enum(
+    'kind',
+    'probabilities',
+    KINDS,
+    'Values to write. Labels are class indices; an overlay is the image with '
+    'the classes painted over it.',
+  )
+  flags.DEFINE_enum(
+    'dtype',
+    'float32',
+    DTYPES,
+    'Type of the probabilities or logits that are written; uint8 scales '
+    'probabilities to 0..255.',
+  )
+  flags.DEFINE_enum(
+    'compute_dtype',
+    None,
+    ('float32', 'bfloat16'),
+    'Type of the computation. By default it is the one that the network was '
+    'trained in.',
+  )
+  _define_average()
+  flags.DEFINE_integer(
+    'tile_size_px',
+    None,
+    'Side of the input tiles, in pixels. By default it is the one that wastes '
+    'least over all images.',
+  )
+  _define_overwrite('Replace the output if it exists.')
+
+
+def _check_predict() -> None:
+  if flags.FLAGS.artifact is None:
+    network_flags.check_flags()
+
+
+def _define_export() -> None:
+  network_flags.define_flags()
+  flags.DEFINE_string('output', None, 'Folder to write the artifact to.')
+  flags.DEFINE_integer(
+    'size_px',
+    None,
+    'Side of the input tiles, in pixels. By default it is that of training; a '
+    'network that was trained on whole images needs it.',
+  )
+  _define_overwrite('Replace an artifact that exists.')
+
+
+def _define_convert() -> None:
+  flags.DEFINE_string(
+    'input',
+    None,
+    'File of weights: .caffemodel, .pth, .pt, .h5, .keras, .npz or '
+    '.safetensors.',
+  )
+  flags.DEFINE_enum(
+    'model',
+    None,
+    (
+      *('fcn32s', 'fcn16s', 'fcn8s', 'fcn8s_atonce'),
+      *('fcn_alexnet', 'fcn_googlenet'),
+      *('vgg16', 'vgg16_conv', 'caffenet', 'caffenet_conv'),
+      *('googlenet', 'googlenet_conv'),
+    ),
+    'Network that the weights are for. Classifiers that end in _conv are fully '
+    'convolutional.',
+  )
+  flags.DEFINE_string('output', None, 'File to write: .npz or .safetensors.')
+  flags.DEFINE_integer(
+    'num_classes',
+    None,
+    'Number of classes of the network. By default it is that of the file.',
+  )
+  flags.DEFINE_list(
+    'learned',
+    [],
+    'Deconvolutions that the network learns, separated by commas. The others '
+    'interpolate.',
+  )
+  flags.DEFINE_list(
+    'heads',
+    [],
+    'Heads of the network with their numbers of classes, such as '
+    'sem:33,geo:3. By default there is one head.',
+  )
+  flags.DEFINE_list(
+    'streams',
+    [],
+    'Streams of the network, such as color,hha. By default there is one.',
+  )
+  flags.DEFINE_string(
+    'first_conv',
+    '',
+    'Name of the first convolution, if it is not that of the backbone, such as '
+    'conv1_1_bgrd.',
+  )
+  flags.DEFINE_integer(
+    'in_channels',
+    None,
+    'Number of channels of the image. By default there are 3.',
+  )
+  flags.DEFINE_list(
+    'initial',
+    [],
+    'Layers of the network that the file lacks and that keep their initial '
+    'values, separated by commas.',
+  )
+  flags.DEFINE_list(
+    'ignore', [], 'Layers of the file to leave out, separated by commas.'
+  )
+  flags.DEFINE_enum(
+    'pixels',
+    None,
+    ('0..255', 'standardised'),
+    'Scale of the pixels that the weights were trained on. By default it is '
+    'the usual one of the framework of the file.',
+  )
+  _define_overwrite('Replace the output if it exists.')
+
+
+def _define_instances() -> None:
+  flags.DEFINE_string(
+    'input', None, 'File, Zarr or folder of maps that segjax.predict wrote.'
+  )
+  flags.DEFINE_string(
+    'output', None, 'File to write: .tif. For a folder of maps it is a folder.'
+  )
+  flags.DEFINE_float(
+    'threshold', 0.5, 'Probability above which a pixel belongs to a cell.'
+  )
+  flags.DEFINE_float(
+    'seed_threshold',
+    None,
+    'Probability above which a pixel belongs to a seed; a watershed from the '
+    'seeds cuts cells that touch. By default nothing is cut: cells are '
+    'connected components.',
+  )
+  _define_overwrite('Replace files that exist.')
+
+
+def _define_prepare() -> None:
+  network_flags.define_config('Config whose data set is written.')
+  flags.DEFINE_string('output', None, 'Folder to write the prepared set in.')
+  flags.DEFINE_string('name', None, 'Name of the prepared set.')
+  _define_overwrite('Replace the set if it exists.')
+
+
+def _define_overwrite(help_text: str) -> None:
+  flags.DEFINE_bool('overwrite', False, help_text)
+
+
+COMMANDS = {
+  'train': Command(
+    'main',
+    'Trains and evaluates a network, or goes on with a run.',
+    '--config=unet_isbi.py:demo --workdir=RUN',
+    ('config',),
+    _define_train,
+  ),
+  'evaluate': Command(
+    'evaluate',
+    'Prints the scores of a network on whole images.',
+    '--workdir=RUN --split=heldout',
+    (),
+    _define_evaluate,
+    network_flags.check_flags,
+  ),
+  'predict': Command(
+    'predict',
+    'Predicts image files with a network.',
+    '--workdir=RUN --input=IMAGES --output=PREDICTIONS',
+    ('input', 'output'),
+    _define_predict,
+    _check_predict,
+  ),
+  'instances': Command(
+    'instances',
+    'Finds single cells in predicted maps.',
+    '--input=MAPS --output=CELLS',
+    ('input', 'output'),
+    _define_instances,
+  ),
+  'export': Command(
+    'export',
+    'Writes a network as an artifact that needs no model code.',
+    '--workdir=RUN --output=net.segjax',
+    ('output',),
+    _define_export,
+    network_flags.check_flags,
+  ),
+  'convert': Command(
+    'convert',
+    'Converts weights of Caffe, torchvision and Keras.',
+    '--input=fcn8s.caffemodel --model=fcn8s --output=fcn8s.npz',
+    ('input', 'model', 'output'),
+    _define_convert,
+  ),
+  'prepare': Command(
+    'prepare',
+    'Writes a data set for tensorflow-datasets.',
+    '--config=fcn8s_folder.py --config.data.dir=DATA --output=SETS '
+    '--name=my_set',
+    ('config', 'output', 'name'),
+    _define_prepare,
+  ),
+}

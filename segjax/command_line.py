@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way from a command line to the `main` of a command, and back.
+
+A module that is a command starts with
+
+    if __name__ == '__main__':
+      from segjax.command_line import run
+
+      run('NAME')
+
+before its imports. So help and mistakes take no second, and the command runs
+in the module that others import, not in a copy of it named `__main__`.
+"""
+
+import importlib
+import os
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+import segjax
+from segjax.command_flags import COMMANDS, Command
+from segjax.errors import (
+  DISK_IS_FULL,
+  InputError,
+  SaveFailed,
+  TrainingDiverged,
+  did_you_mean,
+)
+
+# For the other processes of a run to fail, too, where all have a reason.
+_OTHERS_SECONDS = 10
+_HELP = ('--help', '-help', '-h', '--helpshort', '-helpshort', '-?')
+
+
+def main() -> None:
+  """Runs `segjax COMMAND FLAGS`, or without a command lists them."""
+  program = 'segjax' if sys.argv[0].endswith('segjax') else 'python -m segjax'
+  name = sys.argv[1] if len(sys.argv) > 1 else _HELP[0]
+  if name in _HELP:
+    print(_list_commands(program))
+  elif name == '--version':
+    _print_version()
+  elif name in COMMANDS:
+    # Config flags read it, too.
+    sys.argv = [sys.argv[0], *sys.argv[2:]]
+    run(name, f'{program} {name}')
+  else:
+    _fail(
+      f'there is no command {name!r}{did_you_mean(name, COMMANDS)}; commands '
+      f'are {", ".join(COMMANDS)}',
+      status=2,
+    )
+
+
+def run(name: str, program: str | None = None) -> NoReturn:
+  """Runs one of `COMMANDS` with the flags in `sys.argv`, and ends the process.
+
+  Args:
+    name: key in `COMMANDS`.
+    program: how the command was called, for its help.
+  """
+  command = COMMANDS[name]
+  program = program or f'python -m segjax.{command.module}'
+  command.define_flags()
+  if any(argument in _HELP for argument in sys.argv[1:]):
+    print(_help(command, program))
+    sys.exit()
+  if '--version' in sys.argv[1:]:
+    _print_version()
+    sys.exit()
+
+  def checked_main(argv):
+    missing = [f for f in command.required if flags.FLAGS[f].value is None]
+    if missing:
+      example = command.example.split()
+      values = [arg for arg in example if arg[2:].partition('=')[0] in missing]
+      raise InputError(
+        f'give {" ".join(values)}; for example: {program} {command.example}'
+      )
+    try:
+      command.check_flags()
+    except InputError as e:
+      raise InputError(f'{e}; for example: {program} {command.example}') from e
+    importlib.import_module(f'segjax.{command.module}').main(argv)
+
+  run_command(checked_main)
+
+
+def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
+  """Parses the flags in `sys.argv`, runs a function, and ends the process.
+
+  Bad flags and `InputError` end it with status 2; `TrainingDiverged` and a
+  full disk with 1. Of several processes one that fails alone ends within
+  seconds, so that the others notice.
+  """
+  # Information is for --verbosity=0; warnings and errors are for everybody.
+  logging.set_verbosity(logging.WARNING)
+
+  def parse(argv):
+    try:
+      return flags.FLAGS(argv)
+    except flags.Error as e:
+      # The traceback of a config file ends with what it raised.
+      last = str(e).splitlines()[-1]
+      _fail(last.removeprefix('segjax.errors.InputError: '), status=2)
+    except (AttributeError, KeyError) as e:
+      if not any(argument.startswith('--config.') for argument in argv):
+        raise  # Of the config file itself.
+      key = (e.__context__ or e).args[0]
+      _fail(f'unknown config key, see the config file: {key}', status=2)
+    except (TypeError, ValueError) as e:
+      _fail(f'config override: {e}', status=2)
+
+  def run(argv):
+    try:
+      if len(argv) > 1:
+        raise InputError(f'unexpected argument {argv[1]!r}; use --flag=value')
+      main(argv)
+    except InputError as e:
+      _fail(e, status=2)
+    except (TrainingDiverged, SaveFailed) as e:
+      _fail(e, status=1)
+    except OSError as e:
+      if e.errno not in DISK_IS_FULL:
+        raise
+      _fail(f'cannot write {e.filename or "a file"}: {e.strerror}', status=1)
+    except KeyboardInterrupt:
+      _fail('interrupted; a run goes on with the same command', status=130)
+    except Exception:
+      _end_soon(status=1)
+      raise
+
+  app.run(run, flags_parser=parse)
+
+
+def _list_commands(program: str) -> str:
+  width = max(map(len, COMMANDS))
+  rows = [
+    f'  {name:{width}}  {command.summary}' for name, command in COMMANDS.items()
+  ]
+  lines = (
+    segjax.__doc__,
+    '',
+    f'{program} COMMAND --FLAG=VALUE ...',
+    '',
+    *rows,
+    '',
+    'COMMAND --help shows the flags of a command, --version the version. To '
+    'begin,',
+    'without any data:',
+    '',
+    f'  {program} train {COMMANDS["train"].example}',
+  )
+  return '\n'.join(lines)
+
+
+def _help(command: Command, program: str) -> str:
+  lines = (
+    command.summary,
+    '',
+    f'  {program} {command.example}',
+    '',
+    *_help_of_flags(command.required),
+    '',
+    '--flagfile=FILE reads flags from a file, --verbosity=0 prints more, '
+    '--version',
+    'prints the version, and --helpfull lists what else absl defines.',
+  )
+  return '\n'.join(lines)
+
+
+def _help_of_flags(required: Sequence[str]) -> Iterator[str]:
+  """Yields the lines on the flags of a command, in order of definition."""
+  for module, defined in flags.FLAGS.flags_by_module_dict().items():
+    # Libraries define some, too, when they are imported.
+    if not module.startswith('segjax.'):
+      continue
+    for flag in defined:
+      text, facts = flag.help, []
+      if isinstance(flag.parser, flags.EnumParser):
+        values = flag.parser.enum_values
+        text = text.removeprefix(f'<{"|".join(values)}>: ')
+        facts.append(f'one of {", ".join(values)}')
+      if flag.name in required:
+        facts.append('required')
+      elif flag.default:
+        facts.append(f'by default {flag.default_as_str}')
+      if facts:
+        text = f'{text} ({"; ".join(facts)})'
+      name = f'  --{"[no]" if flag.boolean else ""}{flag.name}: '
+      yield textwrap.fill(
+        text, 80, initial_indent=name, subsequent_indent='      '
+      )
+
+
+def _print_version() -> None:
+  print(f'segjax {segjax.__version__}')
+
+
+def _fail(error: BaseException | str, status: int) -> NoReturn:
+  # In one write, since the other processes of a run may say it too.
+  sys.stderr.write(' '.join(['error:', *str(error).split()]) + '\n')
+  _end_soon(status)
+  sys.exit(status)
+
+
+def _end_soon(status: int) -> None:
+  """Ends this process of several in a while, if it hasn't ended by itself.
+
+  At its end jax waits minutes for the others, which wait for this one's share.
+  """
+  jax = sys.modules.get('jax')  # Not yet imported where a flag is wrong.
+  if jax and jax.distributed.is_initialized():
+    timer = threading.Timer(_OTHERS_SECONDS, os._exit, (status,))
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NumPy's .npy files, read through memory maps and written in place."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segjax.images.windows import Raster, stack_shape, stored_dtype
+
+
+@contextlib.contextmanager
+def open_pages(path: Path) -> Iterator[list[Raster]]:
+  """Yields the pages of a .npy of shape [H,W], [N,H,W] or [N,H,W,C]."""
+  stored = np.lib.format.open_memmap(path, mode='r')
+  shape = stack_shape(path, stored.shape)
+  dtype = stored_dtype(path, stored.shape, stored.dtype)
+
+  def read(number, rows, columns):
+    # Mapped anew for every window: pages of a map that lasts stay in memory.
+    array = np.lib.format.open_memmap(path, mode='r')
+    return array.reshape(shape)[number, rows, columns]
+
+  yield [
+    Raster(shape[1:], dtype, functools.partial(read, i))
+    for i in range(shape[0])
+  ]
+
+
+def create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+  """Makes a file of zeros, which takes no room on the disk yet."""
+  with open(path, 'xb') as file:
+    header = {'descr': dtype.str, 'fortran_order': False, 'shape': tuple(shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.truncate(file.tell() + dtype.itemsize * math.prod(shape))
+
+
+def page_offsets(path: Path) -> list[int]:
+  """Returns the position of the first byte of each page of `create`."""
+  stored = np.lib.format.open_memmap(path, mode='r')
+  page = stored.nbytes // len(stored)
+  return [stored.offset + i * page for i in range(len(stored))]

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags by which commands name a network: a run, or a config and a file.
+
+What they need to load it is imported when they do, so that flags are parsed
+without it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+from ml_collections import config_flags
+
+from segjax.cards import find_card
+from segjax.errors import InputError
+
+if TYPE_CHECKING:
+  from segjax.networks import Network
+
+_READ_OF_RUN = ('config.json', 'checkpoints')
+
+
+class _CardParser(flags.ArgumentParser):
+  """Loads a config file, which may be the name of a shipped card."""
+
+  def __init__(self, files: flags.ArgumentParser):
+    self._files = files
+
+  def parse(self, argument):
+    return self._files.parse(find_card(argument))
+
+  def flag_type(self):
+    return self._files.flag_type()
+
+
+def define_config(help_text: str) -> None:
+  """Defines --config, and with it --config.FIELD for each of its fields."""
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    f'{help_text} The value is FILE.py or FILE.py:ARGUMENT; a shipped card is '
+    'found by its name, such as unet_isbi.py:demo. --config.FIELD=VALUE '
+    'changes a field of it.',
+  )
+  flag = flags.FLAGS['config']
+  flag.parser = _CardParser(flag.parser)
+
+
+def define_flags() -> None:
+  """Defines the flags that say which network: a run, or a config and a file."""
+  flags.DEFINE_string(
+    'workdir', None, 'Folder of the run whose network is taken.'
+  )
+  flags.DEFINE_string(
+    'checkpoint',
+    'latest',
+    "Checkpoint of the run: 'latest', 'best' or the number of a step. 'best' "
+    'has the highest score on the held-out examples, so that score flatters '
+    'it.',
+  )
+  define_config(
+    'Config of the network whose weights --params gives. Both together replace '
+    '--workdir.'
+  )
+  flags.DEFINE_string(
+    'params',
+    None,
+    'Weights (.npz or .safetensors) of the network that --config describes.',
+  )
+
+
+def check_flags() -> None:
+  """Raises InputError unless the flags name one network."""
+  args = flags.FLAGS
+  given = [args[name].value is not None for name in ('config', 'params')]
+  if (args.workdir is not None, *given) not in (
+    (True, False, False),
+    (False, True, True),
+  ):
+    raise InputError(
+      'give --workdir=DIR for the network of a run, or --config=CONFIG and '
+      '--params=FILE for converted weights'
+    )
+
+
+def paths_from_flags() -> list[Path]:
+  """Returns the files, and folders read whole, of the network in the flags."""
+  args = flags.FLAGS
+  paths = []
+  if args.workdir is not None:
+    paths += [Path(args.workdir) / name for name in _READ_OF_RUN]
+  if args.config is not None:
+    card = find_card(config_flags.get_config_filename(args['config']))
+    paths.append(Path(card.partition(':')[0]))  # Without its argument.
+  if args.params is not None:
+    paths.append(Path(args.params))
+  return paths
+
+
+def load_from_flags() -> 'Network':
+  """Returns the network that the flags name.
+
+  From here on its config says whether compiled programs are kept.
+
+  Raises:
+    InputError: they name none, or more than one; or it cannot be loaded.
+  """
+  check_flags()
+  from segjax import networks
+  from segjax.devices.compilation_cache import use_compilation_cache
+
+  args = flags.FLAGS
+  if args.workdir is not None:
+    network = networks.load_trained(args.workdir, args.checkpoint)
+  else:
+    network = networks.load_converted(args.config, args.params)
+  if network.config.compilation_cache:
+    use_compilation_cache()
+  return network

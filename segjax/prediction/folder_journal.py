@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A journal of the finished files of an output folder, to go on after a kill.
+
+It is a hidden file in the folder, one for each command that writes there, and
+is removed when the command has finished all its files. A file is skipped only
+if its line in the journal is the very line that would be written for it now, so
+that torn and damaged lines count for nothing.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class FolderJournal:
+  """The files that a command has finished in its output folder."""
+
+  def __init__(self, folder: Path, command: Sequence[Any]):
+    """Touches no file.
+
+    Args:
+      folder: of the outputs; need not exist yet.
+      command: all that decides the outputs, except the contents of the inputs;
+        another `repr` is another command.
+    """
+    digest = hashlib.sha256(repr(command).encode()).hexdigest()
+    self._folder = folder
+    # Another command may write other files of the folder at the same time.
+    self._path = folder / f'.unfinished.{digest[:16]}'
+
+  def find_finished(
+    self, outputs: Sequence[Path], digests: Sequence[str]
+  ) -> list[bool]:
+    """Returns which outputs this command has finished and nobody has changed.
+
+    Args:
+      outputs: files in the folder.
+      digests: of the input of each.
+    """
+    try:
+      lines = set(self._path.read_text('utf-8', errors='replace').split('\n'))
+    except OSError:
+      return [False] * len(outputs)
+    return [
+      output.is_file() and _line(output.name, digest, output) in lines
+      for output, digest in zip(outputs, digests, strict=True)
+    ]
+
+  def enter(self, output: Path, digest: str, written: Path) -> None:
+    """Adds the line of an output that is complete, before it gets its name.
+
+    Not after: a kill in between would leave an output without a line, which
+    nobody could tell from another command's. A line without an output is
+    harmless.
+
+    Args:
+      output: file in the folder.
+      digest: of its input, taken before the input was read.
+      written: the complete file, which is then renamed to `output`.
+
+    Raises:
+      OSError: the journal cannot be written.
+    """
+    with open(written, 'rb') as file:
+      os.fsync(file.fileno())
+    with open(self._path, 'a', encoding='utf-8') as file:
+      # It begins a line of its own, since the one before may be torn.
+      file.write(f'\n{_line(output.name, digest, written)}\n')
+      file.flush()
+      os.fsync(file.fileno())
+
+  def remove(self) -> None:
+    """Removes the journal, when all outputs of the command are finished."""
+    self._path.unlink(missing_ok=True)
+
+
+def describe_skipped(folder: Path, finished: Sequence[bool]) -> str:
+  """Returns what a command says of the outputs that it skips."""
+  return (
+    f'{folder}: {sum(finished)} of {len(finished)} files are skipped; the same '
+    'command finished them before it was stopped'
+  )
+
+
+def _line(name, digest, file):
+  status = file.stat()
+  return json.dumps([name, digest, status.st_size, status.st_mtime_ns])
