@@ -86,10 +86,9 @@ def _start_config(num_train_steps: int) -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.seed = 0  # Seeds initial values, order, augmentation and dropout.
   config.parallel = 'jit'  # Or 'pmap'.
-  # `data` times `space` devices: `data` parts of a batch (None: as many as the
-  # devices allow), and `space` parts of each image, by rows, for images that
-  # are too large for one device.
-  config.mesh = dict(data=placeholder(int), space=1)
+  # Devices that share each image, by rows, for images that are too large for
+  # one device. As many such groups as there are share a batch.
+  config.mesh = dict(space=1)
   config.num_train_steps = num_train_steps
   config.batch_size = 1  # Examples a step, over all devices.
   config.accumulate_steps = 1  # Parts of a batch, computed one after another.

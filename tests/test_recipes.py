@@ -16,7 +16,8 @@ from segjax.data import create_dataset, standardise, to_unit_range
 from segjax.data.label_counts import check_labels
 from segjax.errors import InputError
 from segjax.models import create_model
-from segjax.prediction.predictor import create_predictor
+from segjax.prediction.predictor import check_prediction
+from segjax.settings import read_prediction
 
 CARDS = {
   file.stem: runpy.run_path(str(file))
@@ -75,7 +76,7 @@ def test_a_card_fits_its_data(name, argument, data):
     InputError, match=f"no pixel is of class '{dataset.class_names[1]}'"
   ):
     check_labels(dataclasses.replace(dataset, train=lacking), config.data)
-  create_predictor(model, config)
+  check_prediction(model, *read_prediction(config))
   image = to_unit_range(dataset.train[0]['image'])
   shown = standardise(image, **config.preprocessing)
   assert shown.shape == (*image.shape[:2], model.in_channels)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
+from segjax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -43,6 +45,10 @@ class Augmentation:
   black: float = 0.0
   white: float = 0.0
   log_gamma: float = 0.0
+
+  def __post_init__(self):
+    if self.elastic_grid < 1:
+      raise InputError(f'elastic_grid={self.elastic_grid} must be at least 1')
 
 
 def augment(
