@@ -13,13 +13,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from segjax.contracts import SegmentationModel
 from segjax.data import Dataset
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
 from segjax.models import create_model
 from segjax.runs.checkpoints import load_params, newest_step
 from segjax.runs.workdir import read_complete_config
-from segjax.settings import check_names
+from segjax.settings import read_settings
 from segjax.steps import init_params
 from segjax.weights import files
 from segjax.weights.matching import Tensor, match
@@ -48,12 +48,12 @@ class Network(NamedTuple):
   """A model with its parameters and its config.
 
   Attributes:
-    model: U-Net or FCN.
+    model: U-Net, FCN or exported artifact.
     params: parameters of the model.
     config: how images are prepared and results are scored.
   """
 
-  model: nn.Module
+  model: SegmentationModel
   params: Any
   config: ConfigDict
 
@@ -77,12 +77,17 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
   Raises:
     InputError: there is no such run or checkpoint, or it cannot be read, or its
       config lacks a setting.
+
+  >>> import segjax
+  >>> model, params, config = segjax.load_run('runs/demo')
+  >>> config.data.name
+  'synthetic'
   """
   config = read_complete_config(workdir)
   _check_has(workdir, config, _READ)
   model = create_model(config.model)
-  is_unet = isinstance(model.geometry, UNetGeometry)
-  _check_has(workdir, config, _READ_OF_UNET if is_unet else _READ_OF_FCN)
+  takes_any_size = model.geometry.takes_any_size
+  _check_has(workdir, config, _READ_OF_FCN if takes_any_size else _READ_OF_UNET)
   which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
   if isinstance(which, str) and which not in ('latest', 'best'):
     raise InputError(
@@ -116,7 +121,7 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
     InputError: the file cannot be read, or is not of this model, or takes
       other pixels: see `about`.
   """
-  check_names(config)
+  read_settings(config)  # Raises for a wrong setting.
   model = create_model(config.model)
   arrays, _ = match(_tensors(params), _shapes(model))
   wanted = about(config)
@@ -195,7 +200,7 @@ def starting_params(
   return params, f'{source} ({said or "of an unnamed network"}):\n{report}'
 
 
-def check_fits(model: nn.Module, dataset: Dataset) -> None:
+def check_fits(model: SegmentationModel, dataset: Dataset) -> None:
   """Raises InputError unless the model can be trained and scored on the data.
 
   It takes the channels of the images and has the classes of the labels. One

@@ -15,7 +15,12 @@ from segjax.errors import InputError
 
 
 def to_unit_range(image: jax.Array | np.ndarray) -> jax.Array:
-  """Returns f32 values; integers are divided by their type's maximum."""
+  """Returns f32 values; integers are divided by their type's maximum.
+
+  >>> import numpy as np, segjax
+  >>> segjax.to_unit_range(np.uint8([0, 51, 255])).tolist()
+  [0.0, 0.20000000298023224, 1.0]
+  """
   if jnp.issubdtype(image.dtype, jnp.integer):
     return jnp.asarray(image, jnp.float32) / jnp.iinfo(image.dtype).max
   return jnp.asarray(image, jnp.float32)
@@ -36,6 +41,10 @@ def standardise(
       trained on 0..255 minus m take a mean of m / 255 and a std of 1 / 255.
     channels: indices of the channels to take, in their order; (2, 1, 0) makes
       BGR of RGB, and () takes all channels as they are.
+
+  >>> import numpy as np, segjax
+  >>> segjax.standardise(np.float32([[0.0, 0.5, 1.0]]), mean=0.5, std=0.25)
+  Array([[-2.,  0.,  2.]], dtype=float32)
   """
   if channels:
     image = image[..., jnp.asarray(channels)]

@@ -38,10 +38,13 @@ _ADDED = {
   'accumulate_steps': 1,
   'compilation_cache': True,
   'evaluation': {'present_only': False},
-  'mesh': {'data': None, 'space': 1},
+  'mesh': {'space': 1},
   'profile_steps': [0, 0],
 }
-# The same for settings of some data sets, whose loaders have the defaults.
+# Settings that earlier versions had, and that are no longer: section and name.
+# `mesh.data` followed from the number of devices.
+_DROPPED = (('mesh', 'data'),)
+# Like `_ADDED`, but in some data sets alone; their loaders have the defaults.
 _ADDED_TO_DATA = {'data.label_values': []}
 
 
@@ -220,6 +223,9 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     raise InputError(f'cannot read {file}: {error}') from error
   if not isinstance(settings, dict):
     raise InputError(f'cannot read {file}: it holds no settings')
+  for section, name in _DROPPED:
+    if section in settings and name in settings[section]:
+      del settings[section][name]
   return settings
 
 
