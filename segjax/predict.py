@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from segjax import network_flags
+from segjax.atomic import check_absent
 from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
@@ -35,7 +36,6 @@ from segjax.networks import Network
 from segjax.prediction import artifact
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.outputs import (
-  check_absent,
   check_apart,
   check_other_folder,
   encode,

@@ -18,8 +18,8 @@ def to_unit_range(image: jax.Array | np.ndarray) -> jax.Array:
   """Returns f32 values; integers are divided by their type's maximum.
 
   >>> import numpy as np, segjax
-  >>> segjax.to_unit_range(np.uint8([0, 51, 255])).tolist()
-  [0.0, 0.20000000298023224, 1.0]
+  >>> segjax.to_unit_range(np.uint8([0, 255]))
+  Array([0., 1.], dtype=float32)
   """
   if jnp.issubdtype(image.dtype, jnp.integer):
     return jnp.asarray(image, jnp.float32) / jnp.iinfo(image.dtype).max

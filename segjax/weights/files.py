@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from segjax.atomic import replacing
+from segjax.atomic import check_absent, check_folder, replacing
 from segjax.errors import InputError
 
 ENDINGS = ('.npz', '.safetensors')
@@ -135,10 +135,11 @@ def check_output(path: Path, overwrite: bool) -> None:
   """Raises InputError if `write_params` will not write to `path`."""
   if _known_ending(path) == '.safetensors':
     _import_safetensors()
-  if not path.parent.is_dir():
-    raise InputError(f'output {path}: there is no folder {path.parent}')
-  if path.is_dir() or (path.exists() and not overwrite):
-    raise InputError(f'{path} exists; give --overwrite to replace it')
+  check_folder(path)
+  if path.is_dir():
+    raise InputError(f'output {path} is a folder; give the name of a file')
+  if not overwrite:
+    check_absent([path])
 
 
 def _read(path, only_about=False):
