@@ -5,7 +5,6 @@ import collections
 import contextlib
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from segjax.images import png_jpeg
 from segjax.images.files import check_picture, open_canvas, open_rasters
 from segjax.images.windows import Canvas, Raster
 from segjax.prediction.partial import Partial
-from segjax.runs.writers import Progress
+from segjax.runs.writers import progress_bar
 from segjax.tiling.plans import TilePlan
 
 
@@ -190,19 +189,22 @@ def _canvas_path(output):
 
 
 def _progress(stack, shape, done):
-  """Returns (pixels) -> None, which says on a terminal how far it is."""
-  if not (sys.stderr.isatty() and processes.is_first()):
-    return lambda pixels: None
-  total = math.prod(shape[:3])
-  progress = stack.enter_context(
-    Progress(total, done, names=('pixel', 'pixels'))
+  """Returns (pixels) -> None, which moves a bar where there is a terminal."""
+  bar = stack.enter_context(
+    progress_bar(
+      math.prod(shape[:3]),
+      done,
+      unit='pixel',
+      unit_scale=True,
+      disable=None
+      if processes.is_first()
+      else True,  # None asks for a terminal.
+    )
   )
 
   def report(pixels):
-    nonlocal done
     # The other processes are about as far.
-    done = min(done + pixels * jax.process_count(), total)
-    progress.update(done)
+    bar.update(min(pixels * jax.process_count(), bar.total - bar.n))
 
   return report
 

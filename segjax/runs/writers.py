@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells: metrics on disk, one progress line, text tables.
+"""Metric writers, the progress line and text tables.
 
-The only file that knows tensorboardX. `MetricWriter` has the method names of
-clu's writers, which need TensorFlow.
+This is the only file that knows tensorboardX. `MetricWriter` has the method
+names of the writers of clu, which need TensorFlow.
 """
 
-import collections
 import contextlib
 import json
 import math
 import os
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 import tensorboardX
 from flax.traverse_util import flatten_dict
+from tqdm import tqdm
 
 from segjax.atomic import replacing
 
@@ -114,17 +115,14 @@ def _rows_until(text: bytes, last_step: float) -> str:
 
 
 class Progress:
-  """One line on a terminal, rewritten in place; else one line per call.
+  """A tqdm bar on a terminal; elsewhere one line for each call.
 
-  `step 1200/4000  loss 0.1873  12.3 images/s  data wait 0.2%  eta 0:03:40`
+  `step 1200/4000  loss 0.1873  12.3 images/s  data wait 0.2%  eta 03:40`
 
-  `names` are what it calls a step and what `batch_size` counts.
-
-  The rate is the wall clock's over the last `window` calls, evaluation and
-  saving included, and so are the share of it that was spent in
-  `waiting_for_data`, shown once that is used, and the estimated time of
-  arrival, in h:mm:ss. The time to the first call, which holds the compilation,
-  counts in that call alone.
+  The rate and the share of time that was spent waiting for data count from the
+  call before, evaluation and saving included. The estimated time of arrival
+  (eta) follows from the mean rate since the first call: the time before it
+  holds the compilation.
   """
 
   def __init__(
@@ -133,73 +131,82 @@ class Progress:
     start_step: int = 0,
     batch_size: int = 1,
     stream: TextIO | None = None,
-    window: int = 20,
-    names: tuple[str, str] = ('step', 'images'),
     enabled: bool = True,
   ):
-    """Starts the clock; `enabled` is as in `MetricWriter`."""
-    self._step_name, self._unit = names
-    self._enabled = enabled
+    """Starts the clock.
+
+    Args:
+      total_steps: number of the last step.
+      start_step: number of steps that are done already.
+      batch_size: images of a step.
+      stream: where the progress is shown; None is standard error.
+      enabled: False shows nothing, for all processes of a run but the first.
+    """
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._stream = stream or sys.stderr
-    self._calls = collections.deque(
-      [(start_step, time.monotonic(), 0.0)], maxlen=window
-    )
-    self._waited = None  # Seconds since the start.
-    self._has_reported = False
+    self._enabled = enabled
+    self._bar = None
+    self._first = None  # Step and time of the first call.
+    self._last = start_step, time.monotonic()
+    self._waited = 0.0  # Seconds since the last call.
 
   def __enter__(self) -> 'Progress':
     return self
 
   def __exit__(self, *unused_exception) -> None:
-    self.close()
+    if self._bar is not None:
+      self._bar.close()
 
   @contextlib.contextmanager
   def waiting_for_data(self) -> Iterator[None]:
-    """Adds the time in its block to the wait for data.
+    """Counts the time in its block as waiting for data.
 
-    A device at work on earlier steps doesn't stand still meanwhile, so that
-    the share is an upper bound on its idleness for want of data.
+    Meanwhile a device may still work on earlier steps. So the share that is
+    shown is an upper bound on the time that the device stands still for want of
+    data.
     """
     start = time.monotonic()
     yield
-    self._waited = (self._waited or 0.0) + time.monotonic() - start
+    self._waited += time.monotonic() - start
 
   def update(self, step: int, **scalars: float) -> None:
-    """Reports that `step` is done; `scalars` are shown as `name value`."""
+    """Shows that `step` is done, and each of `scalars` as `name value`."""
     if not self._enabled:
       return
     now = time.monotonic()
-    first_step, start, waited_before = self._calls[0]
-    elapsed = max(now - start, 1e-9)
-    steps_per_second = (step - first_step) / elapsed
-    parts = [f'{self._step_name} {step}/{self._total_steps}']
-    parts += [f'{name} {float(value):.4g}' for name, value in scalars.items()]
-    if steps_per_second > 0:
-      eta = round((self._total_steps - step) / steps_per_second)
-      rate = steps_per_second * self._batch_size
-      digits = '.0f' if rate >= 100 else '.3g'
-      parts.append(f'{rate:{digits}} {self._unit}/s')
-      if self._waited is not None:
-        share = (self._waited - waited_before) / elapsed
-        parts.append(f'data wait {share:.1%}')
-      parts.append(f'eta {eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02}')
-    if not self._has_reported:
-      self._calls.clear()
-    self._has_reported = True
-    self._calls.append((step, now, self._waited or 0.0))
-    line = '  '.join(parts)
-    # \x1b[K erases what a longer line before this one left.
-    in_place = self._stream.isatty()
-    self._stream.write(f'\r{line}\x1b[K' if in_place else f'{line}\n')
-    self._stream.flush()
+    last_step, last_time = self._last
+    seconds = max(now - last_time, 1e-9)
+    rate = (step - last_step) * self._batch_size / seconds
+    shown = [f'{name} {float(value):.4g}' for name, value in scalars.items()]
+    shown.append(f'{rate:{".0f" if rate >= 100 else ".3g"}} images/s')
+    shown.append(f'data wait {self._waited / seconds:.1%}')
+    first_step, first_time = self._first or self._last
+    self._first = self._first or (step, now)
+    self._last, self._waited = (step, now), 0.0
+    if self._stream.isatty():
+      self._draw(step, ', '.join(shown))
+      return
+    pace = (now - first_time) / max(step - first_step, 1)
+    eta = tqdm.format_interval(pace * (self._total_steps - step))
+    parts = [f'step {step}/{self._total_steps}', *shown, f'eta {eta}']
+    print('  '.join(parts), file=self._stream, flush=True)
 
-  def close(self) -> None:
-    """Ends the line, so that what is printed next starts on its own."""
-    if self._has_reported and self._stream.isatty():
-      self._stream.write('\n')
-      self._stream.flush()
+  def _draw(self, step: int, text: str) -> None:
+    if self._bar is None:  # Not before: its rate would hold the compilation.
+      self._bar = progress_bar(
+        self._total_steps, step, unit='step', file=self._stream
+      )
+    self._bar.set_postfix_str(text, refresh=False)
+    self._bar.update(step - self._bar.n)
+    self._bar.refresh()
+
+
+def progress_bar(total: int, done: int, **options: Any) -> tqdm:
+  """Returns a bar that begins at `done` of `total`; `options` are tqdm's."""
+  # Where a terminal says that it has 0 rows, tqdm by itself shows nothing.
+  ncols, nrows = shutil.get_terminal_size()
+  return tqdm(total=total, initial=done, ncols=ncols, nrows=nrows, **options)
 
 
 def table(
