@@ -43,10 +43,10 @@ def export_network(
 ) -> None:
   """Writes an artifact of a network for `PLATFORMS`; see `artifact`.
 
-  At one size of tiles, which cover images of any size.
+  It has tiles of one size, which cover images of any size.
 
   Args:
-    network: of a run, or with converted weights.
+    network: network of a run, or one with converted weights.
     output: folder to write.
     size_px: input side of a tile; None for that of training, which an FCN on
       whole images hasn't.

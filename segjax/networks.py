@@ -98,10 +98,11 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
 
 
 def about(config: ConfigDict) -> dict[str, str]:
-  """Returns what the shapes of parameters don't tell of a config's network.
+  """Returns the metadata of a config's network for a file of its weights.
 
-  That is its name, an FCN's padding, and the scale of the `pixels` that it
-  takes, one of `files.PIXELS`.
+  Shapes of parameters do not tell them: the name of the model, the padding of
+  an FCN, and `pixels`, the scale of the pixels that it takes, which is one of
+  `files.PIXELS`.
   """
   divided = not np.allclose(config.preprocessing.std, 1 / 255, rtol=1e-3)
   values = {'model': config.model.name, 'pixels': files.PIXELS[divided]}
@@ -114,12 +115,12 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
   """Returns the network of a config with the parameters of a file.
 
   Args:
-    config: of an experiment, such as configs/fcn8s_voc.py returns.
+    config: an experiment, such as configs/fcn8s_voc.py returns.
     params: .npz or .safetensors that `segjax.convert` wrote.
 
   Raises:
-    InputError: the file cannot be read, or is not of this model, or takes
-      other pixels: see `about`.
+    InputError: the file cannot be read, or is that of another model or for
+      other pixels, see `about`.
   """
   read_settings(config)  # Raises for a wrong setting.
   model = create_model(config.model)
@@ -141,23 +142,23 @@ def starting_params(
   initial: Sequence[str],
   ignore: Sequence[str],
 ) -> tuple[dict[str, np.ndarray], str]:
-  """Returns what training starts from, instead of random values.
+  """Returns the parameters that training starts from, instead of random ones.
 
-  Every parameter of the model must be in the source but for the layers in
-  `initial`, and every layer of the source in the model but for those in
-  `ignore`. So FCN-16s starts from FCN-32s with `score_pool4` in `initial`.
+  Every parameter of the model must be in the source, except the layers in
+  `initial`; every layer of the source must be in the model, except those in
+  `ignore`. FCN-16s starts from FCN-32s with `score_pool4` in `initial`.
 
   Args:
-    model: to be trained.
-    pixels: that it is given; see `about`.
+    model: the network that will be trained.
+    pixels: scale of the pixels that the run gives it; see `about`.
     path: .npz or .safetensors that `segjax.convert` wrote, or the workdir of
-      a run, whose newest checkpoint is taken; 'random' for nothing.
+      a run, whose newest checkpoint is taken; 'random' takes none.
     initial: layers of the model that keep their initial value.
-    ignore: layers that the source may have and the model hasn't.
+    ignore: layers of the source that the model may lack.
 
   Returns:
-    Parameter path -> f32 array; and a text: what the source is, and where each
-    of its tensors came to lie.
+    Name of each parameter -> f32 array; and a text that names the source and
+    the parameter that each of its tensors became.
 
   Raises:
     InputError: no path is given, or the source cannot be read, doesn't fit (see

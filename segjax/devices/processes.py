@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of one run: joining them, and what they tell each other.
+"""The processes of one run: joining them, and exchanging arrays and errors.
 
 On a TPU slice, on GPU nodes and under `launch/local_processes.sh` the same
-command runs in several processes, one a host or one a device. Each trains on
-its share of every batch. All of them make every call below, in the same order,
-but for `is_first` and `say`. Alone, a process gathers what it gave.
+command runs in several processes: one for each host or for each device. Each
+trains on its share of every batch. Every process must make every call below, in
+the same order, except `is_first` and `say`. With one process, `gather` returns
+its argument with a leading axis of 1.
 """
 
 import os
@@ -19,8 +20,8 @@ from segjax.errors import InputError
 
 Value = TypeVar('Value')
 
-_ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # Which jax reads itself,
-_COUNT = 'JAX_NUM_PROCESSES'  # and these two it doesn't.
+_ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # jax reads this one itself,
+_COUNT = 'JAX_NUM_PROCESSES'  # but not these two.
 _INDEX = 'JAX_PROCESS_ID'
 _MESSAGE_BYTES = 2000
 
@@ -28,13 +29,13 @@ _MESSAGE_BYTES = 2000
 def join() -> None:
   """Joins the other processes of this run, if there are any.
 
-  They are those that jax finds on a TPU slice, under Slurm, Open MPI and
-  Kubernetes, or those of JAX_COORDINATOR_ADDRESS (host:port of process 0),
-  JAX_NUM_PROCESSES and JAX_PROCESS_ID (from 0). JAX_NUM_PROCESSES=1 joins
-  none. Comes before anything that uses a device.
+  jax finds them on a TPU slice and under Slurm, Open MPI and Kubernetes.
+  Elsewhere three environment variables name them: JAX_COORDINATOR_ADDRESS
+  (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID (from 0).
+  JAX_NUM_PROCESSES=1 runs alone. Call this before anything uses a device.
 
   Raises:
-    InputError: the variables say something else, or no process 0 answers.
+    InputError: a variable has a wrong value, or no process 0 answers.
   """
   given = {name: os.environ.get(name) for name in (_COUNT, _INDEX)}
   for name, value in given.items():
@@ -67,9 +68,10 @@ def say(text: str) -> None:
 
 
 def share(count: int) -> range:
-  """Returns which of `count` things this process does: p, p + P, p + 2P, ...
+  """Returns the indices that process p of P works on: p, p + P, p + 2 P, ...
 
-  Each of P processes gets as many, so the last may be `count` or more.
+  Every process gets the same number of them, so that the last one may be
+  `count` or more.
   """
   size, index = jax.process_count(), jax.process_index()
   return range(index, -(-count // size) * size, size)
@@ -79,10 +81,10 @@ def gather(array: np.ndarray) -> np.ndarray:
   """Returns the arrays of all processes, stacked in the order of processes.
 
   Args:
-    array: of the same shape and type on each.
+    array: numpy array, of the same shape and dtype in every process.
 
   Returns:
-    [P, *array.shape] for P processes, the same bits on each.
+    [P, *array.shape] for P processes, the same bits in every process.
   """
   array = np.asarray(array)
   if jax.process_count() == 1:
@@ -98,7 +100,8 @@ def gather_rows(array: np.ndarray) -> np.ndarray:
   """Returns the rows of all processes' arrays, one process after another.
 
   Args:
-    array: [N, ...]; N may differ, the rest not.
+    array: [N, ...]; N may differ between processes, other sizes and the dtype
+      may not.
   """
   lengths = gather(np.array(len(array)))
   padded = np.zeros((lengths.max(), *array.shape[1:]), array.dtype)
@@ -113,8 +116,9 @@ def together(action: Callable[[], Value]) -> Value:
   Otherwise the processes without an error would wait for the one that ended.
 
   Raises:
-    InputError: that of the first process that has one.
-    OSError: where the action raised it; elsewhere it is an InputError.
+    InputError: the error of the first process that has one.
+    OSError: raised in the process whose action raised it; the other processes
+      raise an InputError with its message.
   """
   value, failed, message = None, None, b''
   try:

@@ -78,7 +78,10 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-  """Returns kind and placement, or else the first local device, of a leaf."""
+  """Returns shape, dtype and sharding of a leaf.
+
+  A leaf without a sharding gets the first local device.
+  """
   sharding = getattr(leaf, 'sharding', None)
   # A saved leaf describes devices that need not be here.
   if not isinstance(sharding, jax.sharding.Sharding):
@@ -87,7 +90,13 @@ def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def check_fit(saved: Any, wanted: Any, step: int) -> None:
-  """Raises InputError unless two trees have leaves of equal name and kind."""
+  """Raises InputError unless leaves have the same names, shapes and dtypes.
+
+  Args:
+    saved: tree of a checkpoint.
+    wanted: tree of this run.
+    step: the checkpoint, for the message.
+  """
   saved, wanted = _kinds(saved), _kinds(wanted)
   for name in {**wanted, **saved}:
     there, here = saved.get(name, 'absent'), wanted.get(name, 'absent')
@@ -102,8 +111,8 @@ def digests_of_arrays(tree: Any) -> dict[str, str]:
   """Returns name -> SHA-256, in hexadecimal, of dtype, shape and elements.
 
   Args:
-    tree: arrays of numpy or jax; those of jax wholly on this process's
-      devices, or replicated.
+    tree: arrays of numpy or jax. Those of jax must be replicated, or lie wholly
+      on devices of this process.
   """
   return {name: _digest(leaf) for name, leaf in named(tree).items()}
 
@@ -114,7 +123,7 @@ def digest_of_values(values: Any) -> str:
 
 
 def check_digests(tree: Any, expected: Mapping[str, str]) -> None:
-  """Raises DamagedError if a leaf is not that of the digests."""
+  """Raises DamagedError if a leaf has another digest than expected."""
   for name, digest in digests_of_arrays(tree).items():
     if digest != expected.get(name):
       raise DamagedError(f'the contents of {name} changed since it was written')

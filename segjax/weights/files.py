@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters in .npz and .safetensors files: `layer/kernel`, `layer/bias`.
 
-A file may also say what its arrays don't tell of their network: see
-`networks.about`. Neither format can run code: pickled objects in an .npz are
-refused.
+A file may also hold metadata of its network: see `networks.about`. Neither
+format can run code: pickled objects in an .npz are refused.
 """
 
 import json
@@ -25,8 +24,8 @@ ENDINGS = ('.npz', '.safetensors')
 # Trained weights hardly compress; deflate reaches a thousand.
 _MAX_INFLATION = 100
 
-# What networks take: 0..255 less a mean, as Caffe's and Keras's, or values
-# divided by a deviation, too, as torchvision's.
+# Scales of pixels: 0..255 minus a mean, for networks of Caffe and Keras; or
+# divided by a standard deviation, too, for those of torchvision.
 PIXELS = ('0..255', 'standardised')
 
 _ABOUT = '__about__'  # Of an .npz, the member that isn't a parameter.
@@ -74,7 +73,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_about(path: str | os.PathLike) -> dict[str, str]:
-  """Returns what `write_params` was told of the network; {} of a foreign file.
+  """Returns the metadata that `write_params` wrote; {} of other files.
 
   Raises:
     InputError: see `read_arrays`.
@@ -102,7 +101,7 @@ def write_params(
     path: .npz or .safetensors, in a folder that exists.
     params: nested dict of arrays.
     overwrite: whether to replace a file that exists.
-    about: what the arrays don't tell of their network.
+    about: metadata of the network.
 
   Raises:
     InputError: another ending, the file exists, or it cannot be written.
