@@ -72,7 +72,7 @@ def picture(*shape, seed=0):
 
 @pytest.mark.parametrize('average', [False, True])
 def test_a_unet_predicts_the_same(folder, average):
-  model, params, config, _ = unet()
+  model, params, config = unet()
   image = picture(37, 50, 1)
   options = dict(average=average, tile_size=34)
   expected = predict(model, params, config, image, **options)
@@ -91,7 +91,7 @@ def test_batches_of_tiles_share_the_program(folder):
 
 
 def test_an_fcn_predicts_images_up_to_its_size(tmp_path):
-  model, params, config, _ = network = fcn()
+  model, params, config = network = fcn()
   export_network(network, tmp_path / 'fcn.segjax', size_px=40)
   loaded, arrays, about = artifact.load(tmp_path / 'fcn.segjax')
   for shape in ((40, 23, 3), (17, 40, 3), (40, 40, 3)):
@@ -105,7 +105,7 @@ def test_an_fcn_predicts_images_up_to_its_size(tmp_path):
 
 
 def test_an_fcn_predicts_larger_images_by_tiles(tmp_path):
-  model, params, config, _ = network = fcn()
+  model, params, config = network = fcn()
   tile = 2 * model.geometry.margin + 2 * model.geometry.period
   export_network(network, tmp_path / 'fcn.segjax', size_px=tile)
   loaded, arrays, about = artifact.load(tmp_path / 'fcn.segjax')
@@ -120,7 +120,7 @@ def test_an_fcn_predicts_larger_images_by_tiles(tmp_path):
 
 
 def test_heads_stay_apart(tmp_path):
-  model, params, config, _ = network = fcn(heads=(('a', 3), ('b', 1)))
+  model, params, config = network = fcn(heads=(('a', 3), ('b', 1)))
   export_network(network, tmp_path / 'net', size_px=24)
   loaded, arrays, about = artifact.load(tmp_path / 'net')
   image = picture(24, 20, 3)
