@@ -145,7 +145,7 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
   counts = confusion.confusion_matrix(
     labels, np.argmax(stack, axis=-1), num_classes=stack.shape[-1]
   )
-  pixels = confusion.scores(counts)
+  pixels = confusion.segmentation_scores(counts)
   del pixels['iu']  # One for each class; the mean is there.
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=warping)
   empty = [e['name'] for e in examples if not e['label'].any()]
@@ -234,7 +234,7 @@ def _evaluate_classes(
   scores, first = {}, 0
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''
-    values = confusion.scores(matrix, present_only=present_only)
+    values = confusion.segmentation_scores(matrix, present_only=present_only)
     class_ius = values.pop('iu')
     scores |= {f'{prefix}{key}': value for key, value in values.items()}
     names = dataset.class_names[first : first + size]

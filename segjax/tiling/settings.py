@@ -40,6 +40,10 @@ class TileSettings:
       for the tiles of the image at hand.
     space: devices that share each tile, by rows; see
       `parallel.place_locally`.
+
+  >>> import segjax
+  >>> len(segjax.TileSettings(average=True).transforms)  # Turns and flips.
+  8
   """
 
   average: bool | Sequence[Transform] = False

@@ -160,6 +160,19 @@ def predict_image(
   Raises:
     InputError: if the image is empty, not finite or not of three axes, or if a
       size in the settings is inadmissible.
+
+  >>> import jax, numpy, segjax
+  >>> model = segjax.UNet(depth=2, base_width=4)
+  >>> tile = jax.numpy.zeros((1, 60, 60, 1))
+  >>> params = model.init(jax.random.key(0), tile)['params']
+  >>> image = numpy.random.default_rng(0).normal(size=(70, 90, 1))
+  >>> probabilities = segjax.predict_image(model, params, image)
+  >>> probabilities.shape
+  (70, 90, 2)
+  >>> settings = segjax.TileSettings(tile_size=60)
+  >>> tiled = segjax.predict_image(model, params, image, settings)
+  >>> bool(numpy.allclose(tiled, probabilities, atol=1e-6))
+  True
   """
   image = np.asarray(image)
   check_image(image)
