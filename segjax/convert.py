@@ -182,7 +182,7 @@ def _about(source, tensors):
 
 def _windows(model: Classifier) -> dict[str, tuple[int, int]]:
   return {
-    row.name: (row.window.kernel,) * 2
+    row.name: (row.footprint.kernel,) * 2
     for row in model.backbone().head
     if isinstance(row, FullyConnected)
   }

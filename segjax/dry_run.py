@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run would take: parameters, FLOPs and memory of its training step.
+"""The cost of a run: parameters, FLOPs and memory of its training step.
 
 The step is compiled for the devices that are there and not run. Evaluation,
 whose memory follows from `config.prediction`, and what other programs use of

@@ -110,7 +110,7 @@ class FCN(nn.Module):
       InputError: an attribute is none of the above, or two don't go together.
     """
     rows, steps = self._network()
-    return FCNGeometry(tuple((row.name, row.window) for row in rows), steps)
+    return FCNGeometry(tuple((row.name, row.footprint) for row in rows), steps)
 
   @property
   def head_names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from segjax.geometry import (
   AnySize,
   Coordinates,
   Deconvolution,
-  Window,
+  Footprint,
   crop_offset,
   locate,
   receptive_field,
@@ -53,17 +53,17 @@ class FCNGeometry(AnySize):
   """Sizes of the maps of an FCN and the offsets of its crops.
 
   Attributes:
-    windows: name and window of every layer up to the scores.
+    footprints: name and footprint of every layer up to the scores.
     decoder: the steps from there.
   """
 
-  windows: tuple[tuple[str, Window], ...]
+  footprints: tuple[tuple[str, Footprint], ...]
   decoder: tuple[Up, ...]
 
   @property
   def receptive_field(self) -> int:
     """Image pixels that one coarse score depends on."""
-    return receptive_field(window for _, window in self.windows)
+    return receptive_field(footprint for _, footprint in self.footprints)
 
   @functools.cached_property
   def period(self) -> int:
@@ -72,7 +72,7 @@ class FCNGeometry(AnySize):
     Tiles agree if their origins differ by a multiple of it. How closely:
     `segjax.tiling`, for float32 on CPU.
     """
-    return math.prod(window.stride for _, window in self.windows)
+    return math.prod(footprint.stride for _, footprint in self.footprints)
 
   @functools.cached_property
   def margin(self) -> int:
@@ -93,7 +93,7 @@ class FCNGeometry(AnySize):
     `score_pool3` with 'pad100', the upsampled scores with 'same'.
     """
     offsets = {}
-    at = locate(window for _, window in self.windows)
+    at = locate(footprint for _, footprint in self.footprints)
     for up in self.decoder:
       at = up.layer.locate(at)
       skip_at = self._locate(up.skip)
@@ -114,8 +114,8 @@ class FCNGeometry(AnySize):
     offsets = self.offsets
     sizes = {'image': size}
     n = size
-    for name, window in self.windows:
-      sizes[name] = n = window.output_extent(n)
+    for name, footprint in self.footprints:
+      sizes[name] = n = footprint.output_extent(n)
     for up in self.decoder:
       sizes[up.name] = n = up.layer.output_size(n)
       if up.name in offsets:
@@ -139,22 +139,22 @@ class FCNGeometry(AnySize):
       kernel, stride = up.layer.kernel, up.layer.stride
       low = -(-(low + offset - kernel + 1) // stride)
       high = (high + offset) // stride
-    needed.append(self._seen(self.windows[-1][0], low, high))
+    needed.append(self._seen(self.footprints[-1][0], low, high))
     lows, highs = zip(*needed, strict=True)
     return min(lows), max(highs)
 
   def _seen(self, name, low, high):
     """Returns the image interval that decides low..high of the map `name`."""
-    names = [layer for layer, _ in self.windows]
-    for _, window in reversed(self.windows[: names.index(name) + 1]):
-      low = low * window.stride - window.pad
-      high = high * window.stride - window.pad + window.extent - 1
+    names = [layer for layer, _ in self.footprints]
+    for _, footprint in reversed(self.footprints[: names.index(name) + 1]):
+      low = low * footprint.stride - footprint.pad
+      high = high * footprint.stride - footprint.pad + footprint.extent - 1
     return low, high
 
   def _locate(self, name):
     """Returns where the map `name` lies; for None the image."""
     if name is None:
       return Coordinates()
-    names = [layer for layer, _ in self.windows]
-    layers = self.windows[: names.index(name) + 1]
-    return locate(window for _, window in layers)
+    names = [layer for layer, _ in self.footprints]
+    layers = self.footprints[: names.index(name) + 1]
+    return locate(footprint for _, footprint in layers)

@@ -23,8 +23,8 @@ def choose_tile_shape(
   """Returns the height and width of the tiles that cover images cheapest.
 
   All images share the shape, so that one compiled program does for them all.
-  Of the sizes that are best for a side of one image, those are taken with which
-  the fewest pixels are computed; the fewer tiles at a tie.
+  The candidates are the sizes that are best for a side of one of the images;
+  the pair that computes the fewest pixels is taken, and at a tie the larger.
 
   Args:
     sizes: height and width of each image.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The eight turns and flips of an image, over which predictions are averaged.
+"""The eight turns and flips of an image, for test-time augmentation.
+
+Predictions of the turned images, turned back, are averaged.
 
 A transform is (quarter turns, flip): the columns are reversed first, then the
 image is turned counter-clockwise.
