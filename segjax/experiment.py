@@ -11,7 +11,8 @@ import jax
 from ml_collections import ConfigDict
 
 from segjax import steps
-from segjax.data import IGNORE_LABEL, standardise
+from segjax.data import IGNORE_LABEL
+from segjax.data.preprocessing import standardise
 from segjax.devices import parallel
 from segjax.devices.parallel import DataParallel
 from segjax.errors import InputError

@@ -58,7 +58,7 @@ def export_network(
       `artifact.write`.
   """
   artifact.check_output(output, overwrite)
-  model, params, config, _ = network
+  model, params, config = network
   preprocessing, settings = read_prediction(config)
   check_prediction(model, preprocessing, settings)
   prediction = config.prediction.to_dict()

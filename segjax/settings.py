@@ -21,8 +21,8 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from segjax.data import check_preprocessing
 from segjax.data.augment import Augmentation
+from segjax.data.preprocessing import check_preprocessing
 from segjax.errors import InputError, did_you_mean
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.tiling.settings import TileSettings
@@ -73,7 +73,7 @@ class BatchingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessingSettings:
-  """The arguments of `data.standardise`.
+  """The arguments of `preprocessing.standardise`.
 
   Attributes:
     mean: one number, or one for each channel.

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import optax
 
 from segjax import losses
-from segjax.data import to_unit_range
 from segjax.data.augment import Augmentation, augment
+from segjax.data.preprocessing import to_unit_range
 from segjax.errors import InputError
 
 

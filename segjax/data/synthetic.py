@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from segjax.data import isbi2012
+from segjax.data.examples import Dataset
 from segjax.errors import InputError
 
 Array = np.ndarray
@@ -38,6 +40,43 @@ class _Cells(NamedTuple):
   vesicles: Array  # [N], probability of keeping a vesicle
   half_width: Array  # [N,N], symmetric, of the membrane between two
   darkness: Array  # [N,N], symmetric, of the same
+
+
+def load(
+  num_slices: int,
+  size_px: int,
+  seed: int,
+  fold: int,
+  gap: int,
+  w0: float,
+  sigma_px: float,
+  balance: bool,
+) -> Dataset:
+  """Returns a drawn stack as a data set of two classes, membrane and cell.
+
+  Args:
+    num_slices: see `neuron_stack`.
+    size_px: see `neuron_stack`.
+    seed: see `neuron_stack`.
+    fold: see `isbi2012.stack_dataset`.
+    gap: see `isbi2012.stack_dataset`.
+    w0: see `isbi2012.stack_dataset`.
+    sigma_px: see `isbi2012.stack_dataset`.
+    balance: see `isbi2012.stack_dataset`.
+
+  Raises:
+    InputError: see `neuron_stack` and `isbi2012.fold_split`.
+  """
+  images, labels = neuron_stack(num_slices, size_px, seed)
+  return isbi2012.stack_dataset(
+    images[..., np.newaxis],
+    labels,
+    fold=fold,
+    gap=gap,
+    w0=w0,
+    sigma_px=sigma_px,
+    balance=balance,
+  )
 
 
 def neuron_stack(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks that take images as they are stored, and one tile shape for a run.
 
-"As stored" means integers, or float32 in [0, 1]; see `data.to_unit_range`.
+"As stored" means integers, or float32 in [0, 1]: see
+`preprocessing.to_unit_range`.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segjax.contracts import FunctionModel, SegmentationModel
-from segjax.data import standardise, to_unit_range
+from segjax.data.preprocessing import standardise, to_unit_range
 from segjax.devices import processes
 from segjax.settings import PreprocessingSettings
 from segjax.tiling.settings import TileSettings

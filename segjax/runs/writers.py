@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
-import jax
 import numpy as np
 import tensorboardX
+from flax.traverse_util import flatten_dict
 
 from segjax.atomic import replacing
 
@@ -227,14 +227,13 @@ def parameter_table(params: Any) -> str:
   """Path, shape, count, mean and standard deviation of every parameter array.
 
   Args:
-    params: pytree of arrays.
+    params: nested dict of arrays.
 
   Returns:
     Aligned text that ends with the total count.
   """
   rows = []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
+  for name, leaf in flatten_dict(params, sep='/').items():
     values = np.asarray(leaf, np.float64)
     shape = ' x '.join(map(str, values.shape)) or 'scalar'
     rows.append(
