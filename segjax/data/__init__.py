@@ -6,6 +6,7 @@ What an example holds: `segjax.data.examples`; the sets by name:
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ import numpy as np
 
 from segjax.data.examples import IGNORE_LABEL, Dataset
 from segjax.errors import InputError
+
+if TYPE_CHECKING:
+  from segjax.data.sets import LOADERS, create_dataset, look_of
 
 __all__ = (
   'IGNORE_LABEL',
@@ -60,8 +64,10 @@ def standardise(
   if channels:
     image = image[..., jnp.asarray(channels)]
   axes = (1,) * (image.ndim - 1) + (-1,)
-  mean, std = (jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std))
-  return (image - mean) / std
+  shift, scale = (
+    jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std)
+  )
+  return (image - shift) / scale
 
 
 def check_preprocessing(

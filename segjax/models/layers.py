@@ -200,7 +200,12 @@ def max_pool_ceil(x: jax.Array, window: Window) -> jax.Array:
     pads = ((0, 0), *pads, (0, 0))
     return max_pool(jnp.pad(x, pads, constant_values=-jnp.inf))
   size, strides = (window.kernel,) * 2, (window.stride,) * 2
-  return nn.max_pool(x, size, strides, padding=pads)
+  return nn.max_pool(
+    x,
+    size,
+    strides,
+    padding=pads,  # pyright: ignore[reportArgumentType]  # Flax says str, takes pairs.
+  )
 
 
 def local_response_norm(

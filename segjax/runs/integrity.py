@@ -8,6 +8,7 @@ is damaged, and the checkpoints before it cannot then, either.
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,18 @@ class DamagedError(Exception):
   """What was read is not what was written."""
 
 
-def write_record(directory: Path, step: int, record: Mapping[str, Any]) -> None:
+def write_record(
+  directory: str | os.PathLike, step: int, record: Mapping[str, Any]
+) -> None:
   """Writes the record, of JSON values, of a checkpoint to be saved."""
   with replacing(_file(directory, step)) as temporary:
     text = json.dumps({**record, 'seal': _seal(record)})
     temporary.write_text(text + '\n', encoding='utf-8')
 
 
-def read_record(directory: Path, step: int) -> dict[str, Any] | None:
+def read_record(
+  directory: str | os.PathLike, step: int
+) -> dict[str, Any] | None:
   """Returns what `write_record` was given; None if there is none.
 
   Raises:
@@ -46,16 +51,16 @@ def read_record(directory: Path, step: int) -> dict[str, Any] | None:
   return record
 
 
-def remove_records(directory: Path, keep: Collection[int]) -> None:
+def remove_records(directory: str | os.PathLike, keep: Collection[int]) -> None:
   """Removes the records of all other steps."""
-  for file in directory.glob(f'*{_ENDING}'):
+  for file in Path(directory).glob(f'*{_ENDING}'):
     if file not in {_file(directory, step) for step in keep}:
       with contextlib.suppress(FileNotFoundError):
         file.unlink()
 
 
 def _file(directory, step):
-  return directory / f'{step}{_ENDING}'
+  return Path(directory) / f'{step}{_ENDING}'
 
 
 def _seal(record):

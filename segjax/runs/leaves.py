@@ -73,5 +73,5 @@ def _kinds(tree):
 def _digest(leaf):
   array = np.ascontiguousarray(leaf)  # Which gives a scalar an axis.
   digest = hashlib.sha256(f'{leaf.dtype}{list(leaf.shape)}'.encode())
-  digest.update(array.reshape(-1).view(np.uint8))
+  digest.update(array.reshape(-1).view(np.uint8).data)
   return digest.hexdigest()
