@@ -32,7 +32,8 @@ from segjax.prediction import outputs
 from segjax.prediction.pages import Page
 from segjax.prediction.streaming import stream_predict
 from segjax.tiling.plans import plan_tiles
-from segjax.tiling.programs import core_score
+from segjax.tiling.programs import create_program
+from segjax.tiling.settings import TileSettings
 
 _WIDTH = flags.DEFINE_integer(
   'width', 16, 'Channels at the finest level of the network that is timed.', 1
@@ -51,22 +52,19 @@ _NARROW = UNet(depth=1, convs_per_block=1, base_width=2)
 _NARROW_TILE_SIZE = _NARROW.geometry.input_size(1024)
 
 
-def stream(model, params, reader, writer, tile_size=None):
-  """Writes the labels of an image."""
-  stream_predict(
-    reader,
-    writer,
-    model.apply,
-    {'params': params},
-    model.geometry,
-    encode=functools.partial(
-      outputs.encode,
-      kind='labels',
-      dtype='uint8',
-      head_sizes=model.head_sizes,
-    ),
-    tile_size=tile_size,
-  )
+_encode = functools.partial(
+  outputs.encode, kind='labels', dtype='uint8', head_sizes=(2,)
+)
+
+
+class Labels:
+  """An array of the labels of what is written to it."""
+
+  def __init__(self, array):
+    self._array = array
+
+  def __setitem__(self, window, predicted):
+    self._array[window] = _encode(predicted)
 
 
 def write_image(path, side):
@@ -92,8 +90,9 @@ def predict(source, output):
     open_rasters(source) as pages,
     open_canvas(output, (1, *pages[0].shape[:2]), np.uint8) as canvas,
   ):
-    page = Page(canvas, 0)
-    stream(_NARROW, params, pages[0], page, _NARROW_TILE_SIZE)
+    page = Page(canvas, 0, _encode)
+    tiles = TileSettings(tile_size=_NARROW_TILE_SIZE)
+    stream_predict(pages[0], page, _NARROW, params, tiles)
   return time.perf_counter() - start
 
 
@@ -119,26 +118,19 @@ def compare_speed(model, side, rounds):
   image = np.random.default_rng(0).random((side, side, 1), np.float32)
   written = np.empty((side, side), np.uint8)
   plan = plan_tiles(side, side, model.geometry)
-  score = core_score(
-    model.apply,
-    {'params': params},
-    model.geometry,
-    'probabilities',
-    len(plan),
-    tiles_per_batch=1,
-  )
-  batch_size = score.batch_size
+  program = create_program(model, params, TileSettings(), len(plan))
+  batch_size = program.batch_size
   tiles = np.zeros((batch_size, *plan.tile_shape, 1), np.float32)
   sizes = np.tile(np.int32(plan.tile_shape), (batch_size, 1))
 
   def forwards(calls):
     for _ in range(calls * -(-len(plan) // batch_size)):
-      scores = score(tiles, sizes)
-    jax.block_until_ready(scores)
+      output = program(tiles, sizes)
+    jax.block_until_ready(output)
 
   def streamed(calls):
     for _ in range(calls):
-      stream(model, params, image, written)
+      stream_predict(image, Labels(written), model, params)
 
   cases = {'compiled forward': forwards, 'streamed': streamed}
   return *timing.interleave(cases, rounds), plan

@@ -24,6 +24,7 @@ from segjax.command_line import run_command
 from segjax.devices import parallel
 from segjax.models.unet import UNet
 from segjax.tiling import plans, windows
+from segjax.tiling.settings import TileSettings
 
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 2048, 'Side of the image, in pixels.', 1)
@@ -59,9 +60,8 @@ def main(_):
 
   rng = np.random.default_rng(0)
   image = rng.standard_normal((size, size, 1), np.float32)
-  plan = plans.plan_tiles(
-    size, size, geometry, max_tile_size_px=_MAX_TILE_SIZE.value
-  )
+  tiles = TileSettings(max_tile_size_px=_MAX_TILE_SIZE.value)
+  plan = plans.plan_tiles(size, size, geometry, tiles)
   # Square, as the image is.
   tile, margin = plan.tile_shape[0], geometry.margin
   origins = [plan.place(window).origin for window in plan.windows]
@@ -72,13 +72,7 @@ def main(_):
   padded = torch.tensor(padded.transpose(2, 0, 1)[None])
 
   def ours():
-    return windows.predict_image(
-      model.apply,
-      {'params': params},
-      image,
-      geometry,
-      max_tile_size_px=_MAX_TILE_SIZE.value,
-    )
+    return windows.predict_image(model, params, image, tiles)
 
   apply = parallel.jit(lambda *args: jax.nn.softmax(model.apply(*args)))
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-16s on PASCAL VOC: FCN-32s with the scores of pool4.
+r"""FCN-16s on PASCAL VOC: FCN-32s and the scores of pool4.
 
 Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015, and the code the authors released.
-Data      SBD's 8498 training images; scored on the 736 of seg11valid.
+Data      The 8498 training images of SBD are trained on; the 736 images of
+          seg11valid are scored.
 Command   python -m segjax.main --config=configs/fcn16s_voc.py:ARGUMENT \
             --config.data.dir=VOCdevkit --config.data.sbd_dir=SBD/dataset \
             --config.init.path=START
@@ -12,9 +13,10 @@ START     the workdir of fcn32s_voc, or its .npz
 Arguments
   (none)  The released recipe: one image a step, momentum .99, the sum of the
           pixel losses, fixed deconvolutions.
-  light   The paper's: 20 images a step, momentum .9, the mean of the losses,
-          all deconvolutions but the last learned. START is then a run of
-          `light`; the rate falls a hundredfold at each skip.
+  light   The paper's recipe: 20 images a step, momentum .9, the mean of the
+          pixel losses; all deconvolutions but the last are learned. START is
+          then a run of `light`. The learning rate falls a hundredfold at each
+          skip.
 
 Published  Mean IU 65.0 (released network) and 62.4 (light, paper's table 2).
            Neither has been trained here.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-32s on NYUDv2: colour, depth as HHA, and both.
+r"""FCN-32s on NYUDv2: colour, depth as HHA, and both.
 
 Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015, and the code the authors released.
@@ -13,27 +13,32 @@ Steps     100,000: the loop of the released solve.py, 50 times 2,000. It ends
           take the last step. The code does not say which step was published.
 Command   python -m segjax.main --config=configs/fcn32s_nyudv2.py:ARGUMENT \
             --config.data.dir=NYUD --config.init.path=START
+Weights   python -m segjax.convert --input=VGG_ILSVRC_16_layers.caffemodel \
+            --model=vgg16 --output=vgg16.npz
+          makes vgg16.npz from Caffe's VGG16.
 
 Arguments
-  color      RGB. START is vgg16.npz.
+  color      RGB, which is also what no argument gives. START is vgg16.npz.
   hha        HHA in the file's order of channels. START is vgg16.npz.
-  color_d    RGB and the logarithm of depth in one network. START has
-             conv1_1_bgrd, whose fourth input begins as the mean of the three:
+  color_d    RGB and the logarithm of depth in one network. START is bgrd.npz,
+             whose first convolution is conv1_1_bgrd. The fourth channel of its
+             kernel begins as the mean of the other three:
 
     from segjax.weights import files, surgery
     vgg16 = files.read_params('vgg16.npz')
     files.write_params('bgrd.npz', surgery.add_channel(vgg16))
 
-  color_hha  Two networks, whose scores are averaged. START joins the runs
-             `color` and `hha`:
+  color_hha  Two networks, whose scores are averaged. START is joined.npz, which
+             joins the runs of `color` and `hha`, here the workdirs COLOR and
+             HHA:
 
     from segjax.weights import files, surgery
     from segjax.runs.workdir import load_run
     runs = {'color': load_run('COLOR')[1], 'hha': load_run('HHA')[1]}
     files.write_params('joined.npz', surgery.join_streams(runs))
 
-Published  Mean IU 29.2, 24.2, 30.5 and 32.8, in this order (CVPR paper).
-           None has been trained here.
+Published  Mean IU 29.2 (color), 24.2 (hha), 30.5 (color_d) and 32.8
+           (color_hha), in the CVPR paper. None has been trained here.
 """
 
 import ml_collections
@@ -54,7 +59,7 @@ def get_config(argument: str = 'color') -> ml_collections.ConfigDict:
     'fcn32s',
     dict(
       name='nyudv2',
-      dir='',
+      dir='',  # '' looks in SEGJAX_DATA_DIR, ../shared/data, data.
       modality=argument,
       train_lists=('train.txt', 'val.txt'),
       heldout_lists=('test.txt',),
@@ -63,7 +68,7 @@ def get_config(argument: str = 'color') -> ml_collections.ConfigDict:
     learning_rate=1e-10,
     num_train_steps=100_000,
   )
-  # HHA is not reversed.
+  # Colours are reversed to BGR; the channels of HHA are not.
   means, channels = {
     'color': (_COLOR_MEAN, recipes.BGR),
     'hha': (_HHA_MEAN, ()),

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-32s on PASCAL VOC: VGG16 turned fully convolutional.
+r"""FCN-32s on PASCAL VOC: VGG16 turned fully convolutional.
 
 Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015, and the code the authors released.
-Data      SBD's 8498 training images; scored on the 736 of seg11valid.
+Data      The 8498 training images of SBD are trained on; the 736 images of
+          seg11valid are scored.
 Command   python -m segjax.main --config=configs/fcn32s_voc.py:ARGUMENT \
             --config.data.dir=VOCdevkit --config.data.sbd_dir=SBD/dataset \
             --config.init.path=START
-START     an .npz of VGG16, made by
+START     an .npz of VGG16, which this command makes:
           python -m segjax.convert --input=VGG_ILSVRC_16_layers.caffemodel \
             --model=vgg16 --output=vgg16.npz
 
 Arguments
   (none)  The released recipe: one image a step, momentum .99, the sum of the
           pixel losses, fixed deconvolutions.
-  light   The paper's: 20 images a step, momentum .9, the mean of the losses,
-          all deconvolutions but the last learned.
+  light   The paper's recipe: 20 images a step, momentum .9, the mean of the
+          pixel losses. The paper learns all deconvolutions but the last;
+          FCN-32s has only the last.
 
 Published  Mean IU 63.6 (released network) and 59.4 (light, paper's table 2).
            Neither has been trained here.

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-8s on PASCAL VOC, all skips trained at once from VGG16.
+r"""FCN-8s on PASCAL VOC, all skips trained at once from VGG16.
 
 Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015; the network is from the code the authors
           released later.
-Data      SBD's 8498 training images; scored on the 736 of seg11valid.
+Data      The 8498 training images of SBD are trained on; the 736 images of
+          seg11valid are scored.
 Command   python -m segjax.main --config=configs/fcn8s_atonce_voc.py \
             --config.data.dir=VOCdevkit --config.data.sbd_dir=SBD/dataset \
             --config.init.path=vgg16.npz
+Weights   python -m segjax.convert --input=VGG_ILSVRC_16_layers.caffemodel \
+            --model=vgg16 --output=vgg16.npz
+          makes vgg16.npz from Caffe's VGG16.
 
-The features of pool4 and pool3 are scaled by .01 and .0001 before they are
-scored, in place of the stages of fcn32s_voc, fcn16s_voc and fcn8s_voc.
+The features of pool4 and pool3 are multiplied by .01 and .0001 before they are
+scored. This replaces the three stages of fcn32s_voc, fcn16s_voc and fcn8s_voc.
 
-Published  Mean IU 65.4 (released network). Not trained here.
+Published  Mean IU 65.4 (released network). It has not been trained here.
 """
 
 import ml_collections

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-8s on CamVid: street scenes, 11 classes, fine-tuned from VGG16.
+r"""FCN-8s on CamVid: street scenes, 11 classes, fine-tuned from VGG16.
 
 Data      CamVid as prepared for SegNet, 360 x 480 px: 367 frames to train on;
-          101 of val.txt are held out.
-Command   python -m segjax.main --config=configs/fcn8s_camvid.py:ARGUMENT \\
+          the 101 of val.txt are held out.
+Command   python -m segjax.main --config=configs/fcn8s_camvid.py:ARGUMENT \
             --config.data.dir=CAMVID --config.init.path=vgg16.npz
-          where python -m segjax.convert --input=vgg16-397923af.pth \\
-            --model=vgg16 --output=vgg16.npz reads torchvision's VGG16.
-
-Only its convolutions are taken: fc6 and fc7 start from random values. With
-those of the classifier, set config.init.initial to the score layers.
+Weights   python -m segjax.convert --input=vgg16-397923af.pth \
+            --model=vgg16 --output=vgg16.npz
+          makes vgg16.npz from torchvision's VGG16. Only its convolutions are
+          used; fc6 and fc7 start from random values. To start from the fc6 and
+          fc7 of the classifier too, set config.init.initial to the score layers
+          alone.
 
 The recipe is ours: all skips at once, padding of each layer instead of 100 px,
-crops and flips, Adam. Biases learn at twice the rate, as FCN's do.
+crops and flips, Adam. Biases learn at twice the learning rate, as in FCN.
 
 Arguments
-  (none)  Frames and labels as they are; fc6 and fc7 with 4096 channels. Needs a
-          GPU. Not yet trained here.
-  cpu     Half the resolution, images and labels, fc6 and fc7 with 512 channels:
-          mean IU .614 in 36 minutes on two cores (README).
+  (none)  Frames and labels as they are; fc6 and fc7 have 4096 channels. This
+          needs a GPU and has not been trained here.
+  cpu     Images and labels at half the resolution; fc6 and fc7 have 512
+          channels. Mean IU .614 in 36 minutes on two cores (README).
 """
 
 import ml_collections

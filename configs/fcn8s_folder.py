@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-8s on your own images: two folders, one of images, one of label images.
+r"""FCN-8s on your own images: two folders, one of images, one of label images.
 
 Data      DIR/images and DIR/labels, matched by name: PNG, JPEG or TIFF, of any
           sizes. Labels are class indices (gray or palette PNG), 255 ignored; or
           other values, listed in config.data.label_values; or colours, listed
           in config.data.colours.
-Command   cp configs/fcn8s_folder.py configs/mine.py, name your classes in it;
-          python -m segjax.main --config=configs/mine.py \\
+Command   cp configs/fcn8s_folder.py configs/mine.py
+          copies this card. Name your classes in the copy, CLASS_NAMES, then:
+          python -m segjax.main --config=configs/mine.py \
             --config.data.dir=DIR --config.init.path=vgg16.npz
-          where python -m segjax.convert --model=vgg16 made vgg16.npz from
-          Caffe's VGG16. Other weights: set config.preprocessing to theirs.
+Weights   python -m segjax.convert --input=VGG_ILSVRC_16_layers.caffemodel \
+            --model=vgg16 --output=vgg16.npz
+          makes vgg16.npz from Caffe's VGG16. For other weights, set
+          config.preprocessing to what they were trained with.
 
-The recipe is ours: all skips at once, whole images, Adam. Every fifth image
-is held out.
+The recipe is ours: all skips at once, whole images, Adam. One fifth of the
+images, drawn at random, is held out.
 """
 
 import ml_collections

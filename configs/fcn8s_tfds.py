@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-8s on a set of the tensorflow-datasets catalogue: Oxford-IIIT Pet.
+r"""FCN-8s on a set of the tensorflow-datasets catalogue: Oxford-IIIT Pet.
 
-Data      The set as tensorflow-datasets prepares it, in array_record files: see
-          segjax/data/tfds.py. Labels 1 pet, 2 background, 3 border. Any other
-          set with an image and a segmentation mask: change config.data.
-Command   python -m segjax.main --config=configs/fcn8s_tfds.py \\
+Data      The set as tensorflow-datasets prepares it, in array_record files; see
+          segjax/data/tfds.py. Its labels are 1 pet, 2 background, 3 border. To
+          train on another set with an image and a segmentation mask, change
+          config.data.
+Command   python -m segjax.main --config=configs/fcn8s_tfds.py \
             --config.data.dir=DATA_DIR --config.init.path=vgg16.npz
-          where python -m segjax.convert --model=vgg16 made vgg16.npz from
-          Caffe's VGG16. Other weights: set config.preprocessing to theirs.
+Weights   python -m segjax.convert --input=VGG_ILSVRC_16_layers.caffemodel \
+            --model=vgg16 --output=vgg16.npz
+          makes vgg16.npz from Caffe's VGG16. For other weights, set
+          config.preprocessing to what they were trained with.
 
-The recipe is ours, that of fcn8s_folder. Not trained here.
+The recipe is ours, that of fcn8s_folder. It has not been trained here.
 """
 
 import ml_collections
@@ -31,9 +34,9 @@ def get_config() -> ml_collections.ConfigDict:
       heldout_split='test[:10%]',
       image_key='image',
       label_key='segmentation_mask',
-      class_names=CLASS_NAMES,  # () for those that segjax.prepare stored.
-      ignore_value=-1,  # As stored; -1 for none but 255.
-      label_shift=-1,
+      class_names=CLASS_NAMES,  # () takes those that segjax.prepare stored.
+      ignore_value=-1,  # A stored value; -1 ignores 255 alone.
+      label_shift=-1,  # Added to what is stored: 1, 2, 3 become 0, 1, 2.
     ),
     num_classes=len(CLASS_NAMES),
     learning_rate=1e-4,

@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-AlexNet on PASCAL VOC: CaffeNet turned fully convolutional, stride 32.
+r"""FCN-AlexNet on PASCAL VOC: CaffeNet turned fully convolutional, stride 32.
 
 Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015, and the code the authors released.
-Data      SBD's 8498 training images; scored on the 736 of seg11valid.
+Data      The 8498 training images of SBD are trained on; the 736 images of
+          seg11valid are scored.
 Command   python -m segjax.main --config=configs/fcn_alexnet_voc.py:ARGUMENT \
             --config.data.dir=VOCdevkit --config.data.sbd_dir=SBD/dataset \
             --config.init.path=caffenet.npz
-          where python -m segjax.convert --model=caffenet made caffenet.npz of
-          bvlc_reference_caffenet.caffemodel, not of bvlc_alexnet.
+Weights   python -m segjax.convert \
+            --input=bvlc_reference_caffenet.caffemodel \
+            --model=caffenet --output=caffenet.npz
+          makes caffenet.npz from CaffeNet. Do not take bvlc_alexnet, which
+          normalises before it pools.
 
 Arguments
-  (none)  The released recipe: gradients of 20 images, each of the mean of its
-          pixel losses, averaged; momentum .9. Only the bias of the scores
-          learns at twice the rate, without decay.
-  light   The paper's: 20 images, the mean over all their pixels, a rate of
-          1e-3, all biases at twice the rate.
+  (none)  The released recipe: 20 images a step, momentum .9. The loss of an
+          image is the mean of its pixel losses, and the 20 gradients are
+          averaged. Only the bias of the scores learns at twice the rate and
+          does not decay.
+  light   The paper's recipe: 20 images a step, the mean over all their pixels,
+          a learning rate of 1e-3, all biases at twice that rate.
 
-Published  Mean IU 48.0. Not trained here.
+Published  Mean IU 48.0. It has not been trained here.
 """
 
 import ml_collections

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN-GoogLeNet on PASCAL VOC, stride 32.
+r"""FCN-GoogLeNet on PASCAL VOC, stride 32.
 
 Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
-          segmentation. CVPR 2015. Its code was never released: the last
-          pooling and the auxiliary classifiers are gone, as the paper says;
-          the padding of 100 px and the crop follow the other networks.
-Data      SBD's 8498 training images; scored on the 736 of seg11valid.
+          segmentation. CVPR 2015. The code of this network was never
+          released. It lacks the last pooling and the auxiliary classifiers, as
+          the paper says; its padding of 100 px and its crop follow the other
+          networks.
+Data      The 8498 training images of SBD are trained on; the 736 images of
+          seg11valid are scored.
 Command   python -m segjax.main --config=configs/fcn_googlenet_voc.py \
             --config.data.dir=VOCdevkit --config.data.sbd_dir=SBD/dataset \
             --config.init.path=googlenet.npz
-          where python -m segjax.convert --model=googlenet made googlenet.npz of
-          bvlc_googlenet.caffemodel. The authors trained a network of their own.
+Weights   python -m segjax.convert --input=bvlc_googlenet.caffemodel \
+            --model=googlenet --output=googlenet.npz
+          makes googlenet.npz from Caffe's GoogLeNet. The authors started from a
+          GoogLeNet that they trained themselves.
 
-The paper's recipe, "light", is the only one: 20 images a step, momentum .9,
-the mean of the losses, a rate of 5e-5 (printed as 5 to the -5).
+The paper's recipe, "light", is the only one: 20 images a step, momentum .9, the
+mean of the pixel losses, a learning rate of 5e-5 (the paper prints 5 to the
+-5).
 
 Published  Mean IU 42.5 on VOC 2011's validation images, trained on VOC alone.
-           Not trained here.
+           It has not been trained here.
 """
 
 import ml_collections

@@ -11,7 +11,6 @@ import math
 import os
 import socket
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -22,13 +21,15 @@ from ml_collections import ConfigDict
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.experiment import create_experiment
-from segjax.geometry import UNetGeometry
+from segjax.geometry import Geometry
 from segjax.runs.writers import table
 from segjax.steps import TrainState
+from segjax.tiling.memory import largest_that_fits
 
 # Of whole images, whose size the data would tell.
 _ASSUMED_SIDE = 512
-_MOST_COMPILATIONS = 6
+# Sizes are counted in 32 bits.
+_MOST = 2**31
 
 
 def describe(config: ConfigDict) -> str:
@@ -48,7 +49,7 @@ def describe(config: ConfigDict) -> str:
   whole = config.copy_and_resolve_references()
   whole.accumulate_steps = 1  # Parts are a loop, which is counted once.
   model, state, lowered = _lower(whole)
-  is_tiled = isinstance(model.geometry, UNetGeometry)
+  is_tiled = not model.geometry.takes_any_size
   field = 'tile_size_px' if is_tiled else 'batch_size'
   bytes_with = functools.cache(functools.partial(_bytes_with, config, field))
   own_limit, source = _bytes_per_device()
@@ -56,9 +57,10 @@ def describe(config: ConfigDict) -> str:
   limit = int(processes.gather(np.array(own_limit)).min())
   fits = largest_that_fits(
     bytes_with,
-    **(_tile_sizes(model) if is_tiled else _batch_sizes(config)),
+    _tile_sizes(model.geometry) if is_tiled else _batch_sizes(config),
+    limit,
+    amount=lambda size: size**2 if is_tiled else size,
     start=config[field],
-    limit=limit,
   )
   count = jax.device_count()
   kind = jax.devices()[0].device_kind
@@ -77,69 +79,14 @@ def describe(config: ConfigDict) -> str:
   return table(rows)
 
 
-def largest_that_fits(
-  bytes_with: Callable[[int], float],
-  *,
-  start: int,
-  least: int,
-  step: int,
-  power: int,
-  limit: int,
-) -> int | None:
-  """Returns the largest size that takes at most `limit` bytes; None if none is.
-
-  Found as if bytes were linear in size^power, by a few calls. The size returned
-  has been tried; where bytes are no such line it may be below the largest.
-
-  Args:
-    bytes_with: size -> bytes; infinite where that is all one knows.
-    start: a size.
-    least: the smallest size.
-    step: from one to the next.
-    power: p.
-    limit: in bytes.
-  """
-
-  def admissible(size):
-    return least + max(0, int(size - least) // step) * step
-
-  tried, size = {}, start
-  for _ in range(_MOST_COMPILATIONS):
-    tried[size] = bytes_with(size)
-    fitting = [s for s in tried if tried[s] <= limit]
-    low = max(fitting, default=None)
-    high = min((s for s in tried if tried[s] > limit), default=None)
-    finite = sorted(
-      (s for s in tried if math.isfinite(tried[s])),
-      key=lambda s: abs(tried[s] - limit),
-    )
-    if len(finite) > 1:
-      a, b = finite[:2]
-      slope = (tried[b] - tried[a]) / (b**power - a**power)
-      free = (limit - tried[a]) / max(slope, 1e-9)
-      size = admissible(max(0, a**power + free) ** (1 / power))
-    elif low is None:
-      size = admissible(high / 4 ** (1 / power))
-    elif high is None:
-      size = max(admissible(low * 4 ** (1 / power)), low + step)
-    else:
-      size = admissible((low + high) / 2)
-    size = size if high is None else min(size, high - step)
-    size = max(size, least if low is None else low)
-    if size in tried:
-      break
-  return low
+def _tile_sizes(geometry: Geometry) -> range:
+  return range(geometry.smallest_input, _MOST, geometry.period)
 
 
-def _tile_sizes(model: nn.Module) -> dict[str, int]:
-  geometry = model.geometry
-  return dict(least=geometry.smallest_input, step=geometry.period, power=2)
-
-
-def _batch_sizes(config: ConfigDict) -> dict[str, int]:
+def _batch_sizes(config: ConfigDict) -> range:
   data = jax.device_count() // config.mesh.space
   step = data * config.accumulate_steps
-  return dict(least=step, step=step, power=1)
+  return range(step, _MOST, step)
 
 
 def _bytes_with(config: ConfigDict, field: str, value: int) -> float:
@@ -152,7 +99,7 @@ def _lower(
   config: ConfigDict,
 ) -> tuple[nn.Module, TrainState, jax.stages.Lowered]:
   """Returns the model, the shapes of its state, and the step, not compiled."""
-  model, init, devices = create_experiment(config)
+  model, init, devices, _ = create_experiment(config)
   state = jax.eval_shape(init)
   side = _image_side(config)
   shape = (config.batch_size, side, side)

@@ -10,17 +10,16 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('evaluate')
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
 
 from segjax import network_flags, networks, pictures
 from segjax.command_flags import SPLITS
+from segjax.contracts import SegmentationModel
 from segjax.data import Dataset, create_dataset
 from segjax.data.examples import Chained, list_some
 from segjax.devices import processes
@@ -28,8 +27,9 @@ from segjax.errors import InputError
 from segjax.losses import split_heads
 from segjax.metrics import cells, confusion, neuron
 from segjax.prediction.components import label_instances
-from segjax.prediction.predictor import create_predictor
+from segjax.prediction.predictor import predict_stored
 from segjax.runs import writers
+from segjax.settings import read_prediction
 
 # Asks for the scores of ISBI 2012, of a stack of membranes and cells.
 _STACK_METRIC = 'v_rand'
@@ -54,7 +54,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-  model: nn.Module,
+  model: SegmentationModel,
   params: Any,
   examples: Sequence[dict],
   config: ConfigDict,
@@ -78,8 +78,11 @@ def evaluate(
     average: whether to predict by the mean over the eight turns and flips.
     complete: whether to compute what takes long: the warping error.
   """
-  predict_stored = create_predictor(model, config, average)
-  predict = functools.partial(predict_stored, params)
+  preprocessing, tiles = read_prediction(config, average=average)
+
+  def predict(image):
+    return predict_stored(model, params, image, preprocessing, tiles)
+
   if config.evaluation.best_metric == _STACK_METRIC:
     return _evaluate_stack(
       predict,
@@ -103,7 +106,9 @@ def title(num_images: int, split: str, average: bool) -> str:
   return f'{num_images} images ({split}), {how}'
 
 
-def check_metric(model: nn.Module, dataset: Dataset, best_metric: str) -> None:
+def check_metric(
+  model: SegmentationModel, dataset: Dataset, best_metric: str
+) -> None:
   """Raises InputError if `evaluate` can give no score of this name."""
   known = [
     f'{name}_{score}' if name else score
@@ -140,7 +145,7 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
   counts = confusion.confusion_matrix(
     labels, np.argmax(stack, axis=-1), num_classes=stack.shape[-1]
   )
-  pixels = confusion.scores(counts)
+  pixels = confusion.segmentation_scores(counts)
   del pixels['iu']  # One for each class; the mean is there.
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=warping)
   empty = [e['name'] for e in examples if not e['label'].any()]
@@ -199,11 +204,11 @@ def _evaluate_classes(
   def count():
     for index in own:
       example = examples[index]
-      scores = predict(example['image'])
+      predicted = predict(example['image'])
       if 'instances' in example:
-        found = label_instances(scores[..., 1])
+        found = label_instances(predicted[..., 1])
         matches.append(cells.match_objects(example['instances'], found))
-      split = split_heads(scores, example['label'], sizes)
+      split = split_heads(predicted, example['label'], sizes)
       for head, (probability, label) in enumerate(split):
         prediction = np.argmax(probability, axis=-1)
         counts[head] += confusion.confusion_matrix(
@@ -229,7 +234,7 @@ def _evaluate_classes(
   scores, first = {}, 0
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''
-    values = confusion.scores(matrix, present_only=present_only)
+    values = confusion.segmentation_scores(matrix, present_only=present_only)
     class_ius = values.pop('iu')
     scores |= {f'{prefix}{key}': value for key, value in values.items()}
     names = dataset.class_names[first : first + size]

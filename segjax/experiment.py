@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a config describes, without data: the model, its state and its step."""
 
+import dataclasses
 import functools
-import math
-import operator
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,33 +12,40 @@ from ml_collections import ConfigDict
 
 from segjax import steps
 from segjax.data import IGNORE_LABEL, standardise
-from segjax.data.augment import Augmentation
-from segjax.data.pipeline import ORDERS
 from segjax.devices import parallel
 from segjax.devices.parallel import DataParallel
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
 from segjax.losses import REDUCTIONS
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.prediction.predictor import create_predictor
-from segjax.runs.workdir import flatten
-from segjax.settings import check_names
+from segjax.prediction.predictor import check_prediction
+from segjax.settings import Settings, read_settings
 from segjax.steps import TrainState
 
 
-def create_experiment(
-  config: ConfigDict,
-) -> tuple[nn.Module, Callable[[], TrainState], DataParallel]:
-  """Returns the model, what makes its first state, and its training step.
+class Experiment(NamedTuple):
+  """What a config describes.
 
-  Computes nothing and reads no data.
+  Attributes:
+    model: the network.
+    init: () -> its state before the first step.
+    devices: its training step on all devices.
+    settings: the sections of the config.
+  """
+
+  model: nn.Module
+  init: Callable[[], TrainState]
+  devices: DataParallel
+  settings: Settings
+
+
+def create_experiment(config: ConfigDict) -> Experiment:
+  """Returns what a config describes; computes nothing and reads no data.
 
   Raises:
     InputError: a setting is wrong.
   """
-  check_names(config)
-  _check_numbers(config)
+  settings = read_settings(config)
   model = create_model(config.model)
   schedule = create_schedule(
     **config.schedule, num_steps=config.num_train_steps
@@ -49,9 +56,11 @@ def create_experiment(
       model,
       optimizer,
       schedule,
-      standardise=functools.partial(standardise, **config.preprocessing),
+      standardise=functools.partial(
+        standardise, **dataclasses.asdict(settings.preprocessing)
+      ),
       tile_size=config.tile_size_px,
-      augmentation=Augmentation(**config.augmentation),
+      augmentation=settings.augmentation,
       ignore_label=IGNORE_LABEL,
       reduction=config.loss_reduction,
       accumulate_steps=config.accumulate_steps,
@@ -60,47 +69,27 @@ def create_experiment(
     ),
     config.parallel,
     config.batch_size,
-    **config.mesh,
+    settings.mesh.space,
   )
-  _check(config, model)
+  _check(config, settings, model)
   init = parallel.jit_once(
     lambda: steps.init_state(model, optimizer, config.seed)
   )
-  jax.eval_shape(init)  # Raises early, as does
-  create_predictor(model, config)
-  return model, init, devices
+  jax.eval_shape(init)  # Raises early.
+  check_prediction(model, settings.preprocessing, settings.prediction)
+  return Experiment(model, init, devices, settings)
 
 
-def _check_numbers(config: ConfigDict) -> None:
-  """Raises InputError for a number that nothing could be made of."""
-  for name, value in flatten(config.to_dict()).items():
-    for number in value if isinstance(value, (list, tuple)) else (value,):
-      if isinstance(number, float) and not math.isfinite(number):
-        raise InputError(f'{name}={value} must be finite')
-      # Steps and sizes are counted in 32 bits.
-      if isinstance(number, int) and not abs(number) < 2**31:
-        raise InputError(f'{name}={value} must be below 2**31')
-
-
-def _check(config: ConfigDict, model: nn.Module) -> None:
+def _check(config: ConfigDict, settings: Settings, model: nn.Module) -> None:
   """Raises InputError for what would otherwise fail in mid-run."""
-  least = {
-    'seed': 0,
-    'tile_size_px': 0,
-    'log_every_steps': 1,
-    'accumulate_steps': 1,
-    'batching.bucket_px': 0,
-    'evaluation.every_steps': 1,
-    'evaluation.num_pictures': 1,
-    'checkpoints.every_steps': 1,
-    'checkpoints.keep.keep_last': 1,
-    'checkpoints.keep.keep_best': 0,
-    'augmentation.elastic_grid': 1,
-  }
-  for name, smallest in least.items():
-    value = operator.attrgetter(name)(config)
-    if value < smallest:
-      raise InputError(f'{name}={value} must be at least {smallest}')
+  for name, least in (
+    ('seed', 0),
+    ('tile_size_px', 0),
+    ('log_every_steps', 1),
+    ('accumulate_steps', 1),
+  ):
+    if config[name] < least:
+      raise InputError(f'{name}={config[name]} must be at least {least}')
   if config.batch_size % config.accumulate_steps:
     raise InputError(
       f'batch_size={config.batch_size} is not divisible by accumulate_steps='
@@ -118,18 +107,14 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
     raise InputError(
       f'loss_reduction={config.loss_reduction!r} is not one of {REDUCTIONS}'
     )
-  if config.batching.order not in ORDERS:
-    raise InputError(
-      f'batching.order={config.batching.order!r} is not one of {ORDERS}'
-    )
-  if config.tile_size_px == 0 and isinstance(model.geometry, UNetGeometry):
+  if config.tile_size_px == 0 and not model.geometry.takes_any_size:
     raise InputError(
       'tile_size_px=0 trains on whole images, which a U-Net cannot; give the '
       'input side of a tile'
     )
   varied = [
     name
-    for name, amount in config.augmentation.items()
+    for name, amount in dataclasses.asdict(settings.augmentation).items()
     if amount and name != 'elastic_grid'
   ]
   if config.tile_size_px == 0 and varied:
@@ -137,9 +122,10 @@ def _check(config: ConfigDict, model: nn.Module) -> None:
       f'tile_size_px=0 trains on whole images, which are not augmented; set '
       f'augmentation.{varied[0]} to 0, or the side of a tile'
     )
-  if config.tile_size_px and config.batching.bucket_px:
+  bucket_px = settings.batching.bucket_px
+  if config.tile_size_px and bucket_px:
     raise InputError(
-      f'batching.bucket_px={config.batching.bucket_px} pads whole images, but '
+      f'batching.bucket_px={bucket_px} pads whole images, but '
       f'tile_size_px={config.tile_size_px} trains on tiles; set one of them to '
       '0'
     )

@@ -11,7 +11,6 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('export')
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -24,13 +23,13 @@ from jax import export
 from segjax import network_flags
 from segjax.data import look_of
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
 from segjax.networks import Network
 from segjax.prediction import artifact
-from segjax.prediction.artifact import FCNTiling
 from segjax.prediction.outputs import check_apart
-from segjax.prediction.predictor import create_predictor
+from segjax.prediction.predictor import check_prediction
+from segjax.settings import read_prediction
 from segjax.tiling.plans import plan_tiles
+from segjax.tiling.settings import TileSettings
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -60,13 +59,16 @@ def export_network(
   """
   artifact.check_output(output, overwrite)
   model, params, config, _ = network
-  create_predictor(model, config)  # Raises early.
+  preprocessing, settings = read_prediction(config)
+  check_prediction(model, preprocessing, settings)
   prediction = config.prediction.to_dict()
-  is_unet = isinstance(model.geometry, UNetGeometry)
-  if is_unet:
+  geometry = model.geometry
+  if not geometry.takes_any_size:
     size_px = config.tile_size_px if size_px is None else size_px
     # An image that needs more than one tile.
-    plan_tiles(size_px + 1, size_px + 1, model.geometry, size_px)
+    plan_tiles(
+      size_px + 1, size_px + 1, geometry, TileSettings(tile_size=size_px)
+    )
     prediction |= dict(tile_size=size_px, max_tile_size_px=size_px)
   elif size_px is None or size_px < 1:
     raise InputError(
@@ -79,21 +81,19 @@ def export_network(
   (batch,) = export.symbolic_shape('n')
   shape = (batch, size_px, size_px, model.in_channels)
   inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
-  if not is_unet:
+  if geometry.takes_any_size:
     inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
 
   @jax.jit
   def logits(params, image, size=None):
-    padded = {} if is_unet else {'size': size}
+    padded = {} if size is None else {'size': size}
     return model.apply({'params': params}, image, **padded)
 
   params = jax.tree.map(np.asarray, params)
   exported = export.export(logits, platforms=PLATFORMS)(params, *inputs)
   class_names, palette = look_of(config.data, model.num_classes)
   about = {
-    'geometry': dataclasses.asdict(model.geometry)
-    if is_unet
-    else {name: getattr(model.geometry, name) for name in FCNTiling._fields},
+    'geometry': artifact.describe_geometry(geometry),
     'head_sizes': model.head_sizes,
     'preprocessing': config.preprocessing.to_dict(),
     'prediction': prediction,

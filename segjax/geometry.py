@@ -4,9 +4,11 @@
 Everything about sizes is derived here, once, for one axis at a time (the
 networks treat rows and columns alike). Training crops labels by it and the
 tile predictor plans by it. Plain integers and fractions: no parameters, and
-arrays only where a function says so. `UNetGeometry` has the closed forms of the
-U-Net; `Window`, `Deconvolution` and `crop_offset` are the algebra of any chain
-of layers.
+arrays only where a function says so.
+
+`Geometry` is what training and prediction ask of any network. `UNetGeometry`
+has the closed forms of the U-Net; `Window`, `Deconvolution` and `crop_offset`
+are the algebra of any chain of layers.
 
 Symbols of `UNetGeometry`: d depth (number of poolings), n convolutions per
 block, k kernel size, P = 2^d period of the pooling grid, c = n (k - 1) pixels
@@ -16,7 +18,7 @@ that one block of valid convolutions takes off an axis.
 import dataclasses
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from segjax.errors import InputError
 
@@ -24,6 +26,98 @@ KERNEL = 3  # Every U-Net convolution but the up-convolution and the head.
 
 # Of poolings, and of convolutions in a block; beyond, no memory suffices.
 _MOST = 20
+
+
+@runtime_checkable
+class Geometry(Protocol):
+  """The sizes of a network along one axis, in pixels.
+
+  Training and prediction ask for these properties instead of asking which
+  network it is.
+
+  Attributes:
+    period: P; tiles agree if their origins differ by a multiple of it.
+    margin: context that the output pixels of a tile need on each side.
+    core_offset: pixels to drop from each side of the output of a tile, to be
+      left with those that have their context; 0 if the network drops them, or
+      if it pads images itself, so that all of them count.
+    smallest_input: the smallest admissible image.
+    takes_any_size: whether images of every size are admissible and get logits
+      of their own size. Then `apply` also takes `size`, the true heights and
+      widths of images that are padded at their ends.
+    clips_tiles: whether tiles end where the image ends, because the network
+      pads images itself. Otherwise the image is mirrored there, and tiles
+      reach beyond it by `margin`.
+    default_max_tile_size_px: the largest tile that a plan takes unless told
+      otherwise.
+  """
+
+  @property
+  def period(self) -> int: ...
+
+  @property
+  def margin(self) -> int: ...
+
+  @property
+  def core_offset(self) -> int: ...
+
+  @property
+  def smallest_input(self) -> int: ...
+
+  @property
+  def takes_any_size(self) -> bool: ...
+
+  @property
+  def clips_tiles(self) -> bool: ...
+
+  @property
+  def default_max_tile_size_px(self) -> int: ...
+
+  def output_size(self, input_size: int) -> int:
+    """Returns the output size; raises `InputError` if there is none.
+
+    The message says the rule and the nearest admissible sizes.
+    """
+    ...
+
+  def input_size(self, core_size: int) -> int:
+    """Returns the smallest image or tile that alone covers `core_size`."""
+    ...
+
+  def tile_size(self, core_size: int) -> int:
+    """Returns the smallest tile, of several, that covers `core_size`.
+
+    Such a tile has its margins inside of it, wherever it lies.
+    """
+    ...
+
+
+class AnySize:
+  """The part of `Geometry` that networks share which pad images themselves.
+
+  A subclass adds `period` and `margin`.
+  """
+
+  core_offset = 0
+  smallest_input = 1
+  takes_any_size = True
+  clips_tiles = True
+  # Margins of 224 px, as VGG16 needs, would take half of 1024.
+  default_max_tile_size_px = 1536
+
+  def output_size(self, input_size: int) -> int:
+    """Returns `input_size`: logits are as large as the image, from 1 px on."""
+    if input_size < 1:
+      raise InputError(f'images of {input_size} px; at least 1 px is needed')
+    return input_size
+
+  def input_size(self, core_size: int) -> int:
+    """Returns `core_size`: an image as large as its logits."""
+    return self.output_size(core_size)
+
+  def tile_size(self, core_size: int) -> int:
+    """Returns core and margins, rounded up to whole periods."""
+    return -(-(core_size + 2 * self.margin) // self.period) * self.period
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +138,10 @@ class UNetGeometry:
   depth: int = 4
   convs_per_block: int = 2
   padding: str = 'VALID'
+
+  takes_any_size: ClassVar[bool] = False
+  clips_tiles: ClassVar[bool] = False
+  default_max_tile_size_px: ClassVar[int] = 1024
 
   def __post_init__(self):
     if not 0 <= self.depth <= _MOST or not 1 <= self.convs_per_block <= _MOST:
@@ -118,6 +216,10 @@ class UNetGeometry:
     least = self.smallest_core
     core = max(least, least + self._round_up(core_size - least))
     return core + 2 * self.margin
+
+  def tile_size(self, core_size: int) -> int:
+    """Returns `input_size`: tiles have their margins wherever they lie."""
+    return self.input_size(core_size)
 
   @property
   def _is_valid(self) -> bool:

@@ -32,6 +32,13 @@ def cross_entropy(
 
   Returns:
     (f32[], f32[]): the sum over pixels that are not ignored, and their number.
+
+  >>> import jax, segjax
+  >>> logits = jax.numpy.zeros((1, 3, 2))
+  >>> label = jax.numpy.array([[0, 1, 255]])
+  >>> total, count = segjax.cross_entropy(logits, label, None, 255)
+  >>> round(float(total / count), 4)  # log 2.
+  0.6931
   """
   valid = label != ignore_label
   losses = optax.softmax_cross_entropy_with_integer_labels(

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from segjax.contracts import SegmentationModel
 from segjax.data import Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs.checkpoints import newest_step
 from segjax.runs.workdir import load_run
-from segjax.settings import check_names
+from segjax.settings import read_settings
 from segjax.steps import init_params
 from segjax.weights import files
 from segjax.weights.matching import Tensor, match
@@ -28,13 +29,13 @@ class Network(NamedTuple):
   """A model with parameters, and how it is used.
 
   Attributes:
-    model: U-Net or FCN.
+    model: U-Net, FCN or exported artifact.
     params: its parameters.
     config: how images are prepared and results are scored.
     data_sha256: digest of the data it was trained on; None if unknown.
   """
 
-  model: nn.Module
+  model: SegmentationModel
   params: Any
   config: ConfigDict
   data_sha256: str | None
@@ -72,7 +73,7 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
     InputError: the file cannot be read, or is not of this model, or takes
       other pixels: see `about`.
   """
-  check_names(config)
+  read_settings(config)  # Raises for a wrong setting.
   model = create_model(config.model)
   arrays, _ = match(_tensors(params), _shapes(model))
   wanted = about(config)
@@ -151,7 +152,7 @@ def starting_params(
   return params, f'{source} ({said or "of an unnamed network"}):\n{report}'
 
 
-def check_fits(model: nn.Module, dataset: Dataset) -> None:
+def check_fits(model: SegmentationModel, dataset: Dataset) -> None:
   """Raises InputError unless the model can be trained and scored on the data.
 
   It takes the channels of the images and has the classes of the labels. One

@@ -54,7 +54,9 @@ from segjax.prediction.partial import (
   remove_leftover,
   unfinished_folder,
 )
-from segjax.prediction.predictor import create_streamer, settle_tiles
+from segjax.prediction.predictor import of_stored_pixels, settle_tiles
+from segjax.prediction.streaming import stream_predict
+from segjax.settings import read_prediction
 from segjax.weights.files import digest_of_params
 
 
@@ -66,6 +68,7 @@ def predict_files(
   kind: str = 'probabilities',
   dtype: str = 'float32',
   average: bool | None = None,
+  tile_size_px: int | None = None,
   overwrite: bool = False,
   other_inputs: Iterable[Path] = (),
 ) -> None:
@@ -87,6 +90,8 @@ def predict_files(
     dtype: one of `outputs.DTYPES`: see `encode`. A .png is 'uint8' whatever it
       is.
     average: over the eight turns and flips; None as the run evaluated.
+    tile_size_px: input side of a tile; None for the shape that computes the
+      fewest pixels.
     overwrite: whether to replace an output that exists.
     other_inputs: what else the command reads, files and folders. Neither they
       nor the images are ever replaced.
@@ -114,7 +119,6 @@ def predict_files(
   model, params, config, _ = network
   if average is None:
     average = config.evaluation.average
-  activation = 'logits' if kind == 'logits' else 'probabilities'
   colours = None
   class_names, palette = look_of(config.data, model.num_classes)
   # Two classes without colours of their own stay a gray picture.
@@ -128,25 +132,35 @@ def predict_files(
   )
   params_digest = digest_of_params(params)
   digests = [digest_of_rasters(files) for files, _ in jobs]
+  described = config.to_dict()
   journal = None
   if written != [output]:
     command = [os.path.realpath(source), kind, dtype, average, params_digest]
-    journal = FolderJournal(output, [*command, config.to_dict()])
+    journal = FolderJournal(output, [*command, tile_size_px, described])
   finished = _find_finished(journal, written, digests, overwrite)
   if any(finished):
     processes.say(describe_skipped(output, finished))
   measured = [_measure(*job, model.in_channels) for job in jobs]
   _, sizes, pixels = zip(*measured, strict=True)
-  settled = settle_tiles(
-    model, params, config, sizes, max(pixels), average, activation
+  preprocessing, tiles = read_prediction(
+    config,
+    average=average,
+    activation='logits' if kind == 'logits' else 'probabilities',
+    **{} if tile_size_px is None else {'tile_size': tile_size_px},
   )
+  preprocessing.check_channels(model.in_channels)
+  stored = of_stored_pixels(model, preprocessing)
+  settled = settle_tiles(stored, params, tiles, sizes, max(pixels))
   stream = functools.partial(
-    create_streamer(model, settled, average, activation), params
+    stream_predict, model=stored, params=params, settings=settled
   )
   for (files, file), digest, (count, size, _), is_finished in zip(
     jobs, digests, measured, finished, strict=True
   ):
-    settings = repr([kind, dtype, average, str(max(pixels)), settled.to_dict()])
+    # Of the config's `prediction`, what counts is settled.
+    settings = repr(
+      [kind, dtype, str(max(pixels)), settled, described | {'prediction': None}]
+    )
     identity = {
       'parameters': params_digest,
       'settings': hashlib.sha256(settings.encode()).hexdigest(),
@@ -180,8 +194,9 @@ def predict_files(
           file.name,
           pages,
           (count, *size),
-          functools.partial(stream, encode=encoder),
-          encoder(np.zeros((1, 1, model.num_classes), np.float32)),
+          stream,
+          encoder,
+          model.num_classes,
         )
         how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
     processes.say(f'{file}: {kind} of {count} images{how}')
@@ -252,8 +267,6 @@ def main(_):
   args = flags.FLAGS
   network = _load(args)
   with network.config.unlocked():
-    if args.tile_size_px is not None:
-      network.config.prediction.tile_size = args.tile_size_px
     if args.compute_dtype is not None:
       network.config.model.dtype = args.compute_dtype
       network = network._replace(model=create_model(network.config.model))
@@ -264,6 +277,7 @@ def main(_):
     kind=args.kind,
     dtype=args.dtype,
     average=args.average,
+    tile_size_px=args.tile_size_px,
     overwrite=args.overwrite,
     other_inputs=[
       *network_flags.paths_from_flags(),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training recipe of FCN as a config, with every field explained.
+"""The training recipes of FCN and U-Net as configs, with every field explained.
 
-The cards in configs/ start from here and change a few fields. Numbers are the
-authors' (their released solvers and networks; Long et al., CVPR 2015) unless a
-line says "ours".
+Each card in configs/ starts from `fcn_config` or `unet_config` and changes a
+few fields. For FCN the numbers are those of the authors (their released solvers
+and networks; Long et al., CVPR 2015), for U-Net those of the paper (Ronneberger
+et al., MICCAI 2015), unless a comment says "ours".
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,44 +15,47 @@ from ml_collections.config_dict import placeholder
 
 from segjax.errors import InputError
 
-# B, G, R in 0..255, which Caffe's networks subtract.
+# The mean of B, G and R in 0..255 that Caffe's networks subtract.
 CAFFE_MEAN = (104.00699, 116.66877, 122.67892)
 
 BGR = (2, 1, 0)
 
 VOC_DATA = dict(
   name='voc',
-  dir='',  # VOCdevkit; '' looks in SEGJAX_DATA_DIR, ../shared/data, data.
+  # Folder VOCdevkit; '' looks in SEGJAX_DATA_DIR, ../shared/data, data.
+  dir='',
   year=2011,
-  sbd_dir='',  # The authors train on SBD, whose folder `dataset` this is.
-  train_list='',  # SBD's train.txt, or without SBD that of VOC.
-  heldout_list='',  # VOC's val.txt less what is trained on;
-  # with SBD, and only then, that is seg11valid.
+  sbd_dir='',  # SBD's folder `dataset`; the authors train on SBD.
+  train_list='',  # '' takes SBD's train.txt, or VOC's if there is no SBD.
+  # '' takes VOC's val.txt without the images that are trained on. Only with SBD
+  # is that seg11valid.
+  heldout_list='',
 )
 PASCAL_CONTEXT_DATA = dict(
   name='pascal_context',
-  dir='',  # VOCdevkit, with VOC2010.
-  context_dir='',  # labels.txt, the file below, and trainval/*.mat.
+  dir='',  # Folder VOCdevkit, which holds VOC2010.
+  context_dir='',  # Folder of labels.txt, of `classes_file` and of trainval/.
   classes_file='59_labels.txt',
-  train_list='',  # VOC 2010's train.txt
-  heldout_list='',  # and val.txt.
+  train_list='',  # '' takes VOC 2010's train.txt.
+  heldout_list='',  # '' takes VOC 2010's val.txt.
 )
 SIFT_FLOW_DATA = dict(
   name='sift_flow',
-  dir='',
+  dir='',  # Folder of the data; '' looks as for VOC.
   train_lists=('trainval.txt',),
   heldout_lists=('test.txt',),
 )
 NUM_SBD_EXAMPLES = 8498
 VOC_CLASSES = 21
 
-# Passes over the data that the results of the CVPR paper took at least.
+# The results of the CVPR paper took at least 175 passes over the data, in
+# batches of 20 images.
 _LIGHT_PASSES = 175
 _LIGHT_BATCH = 20
 
 
 def check_argument(argument: str, arguments: Sequence[str]) -> None:
-  """Raises InputError for a config argument that a card hasn't; '' is none."""
+  """Raises InputError if a card does not have this argument; '' means none."""
   if argument not in arguments:
     known = [name for name in arguments if name]
     raise InputError(
@@ -63,17 +67,34 @@ def check_argument(argument: str, arguments: Sequence[str]) -> None:
 def caffe_preprocessing(
   mean: Sequence[float] = CAFFE_MEAN, channels: Sequence[int] = BGR
 ) -> dict[str, Any]:
-  """Returns what gives 0..255 minus `mean` of pixels in [0, 1].
+  """Returns the `config.preprocessing` that gives 0..255 minus a mean.
 
   Args:
-    mean: of each channel of the result, in 0..255.
-    channels: which of the image's channels; see `data.standardise`.
+    mean: mean of each channel of the result, in 0..255.
+    channels: indices of the image's channels in the order of the result; see
+      `data.standardise`.
   """
   return dict(
     mean=tuple(value / 255 for value in mean),
     std=(1 / 255,) * len(mean),
     channels=tuple(channels),
   )
+
+
+def _start_config(num_train_steps: int) -> ml_collections.ConfigDict:
+  """Returns a config with the fields that are the same for every network."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # Seeds initial values, order, augmentation and dropout.
+  config.parallel = 'jit'  # Or 'pmap'.
+  # Devices that share each image, by rows, for images that are too large for
+  # one device. As many such groups as there are share a batch.
+  config.mesh = dict(space=1)
+  config.num_train_steps = num_train_steps
+  config.batch_size = 1  # Examples a step, over all devices.
+  config.accumulate_steps = 1  # Parts of a batch, computed one after another.
+  config.profile_steps = (0, 0)  # First and last step to trace; (0, 0): none.
+  config.compilation_cache = True  # Keeps programs in ~/.cache/segjax.
+  return config
 
 
 def fcn_config(
@@ -83,62 +104,55 @@ def fcn_config(
   learning_rate: float,
   num_train_steps: int = 100_000,
 ) -> ml_collections.ConfigDict:
-  """Returns the authors' recipe, "heavy learning": one image at a time.
+  """Returns the authors' recipe for FCN, "heavy learning": one image a step.
 
-  Momentum .99 on the sum of an image's pixel losses, images drawn with
-  replacement at their own size, no augmentation, a constant rate.
+  SGD with momentum .99 on the sum of an image's pixel losses, at a constant
+  learning rate. Images are drawn with replacement, keep their own size and are
+  not augmented.
 
   Args:
-    model_name: one of `models.MODELS`.
-    data: `config.data`.
-    num_classes: K, of all heads.
-    learning_rate: of the sum of the losses.
-    num_train_steps: images seen.
+    model_name: a key of `models.FCNS`.
+    data: the section `config.data`.
+    num_classes: K, the number of classes of all heads together.
+    learning_rate: learning rate for the sum of the pixel losses.
+    num_train_steps: number of steps, which is the number of images seen.
   """
-  config = ml_collections.ConfigDict()
-  config.seed = 0  # Of initial values, order and dropout.
-  config.parallel = 'jit'  # Or 'pmap'.
-  # Devices that share a batch (None: all there are), times those that share
-  # each image, by rows, where it is too large for one.
-  config.mesh = dict(data=placeholder(int), space=1)
-  config.num_train_steps = num_train_steps
-  config.batch_size = 1  # Over all devices.
-  config.accumulate_steps = 1  # Parts of a batch, one after another.
-  config.tile_size_px = 0  # Whole images; or the side of random crops.
+  config = _start_config(num_train_steps)
+  config.tile_size_px = 0  # Side of random crops; 0 trains on whole images.
   config.loss_reduction = 'sum'  # Over pixels; see losses.reduce_image.
   config.log_every_steps = 20
-  config.profile_steps = (0, 0)  # First and last of a trace; (0, 0) is none.
-  config.compilation_cache = True  # Of programs, in ~/.cache/segjax.
 
   config.model = dict(
     name=model_name,
     num_classes=num_classes,
     in_channels=3,
-    padding='pad100',  # As the published weights need; or 'same'.
-    learned=(),  # Deconvolutions that are learned; others stay bilinear.
-    width=1.0,  # Times the channels of the trunk.
-    fc_features=placeholder(int),  # Of fc6 and fc7; None is 4096.
-    dropout_rate=placeholder(float),  # None is the classifier's.
+    padding='pad100',  # The published weights need it; the other is 'same'.
+    learned=(),  # Names of learned deconvolutions; others stay bilinear.
+    width=1.0,  # Multiplies the channels of the trunk.
+    fc_features=placeholder(int),  # Channels of fc6 and fc7; None: 4096.
+    dropout_rate=placeholder(float),  # None: the rate of the classifier.
     dtype='float32',  # Or 'bfloat16'.
-    remat=False,  # True computes blocks again for the gradient: less memory.
-    heads=(),  # (name, classes) of each head, if there are several.
-    first_conv='',  # Name of the first convolution, if not the trunk's.
-    streams=(),  # Suffixes of trunks whose scores are averaged.
+    remat=False,  # True recomputes blocks for the gradient: less memory.
+    heads=(),  # (name, number of classes) of each head; () is one head.
+    first_conv='',  # Name of the first convolution; '' keeps the trunk's.
+    streams=(),  # Suffixes of the trunks whose scores are averaged.
   )
   config.data = dict(data)
   config.batching = dict(
     order='with_replacement',  # Or 'shuffled'.
-    # Images are padded to multiples of this, so that fewer programs are
-    # compiled. It changes logits by rounding alone. 0 compiles one a size.
+    # Images are padded to multiples of this many pixels, so that fewer programs
+    # are compiled; logits change by rounding alone. With 0, every size has a
+    # program of its own.
     bucket_px=128,
   )
   config.preprocessing = caffe_preprocessing()
   config.init = dict(
     path='',  # An .npz of segjax.convert, a workdir, or 'random'.
-    initial=('score_fr',),  # Layers that it doesn't give; these start at 0.
-    ignore=('fc8',),  # Layers that it may have and the network hasn't.
+    initial=('score_fr',),  # Layers that `path` lacks; score layers start at 0.
+    ignore=('fc8',),  # Layers that `path` may have and the network lacks.
   )
-  config.augmentation = dict(  # Of random crops only.
+  # Of random crops only; `unet_config` explains the fields.
+  config.augmentation = dict(
     elastic_sigma_px=0.0,
     elastic_grid=3,
     rotation_deg=0.0,
@@ -149,29 +163,33 @@ def fcn_config(
     log_gamma=0.0,
   )
   config.optimizer = dict(
-    name='sgd',
+    name='sgd',  # Or 'adamw', whose b1 is the momentum.
     momentum=0.99,
     weight_decay=5e-4,
-    clip_norm=0.0,  # Of the whole gradient; 0 doesn't clip.
-    bias_rate=2.0,  # Times the learning rate,
-    bias_decay=False,  # and no decay,
-    bias_layers=('',),  # for the biases of all layers.
+    clip_norm=0.0,  # Bound on the norm of the whole gradient; 0: no clipping.
+    bias_rate=2.0,  # Biases learn at this many times the learning rate.
+    bias_decay=False,  # Whether the weight decay applies to biases.
+    # Both apply to the biases of layers whose names begin with one of these;
+    # '' means all layers.
+    bias_layers=('',),
   )
   config.schedule = dict(
-    name='constant', learning_rate=learning_rate, warmup_steps=0
+    name='constant',  # Or 'cosine', which ends at 0.
+    learning_rate=learning_rate,
+    warmup_steps=0,
   )
 
   config.prediction = dict(
-    bucket_px=128,  # As in batching.
-    # Of large images, by tiles: MiB that these may take of a device; 0 for the
-    # largest of 1536 px.
+    bucket_px=128,  # As in `batching`.
+    # Large images are predicted by tiles. The tiles take at most this many MiB
+    # of a device; 0 makes them at most 1536 px large instead.
     tile_memory_mib=0,
   )
   config.evaluation = dict(
     every_steps=4000,
-    average=False,  # Over turns and flips, at the end.
-    best_metric='mean_iu',  # Ranks checkpoints.
-    present_only=False,  # Whether classes without labels are left out.
+    average=False,  # Whether the final scores average eight turns and flips.
+    best_metric='mean_iu',  # Ranks the checkpoints.
+    present_only=False,  # Whether mean IU leaves out classes without labels.
     num_pictures=8,
   )
   config.checkpoints = dict(
@@ -186,9 +204,9 @@ def start_from_coarser(
   """Returns the config of a finer net that starts from a coarser one's run.
 
   Args:
-    config: changed in place.
-    skip: 'pool4' for FCN-16s from 32s, 'pool3' for 8s from 16s; its score
-      layers are new, and zero.
+    config: config of the finer net, changed in place.
+    skip: 'pool4' for FCN-16s from 32s, 'pool3' for 8s from 16s. The score
+      layers of this skip are new and start at zero.
   """
   suffixes = [f'_{name}' for name, _ in config.model.heads] or ['']
   config.init.initial = tuple(f'score_{skip}{suffix}' for suffix in suffixes)
@@ -202,14 +220,14 @@ def make_light(
   num_examples: int,
   learned: Sequence[str] = (),
 ) -> ml_collections.ConfigDict:
-  """Returns the form of the CVPR paper: 20 images a step, mean loss.
+  """Returns the recipe of the CVPR paper: 20 images a step, mean loss.
 
   Args:
-    config: changed in place.
-    learning_rate: of the mean loss.
-    num_examples: to train on, for the number of steps.
-    learned: the deconvolutions that are learned, all but the last; the net
-      that training starts from lacks the finest of them.
+    config: config of `fcn_config`, changed in place.
+    learning_rate: learning rate for the mean of the pixel losses.
+    num_examples: number of training images, which gives the number of steps.
+    learned: names of the learned deconvolutions, which are all but the last;
+      the net that training starts from lacks the finest of them.
   """
   config.batch_size = _LIGHT_BATCH
   config.loss_reduction = 'mean'
@@ -227,9 +245,13 @@ def make_modern(
 ) -> ml_collections.ConfigDict:
   """Returns a recipe of our own, to fine-tune FCN-8s on few images.
 
-  All skips at once, whole images in buckets, every layer padded by what it
-  takes off, Adam with a cosine of 1e-4 on the mean loss; biases at twice the
-  rate, as the authors'. `config` is changed in place.
+  All skips are trained at once, on whole images in buckets. Every layer is
+  padded by what it takes off. Adam minimises the mean loss, with a cosine
+  schedule that starts at 1e-4; biases learn at twice the rate, as in the
+  authors' recipe.
+
+  Args:
+    config: config of `fcn_config`, changed in place.
   """
   config.loss_reduction = 'mean'
   config.model.padding = 'same'
@@ -240,4 +262,116 @@ def make_modern(
   config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
   config.evaluation.every_steps = 500
   config.checkpoints.every_steps = 500
+  return config
+
+
+def unet_config(
+  data: Mapping[str, Any], mean: float, std: float, best_metric: str
+) -> ml_collections.ConfigDict:
+  """Returns U-Net's paper as a config, for gray images of two classes.
+
+  One large tile a step, SGD with momentum .99, weighted loss, elastic
+  deformation, dropout. The paper does not state the learning rate, the schedule
+  and the number of steps: those here are ours. Ours, too, are flips, the ranges
+  of rotations, shifts and gray values, and the average over eight turns and
+  flips at the end, where the paper averages seven rotations.
+
+  Args:
+    data: the section `config.data`.
+    mean: mean of the gray values, in [0, 1], which is subtracted.
+    std: standard deviation of the gray values, by which they are divided.
+    best_metric: name of the held-out score that ranks the checkpoints.
+  """
+  config = _start_config(num_train_steps=40_000)
+  config.tile_size_px = 572  # Side of the input tile; 388 px come out.
+  # Over pixels; border weights are used as they are. Or 'sum'.
+  config.loss_reduction = 'mean'
+  config.log_every_steps = 50
+
+  config.model = dict(
+    name='unet',  # Or 'unet_2015', the form that the authors released.
+    num_classes=2,
+    in_channels=1,
+    depth=4,  # Number of poolings.
+    base_width=64,  # Channels at the top; each pooling doubles them.
+    convs_per_block=2,
+    padding='VALID',  # Or 'SAME', with a tile_size_px of 576.
+    dropout_rate=0.5,
+    dropout_blocks=(-2, -1),  # The last two blocks of the contracting path.
+    dtype='float32',  # Or 'bfloat16'.
+    remat=False,  # True recomputes blocks for the gradient: less memory.
+  )
+  config.data = dict(data)
+  config.batching = dict(
+    order='shuffled',  # Or 'with_replacement'.
+    bucket_px=0,  # 0 pads nothing, for tiles have one size.
+  )
+  config.preprocessing = dict(mean=mean, std=std, channels=())
+  config.init = dict(
+    path='random',  # Or a workdir, or a file of parameters, to start from.
+    initial=(),  # Layers that `path` lacks; they keep their initial value.
+    ignore=(),  # Layers that `path` may have and the network lacks.
+  )
+  config.augmentation = dict(
+    elastic_sigma_px=10.0,  # Standard deviation of the nodes' displacements.
+    elastic_grid=3,  # Nodes along each side of the tile: 3 x 3.
+    rotation_deg=180.0,  # The angle is uniform in +- this.
+    flip=True,
+    # A tile's centre is drawn where its output lies inside the image, and up to
+    # this many pixels beyond.
+    shift_px=16.0,
+    # The levels of black and of white move by up to this share of the range of
+    # gray values, up or down.
+    black=0.1,
+    white=0.1,
+    log_gamma=0.3,  # The logarithm of the exponent is uniform in +- this.
+  )
+  config.optimizer = dict(
+    name='sgd',  # Or 'adamw', whose b1 is the momentum.
+    momentum=0.99,
+    weight_decay=0.0,
+    clip_norm=0.0,  # Bound on the norm of the whole gradient; 0: no clipping.
+    bias_rate=1.0,  # Biases learn at this many times the learning rate.
+    bias_decay=False,  # Whether the weight decay applies to biases.
+    # Both apply to the biases of layers whose names begin with one of these;
+    # '' means all layers.
+    bias_layers=('',),
+  )
+  config.schedule = dict(
+    name='constant',  # Or 'cosine', which ends at 0.
+    learning_rate=1e-3,
+    warmup_steps=100,
+  )
+
+  config.prediction = dict(
+    max_tile_size_px=1024,  # Largest side of an input tile.
+    # MiB of a device that the tiles may take; 0 takes max_tile_size_px instead.
+    tile_memory_mib=0,
+    tiles_per_batch=1,  # Tiles computed at once, on each device.
+  )
+  config.evaluation = dict(
+    every_steps=1000,
+    average=True,  # Whether the final scores average eight turns and flips.
+    best_metric=best_metric,  # Ranks the checkpoints.
+    present_only=False,  # Whether mean IU leaves out classes without labels.
+    num_pictures=6,
+  )
+  config.checkpoints = dict(
+    every_steps=500, keep=dict(keep_last=2, keep_best=1)
+  )
+  return config
+
+
+def make_fast(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns a quarter of the steps, with Adam and a cosine, which are ours.
+
+  Adam beat SGD in short runs of a narrow network on ISBI 2012 (README).
+
+  Args:
+    config: config of `unet_config`, changed in place.
+  """
+  config.optimizer.name = 'adamw'
+  config.optimizer.momentum = 0.9
+  config.schedule = dict(name='cosine', learning_rate=5e-4, warmup_steps=20)
+  config.num_train_steps = 10_000
   return config

@@ -7,10 +7,8 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 import os
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
-import flax.linen as nn
 from ml_collections import ConfigDict
 
 from segjax import networks
@@ -22,7 +20,7 @@ from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
 from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
-from segjax.experiment import create_experiment
+from segjax.experiment import Experiment, create_experiment
 from segjax.images.files import write_stack
 from segjax.runs import writers
 from segjax.runs.checkpoints import Checkpoints, newest_step
@@ -33,7 +31,6 @@ from segjax.runs.workdir import (
   claim_workdir,
   lock_workdir,
 )
-from segjax.steps import TrainState
 from segjax.weights import files
 
 # What may differ when a run is continued. More steps stretch a schedule that
@@ -75,29 +72,33 @@ def train_and_evaluate(
     SaveFailed: a checkpoint cannot be written; those before it are kept.
   """
   check_writable(workdir)
-  model, init, devices = create_experiment(config)
+  experiment = create_experiment(config)
+  model = experiment.model
   dataset = processes.together(lambda: create_dataset(config.data))
   networks.check_fits(model, dataset)
   check_metric(model, dataset, config.evaluation.best_metric)
   with lock_workdir(workdir):
-    return _train_in(Path(workdir), config, model, init, devices, dataset)
+    return _train_in(Path(workdir), config, experiment, dataset)
 
 
 def _train_in(
   workdir: Path,
   config: ConfigDict,
-  model: nn.Module,
-  init: Callable[[], TrainState],
-  devices: parallel.DataParallel,
+  experiment: Experiment,
   dataset: Dataset,
 ) -> dict[str, float]:
   """Goes on from what `workdir` holds, or begins."""
+  model, init, devices, settings = experiment
   start_params, origin, counted = {}, '', ''
   trained_steps = newest_step(workdir / 'checkpoints')
   if trained_steps is None:
     start_params, origin = processes.together(
       lambda: networks.starting_params(
-        model, networks.about(config)['pixels'], **config.init
+        model,
+        networks.about(config)['pixels'],
+        settings.init.path,
+        settings.init.initial,
+        settings.init.ignore,
       )
     )
     # Last, for it takes longest; before anything is written.
@@ -125,7 +126,8 @@ def _train_in(
     Checkpoints(
       workdir / 'checkpoints',
       best_metric=config.evaluation.best_metric,
-      **config.checkpoints.keep,
+      keep_last=settings.checkpoints.keep.keep_last,
+      keep_best=settings.checkpoints.keep.keep_best,
     ) as checkpoints,
   ):
     state = init()
@@ -147,8 +149,9 @@ def _train_in(
       config.batch_size,
       config.seed,
       start,
-      rows=devices.rows,
-      **config.batching,
+      settings.batching.order,
+      settings.batching.bucket_px,
+      devices.rows,
     )
 
     with (

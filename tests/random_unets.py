@@ -8,6 +8,8 @@ import numpy as np
 
 from segjax.models.unet import UNet
 from segjax.prediction.streaming import stream_predict
+from segjax.tiling.settings import TileSettings
+from segjax.tiling.windows import predict_image
 
 
 @functools.cache
@@ -55,12 +57,27 @@ def whole_pass(model, variables, image):
   return logits[offset : offset + height, offset : offset + width]
 
 
-def streamed(reader, model, variables, **options):
+def predicted(image, model, variables, **settings):
+  """Returns the prediction of an image at once, f32[H, W, K]."""
+  return predict_image(
+    model, variables['params'], image, TileSettings(**settings)
+  )
+
+
+def streamed(
+  reader, model, variables, *, finished=(), on_written=None, **settings
+):
   """Returns what is streamed, f32[H, W, K]; NaN where nothing is."""
   shape = (*reader.shape[:2], model.num_classes)
   written = np.full(shape, np.nan, np.float32)
   stream_predict(
-    reader, written, model.apply, variables, model.geometry, **options
+    reader,
+    written,
+    model,
+    variables['params'],
+    TileSettings(**settings),
+    finished=finished,
+    on_written=on_written,
   )
   return written
 

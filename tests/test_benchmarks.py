@@ -18,6 +18,7 @@ from benchmarks import formulations, sides, timing, whole_passes
 from segjax.models.layers import Conv
 from segjax.models.unet import UNet
 from segjax.tiling import plans
+from segjax.tiling.settings import TileSettings
 
 MODEL = UNet(depth=1, base_width=3, dropout_rate=0.0)
 
@@ -197,7 +198,9 @@ def test_bands_equal_one_pass_and_seams_are_found():
   want = jax.nn.softmax(logits[margin:, margin:][:45, :37])
   np.testing.assert_allclose(bands, want, atol=1e-5)
 
-  plan = plans.plan_tiles(45, 37, model.geometry, 2 * margin + 16)
+  plan = plans.plan_tiles(
+    45, 37, model.geometry, TileSettings(tile_size=2 * margin + 16)
+  )
   assert (plan.rows[1].start, plan.period) == (16, 2)
   got = bands.copy()
   got[0, 0] += 3  # Far from any seam.

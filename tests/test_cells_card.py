@@ -82,12 +82,15 @@ def test_seg_is_of_the_cells_as_marked(folder, monkeypatch):
   probability[:, 14] = 0.4  # 90 of 100 px are left of the first.
   probability[30:, 20:30] = 0.5  # Not above a half: 50 of 100 px.
   scores = np.stack([1 - probability, probability], axis=-1)
-  monkeypatch.setattr(
-    evaluate, 'create_predictor', lambda *_: lambda params, image: scores
-  )
+  monkeypatch.setattr(evaluate, 'predict_stored', lambda *_: scores)
   model = create_model(config.model)
   got = evaluate.evaluate(
-    model, {}, [*dataset.train, *dataset.heldout], config, dataset, average=0
+    model,
+    {},
+    [*dataset.train, *dataset.heldout],
+    config,
+    dataset,
+    average=False,
   ).scores['seg']
   # Half a cell is no match.
   assert got == pytest.approx((0.9 + 1 + 0) / 3)

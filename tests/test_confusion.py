@@ -67,7 +67,7 @@ def test_any_label_can_be_the_ignored_one():
 def test_scores_by_hand():
   # Class 2 is in no label but predicted once, class 3 is nowhere.
   matrix = np.array([[5, 1, 1, 0], [2, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-  scores = confusion.scores(matrix)
+  scores = confusion.segmentation_scores(matrix)
   assert scores['pixel_accuracy'] == pytest.approx(8 / 12)
   assert scores['mean_accuracy'] == pytest.approx((5 / 7 + 3 / 5) / 2)
   np.testing.assert_allclose(scores['iu'], [5 / 9, 3 / 6, 0, np.nan])
@@ -81,8 +81,8 @@ def test_present_only_changes_the_mean_iu_alone():
   # Class 1 is in no label but predicted twice, class 2 is nowhere, and class 3
   # is in the labels but never predicted.
   matrix = np.array([[6, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [2, 1, 0, 0]])
-  union = confusion.scores(matrix)
-  present = confusion.scores(matrix, present_only=True)
+  union = confusion.segmentation_scores(matrix)
+  present = confusion.segmentation_scores(matrix, present_only=True)
   assert union.pop('mean_iu') == pytest.approx((6 / 9 + 0 + 0) / 3)
   assert present.pop('mean_iu') == pytest.approx((6 / 9 + 0) / 2)
   np.testing.assert_equal(present, union)
@@ -97,7 +97,7 @@ def test_scores_are_those_of_the_whole_set_not_means_of_images():
     np.asarray(COUNTS(x, y, 4), np.int64)
     for x, y in zip(label, prediction, strict=True)
   ]
-  got = confusion.scores(sum(parts))
+  got = confusion.segmentation_scores(sum(parts))
   counted = label != 255
   ious = []
   for k in range(4):
@@ -139,7 +139,7 @@ def test_bad_values_inside_jit_are_refused_after_summing(label, prediction):
   counts = COUNTS(np.array(label), np.array(prediction), 2)
   good = np.full((2, 2), 10**6)
   with pytest.raises(InputError, match='counts must be >= 0'):
-    confusion.scores(good + np.asarray(counts, np.int64))
+    confusion.segmentation_scores(good + np.asarray(counts, np.int64))
 
 
 def test_counts_refuse_shapes_that_would_broadcast():
@@ -157,4 +157,4 @@ def test_counts_refuse_shapes_that_would_broadcast():
 )
 def test_bad_matrices_are_refused(matrix, message):
   with pytest.raises(InputError, match=message):
-    confusion.scores(matrix)
+    confusion.segmentation_scores(matrix)

@@ -21,6 +21,7 @@ from commands import (
 
 from segjax import dry_run
 from segjax.errors import InputError
+from segjax.tiling.memory import largest_that_fits
 
 LIMIT = 24_000_000
 
@@ -115,18 +116,24 @@ def test_the_largest_is_found(start, power):
     # The compiler of a TPU doesn't say how many are too many.
     return 500 + 3 * size**power if size < 2000 else math.inf
 
-  exact = dict(least=10, step=10, power=power)
-  limit = 500 + 3 * 135**power
-  found = dry_run.largest_that_fits(
-    bytes_with, start=start, limit=limit, **exact
+  found = largest_that_fits(
+    bytes_with,
+    range(10, 2**31, 10),
+    limit=500 + 3 * 135**power,
+    amount=lambda size: size**power,
+    start=start,
   )
   assert found == 130
   assert len(calls) <= 6
 
 
 def test_none_fits():
-  found = dry_run.largest_that_fits(
-    lambda size: 100 * size, start=8, least=2, step=2, power=1, limit=150
+  found = largest_that_fits(
+    lambda size: 100 * size,
+    range(2, 100, 2),
+    limit=150,
+    amount=lambda size: size,
+    start=8,
   )
   assert found is None
 
@@ -178,7 +185,8 @@ ONE_COMPILATION = """
 import runpy
 import jax
 from segjax import dry_run
-dry_run._MOST_COMPILATIONS = 1
+from segjax.tiling import memory
+memory._MOST_COMPILATIONS = 1
 try:
   runpy.run_module('segjax.main', run_name='__main__', alter_sys=True)
 except SystemExit as end:

@@ -25,7 +25,9 @@ from segjax.models.fcn import FCN8s
 from segjax.networks import Network
 from segjax.predict import predict_files
 from segjax.prediction import artifact
-from segjax.prediction.predictor import create_predictor, create_streamer
+from segjax.prediction.predictor import of_stored_pixels, predict_stored
+from segjax.prediction.streaming import stream_predict
+from segjax.settings import read_prediction
 from segjax.steps import init_params
 from segjax.weights import files
 
@@ -44,10 +46,16 @@ def fcn(**fields):
       preprocessing=dict(mean=0.5, std=0.25, channels=(2, 1, 0)),
       prediction=dict(bucket_px=0),
       evaluation=dict(average=False),
-      mesh=dict(data=None, space=1),
+      mesh=dict(space=1),
     )
   )
   return Network(model, fcn_nets.random_params(model), config, None)
+
+
+def predict(model, params, config, image, **changes):
+  """Returns what a config's network predicts of an image, as `evaluate`."""
+  preprocessing, tiles = read_prediction(config, **changes)
+  return predict_stored(model, params, image, preprocessing, tiles)
 
 
 @pytest.fixture(scope='module')
@@ -66,11 +74,10 @@ def picture(*shape, seed=0):
 def test_a_unet_predicts_the_same(folder, average):
   model, params, config, _ = unet()
   image = picture(37, 50, 1)
-  with config.unlocked():
-    config.prediction.tile_size = 34
-  expected = create_predictor(model, config, average)(params, image)
+  options = dict(average=average, tile_size=34)
+  expected = predict(model, params, config, image, **options)
   loaded, params, config = artifact.load(folder)
-  got = create_predictor(loaded, config, average)(params, image)
+  got = predict(loaded, params, config, image, average=average)
   np.testing.assert_allclose(got, expected, atol=1e-6)
   assert np.ptp(expected[..., 1]) > 0.01  # Or equality would show little.
 
@@ -78,9 +85,8 @@ def test_a_unet_predicts_the_same(folder, average):
 def test_batches_of_tiles_share_the_program(folder):
   image = picture(37, 50, 1)
   model, params, config = artifact.load(folder)
-  one = create_predictor(model, config)(params, image)
-  config.prediction.tiles_per_batch = 4
-  four = create_predictor(model, config)(params, image)
+  one = predict(model, params, config, image)
+  four = predict(model, params, config, image, tiles_per_batch=4)
   np.testing.assert_allclose(four, one, atol=1e-6)
 
 
@@ -88,15 +94,14 @@ def test_an_fcn_predicts_images_up_to_its_size(tmp_path):
   model, params, config, _ = network = fcn()
   export_network(network, tmp_path / 'fcn.segjax', size_px=40)
   loaded, arrays, about = artifact.load(tmp_path / 'fcn.segjax')
-  for shape in ((40, 23, 3), (17, 40, 3)):
+  for shape in ((40, 23, 3), (17, 40, 3), (40, 40, 3)):
     image = picture(*shape)
-    expected = create_predictor(model, config)(params, image)
-    got = create_predictor(loaded, about)(arrays, image)
+    expected = predict(model, params, config, image)
+    got = predict(loaded, arrays, about, image)
     assert got.shape == (*shape[:2], 4)
     np.testing.assert_allclose(got, expected, atol=1e-5)
-  predict = create_predictor(loaded, about)
-  with pytest.raises(InputError, match='images of 80 x 40 x 3 do not fit an '):
-    predict(arrays, picture(41, 23, 3))
+  with pytest.raises(InputError, match='tile size 40 px .* side of 41 px'):
+    predict(loaded, arrays, about, picture(41, 23, 3))
 
 
 def test_an_fcn_predicts_larger_images_by_tiles(tmp_path):
@@ -105,9 +110,11 @@ def test_an_fcn_predicts_larger_images_by_tiles(tmp_path):
   export_network(network, tmp_path / 'fcn.segjax', size_px=tile)
   loaded, arrays, about = artifact.load(tmp_path / 'fcn.segjax')
   image = picture(tile + 40, 20, 3)
-  expected = create_predictor(model, config)(params, image)
+  expected = predict(model, params, config, image)
   got = np.zeros_like(expected)
-  create_streamer(loaded, about)(arrays, image, got)
+  preprocessing, tiles = read_prediction(about)
+  stored = of_stored_pixels(loaded, preprocessing)
+  stream_predict(image, got, stored, arrays, tiles)
   np.testing.assert_allclose(got, expected, atol=1e-5)
   assert np.ptp(expected[-40:]) > 0.01
 
@@ -117,8 +124,8 @@ def test_heads_stay_apart(tmp_path):
   export_network(network, tmp_path / 'net', size_px=24)
   loaded, arrays, about = artifact.load(tmp_path / 'net')
   image = picture(24, 20, 3)
-  expected = create_predictor(model, config)(params, image)
-  got = create_predictor(loaded, about)(arrays, image)
+  expected = predict(model, params, config, image)
+  got = predict(loaded, arrays, about, image)
   np.testing.assert_allclose(got, expected, atol=1e-5)
   np.testing.assert_allclose(got[..., 3], 1)  # A head of one class.
 
@@ -127,20 +134,23 @@ def test_files_are_predicted_without_the_model_code(folder, tmp_path):
   """Names and colours of classes come with it, too."""
   shape = (2, 37, 50)
   write_stack(tmp_path / 'in.tif', picture(*shape))
-  with (network := unet()).config.unlocked():
-    network.config.prediction.tile_size = 34
-  predict_files(network, tmp_path / 'in.tif', tmp_path / 'expected.tif')
+  predict_files(
+    unet(), tmp_path / 'in.tif', tmp_path / 'expected.tif', tile_size_px=34
+  )
   code = f"""
 import sys
 sys.modules['segjax.models'] = None  # Importing it fails.
 from segjax.prediction import artifact
 from segjax.data import look_of
 from segjax.images.files import read_stack, write_stack
-from segjax.prediction.predictor import create_predictor, create_streamer
+from segjax.prediction.predictor import predict_stored
+from segjax.settings import read_prediction
 model, params, config = artifact.load({str(folder)!r})
-predict = create_predictor(model, config, config.evaluation.average)
+how = read_prediction(config, average=config.evaluation.average)
 stack = read_stack({str(tmp_path / 'in.tif')!r})
-probabilities = [predict(params, image)[..., 1] for image in stack]
+probabilities = [
+  predict_stored(model, params, image, *how)[..., 1] for image in stack
+]
 write_stack({str(tmp_path / 'out.npy')!r}, probabilities)
 print(look_of(config.data, model.num_classes)[0])
 """
@@ -211,9 +221,8 @@ def test_sizes_are_the_networks(folder, tmp_path):
   assert not list(tmp_path.iterdir())
   export_network(unet(), net, size_px=50)
   model, params, config = artifact.load(net)
-  config.prediction.tile_size = 34
   with pytest.raises(InputError, match='tiles of 34 x 34 x 1 .* 50 x 50 x 1'):
-    create_predictor(model, config)(params, picture(20, 20, 1))
+    predict(model, params, config, picture(20, 20, 1), tile_size=34)
 
 
 def test_only_an_artifact_is_replaced(folder, tmp_path):
@@ -271,7 +280,7 @@ def edited(**changed):
     ('artifact.json', edited(sha256={}), "it lacks 'program.bin'"),
     ('artifact.json', edited(head_sizes=[3]), r'2 logits, heads of \(3,\)'),
     ('artifact.json', edited(geometry={'deep': 1}), "argument 'deep'"),
-    ('artifact.json', edited(prediction={}), 'tiles_per_batch'),
+    ('artifact.json', edited(prediction={}), 'lacks the tile_size'),
   ],
 )
 def test_damage_is_refused(folder, tmp_path, name, damage, message):

@@ -32,8 +32,7 @@ def test_fcn_tiles_equal_the_whole_pass(create, padding):
   params = {'params': fcn_nets.random_params(model)}
   tile = 2 * model.geometry.margin + 96
   image = image_of(130, tile + 201, 3)
-  options = dict(head_sizes=model.head_sizes, activation='logits')
-  actual = streamed(image, model, params, tile_size=tile, **options)
+  actual = streamed(image, model, params, tile_size=tile, activation='logits')
   expected = np.asarray(jax.jit(model.apply)(params, image[None])[0])
   difference = np.abs(actual - expected).max() / np.ptp(expected)
   assert difference < 1e-5, difference
@@ -44,7 +43,6 @@ def test_fcn_averages_by_tiles():
   params = {'params': fcn_nets.random_params(model)}
   tile = 2 * model.geometry.margin + 64
   image = image_of(40, tile + 77, 3)
-  options = dict(head_sizes=model.head_sizes, activation='logits')
   transforms = [(0, False), (2, False), (0, True)]
   actual = streamed(
     image,
@@ -52,7 +50,7 @@ def test_fcn_averages_by_tiles():
     params,
     tile_size=tile,
     average=transforms,
-    **options,
+    activation='logits',
   )
   apply = jax.jit(model.apply)
   expected = np.mean(

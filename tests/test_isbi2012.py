@@ -247,6 +247,9 @@ def test_a_heldout_slice_without_a_cell_is_left_out_and_said_once(tmp_path):
   assert len(said) == 1
   assert 'no cell pixel in the label of slice-01: left out of the' in said[0]
   text = (tmp_path / 'run' / 'metrics.jsonl').read_text()
-  rows = [row for row in map(json.loads, text.splitlines()) if 'v_rand' in row]
+  rows = [
+    row for row in map(json.loads, text.splitlines()) if 'heldout/v_rand' in row
+  ]
   assert [row['step'] for row in rows] == [2, 4]
-  assert all(0 < row['v_rand'] <= 1 and 0 <= row['v_info'] <= 1 for row in rows)
+  assert all(0 < row['heldout/v_rand'] <= 1 for row in rows)
+  assert all(0 <= row['heldout/v_info'] <= 1 for row in rows)

@@ -15,7 +15,7 @@ from segjax.errors import InputError
 from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.prediction.predictor import predict_whole
+from segjax.tiling.settings import TileSettings
 from segjax.tiling.windows import predict_image
 
 UNET = UNet(base_width=4, depth=1)
@@ -67,7 +67,7 @@ def test_two_by_four_devices_train_as_one(case):
   start = jax.tree.map(np.asarray, start.replace(params=varied(start.params)))
   one = jax.jit(make_step(case)).lower(start, batch).compile()
   run = parallel.parallelize(
-    functools.partial(make_step, case), 'jit', 2, data=2, space=4
+    functools.partial(make_step, case), 'jit', 2, space=4
   )
   state, expected = run.put_state(start), start
   compiled = run.step.lower(state, run.put_batch(batch)).compile()
@@ -93,40 +93,34 @@ def test_two_by_four_devices_train_as_one(case):
 
 @pytest.mark.parametrize('bucket_px', [0, 16])
 def test_an_fcn_predicts_as_on_one_device(bucket_px):
-  params = {'params': varied(steps.init_params(FCN, jax.random.key(0)))}
+  params = varied(steps.init_params(FCN, jax.random.key(0)))
   image = np.random.default_rng(1).normal(size=(SIZE, 40, 3))
-  predict = functools.partial(
-    predict_whole,
-    FCN.apply,
-    params,
-    image.astype(np.float32),
-    head_sizes=FCN.head_sizes,
-    bucket_px=bucket_px,
-    activation='logits',
-  )
+  image = image.astype(np.float32)
+
+  def predict(**devices):
+    settings = TileSettings(bucket_px=bucket_px, activation='logits', **devices)
+    return predict_image(FCN, params, image, settings)
+
   expected = predict()
   assert np.ptp(expected) > 0.1
   np.testing.assert_allclose(predict(space=4), expected, atol=1e-5)
 
 
 def test_a_unet_predicts_as_on_one_device():
-  params = {'params': steps.init_params(UNET, jax.random.key(0))}
+  params = steps.init_params(UNET, jax.random.key(0))
   image = np.random.default_rng(1).normal(size=(SIZE, 40, 1))
-  predict = functools.partial(
-    predict_image,
-    UNET.apply,
-    params,
-    image.astype(np.float32),
-    UNET.geometry,
-    activation='logits',
-    max_tile_size_px=48,
-  )
+  image = image.astype(np.float32)
+
+  def predict(**devices):
+    settings = TileSettings(activation='logits', max_tile_size_px=48, **devices)
+    return predict_image(UNET, params, image, settings)
+
   expected = predict()
   assert np.ptp(expected) > 0.1
   np.testing.assert_allclose(predict(space=4), expected, atol=1e-5)
   # Where there are too few devices, one of them does it.
   np.testing.assert_array_equal(predict(space=9), expected)
-  with pytest.raises(InputError, match='mesh.space=0'):
+  with pytest.raises(InputError, match='space=0'):
     predict(space=0)
 
 
@@ -143,7 +137,7 @@ def test_a_run_splits_its_tiles(tmp_path):
   config = tiny_config()
   config.batch_size = 2
   config.num_train_steps = 2
-  config.mesh = dict(data=2, space=4)
+  config.mesh = dict(space=4)
   scores = train.train_and_evaluate(config, tmp_path)
   assert all(np.isfinite(value) for value in scores.values())
 
@@ -151,10 +145,9 @@ def test_a_run_splits_its_tiles(tmp_path):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    (dict(space=3), r'mesh\.space=3 must be the 8 devices'),
+    (dict(space=3), r'mesh\.space=3 does not divide the 8 devices'),
     (dict(space=0), r'mesh\.space=0'),
-    (dict(data=4, space=4), r'mesh\.data=4 times mesh\.space=4'),
-    (dict(space=2), r'batch_size=2 is not divisible by the 4 devices along'),
+    (dict(space=2), r'batch_size=2 is not divisible by the 4 groups'),
     (dict(mode='pmap', space=4), r"parallel='jit' only"),
   ],
 )

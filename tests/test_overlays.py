@@ -23,11 +23,11 @@ def test_large_images_show_every_nth_pixel(monkeypatch, max_side_px, step):
   image = rng.integers(0, 256, SHAPE, np.uint8)
   scores = rng.random((*SHAPE[:2], 5))  # Two more of a second head.
 
-  def stream(page, writer, encode):
+  def stream(page, writer):
     for row in range(0, 37, 10):
       for column in range(0, 50, 16):
         window = slice(row, row + 10), slice(column, column + 16)
-        writer[window] = encode(scores[window])
+        writer[window] = scores[window]
 
   picture = overlays.draw_overlay(image, stream, NAMES, None)
   expected = pictures.segmentation_panel(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from segjax.errors import InputError
-from segjax.prediction.partial import open_partial
+from segjax.prediction.partial import open_partial, remove_leftover
 
 
 def test_partial_goes_on_and_is_dropped_only_where_told(tmp_path, monkeypatch):
@@ -67,6 +67,23 @@ def test_two_runs_at_once_are_refused(tmp_path):
     (partial.folder / 'out.npy').write_text('first')
   assert output.read_text() == 'first'
   assert os.listdir(tmp_path) == ['out.npy']
+
+
+def test_the_rest_of_a_removal_that_was_killed_is_no_obstacle(tmp_path):
+  output, folder = tmp_path / 'out.npy', tmp_path / 'out.npy.partial'
+
+  def begin():
+    with open_partial(output, {'a': '1'}) as begun:
+      assert not begun.finished
+      (begun.folder / 'out.npy').write_text('whole')
+
+  for use in (begin, lambda: remove_leftover(output, {'a': '1'})):
+    folder.mkdir()
+    for name in ('lock', 'out.npy'):
+      (folder / name).touch()
+    use()
+    assert not folder.exists()
+    assert output.read_text() == 'whole'
 
 
 def test_the_lock_of_a_dead_run_is_none(tmp_path):

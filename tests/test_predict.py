@@ -7,19 +7,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
-from commands import DEMO, run
+from commands import DEMO, run, tiny_config
 from ml_collections import ConfigDict
 from PIL import Image
 
 from segjax import predict
+from segjax.contracts import FunctionModel
 from segjax.data import standardise, synthetic, to_unit_range
 from segjax.errors import InputError
+from segjax.geometry import UNetGeometry
 from segjax.images import files
 from segjax.networks import Network, load_trained
 from segjax.predict import predict_files
 from segjax.prediction.outputs import encode, plan_outputs
 from segjax.runs.workdir import load_run
 from segjax.tiling import windows
+from segjax.tiling.settings import TileSettings
 
 
 @pytest.fixture(scope='module')
@@ -41,9 +44,7 @@ def in_process(workdir, image, checkpoint='latest', **options):
   options.setdefault('average', True)  # As the demo's evaluation.
   model, params, config = load_run(workdir, checkpoint)
   image = standardise(to_unit_range(image[..., None]), **config.preprocessing)
-  return windows.predict_image(
-    model.apply, {'params': params}, image, model.geometry, **options
-  )
+  return windows.predict_image(model, params, image, TileSettings(**options))
 
 
 @pytest.mark.smoke
@@ -139,16 +140,16 @@ def test_labels_of_many_classes_show_their_colours(
   scores = np.zeros((4, 5, num_classes), np.float32)
   scores[1:3, 1:4, index] = 1
 
-  def stream(params, reader, writer, encode, **options):
-    writer[slice(0, 4), slice(0, 5)] = encode(scores)
+  def stream(reader, writer, **options):
+    writer[slice(0, 4), slice(0, 5)] = scores
     return SimpleNamespace(tile_shape=(4, 5))
 
-  monkeypatch.setattr(predict, 'create_streamer', lambda *_: stream)
+  monkeypatch.setattr(predict, 'stream_predict', stream)
   monkeypatch.setattr(predict, 'settle_tiles', lambda *arguments: arguments[2])
-  model = SimpleNamespace(
-    num_classes=num_classes, head_sizes=(num_classes,), in_channels=3
-  )
-  config = ConfigDict({'data': {'name': name}, 'evaluation': {'average': 0}})
+  geometry = UNetGeometry()
+  model = FunctionModel(None, geometry, 3, (num_classes,))
+  config = tiny_config()
+  config.data = ConfigDict({'name': name})
   network = Network(model, None, config, None)
   files.write_stack(tmp_path / 'in.png', np.zeros((1, 4, 5, 3), np.uint8))
   output = tmp_path / 'labels.png'

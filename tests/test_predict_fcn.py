@@ -116,7 +116,7 @@ def test_converted_weights_are_scored(net, voc_dir):
     )
     for example in (*dataset.train, *dataset.heldout)
   )
-  want = confusion.scores(counts)
+  want = confusion.segmentation_scores(counts)
   for name in ('pixel_accuracy', 'mean_iu'):
     assert float(printed[name]) == pytest.approx(want[name], abs=2e-3)
   assert {f'iu/{name}' for name in voc.CLASS_NAMES} <= printed.keys()

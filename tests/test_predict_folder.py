@@ -29,7 +29,7 @@ def write_folder(folder, channels):
 def test_unet_compiles_once_and_predicts_as_of_each_image(tmp_path, average):
   write_folder(tmp_path / 'in', 1)
   network = tiny_network()
-  compiled = programs._compiled_core_scores()
+  compiled = programs.compiled_forward()
   before = compiled._cache_size()
   predict.predict_files(
     network, tmp_path / 'in', tmp_path / 'out', average=average
@@ -67,12 +67,12 @@ def test_fcn_compiles_once_and_predicts_the_whole_images(tmp_path):
   config = {
     'data': {'name': 'folder', 'num_classes': fcn_nets.CLASSES},
     'evaluation': {'average': False},
-    'mesh': {'data': None, 'space': 1},
+    'mesh': {'space': 1},
     'preprocessing': {'mean': 0.5, 'std': 0.5, 'channels': ()},
     'prediction': {'bucket_px': 0},
   }
   network = Network(model, params, ConfigDict(config), None)
-  compiled = programs.compiled_whole_scores()
+  compiled = programs.compiled_forward()
   before = compiled._cache_size()
   predict.predict_files(
     network, tmp_path / 'in', tmp_path / 'out', kind='logits'
@@ -94,7 +94,7 @@ def test_images_of_other_types_are_widened_and_compile_once(tmp_path):
   np.save(folder / 'a.npy', pixels)
   files.write_stack(folder / 'b.png', pixels[None])
   tifffile.imwrite(folder / 'c.tif', np.uint16(pixels) * 257)
-  compiled = programs._compiled_core_scores()
+  compiled = programs.compiled_forward()
   for name, count in (('two', 1), ('three', 2)):
     if name == 'three':
       np.save(folder / 'd.npy', np.float32(pixels) / 255)

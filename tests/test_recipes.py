@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every card of FCN: it reads its data, builds its net, and trains."""
+"""The cards: their recipes are the published ones; those of FCN train."""
 
 import dataclasses
 import json
 import runpy
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from segjax.data import create_dataset, standardise, to_unit_range
 from segjax.data.label_counts import check_labels
 from segjax.errors import InputError
 from segjax.models import create_model
-from segjax.prediction.predictor import create_predictor
+from segjax.prediction.predictor import check_prediction
+from segjax.settings import read_prediction
 
 CARDS = {
   file.stem: runpy.run_path(str(file))
@@ -33,9 +35,9 @@ TRAINED = [
   ('fcn8s_atonce_voc', None),
   ('fcn_alexnet_voc', ''),
   ('fcn_googlenet_voc', None),
-  ('fcn16s_pascal_context', None),
+  ('fcn_pascal_context', '16s'),
   ('fcn32s_nyudv2', 'color_hha'),
-  ('fcn8s_siftflow', None),
+  ('fcn_siftflow', '8s'),
   ('fcn8s_folder', None),
   ('fcn8s_tfds', None),
   ('fcn8s_camvid', 'cpu'),
@@ -74,7 +76,7 @@ def test_a_card_fits_its_data(name, argument, data):
     InputError, match=f"no pixel is of class '{dataset.class_names[1]}'"
   ):
     check_labels(dataclasses.replace(dataset, train=lacking), config.data)
-  create_predictor(model, config)
+  check_prediction(model, *read_prediction(config))
   image = to_unit_range(dataset.train[0]['image'])
   shown = standardise(image, **config.preprocessing)
   assert shown.shape == (*image.shape[:2], model.in_channels)
@@ -98,12 +100,12 @@ PUBLISHED = {
   ('fcn8s_voc', ''): (1e-14, 100_000, *HEAVY),
   ('fcn8s_atonce_voc', None): (1e-10, 300_000, *HEAVY),
   ('fcn_alexnet_voc', ''): (1e-4, 100_000, 20, 0.9, 'mean_of_images'),
-  ('fcn32s_pascal_context', None): (1e-10, 400_000, *HEAVY),
-  ('fcn16s_pascal_context', None): (1e-12, 400_000, *HEAVY),
-  ('fcn8s_pascal_context', None): (1e-14, 400_000, *HEAVY),
-  ('fcn32s_siftflow', None): (1e-10, 100_000, *HEAVY),
-  ('fcn16s_siftflow', None): (1e-12, 100_000, *HEAVY),
-  ('fcn8s_siftflow', None): (1e-12, 100_000, *HEAVY),
+  ('fcn_pascal_context', '32s'): (1e-10, 400_000, *HEAVY),
+  ('fcn_pascal_context', '16s'): (1e-12, 400_000, *HEAVY),
+  ('fcn_pascal_context', '8s'): (1e-14, 400_000, *HEAVY),
+  ('fcn_siftflow', '32s'): (1e-10, 100_000, *HEAVY),
+  ('fcn_siftflow', '16s'): (1e-12, 100_000, *HEAVY),
+  ('fcn_siftflow', '8s'): (1e-12, 100_000, *HEAVY),
   ('fcn32s_nyudv2', 'color'): (1e-10, 100_000, *HEAVY),
   ('fcn32s_nyudv2', 'hha'): (1e-10, 100_000, *HEAVY),
   ('fcn32s_nyudv2', 'color_d'): (1e-10, 100_000, *HEAVY),
@@ -154,6 +156,63 @@ def test_a_recipe_is_the_published_one(name, argument):
   mean = MEANS.get(config.data.name) or MEANS[argument]
   np.testing.assert_allclose(np.multiply(config.preprocessing.mean, 255), mean)
   np.testing.assert_allclose(np.multiply(config.preprocessing.std, 255), 1)
+
+
+# Of the U-Net paper: section 2, section 3 and its weights, figure 1.
+UNET = {
+  'model.name': 'unet',
+  'model.depth': 4,
+  'model.base_width': 64,
+  'model.convs_per_block': 2,
+  'model.padding': 'VALID',
+  'model.num_classes': 2,
+  'tile_size_px': 572,
+  'batch_size': 1,
+  'data.w0': 10,
+  'data.sigma_px': 5,
+  'data.balance': True,
+  'augmentation.elastic_grid': 3,
+  'augmentation.elastic_sigma_px': 10,
+}
+SGD = {
+  'optimizer.name': 'sgd',
+  'optimizer.momentum': 0.99,
+  'schedule.name': 'constant',
+}
+ADAM = {  # Ours.
+  'optimizer.name': 'adamw',
+  'optimizer.momentum': 0.9,
+  'schedule.name': 'cosine',
+  'schedule.learning_rate': 5e-4,
+  'num_train_steps': 10_000,
+}
+
+
+@pytest.mark.parametrize(
+  ('name', 'argument', 'strategy'),
+  [
+    ('unet_isbi', '', SGD),
+    ('unet_isbi', 'fast', ADAM),
+    ('unet_cells', '', ADAM),
+    ('unet_cells', 'hela', ADAM),
+  ],
+)
+def test_a_recipe_of_unet_is_the_published_one(name, argument, strategy):
+  card = runpy.run_path(str(REPOSITORY / 'configs' / f'{name}.py'))
+  config = card['get_config'](argument)
+  stated = UNET | strategy
+  assert {field: attrgetter(field)(config) for field in stated} == stated
+  geometry = create_model(config.model).geometry
+  assert geometry.output_size(config.tile_size_px) == 388
+  # Dropout ends the contracting path, and nothing else.
+  assert config.model.dropout_blocks == (-2, -1)
+
+
+@pytest.mark.parametrize('name', ['fcn_siftflow', 'fcn_pascal_context'])
+def test_without_an_argument_a_card_is_that_of_the_first_stage(name):
+  get_config = CARDS[name]['get_config']
+  assert get_config().to_dict() == get_config('32s').to_dict()
+  assert get_config().init.ignore == ('fc8',)  # It starts from VGG16.
 
 
 def test_every_card_of_the_paper_is_in_the_table():

@@ -7,10 +7,10 @@ import threading
 import jax
 import numpy as np
 import pytest
-from random_unets import image_of, random_unet, streamed
+from random_unets import image_of, predicted, random_unet, streamed
 
 from segjax.prediction.streaming import stream_predict
-from segjax.tiling import windows
+from segjax.tiling.settings import TileSettings
 from segjax.tiling.turns import DIHEDRAL_GROUP, restored, turned
 
 
@@ -27,10 +27,9 @@ def test_average_by_tiles_equals_that_of_whole_turned_images():
     **options,
   )
   plain = functools.partial(
-    windows.predict_image,
-    model.apply,
-    variables,
-    geometry=model.geometry,
+    predicted,
+    model=model,
+    variables=variables,
     **options,
   )
   expected = np.mean(
@@ -114,8 +113,7 @@ def test_what_reader_or_writer_raise_is_passed_on(which):
   with pytest.raises(OSError, match='broken'):
     stream_predict(
       *arguments.values(),
-      model.apply,
-      variables,
-      model.geometry,
-      tile_size=model.geometry.input_size(16),
+      model,
+      variables['params'],
+      TileSettings(tile_size=model.geometry.input_size(16)),
     )

@@ -13,6 +13,7 @@ from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet, FCNGoogLeNet
 from segjax.tiling import axes, plans, shapes
+from segjax.tiling.settings import TileSettings
 from segjax.tiling.turns import DIHEDRAL_GROUP, is_reversed
 
 pytestmark = pytest.mark.smoke
@@ -38,7 +39,8 @@ GEOMETRIES = [
   ],
 )
 def test_plan_of_the_paper_network(size, max_tile_size_px, tile_size, count):
-  plan = plans.plan_tiles(size, 1, PAPER, max_tile_size_px=max_tile_size_px)
+  tiles = TileSettings(max_tile_size_px=max_tile_size_px)
+  plan = plans.plan_tiles(size, 1, PAPER, tiles)
   assert plan.tile_shape == (tile_size, 188)
   assert len(plan) == count
 
@@ -52,7 +54,7 @@ def test_more_tiles_are_chosen_where_they_waste_less():
 
 
 def test_paper_tile_of_572_has_a_stride_of_384():
-  plan = plans.plan_tiles(1, 1000, PAPER, 572)
+  plan = plans.plan_tiles(1, 1000, PAPER, TileSettings(tile_size=572))
   places = [plan.place(window) for window in plan.windows]
   assert [place.origin[1] for place in places] == [-92, 292, 676]
   windows = [columns for _, columns in plan.windows]
@@ -67,7 +69,10 @@ def test_plan_covers_once_on_phase_with_full_context(geometry):
     least = geometry.input_size(geometry.period)
     max_tile_size_px = least + int(rng.integers(20, 300))
     plan = plans.plan_tiles(
-      height, width, geometry, max_tile_size_px=max_tile_size_px
+      height,
+      width,
+      geometry,
+      TileSettings(max_tile_size_px=max_tile_size_px),
     )
     writes = np.zeros((height, width), int)
     for window in plan.windows:
@@ -123,7 +128,9 @@ def test_places_hold_the_windows_on_phase_in_every_turn(
   geometry = UNetGeometry(*net, padding)
   least = geometry.input_size(2 * geometry.period)
   plan = plans.plan_tiles(
-    *shape, geometry, least + more * geometry.period, transforms=DIHEDRAL_GROUP
+    *shape,
+    geometry,
+    TileSettings(tile_size=least + more * geometry.period, average=True),
   )
   for window in plan.windows:
     for transform in DIHEDRAL_GROUP:
@@ -174,12 +181,16 @@ def test_fcn_tiles_that_are_turned_fit_both_sides():
   turn = [(1, False)]
   for max_tile_size_px in (1696, 1693):
     plan = plans.plan_tiles(
-      1692, 1943, geometry, None, max_tile_size_px, transforms=turn
+      1692,
+      1943,
+      geometry,
+      TileSettings(max_tile_size_px=max_tile_size_px, average=turn),
     )
     pixels = []
     for side in range(32, max_tile_size_px + 1, 32):
       with contextlib.suppress(InputError):
-        other = plans.plan_tiles(1692, 1943, geometry, side, transforms=turn)
+        tiles = TileSettings(tile_size=side, average=turn)
+        other = plans.plan_tiles(1692, 1943, geometry, tiles)
         pixels.append(len(other) * side * side)
     side = plan.tile_shape[0]
     assert plan.tile_shape == (side, side)
@@ -204,31 +215,32 @@ SETS = {
 def test_images_share_a_tile_that_costs_least(geometry, name, transforms):
   sizes = [tuple(map(int, size)) for size in SETS[name]]
 
+  def tiles(shape):
+    return TileSettings(tile_size=shape, average=transforms)
+
   def cost(shape):
     try:
-      planned = [
-        plans.plan_tiles(*size, geometry, shape, transforms=transforms)
-        for size in sizes
+      covering = [
+        plans.plan_tiles(*size, geometry, tiles(shape)) for size in sizes
       ]
     except InputError:
       return np.inf
-    return sum(len(plan) for plan in planned) * shape[0] * shape[1]
+    return sum(map(len, covering)) * shape[0] * shape[1]
 
   limit = 700
-  shape = shapes.choose_tile_shape(
-    sizes, geometry, limit, transforms=transforms
-  )
+  limited = TileSettings(max_tile_size_px=limit, average=transforms)
+  shape = shapes.choose_tile_shape(sizes, geometry, limited)
   assert max(shape) <= limit
+  assert np.isfinite(cost(shape))
   for size in sizes:  # Each one's own.
-    plan = plans.plan_tiles(*size, geometry, None, limit, transforms=transforms)
+    plan = plans.plan_tiles(*size, geometry, limited)
     assert cost(shape) <= cost(plan.tile_shape)
   if name == 'equal':
     assert plan.tile_shape == shape
-  assert shapes.most_windows(sizes, geometry, shape, transforms) == max(
-    len(plans.plan_tiles(*size, geometry, shape, transforms=transforms))
-    for size in sizes
+  assert shapes.most_windows(sizes, geometry, tiles(shape)) == max(
+    len(plans.plan_tiles(*size, geometry, tiles(shape))) for size in sizes
   )
-  if name == 'turned' and isinstance(geometry, UNetGeometry):
+  if name == 'turned' and not geometry.clips_tiles:
     assert cost(shape) == min(
       cost((height, width))
       for height in range(geometry.input_size(1), limit + 1, 8)
@@ -239,4 +251,6 @@ def test_images_share_a_tile_that_costs_least(geometry, name, transforms):
 
 def test_tiles_of_quarter_turns_are_square():
   with pytest.raises(InputError, match='188 x 204 px; .* must be square'):
-    plans.plan_tiles(4, 5, PAPER, (188, 204), transforms=DIHEDRAL_GROUP)
+    plans.plan_tiles(
+      4, 5, PAPER, TileSettings(tile_size=(188, 204), average=True)
+    )

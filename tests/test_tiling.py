@@ -4,11 +4,19 @@ import functools
 import jax
 import numpy as np
 import pytest
-from random_unets import assert_close, image_of, random_unet, whole_pass
+from random_unets import (
+  assert_close,
+  image_of,
+  predicted,
+  random_unet,
+  whole_pass,
+)
 
+from segjax.contracts import FunctionModel
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.tiling import plans, windows
+from segjax.tiling.settings import TileSettings
 
 pytestmark = pytest.mark.smoke
 
@@ -42,13 +50,8 @@ def test_tiles_equal_the_whole_image_pass(depth, convs, padding, shape, core):
   image = image_of(*shape)
   tile_size = None if core is None else geometry.input_size(core)
   assert core is None or core + geometry.period < max(shape)
-  actual = windows.predict_image(
-    model.apply,
-    variables,
-    image,
-    geometry,
-    activation='logits',
-    tile_size=tile_size,
+  actual = predicted(
+    image, model, variables, activation='logits', tile_size=tile_size
   )
   expected = whole_pass(model, variables, image)
   assert shape == (1, 1) or expected.std() > 0.01
@@ -59,10 +62,9 @@ def test_tiles_agree_bit_for_bit_at_shifts_by_the_period_only():
   model, variables = random_unet(2, 2, 'VALID')
   geometry = model.geometry
   predict = functools.partial(
-    windows.predict_image,
-    model.apply,
-    variables,
-    geometry=geometry,
+    predicted,
+    model=model,
+    variables=variables,
     activation='logits',
     tile_size=geometry.input_size(24),
     tiles_per_batch=2,
@@ -94,8 +96,10 @@ def test_stride_off_the_period_differs_from_the_whole_image_pass():
 
   apply = jax.jit(model.apply)
 
-  def score(tiles, sizes):
+  def program(tiles, sizes):
     return apply(variables, tiles)
+
+  program.batch_size = 1
 
   def largest_difference(stride):
     starts = range(0, 40 - core + stride, stride)
@@ -112,8 +116,8 @@ def test_stride_off_the_period_differs_from_the_whole_image_pass():
     read = functools.partial(
       windows.read_mirrored, image, tile_shape=plan.tile_shape
     )
-    for window, scores in windows.predict_windows(score, read, plan):
-      prediction[window] = scores
+    for window, output in windows.predict_windows(program, read, plan):
+      prediction[window] = output
     return np.abs(prediction - expected).max()
 
   assert largest_difference(16) < 1e-5
@@ -134,20 +138,19 @@ def test_batches_are_filled_up_and_compiled_once_for_an_apply():
     scaled = jax.tree.map(lambda leaf, factor=factor: factor * leaf, variables)
     image = image_of(*shape)
     predict = functools.partial(
-      windows.predict_image,
-      params=scaled,
-      image=image,
-      geometry=geometry,
-      tile_size=tile_size,
+      predicted, image, variables=scaled, tile_size=tile_size
     )
-    assert_close(predict(apply, tiles_per_batch=4), predict(model.apply))
+    traced = FunctionModel(apply, geometry, 1, model.head_sizes)
+    assert_close(predict(model=traced, tiles_per_batch=4), predict(model=model))
   assert traces == [(1, tile_size, tile_size, 1)]
 
 
 def test_next_batch_is_dispatched_before_the_last_is_pulled():
   events = []
 
-  class Scores:
+  class Output:
+    batch_size = 1
+
     def __init__(self, tiles, sizes):
       events.append(f'dispatch {tiles[0, 0, 0, 0]:.0f}')
       self.tiles = tiles
@@ -156,14 +159,14 @@ def test_next_batch_is_dispatched_before_the_last_is_pulled():
       events.append(f'pull {self.tiles[0, 0, 0, 0]:.0f}')
       return self.tiles
 
-  plan = plans.plan_tiles(1, 5, UNetGeometry(0, 1), tile_size=4)
+  plan = plans.plan_tiles(1, 5, UNetGeometry(0, 1), TileSettings(tile_size=4))
   origins = [plan.place(window).origin for window in plan.windows]
   assert len(origins) == 3
   tiles = {
     origin: np.full((2, 2, 1), i, np.float32)
     for i, origin in enumerate(origins)
   }
-  written = list(windows.predict_windows(Scores, tiles.__getitem__, plan))
+  written = list(windows.predict_windows(Output, tiles.__getitem__, plan))
   assert events == [
     'dispatch 0',
     'dispatch 1',
@@ -172,7 +175,7 @@ def test_next_batch_is_dispatched_before_the_last_is_pulled():
     'pull 1',
     'pull 2',
   ]
-  assert [scores.shape for _, scores in written] == [(1, 2, 1)] * 2 + [
+  assert [output.shape for _, output in written] == [(1, 2, 1)] * 2 + [
     (1, 1, 1)
   ]
 
@@ -180,9 +183,7 @@ def test_next_batch_is_dispatched_before_the_last_is_pulled():
 def test_probabilities_are_the_softmax_of_logits():
   model, variables = random_unet(1, 1, 'VALID', in_channels=2)
   image = image_of(21, 30, channels=2)
-  predict = functools.partial(
-    windows.predict_image, model.apply, variables, image, model.geometry
-  )
+  predict = functools.partial(predicted, image, model, variables)
   exponentials = np.exp(predict(activation='logits').astype(np.float64))
   expected = exponentials / exponentials.sum(axis=-1, keepdims=True)
   np.testing.assert_allclose(predict(), expected, rtol=0, atol=1e-6)
@@ -192,10 +193,9 @@ def test_probabilities_are_the_softmax_of_logits():
 def _predict_small():
   model, variables = random_unet(2, 1, 'VALID')
   return functools.partial(
-    windows.predict_image,
-    model.apply,
-    variables,
-    geometry=model.geometry,
+    predicted,
+    model=model,
+    variables=variables,
     tile_size=model.geometry.input_size(20),
     tiles_per_batch=2,
   )
@@ -245,13 +245,15 @@ def test_average_of_a_list_is_the_mean_of_probabilities(predict_small):
 )
 def test_bad_input_is_an_input_error_that_names_it(changes, message):
   model, variables = random_unet(2, 1, 'VALID')
-  arguments = {'image': image_of(24, 24), 'geometry': model.geometry} | changes
+  arguments = {'image': image_of(24, 24)} | changes
   with pytest.raises(InputError, match=message):
-    windows.predict_image(model.apply, variables, **arguments)
+    predicted(model=model, variables=variables, **arguments)
 
 
 def test_geometry_of_another_network_is_refused():
   with pytest.raises(InputError, match=r'\(24, 24\) px give \(24, 24\)'):
     windows.predict_image(
-      lambda params, tile: tile, {}, image_of(20, 20), UNetGeometry(0, 2)
+      FunctionModel(lambda _, tile: tile, UNetGeometry(0, 2), 1, (1,)),
+      {},
+      image_of(20, 20),
     )

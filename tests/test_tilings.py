@@ -17,7 +17,8 @@ from random_unets import (
 
 from segjax.tiling import windows
 from segjax.tiling.plans import plan_tiles
-from segjax.tiling.programs import core_score
+from segjax.tiling.programs import create_program
+from segjax.tiling.settings import TileSettings
 
 
 # Few, because every example is compiled.
@@ -42,16 +43,21 @@ def test_streamed_tiles_are_the_whole_pass_whatever_the_tiling(
     image, model, variables, tile_size=tile_size, activation='logits'
   )
   assert_close(actual, whole_pass(model, variables, image))
-  plan = plan_tiles(*image.shape[:2], geometry, tile_size)
+  tiles = TileSettings(tile_size=tile_size, activation='logits')
+  plan = plan_tiles(*image.shape[:2], geometry, tiles)
   # The windows of smaller tiles, each by a tile of the same shape as before.
-  smaller = plan_tiles(*image.shape[:2], geometry, tile_size - geometry.period)
+  smaller = plan_tiles(
+    *image.shape[:2],
+    geometry,
+    TileSettings(tile_size=tile_size - geometry.period),
+  )
   others = dataclasses.replace(smaller, tile_shape=plan.tile_shape)
   assert others.columns != plan.columns
   written = np.full_like(actual, np.nan)
-  for window, scores in windows.predict_windows(
-    core_score(model.apply, variables, geometry, 'logits', 1, 1),
+  for window, output in windows.predict_windows(
+    create_program(model, variables['params'], tiles),
     lambda origin: windows.read_mirrored(image, origin, plan.tile_shape),
     others,
   ):
-    written[window] = scores
+    written[window] = output
   np.testing.assert_array_equal(written, actual)

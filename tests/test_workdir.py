@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
 import json
 import os
 
@@ -11,8 +12,9 @@ from small_runs import make_run
 
 from segjax import train
 from segjax.errors import InputError
-from segjax.prediction.predictor import create_predictor
+from segjax.prediction.predictor import predict_stored
 from segjax.runs import workdir
+from segjax.settings import read_prediction
 
 
 def make_config(**changes):
@@ -144,20 +146,38 @@ def test_a_run_from_before_a_setting_is_read_as_it_was(tmp_path):
   file.write_text(json.dumps(settings))
 
   model, same_params, config = workdir.load_run(tmp_path / 'run')
-  assert config.mesh.to_dict() == {'data': None, 'space': 1}
+  assert config.mesh.to_dict() == {'space': 1}
   assert config.profile_steps == (0, 0)
   del today.prediction.tile_memory_mib
   del today.model.remat
   assert config == today
   jax.tree.map(np.testing.assert_array_equal, params, same_params)
   image = np.zeros((20, 30, 1), np.float32)
-  scores = create_predictor(model, config)(same_params, image)
-  np.testing.assert_allclose(scores.sum(axis=-1), 1, rtol=1e-5)
+  probabilities = predict_stored(
+    model, same_params, image, *read_prediction(config)
+  )
+  np.testing.assert_allclose(probabilities.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_a_run_with_the_old_setting_of_the_mesh_is_read_and_goes_on(tmp_path):
+  """`mesh.data`, which followed from the number of devices."""
+  today = tiny_config()
+  claim = functools.partial(
+    workdir.claim_workdir, tmp_path, may_change=train.MAY_CHANGE
+  )
+  claim(today)
+  file = tmp_path / 'config.json'
+  settings = json.loads(file.read_text())
+  settings['mesh'] = {'data': 4, 'space': 2}
+  file.write_text(json.dumps(settings))
+  assert workdir.read_config(tmp_path).mesh.to_dict() == {'space': 2}
+  claim(today)
+  assert json.loads(file.read_text())['mesh'] == {'space': 1}
 
 
 def test_what_a_setting_did_before_it_was_there_goes_on(tmp_path):
   workdir.claim_workdir(tmp_path, make_config())
-  added = {'accumulate_steps': 1, 'mesh': {'data': None, 'space': 1}}
+  added = {'accumulate_steps': 1, 'mesh': {'space': 1}}
   later = make_config()
   later.update(added)
   workdir.claim_workdir(tmp_path, later)

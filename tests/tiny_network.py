@@ -34,7 +34,7 @@ def tiny_network(num_classes=2):
   config = {
     'data': {'name': 'isbi2012'},
     'evaluation': {'average': False},
-    'mesh': {'data': None, 'space': 1},
+    'mesh': {'space': 1},
     'preprocessing': {'mean': 0.5, 'std': 0.5, 'channels': ()},
     'prediction': {
       'max_tile_size_px': model.geometry.input_size(16),

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
+from segjax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -34,6 +36,10 @@ class Augmentation:
     white: the same for the level of white.
     log_gamma: logarithm of the exponent applied to gray values, uniform in
       +- this.
+
+  >>> import segjax
+  >>> segjax.Augmentation(rotation_deg=180.0, flip=True).elastic_sigma_px
+  0.0
   """
 
   elastic_sigma_px: float = 0.0
@@ -44,6 +50,10 @@ class Augmentation:
   black: float = 0.0
   white: float = 0.0
   log_gamma: float = 0.0
+
+  def __post_init__(self):
+    if self.elastic_grid < 1:
+      raise InputError(f'elastic_grid={self.elastic_grid} must be at least 1')
 
 
 def augment(
@@ -70,6 +80,16 @@ def augment(
   Returns:
     f32[s, s, C] read linearly, i32[o, o] read at the nearest pixel and
     f32[o, o] read linearly, all at the same positions.
+
+  >>> import jax, segjax
+  >>> image = jax.numpy.zeros((40, 50, 1))
+  >>> label = jax.numpy.ones((40, 50), int)
+  >>> amount = segjax.Augmentation(elastic_sigma_px=3.0, rotation_deg=180.0)
+  >>> tile, target, _ = segjax.augment(
+  ...   jax.random.key(0), image, label, None,
+  ...   input_size=28, output_size=20, amount=amount)
+  >>> tile.shape, target.shape
+  ((28, 28, 1), (20, 20))
   """
   position_key, gray_key = jax.random.split(key)
   positions = sample_positions(

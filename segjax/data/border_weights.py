@@ -56,6 +56,12 @@ def border_weights(
 
   Raises:
     InputError: an argument of another shape, dtype or range.
+
+  >>> import numpy, segjax
+  >>> cells = numpy.array([[1, 0, 0, 0, 2]])  # d1 + d2 = 4 in between.
+  >>> weights = segjax.border_weights(cells, w0=10, sigma=4)
+  >>> weights.astype(int).tolist()  # 1 + 10 exp(-.5)
+  [[1, 7, 7, 7, 1]]
   """
   instances = _check_instances(instances)
   if not (np.isfinite(w0) and w0 >= 0):

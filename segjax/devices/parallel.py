@@ -57,31 +57,32 @@ def parallelize(
   make_step: Callable[[str | None, Callable], Callable],
   mode: str,
   batch_size: int,
-  data: int | None = None,
   space: int = 1,
 ) -> DataParallel:
-  """Returns the step made parallel over all devices, data x space of them.
+  """Returns the step made parallel over all devices.
+
+  Groups of `space` devices share the batch; the devices of a group share each
+  of its images.
 
   Args:
     make_step: (axis name of the split batch, None under 'jit'; function that
       splits arrays [B, h, w, ...] by rows) -> step.
     mode: 'jit' or 'pmap'.
-    batch_size: global; must be divisible by `data`.
-    data: parts of a batch; None for as many as there are devices.
+    batch_size: global; must be divisible by the number of groups.
     space: parts of each image, by rows, under 'jit'. XLA exchanges the rows
       that neighbours need, and no part need be as large as the next.
 
   Raises:
-    InputError: for another mode, an indivisible batch or another number of
-      devices.
+    InputError: for another mode, an indivisible batch or a number of devices
+      that `space` doesn't divide.
   """
   devices = jax.device_count()
   if mode not in MODES:
     raise InputError(f'parallel={mode!r} is not one of {MODES}')
-  if space < 1 or devices % space or data not in (None, devices // space):
+  if space < 1 or devices % space:
     raise InputError(
-      f'mesh.data={data} times mesh.space={space} must be the {devices} '
-      'devices; leave mesh.data=None for as many as there are'
+      f'mesh.space={space} does not divide the {devices} devices, of which so '
+      'many share each image; use 1, or another divisor'
     )
   data = devices // space
   if mode == 'pmap' and space > 1:
@@ -90,8 +91,8 @@ def parallelize(
     )
   if batch_size < 1 or batch_size % data:
     raise InputError(
-      f'batch_size={batch_size} is not divisible by the {data} devices'
-      + (' along mesh.data' if space > 1 else '')
+      f'batch_size={batch_size} is not divisible by the {data} '
+      + (f'groups of mesh.space={space} devices' if space > 1 else 'devices')
       + f'; use a positive multiple of {data}'
     )
   mesh = _mesh(data, space, jax.devices())

@@ -75,6 +75,12 @@ def seg(labels: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> float:
   Raises:
     InputError: the numbers of frames differ, no frame has a reference object,
       or as `match_objects`.
+
+  >>> import numpy, segjax
+  >>> truth = numpy.array([[1, 1, 1, 1, 0]])
+  >>> found = numpy.array([[7, 7, 7, 0, 0]])
+  >>> segjax.seg([truth], [found])
+  0.75
   """
   if len(labels) != len(results):
     raise InputError(

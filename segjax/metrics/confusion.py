@@ -10,7 +10,7 @@ predicted as class j, t_i = sum_j n_ij and u_i = t_i + sum_j n_ji - n_ii,
   frequency weighted IU  sum_i t_i (n_ii / u_i) / sum_i t_i
 
 Counts first, ratios last: matrices of batches and processes are summed as
-integers, and `scores` divides once. Never a mean of per-image scores.
+integers, and `segmentation_scores` divides once. Never a mean of means.
 """
 
 import jax
@@ -44,6 +44,12 @@ def confusion_matrix(
   Raises:
     InputError: shapes differ, a type is not integer, or a value that counts
       is out of range.
+
+  >>> import numpy, segjax
+  >>> label = numpy.array([0, 1, 1, 255])
+  >>> prediction = numpy.array([0, 0, 1, 1])
+  >>> segjax.confusion_matrix(label, prediction, num_classes=2).tolist()
+  [[1, 0], [1, 1]]
   """
   label, prediction = np.asarray(label), np.asarray(prediction)
   if label.shape != prediction.shape:
@@ -89,7 +95,8 @@ def confusion_counts(
 
   Returns:
     int32[K,K], rows the true class. If a value that counts is out of range,
-    which jit cannot raise, every entry is -2^31, and `scores` refuses the sum.
+    which jit cannot raise, every entry is -2^31, and `segmentation_scores`
+    refuses the sum.
 
   Raises:
     InputError: shapes differ.
@@ -112,7 +119,7 @@ def confusion_counts(
   return counts.astype(jnp.int32).reshape(num_classes, num_classes)
 
 
-def scores(
+def segmentation_scores(
   matrix: np.ndarray, present_only: bool = False
 ) -> dict[str, float | np.ndarray]:
   """Returns FCN's four metrics and the per-class IU, all in [0, 1].
@@ -134,6 +141,11 @@ def scores(
   Raises:
     InputError: the matrix is not square and integer, has a negative count,
       or is all 0.
+
+  >>> import numpy, segjax
+  >>> scores = segjax.segmentation_scores(numpy.array([[1, 0], [1, 1]]))
+  >>> scores['mean_iu'], scores['iu'].tolist()
+  (0.5, [0.5, 0.5])
   """
   matrix = np.asarray(matrix)
   if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:

@@ -31,6 +31,15 @@ def warping_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
   one threshold scores 0: read the score beside V_rand.
   `warping_mismatch` is the original measure. Arguments and errors as for
   `neuron.evaluate_stack`.
+
+  >>> import numpy, segjax
+  >>> labels = numpy.ones((1, 9, 9), int)
+  >>> labels[:, 4] = 0  # A membrane between two cells,
+  >>> merged = numpy.ones((1, 9, 9))  # of which the proposal has nothing.
+  >>> segjax.warping_error(labels, labels.astype(float))
+  0.0
+  >>> segjax.warping_error(labels, merged) > 0
+  True
   """
   labels, probabilities = checked(labels, probabilities)
   best = labels.size

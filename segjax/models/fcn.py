@@ -72,6 +72,17 @@ class FCN(nn.Module):
       image's channels, their scores averaged before the upsampling (late
       fusion; the authors' for NYUDv2 are ('color', 'hha')). They need
       stride=32. () is one, without a suffix.
+
+  >>> import jax, segjax
+  >>> segjax.FCN8s() == segjax.FCN(stride=8)
+  True
+  >>> segjax.FCN16s().stride, segjax.FCN32s().stride
+  (16, 32)
+  >>> model = segjax.FCN8s(num_classes=5, padding='same', width=0.05)
+  >>> image = jax.numpy.zeros((1, 40, 50, 3))
+  >>> variables = model.init(jax.random.key(0), image)
+  >>> model.apply(variables, image).shape  # Of any image, its own size.
+  (1, 40, 50, 5)
   """
 
   num_classes: int = 21

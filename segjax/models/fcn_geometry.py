@@ -2,11 +2,12 @@
 """FCN without its arrays: the steps of the decoder, sizes and crop offsets."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
-from segjax.errors import InputError
 from segjax.geometry import (
+  AnySize,
   Coordinates,
   Deconvolution,
   Window,
@@ -48,7 +49,7 @@ def decoder(stride: int, upscore_kernel: int) -> tuple[Up, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class FCNGeometry:
+class FCNGeometry(AnySize):
   """Sizes of the maps of an FCN and the offsets of its crops.
 
   Attributes:
@@ -64,7 +65,7 @@ class FCNGeometry:
     """Image pixels that one coarse score depends on."""
     return receptive_field(window for _, window in self.windows)
 
-  @property
+  @functools.cached_property
   def period(self) -> int:
     """Image pixels per coarse score, 32.
 
@@ -73,7 +74,7 @@ class FCNGeometry:
     """
     return math.prod(window.stride for _, window in self.windows)
 
-  @property
+  @functools.cached_property
   def margin(self) -> int:
     """Pixels of context, in whole periods, of logits of whole periods.
 
@@ -84,7 +85,7 @@ class FCNGeometry:
     reach = max(-low, high - self.period + 1)
     return math.ceil(reach / self.period) * self.period
 
-  @property
+  @functools.cached_property
   def offsets(self) -> dict[str, int]:
     """Pixels cropped off before each map that is cropped, rows and columns.
 
@@ -120,16 +121,6 @@ class FCNGeometry:
       if up.name in offsets:
         n = sizes[up.skip or 'image']
     return sizes
-
-  def output_size(self, size: int) -> int:
-    """Returns `size`: every image from 1 px on has logits of its own size."""
-    if size < 1:
-      raise InputError(f'images of {size} px; at least 1 px is needed')
-    return size
-
-  def input_size(self, core_size: int) -> int:
-    """Returns `core_size`: an image as large as its logits."""
-    return self.output_size(core_size)
 
   def _reach(self, low, high):
     """Returns the image interval that decides the logits low..high.

@@ -87,6 +87,15 @@ class UNet(nn.Module):
     top_upconv_halves: whether the last up-convolution halves the channels, as
       the others do (the 2015 release's doesn't).
     skip_first: order of concatenation; True puts the skip's channels first.
+
+  >>> import jax, segjax
+  >>> segjax.UNet().geometry.output_size(572)  # The paper's network and tile.
+  388
+  >>> model = segjax.UNet2015(num_classes=3, depth=2, base_width=4)
+  >>> image = jax.numpy.zeros((1, 60, 60, 1))
+  >>> variables = model.init(jax.random.key(0), image)
+  >>> model.apply(variables, image).shape
+  (1, 20, 20, 3)
   """
 
   num_classes: int = 2

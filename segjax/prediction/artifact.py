@@ -16,18 +16,21 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import export
 from ml_collections import ConfigDict
 
 from segjax.atomic import replacing_folder
+from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
-from segjax.prediction.predictor import create_predictor
+from segjax.geometry import AnySize, Geometry, UNetGeometry
+from segjax.prediction.predictor import check_prediction
+from segjax.settings import read_prediction
 from segjax.weights import files
 
 PROGRAM = 'program.bin'
@@ -37,35 +40,26 @@ ABOUT = 'artifact.json'
 _FORMAT = 1  # Raised when older readers would misunderstand.
 
 
-class FCNTiling(NamedTuple):
-  """What `tiling.plans` asks of an FCNGeometry."""
+@dataclasses.dataclass(frozen=True)
+class AnySizeGeometry(AnySize):
+  """The `Geometry` of a network that pads images itself, as far as tiles need.
+
+  Attributes:
+    period: P, in pixels.
+    margin: pixels of context on each side.
+  """
 
   period: int
   margin: int
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LoadedModel:
-  """What `predictor.create_predictor` asks of a model.
-
-  Attributes:
-    apply: ({'params': params}, image f32[B, H, W, C]) -> logits f32[B, h, w, K]
-      at the input size of the artifact; of an FCN with `size` i32[B, 2], the
-      true sizes of the images in it.
-    geometry: of a U-Net, or what tiles need of that of an FCN.
-    in_channels: C.
-    head_sizes: the classes of each head.
-  """
-
-  apply: Callable[..., jax.Array]
-  geometry: UNetGeometry | FCNTiling
-  in_channels: int
-  head_sizes: tuple[int, ...]
-
-  @property
-  def num_classes(self) -> int:
-    """K, of all heads."""
-    return sum(self.head_sizes)
+def describe_geometry(geometry: Geometry) -> dict[str, Any]:
+  """Returns what `artifact.json` holds of a geometry."""
+  kind = AnySizeGeometry if geometry.takes_any_size else UNetGeometry
+  return {
+    field.name: getattr(geometry, field.name)
+    for field in dataclasses.fields(kind)
+  }
 
 
 def check_output(path: str | os.PathLike, overwrite: bool) -> None:
@@ -99,8 +93,8 @@ def write(
     exported: (params, image f32[n, H, W, C]) -> logits f32[n, h, w, K] for
       symbolic n; of an FCN (params, image, size i32[n, 2]).
     params: nested dict of f32 arrays.
-    about: what `artifact.json` holds, in JSON's types: `geometry` (the fields
-      of a UNetGeometry or an FCNTiling), `head_sizes`, `preprocessing`,
+    about: what `artifact.json` holds, in JSON's types: `geometry` (see
+      `describe_geometry`), `head_sizes`, `preprocessing`,
       `prediction`, `average`, `class_names` and `palette` (RGB of each class,
       or null).
     overwrite: whether to replace an artifact that is there.
@@ -130,10 +124,11 @@ def write(
 
 def load(
   path: str | os.PathLike,
-) -> tuple[LoadedModel, dict[str, Any], ConfigDict]:
+) -> tuple[SegmentationModel, dict[str, Any], ConfigDict]:
   """Returns the model, the parameters and the config of an artifact.
 
-  As `workdir.load_run` those of a run; the config has what prediction reads.
+  They are used like those of a run, see `load_run`; the config has the sections
+  that prediction reads.
 
   Raises:
     InputError: a file is missing, cut short, changed, or of another version of
@@ -163,12 +158,14 @@ def load(
   (_, image, *_), _ = _arguments(exported)
   with _refusing(about):
     geometry = described['geometry']
-    make = FCNTiling if 'margin' in geometry else UNetGeometry
-    model = LoadedModel(
+    make = AnySizeGeometry if 'margin' in geometry else UNetGeometry
+    model = FunctionModel(
       apply=_apply(exported, image.shape[1:]),
       geometry=make(**geometry),
       in_channels=image.shape[-1],
-      head_sizes=tuple(described['head_sizes']),
+      head_sizes=(sizes := tuple(described['head_sizes'])),
+      # Heads have no names here; a single one has none anywhere.
+      head_names=tuple(map(str, range(len(sizes)))) if sizes[1:] else ('',),
     )
     config = ConfigDict(
       dict(
@@ -183,7 +180,10 @@ def load(
         mesh=dict(space=1),  # The program is for one device.
       )
     )
-    create_predictor(model, config)
+    preprocessing, settings = read_prediction(config)
+    if settings.tile_size is None:
+      raise ValueError('prediction lacks the tile_size of the program')
+    check_prediction(model, preprocessing, settings)
     num_logits = exported.out_avals[0].shape[-1]
     if model.num_classes != num_logits:
       raise ValueError(f'{num_logits} logits, heads of {model.head_sizes}')
@@ -226,23 +226,32 @@ def _apply(exported, input_shape):
     return exported.call(params, *inputs)
 
   @call.def_vmap
-  def _(axis_size, _, params, *inputs):
+  def _(axis_size, in_batched, params, *inputs):
     # The program has a batch of its own, and jax no rule for another.
+    inputs = (
+      x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+      for x, is_batched in zip(inputs, in_batched[1:], strict=True)
+    )
     merged = (x.reshape(-1, *x.shape[2:]) for x in inputs)
     logits = call(params, *merged)
     return logits.reshape(axis_size, -1, *logits.shape[1:]), True
 
-  def apply(variables, image, **size):
+  (_, *inputs), _ = _arguments(exported)
+
+  def apply(variables, image, size=None):
     if image.shape[1:] != input_shape:
       given, expected = (
         ' x '.join(map(str, shape)) for shape in (image.shape[1:], input_shape)
       )
       raise InputError(
-        f'{"images" if size else "tiles"} of {given} do not fit an artifact '
-        f'for {expected} (height, width, channels); export it for another '
-        '--size_px'
+        f'tiles of {given} do not fit an artifact for {expected} (height, '
+        'width, channels); export it for another --size_px'
       )
-    return call(variables['params'], image, *size.values())
+    if len(inputs) == 1:
+      return call(variables['params'], image)
+    if size is None:
+      size = jnp.tile(jnp.int32(input_shape[:2]), (len(image), 1))
+    return call(variables['params'], image, size)
 
   return apply
 

@@ -34,6 +34,11 @@ def label_instances(
 
   Raises:
     InputError: as `label_blocks`.
+
+  >>> import numpy, segjax
+  >>> probability = numpy.array([[0.9, 0.8, 0.1, 0.7]])
+  >>> segjax.label_instances(probability).tolist()
+  [[1, 1, 0, 2]]
   """
   cell = np.asarray(cell)
   out = np.zeros(cell.shape, np.int32)

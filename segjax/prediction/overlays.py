@@ -31,11 +31,11 @@ def draw_overlay(
   makes the sides at most `MAX_SIDE_PX`; see `thinning`.
 
   Args:
-    page: the image, a `images.windows.Raster` or an array [H, W, C].
-    stream: (page, writer, encode=) -> plan; as `predictor.create_streamer`,
-      with parameters.
-    class_names: K names, of the first head.
-    palette: as of `segmentation_panel`.
+    page: the image, an `images.windows.Raster` or an array [H, W, C].
+    stream: (page, writer) -> plan, such as `streaming.stream_predict` with a
+      model, parameters and settings.
+    class_names: names of the classes of the first head.
+    palette: uint8[K, 3], colours of the classes; see `segmentation_panel`.
 
   Returns:
     u8[h, w, 3].
@@ -43,12 +43,8 @@ def draw_overlay(
   height, width, channels = page.shape
   step = thinning(height, width)
   shape = (math.ceil(height / step), math.ceil(width / step))
-  labels = _Thinned(np.empty(shape, np.uint8), step)
-  stream(
-    page,
-    labels,
-    encode=lambda scores: np.argmax(scores[..., : len(class_names)], axis=-1),
-  )
+  labels = _ThinnedLabels(np.empty(shape, np.uint8), step, len(class_names))
+  stream(page, labels)
   image = None
   band_rows = max(1, _BAND_ROWS // step) * step
   for start in range(0, height, band_rows):
@@ -62,17 +58,22 @@ def draw_overlay(
   )
 
 
-class _Thinned:
-  """An array of every `step`-th row and column of what is written."""
+class _ThinnedLabels:
+  """Labels of every `step`-th row and column of a prediction.
 
-  def __init__(self, array: np.ndarray, step: int):
+  They are the likeliest of the first `num_classes` classes.
+  """
+
+  def __init__(self, array: np.ndarray, step: int, num_classes: int):
     self.array = array
     self._step = step
+    self._num_classes = num_classes
 
   def __setitem__(
-    self, window: tuple[slice, slice], values: np.ndarray
+    self, window: tuple[slice, slice], predicted: np.ndarray
   ) -> None:
     skipped = [-side.start % self._step for side in window]
-    kept = values[skipped[0] :: self._step, skipped[1] :: self._step]
+    kept = predicted[skipped[0] :: self._step, skipped[1] :: self._step]
+    labels = np.argmax(kept[..., : self._num_classes], axis=-1)
     row, column = (-(-side.start // self._step) for side in window)
-    self.array[row:, column:][: kept.shape[0], : kept.shape[1]] = kept
+    self.array[row:, column:][: kept.shape[0], : kept.shape[1]] = labels

@@ -23,16 +23,22 @@ from segjax.tiling.plans import TilePlan
 
 
 class Page:
-  """A page of a canvas, written as `page[rows, columns] = values`."""
+  """A page of a canvas, which encodes what is written to it by windows."""
 
-  def __init__(self, canvas: Canvas, number: int):
+  def __init__(
+    self,
+    canvas: Canvas,
+    number: int,
+    encode: Callable[[np.ndarray], np.ndarray],
+  ):
     self._canvas = canvas
     self._number = number
+    self._encode = encode
 
   def __setitem__(
-    self, window: tuple[slice, slice], values: np.ndarray
+    self, window: tuple[slice, slice], predicted: np.ndarray
   ) -> None:
-    self._canvas[self._number, *window] = values
+    self._canvas[self._number, *window] = self._encode(predicted)
 
 
 def measure(
@@ -94,8 +100,9 @@ def write_predictions(
   name: str,
   pages: Iterable[Raster],
   shape: tuple[int, int, int],
-  stream: Callable[..., None],
-  sample: np.ndarray,
+  stream: Callable[..., TilePlan],
+  encode: Callable[[np.ndarray], np.ndarray],
+  num_classes: int,
 ) -> TilePlan:
   """Writes the predictions of pages into the folder of a partial output.
 
@@ -107,9 +114,10 @@ def write_predictions(
     name: of the output, with its ending.
     pages: the images.
     shape: N pages of H rows and W columns.
-    stream: (page, writer, finished=, share=, on_written=) -> plan; as
-      `predictor.create_streamer`, with parameters and encoding.
-    sample: [1, 1, ...], what it writes of a pixel.
+    stream: (page, writer, finished=, share=, on_written=) -> plan, such as
+      `streaming.stream_predict` with a model, parameters and settings.
+    encode: maps the prediction f32[h, w, K] to what is stored, [h, w, ...].
+    num_classes: K.
 
   Returns:
     The plan of the last page.
@@ -119,6 +127,7 @@ def write_predictions(
     OSError: it cannot be written.
   """
   output = _canvas_path(partial.folder / name)
+  sample = encode(np.zeros((1, 1, num_classes), np.float32))
   shape = (*shape, *sample.shape[2:])
   if output.name != name:
     check_picture(name, shape, sample.dtype)
@@ -145,7 +154,7 @@ def write_predictions(
 
       plan = stream(
         image,
-        Page(canvas, page),
+        Page(canvas, page, encode),
         finished=finished[page],
         # Of pages of one window each, too.
         share=slice((index - page) % count, None, count),

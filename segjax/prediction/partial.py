@@ -152,7 +152,8 @@ def remove_leftover(path: Path, identity: Mapping[str, str]) -> None:
     lock = locks.take(folder / 'lock') if folder.is_dir() else None
     if lock is not None:
       with lock:
-        if _is_same(path, folder / 'journal', identity, overwrite=True):
+        journal = folder / 'journal'
+        if not journal.exists() or _is_same(path, journal, identity, True):
           shutil.rmtree(folder)
 
 
@@ -197,11 +198,13 @@ def _busy(path, folder):
 
 
 def _is_same(path, journal, identity, overwrite):
-  """Whether the journal is of this identity; raises InputError if not."""
+  """Whether the journal is of this identity; raises InputError if it is not."""
   try:
     with open(journal, encoding='ascii') as file:
       begun = json.loads(file.readline())
     changed = [name for name in identity if begun.get(name) != identity[name]]
+  except FileNotFoundError:
+    return False  # The rest of a removal that was killed.
   except (OSError, ValueError, AttributeError):
     changed = ['a journal that cannot be read']
   if changed and not overwrite:

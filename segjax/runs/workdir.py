@@ -24,7 +24,6 @@ from segjax import locks
 from segjax.atomic import replacing
 from segjax.devices import processes
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
 from segjax.models import create_model
 from segjax.runs.checkpoints import load_params
 
@@ -42,9 +41,12 @@ _ADDED = {
   'accumulate_steps': 1,
   'compilation_cache': True,
   'evaluation': {'present_only': False},
-  'mesh': {'data': None, 'space': 1},
+  'mesh': {'space': 1},
   'profile_steps': [0, 0],
 }
+# Settings that earlier versions had, and that are no longer: section and name.
+# `mesh.data` followed from the number of devices.
+_DROPPED = (('mesh', 'data'),)
 # The same, of settings that only some data sets have, whose loaders know them.
 _ADDED_TO_DATA = {'data.label_values': []}
 # What is read of a run that was trained.
@@ -235,8 +237,8 @@ def load_run(
   config.update(read_config(workdir))
   _check_has(workdir, config, _READ)
   model = create_model(config.model)
-  is_unet = isinstance(model.geometry, UNetGeometry)
-  _check_has(workdir, config, _READ_OF_UNET if is_unet else _READ_OF_FCN)
+  takes_any_size = model.geometry.takes_any_size
+  _check_has(workdir, config, _READ_OF_FCN if takes_any_size else _READ_OF_UNET)
   which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
   if isinstance(which, str) and which not in ('latest', 'best'):
     raise InputError(
@@ -274,6 +276,9 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     raise InputError(f'cannot read {file}: {error}') from error
   if not isinstance(settings, dict):
     raise InputError(f'cannot read {file}: it holds no settings')
+  for section, name in _DROPPED:
+    if section in settings and name in settings[section]:
+      del settings[section][name]
   return settings
 
 

@@ -1,105 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
 """How tiles of one size cover one axis of an image, and the size to take.
 
-`geometry` is as of `plans.plan_tiles`. Tiles of a U-Net have their margins
-outside of the image at its ends; of an FCN they end where the image does. Only
-integers here, as in `segjax.geometry`.
+The windows that tiles write begin at multiples of the period P, each with its
+margin M on both sides. Only the ends of the image differ between networks:
+where `geometry.clips_tiles`, the first tile and the last end with the image and
+need no margin there; otherwise they reach beyond it, into its mirror image.
+Only integers here, as in `segjax.geometry`.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
+from segjax.geometry import Geometry
 from segjax.tiling.turns import Transform, is_reversed
 
 
 def plan_axis(
-  size: int, geometry: Any, tile_size: int, slack: int = 0
+  size: int, geometry: Geometry, tile_size: int, slack: int = 0
 ) -> list[slice]:
   """Returns the windows of the fewest tiles that cover one axis.
 
-  The stride is the largest multiple of the period P that leaves every window
-  its margins, often smaller than what a tile could write: the paper's tile of
-  572 writes 384 of its 388 pixels, and the last tile all that the image still
-  has. The first tile and the last of an FCN need a margin on one side only.
+  The stride is the largest multiple of P that leaves every window its margins,
+  often smaller than what a tile could write: the paper's tile of 572 writes 384
+  of its 388 pixels, and the last tile all that the image still has.
 
   Args:
-    slack: pixels that windows but the last leave free, 0 .. P - 1. Read
-      backwards they begin size mod P pixels after a multiple of P.
+    size: pixels of the axis.
+    geometry: of the network.
+    tile_size: input pixels of a tile.
+    slack: pixels kept free at the end of every window but the last, so that
+      the same windows also fit the flipped image, whose period grid is shifted
+      by size mod P.
 
   Raises:
     InputError: if `tile_size` is inadmissible, or too small: nothing to write,
-      or less than P where one tile doesn't cover.
+      or less than P where one tile doesn't cover the axis.
   """
-  count, first, stride = _steps(size, geometry, tile_size, slack)
-  starts = [0, *(first + i * stride for i in range(1, count))]
+  count, stride = _count_and_stride(size, geometry, tile_size, slack)
+  lead = geometry.margin if geometry.clips_tiles else 0
+  starts = [0, *(lead + i * stride for i in range(1, count))]
   return list(map(slice, starts, [*starts[1:], size]))
 
 
 def count_tiles(
-  size: int, geometry: Any, tile_size: int, slack: int = 0
+  size: int, geometry: Geometry, tile_size: int, slack: int = 0
 ) -> int:
   """Returns the number of windows of `plan_axis`; raises what it does."""
-  return _steps(size, geometry, tile_size, slack)[0]
+  return _count_and_stride(size, geometry, tile_size, slack)[0]
 
 
 def least_waste_tile_size(
   size: int,
-  geometry: Any,
+  geometry: Geometry,
   max_tile_size_px: int,
   slack: int = 0,
   bucket_px: int = 0,
 ) -> int:
-  """Returns the tile size that covers `size` with the fewest pixels computed.
+  """Returns the tile size that covers an axis with the fewest pixels computed.
 
-  Those are T x tile size with T tiles; the fewer tiles at a tie. Of an FCN the
-  smallest size with the fewest tiles is taken.
+  That is one tile if the limit admits it, since each further tile adds its
+  margins. Otherwise it is the size for which T x tile size is least, with T
+  tiles, and at a tie the one with fewer tiles.
 
   Args:
-    bucket_px: of an FCN: a tile that covers the axis alone is rounded up to a
-      multiple of this; 0 for as large as the axis.
+    size: pixels of the axis.
+    geometry: of the network.
+    max_tile_size_px: the limit, in input pixels.
+    slack: see `plan_axis`.
+    bucket_px: rounds a tile that covers the axis alone up to a multiple of
+      this, even beyond the limit; 0 doesn't. Only for networks that take any
+      size.
 
   Raises:
     InputError: if no tile within `max_tile_size_px` works.
   """
-  period = geometry.period
-  if not isinstance(geometry, UNetGeometry):
-    if size <= max_tile_size_px:
-      return math.ceil(size / max(bucket_px, 1)) * max(bucket_px, 1)
-    tile_size = max_tile_size_px // period * period
-    fewest = count_tiles(size, geometry, tile_size, slack)
-    least = _least_clipped(geometry, slack)
-    while (
-      tile_size > least
-      and count_tiles(size, geometry, tile_size - period, slack) == fewest
-    ):
-      tile_size -= period
-    return tile_size
-  choices = []
-  largest = min(max_tile_size_px, geometry.input_size(size))
-  for tile_size in range(geometry.input_size(1), largest + 1, period):
-    core, stride = _core(geometry, tile_size, slack)
-    if core >= size or stride >= 1:
-      count = _count(size, core, stride)
-      choices.append((count * tile_size, count, tile_size))
-  if not choices:
+  alone = geometry.input_size(size)
+  if alone <= max_tile_size_px:
+    bucket = max(bucket_px, 1) if geometry.takes_any_size else 1
+    return math.ceil(alone / bucket) * bucket
+  least = geometry.tile_size(geometry.period + slack)
+  sizes = range(least, max_tile_size_px + 1, geometry.period)
+  if not sizes:
     raise InputError(
       f'max_tile_size_px={max_tile_size_px} is too small; for an image side of '
-      f'{size} px give {_smallest_tile(size, geometry, slack)} or more'
+      f'{size} px give {min(alone, least)} or more'
     )
-  return min(choices)[-1]
+  counts = [count_tiles(size, geometry, tile, slack) for tile in sizes]
+  _, _, best = min(
+    (count * tile, count, tile)
+    for count, tile in zip(counts, sizes, strict=True)
+  )
+  return best
 
 
 def slacks(
-  size: tuple[int, int], geometry: Any, transforms: Sequence[Transform]
+  size: tuple[int, int], geometry: Geometry, transforms: Sequence[Transform]
 ) -> list[int]:
-  """Returns, of each axis, the slack with which windows fit the image turned.
+  """Returns the slack of each axis with which windows fit the turned image.
 
   Args:
     size: height and width of the image.
-    transforms: of it, see `segjax.tiling.turns`.
+    geometry: of the network.
+    transforms: turns and flips of the image, see `segjax.tiling.turns`.
   """
   backwards = map(any, zip(*(is_reversed(*t) for t in transforms), strict=True))
   return [
@@ -108,48 +111,24 @@ def slacks(
   ]
 
 
-def _steps(size, geometry, tile_size, slack):
-  """Returns how many tiles, and what is added to i strides for the i-th."""
-  if isinstance(geometry, UNetGeometry):
-    core, stride = _core(geometry, tile_size, slack)
-    if core < 1 or (stride < 1 and core < size):
-      raise InputError(
-        f'tile size {tile_size} px is too small for an image side of {size} '
-        f'px: it leaves {max(core, 0)} px to write; '
-        f'use {_smallest_tile(size, geometry, slack)} or more'
-      )
-    return _count(size, core, stride), 0, stride
-  if size <= tile_size:
-    return 1, 0, 0
-  period, margin = geometry.period, geometry.margin
-  least = _least_clipped(geometry, slack)
-  if tile_size % period or tile_size < least:
-    raise InputError(
-      f'tile size {tile_size} px for an image side of {size} px: tiles of this '
-      f'network are {least} + {period} j px, j >= 0; it needs {margin} px of '
-      'context on each side'
-    )
-  stride = (tile_size - 2 * margin - slack) // period * period
-  return max(2, _count(size, tile_size, stride)), margin, stride
-
-
-def _core(geometry, tile_size, slack):
-  """Returns the core of a tile, and how far it is to the next."""
-  core = geometry.output_size(tile_size) - 2 * geometry.core_offset
-  return core, (core - slack) // geometry.period * geometry.period
-
-
-def _least_clipped(geometry, slack):
-  """Returns the least tile of an FCN that can be one of several."""
+def _count_and_stride(size, geometry, tile_size, slack):
+  """Returns the number of tiles, and the pixels from one to the next."""
+  geometry.output_size(tile_size)  # Raises if it is inadmissible.
   period = geometry.period
-  return 2 * geometry.margin + period + (period if slack else 0)
-
-
-def _count(size, covered, stride):
-  """Returns the tiles that cover `size`, of which the last covers `covered`."""
-  return 1 if size <= covered else math.ceil((size - covered) / stride) + 1
-
-
-def _smallest_tile(size, geometry, slack):
-  """Returns the least tile that covers `size` pixels or allows a stride."""
-  return geometry.input_size(min(size, geometry.period + slack))
+  core = tile_size - 2 * geometry.margin
+  # What a tile covers that has both ends of the image.
+  alone = tile_size if geometry.clips_tiles else core
+  if 0 < size <= alone:
+    return 1, 0
+  stride = (core - slack) // period * period
+  least = geometry.tile_size(period + slack)
+  is_on_grid = (tile_size - least) % period == 0
+  if stride < period or not is_on_grid:
+    reason = 'too small' if is_on_grid else f'off the grid of {period} px'
+    raise InputError(
+      f'tile size {tile_size} px is {reason} for an image side of {size} px: '
+      f'it leaves {max(core, 0)} px to write between margins of '
+      f'{geometry.margin} px; use {min(geometry.input_size(size), least)} or '
+      f'more; several tiles of this network are {least} + {period} j px, j >= 0'
+    )
+  return math.ceil((size - alone) / stride) + 1, stride

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tiles cover an image, and where each reads and writes.
+"""Tile plans: the tiles that cover an image, what each reads and writes.
 
 Tiles put together equal one pass over the whole image if they read all the
 context of the pixels they write and their origins differ by multiples of the
@@ -8,40 +8,39 @@ borders of the image the two networks differ:
 
 - U-Net: the image goes on as its mirror image (Ronneberger et al., fig. 2).
   Tiles reach beyond it by the margin.
-- FCN: the image ends, and the network pads it itself. Tiles begin and end with
-  the image; of one that has room left, the network is told the size.
+- FCN: the image ends, and the network pads it itself. Tiles are clipped: they
+  begin and end with the image. If a tile has room left, the network is told the
+  size of the image in it.
 
 Only integers here, as in `segjax.geometry`.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
+from segjax.geometry import Geometry
 from segjax.tiling.axes import plan_axis, slacks
-from segjax.tiling.shapes import (
-  check_size,
-  choose_tile_shape,
-  has_quarter_turns,
-)
+from segjax.tiling.settings import TileSettings
+from segjax.tiling.shapes import check_size, choose_tile_shape
 from segjax.tiling.turns import Transform, is_reversed, turned_shape
 
-Window = tuple[slice, slice]
+Window = tuple[slice, slice]  # Rows and columns.
 
 
 class Place(NamedTuple):
-  """Where a tile lies that is to write a window.
+  """The position of the tile whose output fills a window.
 
   Attributes:
-    origin: row and column of its first pixel in the image; it may lie outside.
-    size: rows and columns, as the network sees them, that it shares with the
-      image, counted from its first; the rest is beyond the image's end.
-    crop: the window in the scores of the tile, turned back.
+    origin: row and column of the tile's first pixel in the image; it may lie
+      outside.
+    size: rows and columns of the tile that lie in the image, counted from its
+      first, as the network sees them; the rest is beyond the image's end.
+    crop: the window in the output of the tile, turned back.
   """
 
   origin: tuple[int, int]
@@ -57,11 +56,12 @@ class TilePlan:
     image_shape: height and width, in pixels.
     tile_shape: height and width of every tile, in input pixels.
     rows: rows that the tiles write, from the top to the bottom.
-    columns: the same of columns. Each tile writes a window (rows, columns).
+    columns: columns that the tiles write. Each tile writes a window (rows,
+      columns).
     period: of the network.
     margin: pixels of context on each side of a window.
-    is_clipped: whether tiles end where the image does, and have scores for all
-      their pixels; else for those that are `margin` from their edges.
+    is_clipped: whether tiles end where the image does, and have output for all
+      their pixels; otherwise for those that are `margin` from their edges.
   """
 
   image_shape: tuple[int, int]
@@ -87,7 +87,7 @@ class TilePlan:
     return len(self.rows) * len(self.columns)
 
   def place(self, window: Window, transform: Transform = (0, False)) -> Place:
-    """Returns where the tile lies that writes `window`.
+    """Returns the position of the tile that writes `window`.
 
     Args:
       window: one of `windows`.
@@ -105,7 +105,7 @@ class TilePlan:
     ):
       start = length - side.stop if backwards else side.start
       first = start // self.period * self.period - self.margin
-      # Of the tile, before and after the pixels that have scores.
+      # Pixels of the tile before and after those that have output.
       trim = self.margin
       if self.is_clipped:
         first, trim = max(first, 0), 0
@@ -121,49 +121,34 @@ class TilePlan:
 def plan_tiles(
   height: int,
   width: int,
-  geometry: Any,
-  tile_size: int | tuple[int, int] | None = None,
-  max_tile_size_px: int | None = None,
-  *,
-  transforms: Sequence[Transform] = ((0, False),),
-  bucket_px: int = 0,
+  geometry: Geometry,
+  settings: TileSettings = TileSettings(),
 ) -> TilePlan:
   """Plans the tiles of an image of `height` x `width` pixels.
 
-  Args:
-    geometry: UNetGeometry, or of an FCN anything with its `period` and
-      `margin`, such as FCNGeometry.
-    tile_size: side of a tile, or its height and width, in input pixels; None
-      for `choose_tile_shape` of this image.
-    max_tile_size_px: as of `choose_tile_shape`.
-    transforms: of the image, for which the same windows are predicted. With
-      quarter turns among them, tiles are square.
-    bucket_px: as of `choose_tile_shape`.
+  With quarter turns among the transforms, tiles are square.
 
   Raises:
     InputError: for an empty image or a tile size that the network can't take.
   """
   sizes = (height, width)
   check_size(sizes)
-  if tile_size is None:
-    tile_size = choose_tile_shape(
-      [sizes],
-      geometry,
-      max_tile_size_px,
-      transforms=transforms,
-      bucket_px=bucket_px,
-    )
-  tile_shape = tuple(tile_size) if np.ndim(tile_size) else (tile_size,) * 2
-  if has_quarter_turns(transforms) and tile_shape[0] != tile_shape[1]:
+  tile_shape = settings.tile_size
+  if tile_shape is None:
+    tile_shape = choose_tile_shape([sizes], geometry, settings)
+  tile_shape = tuple(tile_shape) if np.ndim(tile_shape) else (tile_shape,) * 2
+  if settings.has_quarter_turns and tile_shape[0] != tile_shape[1]:
     raise InputError(
       f'tiles of {tile_shape[0]} x {tile_shape[1]} px; those that are averaged '
       'over quarter turns must be square'
     )
-  is_clipped = not isinstance(geometry, UNetGeometry)
   windows = [
     plan_axis(size, geometry, tile, slack)
     for size, tile, slack in zip(
-      sizes, tile_shape, slacks(sizes, geometry, transforms), strict=True
+      sizes,
+      tile_shape,
+      slacks(sizes, geometry, settings.transforms),
+      strict=True,
     )
   ]
   return TilePlan(
@@ -172,5 +157,5 @@ def plan_tiles(
     *map(tuple, windows),
     geometry.period,
     geometry.margin,
-    is_clipped,
+    geometry.clips_tiles,
   )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is compiled: from tiles or images to the scores of a network."""
+"""The compiled forward passes: tiles to logits or probabilities."""
 
 import dataclasses
 import functools
@@ -10,26 +10,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.contracts import SegmentationModel
 from segjax.devices import parallel
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
+from segjax.tiling.settings import TileSettings
 
-ACTIVATIONS = {
+_ACTIVATIONS = {
   'probabilities': functools.partial(jax.nn.softmax, axis=-1),
   'logits': lambda logits: logits,
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
-  """A `score` of `predict_windows`, on devices of this process.
+class Program:
+  """A compiled forward pass with its parameters, on devices of this process.
 
   Attributes:
-    compiled: (tiles) -> scores, or (tiles, size=sizes) -> scores; a partial of
-      what `jit` returned, of `apply` and params.
+    compiled: (tiles) -> output, or (tiles, size=sizes) -> output; a partial of
+      what `jit` returned.
     place: the devices.
     is_sized: whether it takes sizes.
-    batch_size: N.
+    batch_size: N, tiles that it takes at once.
   """
 
   compiled: functools.partial
@@ -38,7 +39,13 @@ class Score:
   batch_size: int
 
   def __call__(self, tiles: np.ndarray, sizes: np.ndarray) -> jax.Array:
-    """Maps tiles [N, h, w, C] and sizes i32[N, 2] to [N, h', w', K]."""
+    """Maps tiles [N, h, w, C] to f32[N, h', w', K], their cores.
+
+    Args:
+      tiles: normalised pixels.
+      sizes: i32[N, 2], rows and columns that each shares with the image; see
+        `plans.Place`.
+    """
     put = self.place.put_batch
     # Without sizes, the pixels beyond are as good as others.
     options = {'size': put(sizes)} if self.is_sized else {}
@@ -48,7 +55,7 @@ class Score:
     """Returns the memory that a batch takes of each device.
 
     That is what the compiled program says: parameters and intermediate values,
-    and twice tiles and scores, for those of one batch come or go while the next
+    and twice tiles and output, for those of one batch come or go while the next
     is computed.
 
     Args:
@@ -70,87 +77,62 @@ class Score:
     return used.temp_size_in_bytes + 2 * moved + params
 
 
-def core_score(
-  apply: Callable[[Any, jax.Array], jax.Array],
+def create_program(
+  model: SegmentationModel,
   params: Any,
-  geometry: UNetGeometry,
-  activation: str,
-  num_tiles: int,
-  tiles_per_batch: int,
-  space: int = 1,
-) -> Score:
-  """Returns the `score` of `predict_windows` for a U-Net.
+  settings: TileSettings,
+  num_tiles: int = 1,
+  is_sized: bool = True,
+) -> Program:
+  """Returns the program that computes the tiles of a prediction.
 
   Args:
+    model: the network.
+    params: its parameters.
+    settings: of the prediction.
     num_tiles: to be computed; decides whether all local devices are used.
-    tiles_per_batch: tiles computed at once, on each device.
-    space: devices that share each tile, by rows.
-
-  The others are as of `predict_image`.
-
-  Raises:
-    InputError: if an argument is none of those.
+    is_sized: whether images may end inside of their tiles. A network that takes
+      one size only is never told.
   """
-  check_settings(activation, tiles_per_batch)
-  place = parallel.place_locally(num_tiles // tiles_per_batch, space)
+  tiles_per_batch = settings.tiles_per_batch
+  place = parallel.place_locally(num_tiles // tiles_per_batch, settings.space)
   compiled = functools.partial(
-    _compiled_core_scores(),
-    apply,
+    compiled_forward(),
+    model.apply,
     place.put_params(params),
-    geometry=geometry,
-    activation=activation,
+    geometry=model.geometry,
+    head_sizes=tuple(model.head_sizes),
+    activation=settings.activation,
     mesh=place.mesh,
   )
-  return Score(compiled, place, False, tiles_per_batch * place.num_parts)
-
-
-def sized_score(
-  apply: Callable[..., jax.Array],
-  params: Any,
-  head_sizes: Sequence[int],
-  activation: str,
-  num_tiles: int,
-  tiles_per_batch: int,
-  space: int = 1,
-) -> Score:
-  """Returns what `core_score` does, for an FCN.
-
-  Args:
-    apply: maps (params, tiles [N, h, w, C], size=i32[N, 2]) to logits
-      f32[N, h, w, K], such as `FCN.apply`.
-    head_sizes: numbers of classes, of sum K; the softmax is over each.
-  """
-  check_settings(activation, tiles_per_batch)
-  place = parallel.place_locally(num_tiles // tiles_per_batch, space)
-  compiled = functools.partial(
-    compiled_whole_scores(),
-    apply,
-    place.put_params(params),
-    head_sizes=tuple(head_sizes),
-    activation=activation,
-    mesh=place.mesh,
+  return Program(
+    compiled,
+    place,
+    is_sized and model.geometry.takes_any_size,
+    tiles_per_batch * place.num_parts,
   )
-  return Score(compiled, place, True, tiles_per_batch * place.num_parts)
-
-
-def check_settings(activation: str, tiles_per_batch: int) -> None:
-  """Raises InputError for what is none."""
-  if activation not in ACTIVATIONS:
-    raise InputError(f'activation {activation!r} is not in {[*ACTIVATIONS]}')
-  if tiles_per_batch < 1:
-    raise InputError(f'tiles_per_batch={tiles_per_batch} must be at least 1')
 
 
 @functools.cache
-def _compiled_core_scores() -> Callable:
-  static = ('apply', 'geometry', 'activation', 'mesh')
-  return parallel.jit(_core_scores, static_argnames=static)
+def compiled_forward() -> Callable:
+  """Returns `_forward`, compiled once for each model and shape of tiles."""
+  static = ('apply', 'geometry', 'head_sizes', 'activation', 'mesh')
+  return parallel.jit(_forward, static_argnames=static)
 
 
-def _core_scores(apply, params, tiles, *, geometry, activation, mesh):
-  """Maps tiles f32[N, h, w, C] to the scores f32[N, h', w', K] of cores."""
+def _forward(
+  apply, params, tiles, size=None, *, geometry, head_sizes, activation, mesh
+):
+  """Maps tiles [N, h, w, C] to the output f32[N, h', w', K] of their cores."""
   tiles = parallel.split_rows(tiles, mesh)
-  logits = jax.vmap(lambda tile: apply(params, tile[None])[0])(tiles)
+  variables = {'params': params}
+  padded = {} if size is None else {'size': size}
+
+  def apply_to_one(tile, padded):
+    padded = jax.tree.map(lambda size: size[None], padded)
+    return apply(variables, tile[None], **padded)[0]
+
+  logits = jax.vmap(apply_to_one)(tiles, padded)
   height, width = map(geometry.output_size, tiles.shape[1:3])
   if logits.shape[1:3] != (height, width):
     raise InputError(
@@ -159,21 +141,8 @@ def _core_scores(apply, params, tiles, *, geometry, activation, mesh):
     )
   offset = geometry.core_offset
   core = logits[:, offset : height - offset, offset : width - offset]
-  return ACTIVATIONS[activation](core.astype(jnp.float32))
-
-
-@functools.cache
-def compiled_whole_scores() -> Callable:
-  """Returns (apply, params, image, size=None) -> scores, compiled once."""
-  static = ('apply', 'head_sizes', 'activation', 'mesh')
-  return parallel.jit(_whole_scores, static_argnames=static)
-
-
-def _whole_scores(
-  apply, params, image, *, head_sizes, activation, mesh, **padded
-):
-  image = parallel.split_rows(image, mesh)
-  logits = apply(params, image, **padded).astype(jnp.float32)
-  activate = ACTIVATIONS[activation]
-  heads = jnp.split(logits, np.cumsum(head_sizes)[:-1], axis=-1)
+  heads = jnp.split(
+    core.astype(jnp.float32), np.cumsum(head_sizes)[:-1], axis=-1
+  )
+  activate = _ACTIVATIONS[activation]
   return jnp.concatenate([activate(head) for head in heads], axis=-1)

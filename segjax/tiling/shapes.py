@@ -3,41 +3,33 @@
 
 import collections
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
+from segjax.geometry import Geometry
 from segjax.tiling.axes import count_tiles, least_waste_tile_size, slacks
-from segjax.tiling.turns import Transform
+from segjax.tiling.settings import TileSettings
 
 MAX_SIDE = 2**31 - 1  # Networks take sizes as int32.
 
 
 def choose_tile_shape(
   sizes: Iterable[tuple[int, int]],
-  geometry: Any,
-  max_tile_size_px: int | None = None,
-  *,
-  transforms: Sequence[Transform] = ((0, False),),
-  bucket_px: int = 0,
+  geometry: Geometry,
+  settings: TileSettings,
 ) -> tuple[int, int]:
   """Returns the height and width of the tiles that cover images cheapest.
 
   All images share the shape, so that one compiled program does for them all.
-  The fewest pixels are computed that a size allows which is best for a side of
-  one of them; the fewer tiles at a tie.
+  Of the sizes that are best for a side of one image, those are taken with which
+  the fewest pixels are computed; the fewer tiles at a tie.
 
   Args:
     sizes: height and width of each image.
-    geometry: as of `plans.plan_tiles`.
-    max_tile_size_px: limit to the choice, in input pixels; None for 1024, or of
-      an FCN, whose margins of 224 px would take half of that, for 1536.
-    transforms: as of `plans.plan_tiles`.
-    bucket_px: of an FCN: a tile that covers a side is rounded up to a multiple
-      of this; 0 for as large as the side.
+    geometry: of the network.
+    settings: of the prediction. `tile_size` and `tile_memory_mib` are not read.
 
   Raises:
     InputError: for an empty image, or if no tile within the limit works.
@@ -45,19 +37,18 @@ def choose_tile_shape(
   images = collections.Counter(map(tuple, sizes))
   for size in images:
     check_size(size)
-  if max_tile_size_px is None:
-    max_tile_size_px = 1024 if isinstance(geometry, UNetGeometry) else 1536
-  # Of each axis, the lengths of all images, each with its slack.
+  transforms = settings.transforms
+  # The lengths of all images along each axis, each with its slack.
   axes = [
     [(size[axis], slacks(size, geometry, transforms)[axis]) for size in images]
     for axis in range(2)
   ]
-  is_square = has_quarter_turns(transforms)
+  is_square = settings.has_quarter_turns
   tiles = [
-    _tile_sizes(lengths, geometry, max_tile_size_px, bucket_px)
+    _tile_sizes(lengths, geometry, settings)
     for lengths in ([axes[0] + axes[1]] * 2 if is_square else axes)
   ]
-  # Of each axis [tile sizes, images], the pixels computed.
+  # For each axis [tile sizes, images], the pixels computed.
   rows, columns = (
     np.array([[_computed(*side, geometry, t) for side in sides] for t in sizes])
     for sizes, sides in zip(tiles, axes, strict=True)
@@ -70,24 +61,33 @@ def choose_tile_shape(
   return tiles[0][row], tiles[1][column]
 
 
+def check_tiles(geometry: Geometry, settings: TileSettings) -> None:
+  """Raises InputError if the settings admit no tile for images of all sizes."""
+  # The smallest image that may need more than one tile.
+  side = geometry.period
+  if settings.tile_size is None:
+    choose_tile_shape([(side, side)], geometry, settings)
+
+
 def most_windows(
-  sizes: Iterable[tuple[int, int]],
-  geometry: Any,
-  tile_shape: tuple[int, int],
-  transforms: Sequence[Transform] = ((0, False),),
+  sizes: Iterable[tuple[int, int]], geometry: Geometry, settings: TileSettings
 ) -> int:
   """Returns the number of tiles of the image that needs most.
 
   Args:
     sizes: height and width of each image.
-
-  The others are as of `plans.plan_tiles`, which agrees with it.
+    geometry: of the network.
+    settings: as for `plans.plan_tiles`, which agrees with it; `tile_size` is
+      given, as height and width.
   """
   return max(
     math.prod(
       count_tiles(length, geometry, tile, slack)
       for length, tile, slack in zip(
-        size, tile_shape, slacks(size, geometry, transforms), strict=True
+        size,
+        settings.tile_size,
+        slacks(size, geometry, settings.transforms),
+        strict=True,
       )
     )
     for size in set(sizes)
@@ -107,26 +107,24 @@ def check_size(size: tuple[int, int]) -> None:
     )
 
 
-def has_quarter_turns(transforms: Sequence[Transform]) -> bool:
-  return any(turns % 2 for turns, _ in transforms)
-
-
-def _tile_sizes(sides, geometry, max_tile_size_px, bucket_px):
+def _tile_sizes(sides, geometry, settings):
   """Returns the tile sizes that may be best for an axis, the largest first.
 
   Args:
     sides: (length, slack) of each image.
   """
+  limit = settings.max_tile_size_px
+  if limit is None:
+    limit = geometry.default_max_tile_size_px
   sizes = {
-    least_waste_tile_size(length, geometry, max_tile_size_px, slack, bucket_px)
+    least_waste_tile_size(length, geometry, limit, slack, settings.bucket_px)
     for length, slack in set(sides)
   }
   if len(set(sides)) > 1:
     # A size that one tile can have need not do for a longer side.
-    is_unet = isinstance(geometry, UNetGeometry)
-    first = geometry.input_size(1) if is_unet else 0
-    largest = _floor(max_tile_size_px, first, geometry.period)
-    above = {-_floor(-size, -first, geometry.period) for size in sizes}
+    first, period = geometry.tile_size(1), geometry.period
+    largest = _floor(limit, first, period)
+    above = {-_floor(-size, -first, period) for size in sizes}
     sizes |= {largest, *(size for size in above if size <= largest)}
   return sorted(sizes, reverse=True)
 

@@ -6,11 +6,8 @@ image is turned counter-clockwise.
 """
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
-
-from segjax.errors import InputError
 
 Transform = tuple[int, bool]
 
@@ -18,24 +15,11 @@ Transform = tuple[int, bool]
 DIHEDRAL_GROUP = tuple(itertools.product(range(4), (False, True)))
 
 
-def transforms_of(average: bool | Sequence[Transform]) -> Sequence[Transform]:
-  """Returns all eight for True, none but the identity for False, or the list.
-
-  Raises:
-    InputError: the list is empty.
-  """
-  if isinstance(average, bool):
-    return DIHEDRAL_GROUP if average else ((0, False),)
-  if not average:
-    raise InputError('average lists no transforms; use False for none')
-  return average
-
-
 def turned(array: np.ndarray, turns: int, flip: bool) -> np.ndarray:
   """Returns a view of [H, W, ...], flipped left to right, then turned.
 
-  It can be written to: `turned(total, *t)[...] += scores` adds scores that
-  were made of `turned(image, *t)`, turned back.
+  It can be written to: `turned(total, *t)[...] += output` adds the output for
+  `turned(image, *t)`, turned back.
   """
   return np.rot90(array[:, ::-1] if flip else array, turns)
 

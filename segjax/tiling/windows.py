@@ -12,21 +12,21 @@ Normalise the image before, as a whole, or every pixel by the same numbers;
 per-tile statistics would make seams.
 """
 
-import functools
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
 
+from segjax.contracts import SegmentationModel
 from segjax.errors import InputError
-from segjax.geometry import UNetGeometry
 from segjax.tiling.memory import fitting_tile_size
 from segjax.tiling.plans import TilePlan, Window, plan_tiles
-from segjax.tiling.programs import core_score
-from segjax.tiling.turns import Transform, restored, transforms_of, turned
+from segjax.tiling.programs import Program, create_program
+from segjax.tiling.settings import TileSettings
+from segjax.tiling.turns import Transform, restored, turned
 
 
 def mirror_index(index: np.ndarray, size: int) -> np.ndarray:
@@ -67,31 +67,29 @@ def read_mirrored(
 
 
 def predict_windows(
-  score: Callable[[np.ndarray, np.ndarray], jax.Array],
+  program: Program,
   read: Callable[[tuple[int, int]], np.ndarray],
   plan: TilePlan,
   *,
   windows: Iterable[Window] | None = None,
   transforms: Sequence[Transform] = ((0, False),),
-  tiles_per_batch: int = 1,
 ) -> Iterator[tuple[Window, np.ndarray]]:
-  """Yields (window, scores f32[rows, columns, K] of it) in the plan's order.
+  """Yields (window, output f32[rows, columns, K] of it) in the plan's order.
 
-  Tiles are read in a thread ahead of the scores. It holds three batches and
-  the mean of one window: neither image nor prediction. `read` decides where
-  pixels come from, the caller where scores go.
+  A thread reads tiles ahead of the program. It holds three batches and the mean
+  of one window: neither image nor prediction. `read` decides where pixels come
+  from, the caller where the output goes.
 
   Args:
-    score: maps tiles [N, h, w, C] and the sizes i32[N, 2] that they share with
-      the image (see `plans.Place`) to scores [N, h', w', K]; N =
-      `tiles_per_batch` always.
+    program: maps `program.batch_size` tiles to their output. The last batch is
+      filled up by repeating its last tile.
     read: maps the origin of a tile to its pixels [h, w, C] in the image.
     plan: tiles of one image, made for `transforms`.
-    windows: those of the plan to predict; None for all.
-    transforms: over which the mean is taken, in float32, of the scores of the
-      turned tiles, turned back.
-    tiles_per_batch: N; the last batch is filled up by repeating its last tile.
+    windows: the windows of the plan to predict; None for all.
+    transforms: turns and flips over which the mean is taken, in float32, of the
+      output of the turned tiles, turned back.
   """
+  tiles_per_batch = program.batch_size
   windows = plan.windows if windows is None else windows
   jobs = itertools.product(windows, range(len(transforms)))
 
@@ -109,7 +107,7 @@ def predict_windows(
       sizes = np.array(sizes + sizes[-1:] * missing, np.int32)
     return batch, places, tiles, sizes
 
-  def scored():
+  def computed():
     with ThreadPoolExecutor(1, 'read') as pool:
       ahead = pool.submit(load)
       while True:
@@ -117,22 +115,22 @@ def predict_windows(
         if not batch:
           return
         ahead = pool.submit(load)
-        yield batch, places, score(tiles, sizes)
+        yield batch, places, program(tiles, sizes)
 
   def pulled():
     # The device is at work on the batch ahead while one is copied to the host.
     # (No `tee`: it keeps dozens of batches.)
     last = None
-    for batch, places, scores in scored():
+    for batch, places, output in computed():
       if last is not None:
         yield *last[:2], np.asarray(last[2])
-      last = batch, places, scores
+      last = batch, places, output
     if last is not None:
       yield *last[:2], np.asarray(last[2])
 
   total = None
-  for batch, places, scores in pulled():
-    for (window, i), place, tile in zip(batch, places, scores, strict=False):
+  for batch, places, output in pulled():
+    for (window, i), place, tile in zip(batch, places, output, strict=False):
       part = restored(tile, *transforms[i])[place.crop]
       total = part if i == 0 else total + part
       if i == len(transforms) - 1:
@@ -140,84 +138,96 @@ def predict_windows(
 
 
 def predict_image(
-  apply: Callable[[Any, jax.Array], jax.Array],
+  model: SegmentationModel,
   params: Any,
   image: np.ndarray,
-  geometry: UNetGeometry,
-  *,
-  activation: str = 'probabilities',
-  average: bool | Sequence[Transform] = False,
-  tile_size: int | tuple[int, int] | None = None,
-  max_tile_size_px: int | None = None,
-  tile_memory_mib: int = 0,
-  tiles_per_batch: int = 1,
-  space: int = 1,
+  settings: TileSettings = TileSettings(),
 ) -> np.ndarray:
   """Returns the prediction f32[H, W, K] of an image of any size.
 
+  An FCN takes it whole, a U-Net mirrored at its edges; either by tiles where it
+  is larger than a tile may be. Without settings, the prediction is the
+  probabilities of the classes.
+
   Args:
-    apply: maps (params, tile f32[1, h, w, C]) to logits [1, h', w', K], such as
-      `model.apply`. Pass the same function again to reuse what was compiled.
-    params: first argument of `apply`; for linen, {'params': ...}.
+    model: U-Net, FCN, exported artifact, or any `SegmentationModel`. What was
+      compiled is reused for models that are equal.
+    params: its parameters, without {'params': ...} around them.
     image: f[H, W, C], normalised as the training images were.
-    geometry: sizes of the network behind `apply`.
-    activation: 'probabilities' (softmax over K) or 'logits'.
-    average: True takes the mean, in float32, of the activations of the image in
-      the eight turns and flips of the square, each turned back; a sequence of
-      (quarter turns, flip), as in `turns.DIHEDRAL_GROUP`, takes those.
-    tile_size: as of `plan_tiles`.
-    max_tile_size_px: as of `plan_tiles`.
-    tile_memory_mib: instead, what a batch may take of a device, in MiB, see
-      `programs.Score.bytes_of`; 0 for `max_tile_size_px`.
-    tiles_per_batch: tiles computed at once, on each device.
-    space: devices that share each tile, by rows; see `parallel.place_locally`.
+    settings: averaging, activation and tiles; for example
+      `TileSettings(average=True)`.
 
   Raises:
-    InputError: if the image is empty, not finite or not of three axes, if a
-      size is inadmissible, or another argument is none of the above.
+    InputError: if the image is empty, not finite or not of three axes, or if a
+      size in the settings is inadmissible.
+
+  >>> import jax, numpy, segjax
+  >>> model = segjax.UNet(depth=2, base_width=4)
+  >>> tile = jax.numpy.zeros((1, 60, 60, 1))
+  >>> params = model.init(jax.random.key(0), tile)['params']
+  >>> image = numpy.random.default_rng(0).normal(size=(70, 90, 1))
+  >>> probabilities = segjax.predict_image(model, params, image)
+  >>> probabilities.shape
+  (70, 90, 2)
+  >>> settings = segjax.TileSettings(tile_size=60)
+  >>> tiled = segjax.predict_image(model, params, image, settings)
+  >>> bool(numpy.allclose(tiled, probabilities, atol=1e-6))
+  True
   """
   image = np.asarray(image)
   check_image(image)
-  transforms = transforms_of(average)
-  create_score = functools.partial(
-    core_score,
-    apply,
+  if settings.tile_memory_mib and settings.tile_size is None:
+    settings = fit_to_memory(model, params, image.shape, np.float32, settings)
+  plan = plan_tiles(*image.shape[:2], model.geometry, settings)
+  transforms = settings.transforms
+  program = create_program(
+    model,
     params,
-    geometry,
-    activation,
-    tiles_per_batch=tiles_per_batch,
-    space=space,
+    settings,
+    num_tiles=len(plan) * len(transforms),
+    is_sized=settings.bucket_px > 0 or plan.tile_shape != image.shape[:2],
   )
-  if tile_memory_mib and tile_size is None:
-    max_tile_size_px = fitting_tile_size(
-      create_score(num_tiles=1).bytes_of,
-      image.shape,
-      np.float32,
-      geometry,
-      tile_memory_mib,
-      transforms=transforms,
-    )
-  plan = plan_tiles(
-    *image.shape[:2],
-    geometry,
-    tile_size,
-    max_tile_size_px,
-    transforms=transforms,
-  )
-  score = create_score(num_tiles=len(plan) * len(transforms))
 
   def read(origin):
     return read_mirrored(image, origin, plan.tile_shape).astype(np.float32)
 
-  prediction = None
-  for window, scores in predict_windows(
-    score, read, plan, transforms=transforms, tiles_per_batch=score.batch_size
+  prediction = np.empty((*image.shape[:2], model.num_classes), np.float32)
+  for window, output in predict_windows(
+    program, read, plan, transforms=transforms
   ):
-    if prediction is None:
-      shape = (*image.shape[:2], scores.shape[-1])
-      prediction = np.empty(shape, np.float32)
-    prediction[window] = scores
+    prediction[window] = output
   return prediction
+
+
+def fit_to_memory(
+  model: SegmentationModel,
+  params: Any,
+  image_shape: tuple[int, int, int],
+  dtype: np.dtype,
+  settings: TileSettings,
+) -> TileSettings:
+  """Returns the settings with the tile limit that `tile_memory_mib` admits.
+
+  Args:
+    model: the network.
+    params: its parameters.
+    image_shape: H, W, C.
+    dtype: of the pixels that the model is given.
+    settings: of the prediction.
+
+  Raises:
+    InputError: the smallest tile takes more memory.
+  """
+  limit = fitting_tile_size(
+    create_program(model, params, settings).bytes_of,
+    image_shape,
+    dtype,
+    model.geometry,
+    settings,
+  )
+  return dataclasses.replace(
+    settings, max_tile_size_px=limit, tile_memory_mib=0
+  )
 
 
 def check_image(image: np.ndarray) -> None:

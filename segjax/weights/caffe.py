@@ -56,6 +56,11 @@ def read_caffemodel(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
   Raises:
     InputError: the file cannot be read, is cut short or garbled, is of
       another kind, or names a layer with blobs twice.
+
+  >>> import segjax
+  >>> blobs = segjax.read_caffemodel('fc.caffemodel')
+  >>> [(name, [array.shape for array in blobs[name]]) for name in blobs]
+  [('fc6', [(2, 36), (2,)])]
   """
   try:
     with open(path, 'rb') as file:

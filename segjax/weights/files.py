@@ -38,6 +38,11 @@ def read_params(path: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     InputError: see `read_arrays`; or one name is both an array and a layer.
+
+  >>> import numpy, segjax
+  >>> segjax.write_params('net.npz', {'head': {'bias': numpy.float32([1, 2])}})
+  >>> segjax.read_params('net.npz')
+  {'head': {'bias': array([1., 2.], dtype=float32)}}
   """
   return nested(read_arrays(path), path)
 
@@ -134,6 +139,10 @@ def write_params(
 
   Raises:
     InputError: another ending, the file exists, or it cannot be written.
+
+  >>> import numpy, segjax
+  >>> params = {'head': {'bias': numpy.zeros(2, numpy.float32)}}
+  >>> segjax.write_params('zeros.npz', params)  # Or .safetensors.
   """
   path = Path(path)
   check_output(path, overwrite)

@@ -42,6 +42,17 @@ def fc_to_conv(
   Raises:
     InputError: a layer is missing, its kernel isn't a matrix or doesn't fit
       its window, or `order` is another.
+
+  >>> import numpy, segjax
+  >>> classifier = {'fc6': {'kernel': numpy.arange(72.0).reshape(36, 2)}}
+  >>> net = segjax.fc_to_conv(classifier, {'fc6': (3, 3)})
+  >>> net['fc6']['kernel'].shape
+  (3, 3, 4, 2)
+  >>> features = numpy.ones((3, 3, 4))
+  >>> dense = features.reshape(-1) @ classifier['fc6']['kernel']
+  >>> bool(numpy.all((features[..., None] * net['fc6']['kernel']).sum((0, 1, 2))
+  ...   == dense))
+  True
   """
   if order not in ('HWC', 'CHW'):
     raise InputError(f"flatten order {order!r} is not 'HWC' or 'CHW'")

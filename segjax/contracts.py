@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of a network: what prediction and evaluation ask of a model."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+from segjax.geometry import Geometry
+
+
+@runtime_checkable
+class SegmentationModel(Protocol):
+  """A network that gives logits of every pixel.
+
+  U-Net and FCN as linen modules fulfil it, and so does an exported artifact.
+
+  Attributes:
+    geometry: its sizes.
+    in_channels: C, channels of an image.
+    num_classes: K, channels of the logits.
+    head_names: the name of each head; of a single head ''.
+    head_sizes: the number of classes of each head, of sum K. The logits of the
+      heads lie one after another.
+  """
+
+  @property
+  def geometry(self) -> Geometry: ...
+
+  @property
+  def in_channels(self) -> int: ...
+
+  @property
+  def num_classes(self) -> int: ...
+
+  @property
+  def head_names(self) -> tuple[str, ...]: ...
+
+  @property
+  def head_sizes(self) -> tuple[int, ...]: ...
+
+  def apply(
+    self, variables: dict[str, Any], image: jax.Array, **options: Any
+  ) -> jax.Array:
+    """Returns the logits f32[B, h, w, K] of images f32[B, H, W, C].
+
+    Args:
+      variables: {'params': params}.
+      image: pixels, normalised as those that the network was trained on.
+      **options: `size` i32[B, 2] if `geometry.takes_any_size`, the true height
+        and width of images that are padded at their ends. A linen module also
+        takes `train` and `rngs`.
+    """
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionModel:
+  """A `SegmentationModel` that consists of a function and its description.
+
+  Attributes:
+    apply: see `SegmentationModel`. Pass the same function again to reuse what
+      was compiled.
+    geometry: sizes of the network behind `apply`.
+    in_channels: C.
+    head_sizes: the number of classes of each head.
+    head_names: the name of each head.
+  """
+
+  apply: Callable[..., jax.Array]
+  geometry: Geometry
+  in_channels: int
+  head_sizes: tuple[int, ...]
+  head_names: tuple[str, ...] = ('',)
+
+  @property
+  def num_classes(self) -> int:
+    """K, the number of classes of all heads."""
+    return sum(self.head_sizes)
