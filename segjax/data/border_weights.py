@@ -219,8 +219,6 @@ def _two_nearest(
   dense = dense[1:].reshape(instances.shape)
   margin = int(np.ceil(radius))
   for number, box in enumerate(ndimage.find_objects(dense), start=1):
-    if box is None:  # Of a number without pixels, of which there are none.
-      continue
     window = tuple(
       slice(max(side.start - margin, 0), side.stop + margin) for side in box
     )

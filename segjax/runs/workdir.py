@@ -17,14 +17,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import ml_collections
 
 from segjax import locks
 from segjax.atomic import replacing
 from segjax.devices import processes
 from segjax.errors import InputError
-from segjax.models import create_model
+from segjax.models import Segmenter, create_model
 from segjax.runs.checkpoints import load_params
 
 # How long an NFS client may believe that a file is missing (acdirmax).
@@ -220,7 +219,7 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 
 def load_run(
   workdir: str | os.PathLike, checkpoint: str = 'latest'
-) -> tuple[nn.Module, dict[str, Any], ml_collections.ConfigDict]:
+) -> tuple[Segmenter, dict[str, Any], ml_collections.ConfigDict]:
   """Returns the model, the parameters and the config of a run.
 
   The run may be older than settings of today that changed nothing.

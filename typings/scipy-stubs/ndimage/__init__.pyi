@@ -6,7 +6,7 @@ None and that `label` may return a single number, which takes other arguments.
 """
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,10 +15,11 @@ def label(
   input: ArrayLike, structure: ArrayLike | None = None
 ) -> tuple[np.ndarray, int]: ...
 
-# None for a number, up to the largest, that no pixel has.
+# None for a number, up to the largest, that no pixel has. Who knows that there
+# is no such number need not ask, hence Any.
 def find_objects(
   input: np.ndarray, max_label: int = 0
-) -> list[tuple[slice, ...] | None]: ...
+) -> list[tuple[slice, ...] | Any]: ...
 @overload
 def distance_transform_edt(
   input: ArrayLike,
