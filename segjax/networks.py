@@ -82,11 +82,6 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
   >>> model, params, config = segjax.load_run('runs/demo')
   >>> config.data.name
   'synthetic'
-
-  >>> import segjax
-  >>> model, params, config = segjax.load_run('runs/demo')
-  >>> model.num_classes, config.model.name
-  (2, 'unet')
   """
   config = read_complete_config(workdir)
   _check_has(workdir, config, _READ)

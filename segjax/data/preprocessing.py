@@ -20,10 +20,6 @@ def to_unit_range(image: jax.Array | np.ndarray) -> jax.Array:
   >>> import numpy as np, segjax
   >>> segjax.to_unit_range(np.uint8([0, 255]))
   Array([0., 1.], dtype=float32)
-
-  >>> import numpy, segjax
-  >>> segjax.to_unit_range(numpy.uint8([0, 51, 255])).tolist()
-  [0.0, 0.20000000298023224, 1.0]
   """
   if jnp.issubdtype(image.dtype, jnp.integer):
     return jnp.asarray(image, jnp.float32) / jnp.iinfo(image.dtype).max
@@ -49,17 +45,14 @@ def standardise(
   >>> import numpy as np, segjax
   >>> segjax.standardise(np.float32([[0.0, 0.5, 1.0]]), mean=0.5, std=0.25)
   Array([[-2.,  0.,  2.]], dtype=float32)
-
-  >>> import numpy, segjax
-  >>> image = numpy.float32([[[0.0], [1.0]]])
-  >>> segjax.standardise(image, mean=0.5, std=0.25).ravel().tolist()
-  [-2.0, 2.0]
   """
   if channels:
     image = image[..., jnp.asarray(channels)]
   axes = (1,) * (image.ndim - 1) + (-1,)
-  mean, std = (jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std))
-  return (image - mean) / std
+  shift, scale = (
+    jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std)
+  )
+  return (image - shift) / scale
 
 
 def check_preprocessing(
