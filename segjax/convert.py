@@ -29,7 +29,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax.errors import InputError
 from segjax.models import CLASSIFIERS, FCNS, make_model
-from segjax.models.backbone import Classifier, FullyConnected
+from segjax.models.backbone import FullyConnected
 from segjax.models.fcn import FCN
 from segjax.models.googlenet import caffe_name
 from segjax.prediction.outputs import check_apart
@@ -181,9 +181,9 @@ def _about(source, tensors):
   return about
 
 
-def _windows(model: Classifier) -> dict[str, tuple[int, int]]:
+def _windows(model: nn.Module) -> dict[str, tuple[int, int]]:
   return {
-    row.name: (row.window.kernel,) * 2
+    row.name: (row.footprint.kernel, row.footprint.kernel)
     for row in model.backbone().head
     if isinstance(row, FullyConnected)
   }

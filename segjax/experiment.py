@@ -17,7 +17,7 @@ from segjax.devices import parallel
 from segjax.devices.parallel import DataParallel
 from segjax.errors import InputError
 from segjax.losses import REDUCTIONS
-from segjax.models import create_model
+from segjax.models import Segmenter, create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction.predictor import check_prediction
 from segjax.settings import Settings, read_settings
@@ -34,7 +34,7 @@ class Experiment(NamedTuple):
     settings: the sections of the config.
   """
 
-  model: nn.Module
+  model: Segmenter
   init: Callable[[], TrainState]
   devices: DataParallel
   settings: Settings

@@ -7,8 +7,8 @@ tile predictor plans by it. Plain integers and fractions: no parameters, and
 arrays only where a function says so.
 
 `Geometry` is what training and prediction ask of any network. `UNetGeometry`
-has the closed forms of the U-Net; `Window`, `Deconvolution` and `crop_offset`
-are the algebra of any chain of layers.
+has the closed forms of the U-Net; `Footprint`, `Deconvolution` and
+`crop_offset` are the algebra of any chain of layers.
 
 Symbols of `UNetGeometry`: d depth (number of poolings), n convolutions per
 block, k kernel size, P = 2^d period of the pooling grid, c = n (k - 1) pixels
@@ -18,7 +18,7 @@ that one block of valid convolutions takes off an axis.
 import dataclasses
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from segjax.errors import InputError
 
@@ -115,7 +115,7 @@ class AnySize:
     """Returns `core_size`: an image as large as its logits."""
     return self.output_size(core_size)
 
-  def tile_size(self, core_size: int) -> int:
+  def tile_size(self: Geometry, core_size: int) -> int:
     """Returns core and margins, rounded up to whole periods."""
     return -(-(core_size + 2 * self.margin) // self.period) * self.period
 
@@ -139,9 +139,10 @@ class UNetGeometry:
   convs_per_block: int = 2
   padding: str = 'VALID'
 
-  takes_any_size: ClassVar[bool] = False
-  clips_tiles: ClassVar[bool] = False
-  default_max_tile_size_px: ClassVar[int] = 1024
+  # Without annotations, which would make fields of them.
+  takes_any_size = False
+  clips_tiles = False
+  default_max_tile_size_px = 1024
 
   def __post_init__(self):
     if not 0 <= self.depth <= _MOST or not 1 <= self.convs_per_block <= _MOST:
@@ -263,15 +264,17 @@ class Coordinates:
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
-  """A convolution or a pooling along one axis, as Caffe computes sizes.
+class Footprint:
+  """The input pixels that a convolution or a pooling takes, along one axis.
+
+  It stands at as many positions as Caffe computes.
 
   Attributes:
     kernel: k, taps.
-    stride: s, pixels from one window to the next.
+    stride: s, pixels from one position to the next.
     pad: p, pixels of padding at each side.
     dilation: d, pixels from one tap to the next.
-    ceil: whether a last window may hang over the end (Caffe's poolings).
+    ceil: whether the last position may hang over the end (Caffe's poolings).
   """
 
   kernel: int = 1
@@ -282,7 +285,7 @@ class Window:
 
   @property
   def extent(self) -> int:
-    """k' = d (k - 1) + 1, the pixels that a window spans."""
+    """k' = d (k - 1) + 1, the pixels that it spans."""
     return self.dilation * (self.kernel - 1) + 1
 
   def locate(self, at: Coordinates) -> Coordinates:
@@ -293,21 +296,21 @@ class Window:
   def output_size(self, size: int) -> int:
     """Returns floor((N + 2p - k') / s) + 1, or with `ceil` its ceiling.
 
-    As in Caffe, windows that would begin in the padding after the input are
+    As in Caffe, positions that begin in the padding after the input are
     dropped. Unlike Caffe, where N = 1 can give 0, an input that isn't empty
-    gets at least one window of a `ceil` pooling.
+    gets at least one position of a `ceil` pooling.
 
     Raises:
       InputError: if the result is empty.
     """
-    windows = self.output_extent(size)
-    if size < 1 or windows < 1:
+    count = self.output_extent(size)
+    if size < 1 or count < 1:
       raise InputError(
-        f'{size} px are too few for a window of {self.extent} px with '
+        f'{size} px are too few for a footprint of {self.extent} px with '
         f'{self.pad} px of padding at each side; at least '
         f'{max(self.extent - 2 * self.pad, 1)} px are needed'
       )
-    return windows
+    return count
 
   def output_extent(self, size: Any) -> Any:
     """Returns `output_size` of an integer or, element by element, an array.
@@ -318,16 +321,16 @@ class Window:
     free = size + 2 * self.pad - self.extent
     if not self.ceil:
       return free // self.stride + 1
-    windows = -(-free // self.stride) + 1
-    windows += (1 - windows) * (windows < 1)
+    count = -(-free // self.stride) + 1
+    count += (1 - count) * (count < 1)
     if self.pad:
-      windows -= 1 * ((windows - 1) * self.stride >= size + self.pad)
-    return windows
+      count -= 1 * ((count - 1) * self.stride >= size + self.pad)
+    return count
 
   def padding(self, size: int) -> tuple[int, int]:
-    """Returns the pixels to add before and after `size` to fill all windows.
+    """Returns the pixels to add before and after `size` to fill all positions.
 
-    The second is negative where windows leave pixels at the end unused.
+    The second is negative where positions leave pixels at the end unused.
     """
     span = (self.output_size(size) - 1) * self.stride + self.extent
     return self.pad, span - size - self.pad
@@ -356,7 +359,7 @@ class Deconvolution:
 
 
 def locate(
-  layers: Iterable[Window | Deconvolution], at: Coordinates = Coordinates()
+  layers: Iterable[Footprint | Deconvolution], at: Coordinates = Coordinates()
 ) -> Coordinates:
   """Returns where the output of a chain of layers lies; `at` is its input."""
   for layer in layers:
@@ -364,12 +367,12 @@ def locate(
   return at
 
 
-def receptive_field(windows: Iterable[Window]) -> int:
+def receptive_field(footprints: Iterable[Footprint]) -> int:
   """Returns the pixels that one output of a chain depends on."""
   field, step = 1, 1
-  for window in windows:
-    field += (window.extent - 1) * step
-    step *= window.stride
+  for footprint in footprints:
+    field += (footprint.extent - 1) * step
+    step *= footprint.stride
   return field
 
 

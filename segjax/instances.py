@@ -121,7 +121,9 @@ def _label_pages(file, target, threshold, seed_threshold):
   total = 0
   with open_rasters(file) as pages:
     shape = pages[0].shape[:2]
-    with open_canvas(target, (len(pages), *shape), np.uint16) as canvas:
+    with open_canvas(
+      target, (len(pages), *shape), np.dtype(np.uint16)
+    ) as canvas:
       numbers = _numbers(target.with_name('numbers'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(

@@ -237,10 +237,10 @@ def read_settings(config: ConfigDict) -> Settings:
   sections = config.to_dict()
   _check_names('', sections, _TOP)
   for name, known in _NAMES.items():
-    section = sections
+    found = sections
     for part in name.split('.'):
-      section = section[part]
-    _check_names(f'{name}.', section, known)
+      found = found[part]
+    _check_names(f'{name}.', found, known)
   model = sections['model']
   name = model['name'] if 'name' in model else None
   if name in UNETS or name in FCNS:  # Another name is refused by `models`.

@@ -138,6 +138,7 @@ def _train_in(
       params = flatten_dict(state.params, sep='/') | start_params
       state = state.replace(params=unflatten_dict(params, sep='/'))
     start, end = int(state.step), config.num_train_steps
+    first_traced, last_traced = config.profile_steps
     processes.say(writers.parameter_table(state.params))
     if counted:
       processes.say(counted)
@@ -158,7 +159,7 @@ def _train_in(
       writers.Progress(
         end, start, config.batch_size, enabled=processes.is_first()
       ) as progress,
-      tracing(*config.profile_steps, workdir / 'profile') as trace,
+      tracing(first_traced, last_traced, workdir / 'profile') as trace,
     ):
       log = TrainingLog(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segjax.errors import InputError
-from segjax.geometry import Window
+from segjax.geometry import Footprint
 from segjax.models.alexnet import CaffeNet, caffenet
 from segjax.models.backbone import scaled
 from segjax.models.googlenet import GoogLeNet, caffe_name, googlenet
@@ -95,28 +95,28 @@ def test_images_of_another_size_are_refused(name):
 
 
 @pytest.mark.parametrize(
-  'window', [(2, 2, 0), (3, 2, 0), (3, 1, 1), (3, 2, 1), (3, 3, 0)]
+  'footprint', [(2, 2, 0), (3, 2, 0), (3, 1, 1), (3, 2, 1), (3, 3, 0)]
 )
 @pytest.mark.parametrize('size', [(1, 2), (4, 5), (6, 7), (8, 9)])
-def test_ceil_pooling_by_a_loop(window, size):
-  window = Window(*window, ceil=True)
+def test_ceil_pooling_by_a_loop(footprint, size):
+  footprint = Footprint(*footprint, ceil=True)
   # All negative: a padding with zeros would win.
   x = -np.abs(normal(1, 2, *size, 3)) - 1
-  rows, columns = (window.output_size(n) for n in size)
+  rows, columns = (footprint.output_size(n) for n in size)
   want = np.empty((2, rows, columns, 3))
   winners = np.zeros(x.shape)
   for i, j in np.ndindex(rows, columns):
-    top = i * window.stride - window.pad
-    left = j * window.stride - window.pad
+    top = i * footprint.stride - footprint.pad
+    left = j * footprint.stride - footprint.pad
     part = np.s_[
       :,
-      max(top, 0) : top + window.kernel,
-      max(left, 0) : left + window.kernel,
+      max(top, 0) : top + footprint.kernel,
+      max(left, 0) : left + footprint.kernel,
     ]
     want[:, i, j] = x[part].max((1, 2))
     winners[part] += x[part] == x[part].max((1, 2), keepdims=True)
-  np.testing.assert_array_equal(max_pool_ceil(x, window), want)
-  gradient = jax.grad(lambda x: max_pool_ceil(x, window).sum())(x)
+  np.testing.assert_array_equal(max_pool_ceil(x, footprint), want)
+  gradient = jax.grad(lambda x: max_pool_ceil(x, footprint).sum())(x)
   np.testing.assert_array_equal(gradient, winners)
 
 

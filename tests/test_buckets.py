@@ -10,7 +10,7 @@ import pytest
 from fcn_nets import CLASSES, NARROW, normal, random_params
 
 from segjax.errors import InputError
-from segjax.geometry import Window
+from segjax.geometry import Footprint
 from segjax.models.fcn import FCN, FCN8s, FCNAlexNet, FCNGoogLeNet
 from segjax.models.layers import zero_beyond
 
@@ -101,20 +101,20 @@ def test_gradients_are_those_of_the_images_alone():
 
 
 @pytest.mark.parametrize(
-  'window',
+  'footprint',
   [
-    Window(3, pad=100),
-    Window(2, 2, ceil=True),
-    Window(3, 2, ceil=True),
-    Window(11, 4, 100),
-    Window(3, 2, 1, dilation=2, ceil=True),
-    Window(5, 3, 2, ceil=True),
+    Footprint(3, pad=100),
+    Footprint(2, 2, ceil=True),
+    Footprint(3, 2, ceil=True),
+    Footprint(11, 4, 100),
+    Footprint(3, 2, 1, dilation=2, ceil=True),
+    Footprint(5, 3, 2, ceil=True),
   ],
 )
-def test_sizes_of_traced_integers(window):
+def test_sizes_of_traced_integers(footprint):
   sizes = np.arange(3, 200, dtype=np.int32)
-  want = [window.output_size(int(n)) for n in sizes]
-  np.testing.assert_array_equal(jax.jit(window.output_extent)(sizes), want)
+  want = [footprint.output_size(int(n)) for n in sizes]
+  np.testing.assert_array_equal(jax.jit(footprint.output_extent)(sizes), want)
 
 
 def test_zero_beyond():

@@ -11,7 +11,7 @@ from segjax.errors import InputError
 from segjax.geometry import (
   Coordinates,
   Deconvolution,
-  Window,
+  Footprint,
   crop_offset,
   locate,
   receptive_field,
@@ -27,8 +27,8 @@ from segjax.models.fcn import (
 from segjax.models.googlenet import googlenet
 
 FAMILY = (FCN32s, FCN16s, FCN8s, FCN8sAtOnce, FCNAlexNet, FCNGoogLeNet)
-WINDOWS = [
-  Window(k, s, p, d)
+FOOTPRINTS = [
+  Footprint(k, s, p, d)
   for k, s, p, d in itertools.product((1, 2, 3), (1, 2, 3), (0, 1), (1, 2))
   if p < k
 ]
@@ -38,7 +38,7 @@ def centre_of_taps(layers, y):
   """Mean of the first and the last input position that output y depends on."""
   low = high = Fraction(y)
   for layer in reversed(layers):
-    if isinstance(layer, Window):
+    if isinstance(layer, Footprint):
       taps = [layer.dilation * t - layer.pad for t in range(layer.kernel)]
       low, high = low * layer.stride + taps[0], high * layer.stride + taps[-1]
     else:
@@ -48,14 +48,14 @@ def centre_of_taps(layers, y):
   return (low + high) / 2
 
 
-@pytest.mark.parametrize('first', WINDOWS)
+@pytest.mark.parametrize('first', FOOTPRINTS)
 @pytest.mark.parametrize(
   'rest',
   [
     (),
-    (Window(3, 2, 1),),
-    (Window(2, 2), Window(3), Deconvolution(4, 2)),
-    (Deconvolution(7, 4), Window(5, 3)),
+    (Footprint(3, 2, 1),),
+    (Footprint(2, 2), Footprint(3), Deconvolution(4, 2)),
+    (Deconvolution(7, 4), Footprint(5, 3)),
   ],
 )
 def test_a_map_lies_at_the_centre_of_its_taps(first, rest):
@@ -65,31 +65,31 @@ def test_a_map_lies_at_the_centre_of_its_taps(first, rest):
     assert (y - at.shift) / at.scale == centre_of_taps(layers, y)
 
 
-def placed(window, size):
+def placed(footprint, size):
   """Starts of the windows, placed one after another."""
-  starts, end = [], size + window.pad
-  for start in itertools.count(-window.pad, window.stride):
-    is_whole = start + window.extent <= end
-    hangs_over = not starts or starts[-1] + window.extent < end
-    if window.pad:
+  starts, end = [], size + footprint.pad
+  for start in itertools.count(-footprint.pad, footprint.stride):
+    is_whole = start + footprint.extent <= end
+    hangs_over = not starts or starts[-1] + footprint.extent < end
+    if footprint.pad:
       hangs_over = hangs_over and start < size
-    if not is_whole and not (window.ceil and hangs_over):
+    if not is_whole and not (footprint.ceil and hangs_over):
       return starts
     starts.append(start)
 
 
-@pytest.mark.parametrize('window', WINDOWS)
-def test_sizes_by_placing_windows(window):
+@pytest.mark.parametrize('footprint', FOOTPRINTS)
+def test_sizes_by_placing_footprints(footprint):
   for size, ceil in itertools.product(range(1, 14), (False, True)):
-    window = dataclasses.replace(window, ceil=ceil)
-    starts = placed(window, size)
+    footprint = dataclasses.replace(footprint, ceil=ceil)
+    starts = placed(footprint, size)
     if not starts:
       with pytest.raises(InputError, match='too few'):
-        window.output_size(size)
+        footprint.output_size(size)
       continue
-    assert window.output_size(size) == len(starts)
-    after = starts[-1] + window.extent - size
-    assert window.padding(size) == (window.pad, after)
+    assert footprint.output_size(size) == len(starts)
+    after = starts[-1] + footprint.extent - size
+    assert footprint.padding(size) == (footprint.pad, after)
 
 
 @pytest.mark.parametrize(
@@ -124,16 +124,17 @@ def test_offsets_for_other_paddings_of_the_image():
   # Closed forms of the VGG16 networks: P - 81, P - 73, P - 69.
   for model, least in ((FCN32s, 81), (FCN16s, 73), (FCN8s, 69)):
     geometry = model().geometry
-    (_, first), *others = geometry.windows
+    (_, first), *others = geometry.footprints
     for pad in range(least, 120):
       padded = type(geometry)(
-        (('conv1_1', Window(first.kernel, pad=pad)), *others), geometry.decoder
+        (('conv1_1', Footprint(first.kernel, pad=pad)), *others),
+        geometry.decoder,
       )
       final = geometry.decoder[-1].name
       assert padded.offsets[final] == pad - least
       assert padded.offsets.get('score_pool4', 5) == 5
       assert padded.offsets.get('score_pool3', 9) == 9
-    too_small = (('conv1_1', Window(first.kernel, pad=least - 1)), *others)
+    too_small = (('conv1_1', Footprint(first.kernel, pad=least - 1)), *others)
     with pytest.raises(InputError, match='-1 is not an integer >= 0'):
       _ = type(geometry)(too_small, geometry.decoder).offsets
 
@@ -186,9 +187,9 @@ def test_receptive_fields():
   assert FCNAlexNet().geometry.receptive_field == 355
   # The paper's 907 has the average pool that the network drops.
   net = googlenet()
-  rows = [row.window for row in net.trunk]
+  rows = [row.footprint for row in net.trunk]
   assert receptive_field(rows) == 715
-  assert receptive_field(rows + [net.pool[0].window]) == 907
+  assert receptive_field(rows + [net.pool[0].footprint]) == 907
 
 
 def test_impossible_crops_are_refused():
@@ -196,16 +197,16 @@ def test_impossible_crops_are_refused():
   with pytest.raises(InputError, match='1 and 1/2'):
     crop_offset(Coordinates(), half)
   # A kernel of 64 puts FCN-AlexNet's scores between the pixels.
-  windows = [window for _, window in FCNAlexNet().geometry.windows]
+  footprints = [footprint for _, footprint in FCNAlexNet().geometry.footprints]
   with pytest.raises(InputError, match='37/2 is not an integer'):
-    crop_offset(locate([*windows, Deconvolution(64, 32)]), Coordinates())
+    crop_offset(locate([*footprints, Deconvolution(64, 32)]), Coordinates())
 
 
 def test_a_window_says_how_many_pixels_it_needs():
   with pytest.raises(InputError, match='at least 7 px'):
-    Window(7).output_size(6)
-  assert Window(7).output_size(7) == 1
-  assert Window(3, 2, ceil=True).output_size(1) == 1
+    Footprint(7).output_size(6)
+  assert Footprint(7).output_size(7) == 1
+  assert Footprint(3, 2, ceil=True).output_size(1) == 1
 
 
 def test_an_empty_image_is_refused():

@@ -32,7 +32,7 @@ def test_the_version_is_one():
   assert f'\n## [{version}]' in (REPOSITORY / 'CHANGELOG.md').read_text()
   assert '__version__' not in vars(segjax)  # Looked up when it is asked for.
   assert segjax.__version__ == version
-  with pytest.raises(AttributeError, match="'segjax' has no attribute 'nets'"):
+  with pytest.raises(AttributeError, match='No segjax attribute nets'):
     _ = segjax.nets
 
 

@@ -5,7 +5,12 @@ The contract is in `segjax.data.examples`, the sets by name in
 `segjax.data.sets`.
 """
 
+from typing import TYPE_CHECKING
+
 from segjax.data.examples import IGNORE_LABEL, Dataset
+
+if TYPE_CHECKING:
+  from segjax.data.sets import LOADERS, create_dataset, look_of
 
 __all__ = ('IGNORE_LABEL', 'LOADERS', 'Dataset', 'create_dataset', 'look_of')
 

@@ -49,8 +49,10 @@ def standardise(
   if channels:
     image = image[..., jnp.asarray(channels)]
   axes = (1,) * (image.ndim - 1) + (-1,)
-  mean, std = (jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std))
-  return (image - mean) / std
+  shift, scale = (
+    jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std)
+  )
+  return (image - shift) / scale
 
 
 def check_preprocessing(

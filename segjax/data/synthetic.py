@@ -165,9 +165,10 @@ def _nearest_cell(points: Array, cells: _Cells, z: int) -> Array:
     return np.hypot(*stretched) - radius[cell][:, None, None]
 
   steepest = np.linalg.norm(stretch, 2, axis=(1, 2))
-  region = np.empty(points.shape[1:], np.int32)
-  for top in range(0, region.shape[0], _BLOCK_PX):
-    for left in range(0, region.shape[1], _BLOCK_PX):
+  _, height, width = points.shape
+  region = np.empty((height, width), np.int32)
+  for top in range(0, height, _BLOCK_PX):
+    for left in range(0, width, _BLOCK_PX):
       block = np.s_[top : top + _BLOCK_PX, left : left + _BLOCK_PX]
       at = points[:, *block]
       middle = at.mean(axis=(1, 2), keepdims=True)
@@ -179,14 +180,17 @@ def _nearest_cell(points: Array, cells: _Cells, z: int) -> Array:
   return region
 
 
-def _borders(rng: Rng, region: Array, cells: _Cells) -> tuple[Array, ...]:
+def _borders(
+  rng: Rng, region: Array, cells: _Cells
+) -> tuple[Array, Array, Array]:
   """Distance [H,W] to the nearest border, its half width and its darkness."""
   below = np.pad(region, ((0, 1), (0, 0)), 'edge')[1:]
   right = np.pad(region, ((0, 0), (0, 1)), 'edge')[:, 1:]
   other = np.where(right != region, right, below)
   border = other != region
   if not border.any():
-    return np.full(region.shape, np.inf), *np.ones((2, *region.shape))
+    ones = np.ones(region.shape)
+    return np.full(region.shape, np.inf), ones, ones.copy()
   distance, (rows, columns) = ndimage.distance_transform_edt(
     ~border, return_indices=True
   )
@@ -283,7 +287,8 @@ def _draw_patches(rng: Rng, distance: Array) -> Array:
   """Darkness [H,W] of dense patches on a few stretches of membrane."""
   ink = np.zeros(distance.shape)
   border = np.argwhere(distance == 0)
-  y, x = np.indices(distance.shape, sparse=True)
+  height, width = distance.shape
+  y, x = np.ogrid[:height, :width]
   for _ in range(rng.poisson(distance.size / 16000) if len(border) else 0):
     row, column = border[rng.integers(len(border))]
     spread = rng.uniform(5, 13)
@@ -317,7 +322,8 @@ def _field(rng: Rng, size_px: int, spacing_px: int) -> Array:
 
 
 def _knots(size_px: int, spacing_px: int) -> tuple[int, int]:
-  return (-(-size_px // spacing_px) + 3,) * 2
+  side = -(-size_px // spacing_px) + 3
+  return side, side
 
 
 def _spline(knots: Array, size_px: int) -> Array:

@@ -10,7 +10,7 @@ its argument with a leading axis of 1.
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -41,7 +41,9 @@ def join() -> None:
   for name, value in given.items():
     if value is not None and not value.isdecimal():
       raise InputError(f'{name}={value!r} is not a whole number')
-  count, index = (value and int(value) for value in given.values())
+  count, index = (
+    None if value is None else int(value) for value in given.values()
+  )
   if count == 1:
     return
   try:
@@ -120,7 +122,8 @@ def together(action: Callable[[], Value]) -> Value:
     OSError: raised in the process whose action raised it; the other processes
       raise an InputError with its message.
   """
-  value, failed, message = None, None, b''
+  value: Any = None  # If no process fails, `action` sets it.
+  failed, message = None, b''
   try:
     value = action()
   except (InputError, OSError) as error:

@@ -7,7 +7,7 @@ bvlc_alexnet, does the reverse, so their weights are not exchangeable.
 
 import functools
 
-from segjax.geometry import Window
+from segjax.geometry import Footprint
 from segjax.models.backbone import (
   Backbone,
   Classifier,
@@ -44,29 +44,29 @@ def caffenet(
   first_pad, fc_pad = _PADS[padding]
   fc_features = 4096 if fc_features is None else fc_features
   rate = 0.5 if dropout_rate is None else dropout_rate
-  pool = Window(3, 2, ceil=True)
+  pool = Footprint(3, 2, ceil=True)
 
-  def convolution(name, features, window, groups=1):
+  def convolution(name, features, footprint, groups=1):
     # In pairs, since the next layer may split them into two groups.
     features = scaled(features, width, multiple_of=2)
-    return Convolution(name, features, window, groups)
+    return Convolution(name, features, footprint, groups)
 
   trunk = (
-    convolution('conv1', 96, Window(11, 4, first_pad)),
+    convolution('conv1', 96, Footprint(11, 4, first_pad)),
     MaxPool('pool1', pool),
     LocalResponseNorm('norm1'),
-    convolution('conv2', 256, Window(5, pad=2), groups=2),
+    convolution('conv2', 256, Footprint(5, pad=2), groups=2),
     MaxPool('pool2', pool),
     LocalResponseNorm('norm2'),
-    convolution('conv3', 384, Window(3, pad=1)),
-    convolution('conv4', 384, Window(3, pad=1), groups=2),
-    convolution('conv5', 256, Window(3, pad=1), groups=2),
+    convolution('conv3', 384, Footprint(3, pad=1)),
+    convolution('conv4', 384, Footprint(3, pad=1), groups=2),
+    convolution('conv5', 256, Footprint(3, pad=1), groups=2),
     MaxPool('pool5', pool),
   )
   head = (
-    FullyConnected('fc6', fc_features, Window(6, pad=fc_pad), dense),
+    FullyConnected('fc6', fc_features, Footprint(6, pad=fc_pad), dense),
     Dropout('drop6', rate),
-    FullyConnected('fc7', fc_features, Window(), dense),
+    FullyConnected('fc7', fc_features, Footprint(), dense),
     Dropout('drop7', rate),
   )
   return Backbone(

@@ -13,14 +13,14 @@ the weights published by the authors expect BGR in 0..255 minus the mean.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.geometry import Window
+from segjax.geometry import Footprint
 from segjax.models.layers import (
   Conv,
   he_init,
@@ -33,10 +33,16 @@ PADDINGS = ('native', 'pad100', 'same')
 
 
 class Row(Protocol):
-  """A layer: geometry in `window`, parameters under `name` in the caller."""
+  """A layer: geometry in `footprint`, parameters under `name` in the caller."""
 
-  name: str
-  window: Window
+  # Rows are dataclasses.
+  __dataclass_fields__: ClassVar[dict[str, Any]]
+
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def footprint(self) -> Footprint: ...
 
   def __call__(
     self,
@@ -54,6 +60,7 @@ class Row(Protocol):
       extent: i32[B,2], rows and columns that the output truly has, of images
         that are padded; zero beyond. None: all.
     """
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +69,15 @@ class Convolution:
 
   name: str
   features: int
-  window: Window
+  footprint: Footprint
   groups: int = 1
 
   def __call__(self, x, train, dtype, extent=None):
-    k, s = self.window.kernel, self.window.stride
+    k, s = self.footprint.kernel, self.footprint.stride
     conv = Conv(
       self.features,
       (k, k),
-      self.window.pad,
+      self.footprint.pad,
       (s, s),
       dtype=dtype,
       groups=self.groups,
@@ -88,7 +95,7 @@ class FullyConnected:
 
   name: str
   features: int
-  window: Window
+  footprint: Footprint
   dense: bool
   relu: bool = True
 
@@ -99,8 +106,8 @@ class FullyConnected:
         self.features, dtype=dtype, kernel_init=he_init, name=self.name
       )
     else:
-      size = (self.window.kernel,) * 2
-      mode = self.window.pad
+      size = (self.footprint.kernel,) * 2
+      mode = self.footprint.pad
       layer = Conv(self.features, size, mode, dtype=dtype, name=self.name)
     x = layer(x)
     return zero_beyond(nn.relu(x) if self.relu else x, extent)
@@ -117,10 +124,10 @@ class MaxPool:
   """
 
   name: str
-  window: Window
+  footprint: Footprint
 
   def __call__(self, x, train, dtype, extent=None):
-    return zero_beyond(max_pool_ceil(x, self.window), extent)
+    return zero_beyond(max_pool_ceil(x, self.footprint), extent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +135,10 @@ class AveragePool:
   """Mean of every whole window, stride 1."""
 
   name: str
-  window: Window
+  footprint: Footprint
 
   def __call__(self, x, train, dtype, extent=None):
-    return zero_beyond(nn.avg_pool(x, (self.window.kernel,) * 2), extent)
+    return zero_beyond(nn.avg_pool(x, (self.footprint.kernel,) * 2), extent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +146,7 @@ class LocalResponseNorm:
   """`local_response_norm` over 5 channels, as AlexNet and GoogLeNet have it."""
 
   name: str
-  window: Window = Window()
+  footprint: Footprint = Footprint()
 
   def __call__(self, x, train, dtype, extent=None):
     return local_response_norm(x)  # Zero where x is.
@@ -151,7 +158,7 @@ class Dropout:
 
   name: str
   rate: float
-  window: Window = Window()
+  footprint: Footprint = Footprint()
 
   def __call__(self, x, train, dtype, extent=None):
     return nn.Dropout(self.rate, deterministic=not train)(x)  # Zero where x is.
@@ -242,7 +249,7 @@ class Classifier(nn.Module):
     for row in (*net.trunk, *net.pool, *net.head):
       x = row(x, train, self.dtype)
     last = FullyConnected(
-      net.classifier, self.num_classes, Window(), dense, relu=False
+      net.classifier, self.num_classes, Footprint(), dense, relu=False
     )
     logits = last(x, train, jnp.float32)
     return logits[:, 0, 0] if dense else logits

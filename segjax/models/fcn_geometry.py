@@ -10,7 +10,7 @@ from segjax.geometry import (
   AnySize,
   Coordinates,
   Deconvolution,
-  Window,
+  Footprint,
   crop_offset,
   locate,
   receptive_field,
@@ -53,34 +53,39 @@ class FCNGeometry(AnySize):
   """Sizes of the maps of an FCN and the offsets of its crops.
 
   Attributes:
-    windows: name and window of every layer up to the scores.
+    footprints: name and footprint of every layer up to the scores.
     decoder: the steps from there.
   """
 
-  windows: tuple[tuple[str, Window], ...]
+  footprints: tuple[tuple[str, Footprint], ...]
   decoder: tuple[Up, ...]
 
   @property
   def receptive_field(self) -> int:
     """Image pixels that one coarse score depends on."""
-    return receptive_field(window for _, window in self.windows)
+    return receptive_field(footprint for _, footprint in self.footprints)
 
-  @functools.cached_property
+  @property
   def period(self) -> int:
     """Image pixels per coarse score, 32.
 
     Tiles agree if their origins differ by a multiple of it. How closely:
     `segjax.tiling`, for float32 on CPU.
     """
-    return math.prod(window.stride for _, window in self.windows)
+    return math.prod(footprint.stride for _, footprint in self.footprints)
 
-  @functools.cached_property
+  @property
   def margin(self) -> int:
     """Pixels of context, in whole periods, of logits of whole periods.
 
     A tile ends in the padding of the network where the image goes on. Logits
     that are `margin` from there depend on no padding.
     """
+    return self._margin
+
+  @functools.cached_property
+  def _margin(self) -> int:
+    # Apart, for to a type checker a cached property is no property.
     low, high = self._reach(0, self.period - 1)
     reach = max(-low, high - self.period + 1)
     return math.ceil(reach / self.period) * self.period
@@ -93,7 +98,7 @@ class FCNGeometry(AnySize):
     `score_pool3` with 'pad100', the upsampled scores with 'same'.
     """
     offsets = {}
-    at = locate(window for _, window in self.windows)
+    at = locate(footprint for _, footprint in self.footprints)
     for up in self.decoder:
       at = up.layer.locate(at)
       skip_at = self._locate(up.skip)
@@ -114,8 +119,8 @@ class FCNGeometry(AnySize):
     offsets = self.offsets
     sizes = {'image': size}
     n = size
-    for name, window in self.windows:
-      sizes[name] = n = window.output_extent(n)
+    for name, footprint in self.footprints:
+      sizes[name] = n = footprint.output_extent(n)
     for up in self.decoder:
       sizes[up.name] = n = up.layer.output_size(n)
       if up.name in offsets:
@@ -139,22 +144,22 @@ class FCNGeometry(AnySize):
       kernel, stride = up.layer.kernel, up.layer.stride
       low = -(-(low + offset - kernel + 1) // stride)
       high = (high + offset) // stride
-    needed.append(self._seen(self.windows[-1][0], low, high))
+    needed.append(self._seen(self.footprints[-1][0], low, high))
     lows, highs = zip(*needed, strict=True)
     return min(lows), max(highs)
 
   def _seen(self, name, low, high):
     """Returns the image interval that decides low..high of the map `name`."""
-    names = [layer for layer, _ in self.windows]
-    for _, window in reversed(self.windows[: names.index(name) + 1]):
-      low = low * window.stride - window.pad
-      high = high * window.stride - window.pad + window.extent - 1
+    names = [layer for layer, _ in self.footprints]
+    for _, footprint in reversed(self.footprints[: names.index(name) + 1]):
+      low = low * footprint.stride - footprint.pad
+      high = high * footprint.stride - footprint.pad + footprint.extent - 1
     return low, high
 
   def _locate(self, name):
     """Returns where the map `name` lies; for None the image."""
     if name is None:
       return Coordinates()
-    names = [layer for layer, _ in self.windows]
-    layers = self.windows[: names.index(name) + 1]
-    return locate(window for _, window in layers)
+    names = [layer for layer, _ in self.footprints]
+    layers = self.footprints[: names.index(name) + 1]
+    return locate(footprint for _, footprint in layers)

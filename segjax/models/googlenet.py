@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.errors import InputError
-from segjax.geometry import Window
+from segjax.geometry import Footprint
 from segjax.models.backbone import (
   AveragePool,
   Backbone,
@@ -84,10 +84,12 @@ class InceptionModule(nn.Module):
     one, reduce3, three, reduce5, five, projection = self.features
 
     def convolution(name, features, x, kernel=1):
-      window = Window(kernel, pad=kernel // 2)
+      footprint = Footprint(kernel, pad=kernel // 2)
       # Zero beyond the extent after each: the 3x3 and 5x5 see over the edge
       # what 1x1 leave there, which the bias makes.
-      return Convolution(name, features, window)(x, False, self.dtype, extent)
+      return Convolution(name, features, footprint)(
+        x, False, self.dtype, extent
+      )
 
     pooled = nn.max_pool(x, (3, 3), padding='SAME')
     branches = (
@@ -101,11 +103,11 @@ class InceptionModule(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Inception:
-  """`InceptionModule` as a row; its widest branch is its window."""
+  """`InceptionModule` as a row; its widest branch is its footprint."""
 
   name: str
   features: tuple[int, ...]
-  window: Window = Window(5, pad=2)
+  footprint: Footprint = Footprint(5, pad=2)
 
   def __call__(self, x, train, dtype, extent=None):
     return InceptionModule(self.features, dtype, name=self.name)(x, extent)
@@ -135,7 +137,7 @@ def googlenet(
     )
   del dense
   rate = 0.4 if dropout_rate is None else dropout_rate
-  pool = Window(3, 2, ceil=True)
+  pool = Footprint(3, 2, ceil=True)
 
   def inceptions(stage):
     return tuple(
@@ -147,11 +149,11 @@ def googlenet(
   first_pad = 100 if padding == 'pad100' else 3
   narrow, wide = scaled(64, width), scaled(192, width)
   trunk = (
-    Convolution('conv1_7x7_s2', narrow, Window(7, 2, first_pad)),
+    Convolution('conv1_7x7_s2', narrow, Footprint(7, 2, first_pad)),
     MaxPool('pool1', pool),
     LocalResponseNorm('norm1'),
-    Convolution('conv2_3x3_reduce', narrow, Window()),
-    Convolution('conv2_3x3', wide, Window(3, pad=1)),
+    Convolution('conv2_3x3_reduce', narrow, Footprint()),
+    Convolution('conv2_3x3', wide, Footprint(3, pad=1)),
     LocalResponseNorm('norm2'),
     MaxPool('pool2', pool),
     *inceptions('3'),
@@ -162,7 +164,7 @@ def googlenet(
   )
   return Backbone(
     trunk,
-    pool=(AveragePool('pool5', Window(7)),),
+    pool=(AveragePool('pool5', Footprint(7)),),
     head=(Dropout('drop7', rate),),
     classifier='loss3_classifier',
     native_size=224,

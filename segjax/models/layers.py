@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.errors import InputError
-from segjax.geometry import Window
+from segjax.geometry import Footprint
 from segjax.models.convolution import by_backend, convolve
 
 # Gaussian of standard deviation sqrt(2 / N), N incoming nodes (U-Net, section
@@ -189,18 +189,23 @@ def _cells(x):
   return x.reshape(b, h // 2, 2, w // 2, 2, c)
 
 
-def max_pool_ceil(x: jax.Array, window: Window) -> jax.Array:
+def max_pool_ceil(x: jax.Array, footprint: Footprint) -> jax.Array:
   """Returns the maxima of the windows of [B, H, W, C], Caffe's way.
 
   Windows that hang over the end take the maximum of what is there; padding
-  never wins. `window` says how many there are.
+  never wins. `footprint` says how many there are.
   """
-  pads = [window.padding(n) for n in x.shape[1:3]]
-  if (window.kernel, window.stride, window.pad) == (2, 2, 0):
+  pads = [footprint.padding(n) for n in x.shape[1:3]]
+  if (footprint.kernel, footprint.stride, footprint.pad) == (2, 2, 0):
     pads = ((0, 0), *pads, (0, 0))
     return max_pool(jnp.pad(x, pads, constant_values=-jnp.inf))
-  size, strides = (window.kernel,) * 2, (window.stride,) * 2
-  return nn.max_pool(x, size, strides, padding=pads)
+  size, strides = (footprint.kernel,) * 2, (footprint.stride,) * 2
+  return nn.max_pool(
+    x,
+    size,
+    strides,
+    padding=pads,  # pyright: ignore[reportArgumentType]  # Flax says str, takes pairs.
+  )
 
 
 def local_response_norm(

@@ -3,7 +3,7 @@
 
 import functools
 
-from segjax.geometry import Window
+from segjax.geometry import Footprint
 from segjax.models.backbone import (
   Backbone,
   Classifier,
@@ -46,14 +46,14 @@ def vgg16(
   trunk = []
   for block, (features, convs) in enumerate(_BLOCKS, start=1):
     for i in range(1, convs + 1):
-      window = Window(3, pad=1 if trunk else first_pad)
+      footprint = Footprint(3, pad=1 if trunk else first_pad)
       features_out = scaled(features, width)
-      trunk.append(Convolution(f'conv{block}_{i}', features_out, window))
-    trunk.append(MaxPool(f'pool{block}', Window(2, 2, ceil=True)))
+      trunk.append(Convolution(f'conv{block}_{i}', features_out, footprint))
+    trunk.append(MaxPool(f'pool{block}', Footprint(2, 2, ceil=True)))
   head = (
-    FullyConnected('fc6', fc_features, Window(7, pad=fc_pad), dense),
+    FullyConnected('fc6', fc_features, Footprint(7, pad=fc_pad), dense),
     Dropout('drop6', rate),
-    FullyConnected('fc7', fc_features, Window(), dense),
+    FullyConnected('fc7', fc_features, Footprint(), dense),
     Dropout('drop7', rate),
   )
   return Backbone(

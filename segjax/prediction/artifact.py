@@ -5,7 +5,7 @@
                     in the format of `jax.export`
     params.npz      its first argument, as `weights.files` writes it
     artifact.json   how pixels are prepared, how the network is slid over an
-                    image, what its classes are, and digests of the files above
+                    image, its classes, and checksums of the files above
 
 `segjax.export` makes one, `segjax.predict --artifact` runs it. No module of
 `segjax.models` is needed, and none is imported here.

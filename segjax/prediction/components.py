@@ -3,8 +3,8 @@
 
 Pixels above a threshold that touch by an edge make a component; with seeds, a
 watershed cuts components that hold several. `label_blocks` never holds the
-image, and its borders leave no trace: it gives what `label_instances` does, but
-for the order of the numbers.
+image, and the borders of its blocks leave no trace: its instances are those of
+`label_instances`, but they may be numbered in another order.
 """
 
 import itertools
@@ -62,12 +62,12 @@ def label_blocks(
   of one component, which may be large where cells are not apart.
 
   Args:
-    cell: as of `label_instances`; anything with a `shape` of which
-      `cell[rows, columns]` reads a window: an array, memory map or Zarr array.
-    out: signed integers of the same shape, also assigned by windows.
-    threshold: as of `label_instances`.
-    seed_threshold: as of `label_instances`.
-    block_px: side of a block.
+    cell: [H, W], see `label_instances`; an array, memory map or Zarr array:
+      anything with a `shape` whose `cell[rows, columns]` reads a window.
+    out: signed integers of the same shape, assigned by windows.
+    threshold: see `label_instances`.
+    seed_threshold: see `label_instances`.
+    block_px: side of a block, in pixels.
 
   Raises:
     InputError: a shape, the dtype of `out` or an argument doesn't fit, the map
@@ -109,7 +109,7 @@ def _label_pieces(cell, out, threshold, windows):
       + (-r.stop - rows.start, -c.stop - columns.start)
       for r, c in ndimage.find_objects(pieces)
     ]
-    boxes.append(np.reshape(np.int64(found), (-1, 4)))
+    boxes.append(np.array(found, np.int64).reshape(-1, 4))
     pieces = np.where(pieces > 0, pieces + np.int64(count), 0)
     count += number
     touching.append(_pairs(above[columns], pieces[0]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of an output: what they hold, their names, and what they spare."""
+"""The files of an output: the values in them, their names, what they spare."""
 
 import functools
 import os
@@ -17,29 +17,30 @@ ENDINGS = ('.tif', '.tiff', '.png', '.npy', '.zarr')
 
 
 def encode(
-  scores: np.ndarray, kind: str, dtype: str, head_sizes: Sequence[int]
+  predicted: np.ndarray, kind: str, dtype: str, head_sizes: Sequence[int]
 ) -> np.ndarray:
-  """Returns what is stored of scores f32[..., K], probabilities or logits.
+  """Returns the values that are stored of a prediction f32[..., K].
 
   Args:
-    scores: probabilities, or logits if `kind` is 'logits'.
-    kind: 'labels' gives the class of the largest score, u8[...], or of T heads
-      u8[..., T]; 'probabilities' that of class 1 alone, [...], if K is 2, else
-      all; 'logits' all, [..., K].
-    dtype: of all but labels: 'float32', 'float16', or 'uint8', which scales
-      probabilities to 0..255.
+    predicted: probabilities, or logits if `kind` is 'logits'.
+    kind: 'labels' gives the likeliest class, u8[...], or with T > 1 heads the
+      likeliest of each, u8[..., T]; 'probabilities' gives the probability of
+      class 1, [...], if K is 2, and otherwise all, [..., K]; 'logits' gives all
+      logits, [..., K].
+    dtype: 'float32', 'float16' or 'uint8', for probabilities and logits; labels
+      are uint8 always. 'uint8' scales probabilities to 0..255.
     head_sizes: numbers of classes of the heads.
   """
   if kind == 'labels':
-    heads = np.split(scores, np.cumsum(head_sizes)[:-1], axis=-1)
+    heads = np.split(predicted, np.cumsum(head_sizes)[:-1], axis=-1)
     labels = np.stack([np.argmax(head, axis=-1) for head in heads], axis=-1)
     labels = labels.astype(np.uint8)
     return labels[..., 0] if len(head_sizes) == 1 else labels
-  if kind == 'probabilities' and scores.shape[-1] == 2:
-    scores = scores[..., 1]
+  if kind == 'probabilities' and predicted.shape[-1] == 2:
+    predicted = predicted[..., 1]
   if dtype == 'uint8':
-    scores = np.round(255 * scores)
-  return scores.astype(dtype)
+    predicted = np.round(255 * predicted)
+  return predicted.astype(dtype)
 
 
 def plan_outputs(
@@ -51,9 +52,9 @@ def plan_outputs(
 ) -> tuple[list[tuple[list[Path], Path]], str]:
   """Returns [(input files, output file), ...] and the outputs' ending.
 
-  An output with an ending is one file for all inputs. One without is a folder
-  with a file for each input, named after it: .png for labels and overlays,
-  else .tif.
+  An output with an ending is one file for all inputs. An output without one is
+  a folder with a file for each input, named after it: .png for labels and
+  overlays, otherwise .tif.
 
   Raises:
     InputError: the ending doesn't fit the kind, or an output's folder is

@@ -45,15 +45,15 @@ def measure(
 ) -> tuple[int, tuple[int, int], np.dtype]:
   """Returns how many pages the files have, their height and width, and dtype.
 
-  Pages may differ in the dtype; then it is the widest.
+  Pages may differ in their dtype; the widest is returned.
 
   Args:
-    files: that go together into one.
-    channels: of the network.
-    output: that one.
+    files: image files that go together into one output.
+    channels: channels of an image that the network takes.
+    output: that output, for messages.
 
   Raises:
-    InputError: a file cannot be read, has not `channels`, or sizes differ.
+    InputError: a file cannot be read or has other channels, or sizes differ.
   """
   pages = [(page.shape[:2], page.dtype) for page in open_pages(files, channels)]
   sizes = sorted({shape for shape, _ in pages})
@@ -73,14 +73,14 @@ def open_pages(
   Float pixels that are not in [0, 1] are refused when they are read.
 
   Args:
-    files: as of `measure`.
-    channels: of the network.
-    dtype: what all pages are given as, so that one compiled program takes them:
-      the widest of theirs. A pixel stays the same share of its range. None for
-      each as it is stored.
+    files: image files.
+    channels: channels of an image that the network takes.
+    dtype: the widest dtype of the pages, to which all are converted, so that
+      one compiled program takes them. A pixel stays the same share of its
+      range. None converts none.
 
   Raises:
-    InputError: a file cannot be read, or has not `channels`.
+    InputError: a file cannot be read or has other channels.
   """
   for file in files:
     with open_rasters(file) as pages:
@@ -109,8 +109,8 @@ def write_predictions(
   each writes its share of the windows of every page.
 
   Args:
-    partial: what of it is finished already.
-    name: of the output, with its ending.
+    partial: the unfinished output.
+    name: name of the output, with its ending.
     pages: the images.
     shape: N pages of H rows and W columns.
     stream: (page, writer, finished=, share=, on_written=) -> plan, such as
@@ -169,9 +169,9 @@ def finish_picture(
   """Makes the picture of the canvas, if the output of that name is one.
 
   Args:
-    folder: of the partial output.
-    name: as of `write_predictions`.
-    colours: uint8[K,3] of labels 0..K-1.
+    folder: folder of the unfinished output.
+    name: name of the output, with its ending.
+    colours: uint8[K, 3], colours of the labels 0..K-1.
   """
   output = folder / name
   canvas = _canvas_path(output)
@@ -196,9 +196,8 @@ def _progress(stack, shape, done):
       done,
       unit='pixel',
       unit_scale=True,
-      disable=None
-      if processes.is_first()
-      else True,  # None asks for a terminal.
+      # None disables it where there is no terminal.
+      disable=None if processes.is_first() else True,
     )
   )
 
@@ -210,7 +209,7 @@ def _progress(stack, shape, done):
 
 
 def _checked(page, file, number):
-  """Returns the page, of which float pixels not in [0, 1] are refused."""
+  """Returns the page, whose float pixels outside of [0, 1] are refused."""
   if page.dtype != np.float32:
     return page
 
@@ -236,7 +235,7 @@ def _checked(page, file, number):
 
 
 def _widened(page, dtype):
-  """Returns the page, whose pixels are given as those of a wider dtype."""
+  """Returns the page, whose pixels are converted to a wider dtype."""
   if page.dtype == dtype:
     return page
   full = dtype.type(np.iinfo(page.dtype).max)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs that take long, are done block by block, and go on after a crash.
+"""Unfinished outputs: written block by block, continued after a crash.
 
-What is done lies beside the output, in `OUTPUT.partial`: a canvas, a journal of
-each process that names the blocks that are on the disk, and a lock, which ends
-with the process that holds it. The output gets its name when nothing is
-missing.
+An unfinished output lies beside the output, in the folder `OUTPUT.partial`: a
+canvas, a journal of each process that names the blocks that are on the disk,
+and a lock, which ends with the process that holds it. The output gets its name
+when no block is missing.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ Block = tuple[int, int]
 
 
 class Partial(NamedTuple):
-  """An output in the making.
+  """An unfinished output.
 
   Attributes:
-    folder: that holds all of it.
+    folder: the folder that holds all of it.
     finished: the blocks that were on the disk when it was opened, by page and
       number within the page, and the pixels of each.
     record: (block, pixels, sync) -> None; enters the block in the journal of
@@ -59,17 +59,18 @@ def open_partial(
   overwrite: bool = False,
   finish: Callable[[Path], None] = lambda folder: None,
 ) -> Iterator[Partial]:
-  """Yields what is there of an output; at the end it becomes the output.
+  """Yields an unfinished output; at the end it becomes the output.
 
-  The with-block puts the output into the folder under the output's name. What
-  is finished stays for the next time if it is killed, or raises anything but
-  an InputError. All processes of a run enter together, on one file system, and
+  The with-block puts the output into the folder under the output's name. If it
+  is killed, or raises anything but an InputError, the finished blocks stay for
+  the next time. All processes of a run enter together, on one file system, and
   if one raises, all do.
 
   Args:
     path: the output, a file or a folder.
-    identity: all that decides it, by names for messages; str or numbers.
-    overwrite: whether to drop what was begun with another identity.
+    identity: everything that decides the output, by names for messages; values
+      are str or numbers.
+    overwrite: whether to drop an output that was begun with another identity.
     finish: called with the folder in the first process, when all are through.
 
   Raises:
@@ -187,6 +188,8 @@ def _lock(path, folder, identity, overwrite) -> BinaryIO:
     if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
       raise _busy(path, folder) from e
     raise
+  if lock is None:  # Somebody else has found it, or removed it.
+    raise _busy(path, folder)
   return lock
 
 

@@ -95,13 +95,16 @@ def settle_tiles(
       limits = processes.gather(np.array(fitted.max_tile_size_px))
       settings = dataclasses.replace(fitted, max_tile_size_px=int(limits.min()))
     tile_size = choose_tile_shape(sizes, model.geometry, settings)
-  elif not np.ndim(tile_size):
+  elif isinstance(tile_size, int):
     tile_size = (tile_size, tile_size)
   settled = dataclasses.replace(
     settings, tile_size=tile_size, max_tile_size_px=None, tile_memory_mib=0
   )
   return dataclasses.replace(
-    settled, most_tiles=most_windows(sizes, model.geometry, settled)
+    settled,
+    most_tiles=most_windows(
+      sizes, model.geometry, tile_size, settings.transforms
+    ),
   )
 
 

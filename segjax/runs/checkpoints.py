@@ -296,7 +296,9 @@ def _read(manager: ocp.CheckpointManager, step: int, wanted: Any) -> Any:
 
 
 def _newest_readable(
-  manager: ocp.CheckpointManager, step: int | None, read: Callable[[int], Any]
+  manager: ocp.CheckpointManager,
+  step: int | str | None,
+  read: Callable[[int], Any],
 ) -> tuple[int, Any]:
   """The newest step that `read` can read, or `step`; what was read."""
   steps, directory = manager.all_steps(), manager.directory
@@ -305,11 +307,13 @@ def _newest_readable(
       f'no checkpoint in {directory}; train first: python -m segjax.main '
       f'--config=CONFIG --workdir={directory.parent}'
     )
-  if step is not None and step not in steps:
+  candidates = [
+    other for other in sorted(steps, reverse=True) if step in (None, other)
+  ]
+  if not candidates:
     raise InputError(
       f'no checkpoint {step!r} in {directory}; there are {sorted(steps)}'
     )
-  candidates = sorted(steps, reverse=True) if step is None else [step]
   for candidate in candidates:
     try:
       return candidate, read(candidate)

@@ -12,6 +12,7 @@ opens neither this checkpoint nor those before it.
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ class DamagedError(Exception):
   """What was read is not what was written."""
 
 
-def write_record(directory: Path, step: int, record: Mapping[str, Any]) -> None:
+def write_record(
+  directory: str | os.PathLike, step: int, record: Mapping[str, Any]
+) -> None:
   """Writes the record of a checkpoint that is about to be saved.
 
   Args:
@@ -43,7 +46,9 @@ def write_record(directory: Path, step: int, record: Mapping[str, Any]) -> None:
     temporary.write_text(text + '\n', encoding='utf-8')
 
 
-def read_record(directory: Path, step: int) -> dict[str, Any] | None:
+def read_record(
+  directory: str | os.PathLike, step: int
+) -> dict[str, Any] | None:
   """Returns what `write_record` was given; None if there is none.
 
   Raises:
@@ -61,9 +66,9 @@ def read_record(directory: Path, step: int) -> dict[str, Any] | None:
   return record
 
 
-def remove_records(directory: Path, keep: Collection[int]) -> None:
+def remove_records(directory: str | os.PathLike, keep: Collection[int]) -> None:
   """Removes the records of all steps but those in `keep`."""
-  for file in directory.glob(f'*{_ENDING}'):
+  for file in Path(directory).glob(f'*{_ENDING}'):
     if file not in {_file(directory, step) for step in keep}:
       with contextlib.suppress(FileNotFoundError):
         file.unlink()
@@ -130,7 +135,7 @@ def check_digests(tree: Any, expected: Mapping[str, str]) -> None:
 
 
 def _file(directory, step):
-  return directory / f'{step}{_ENDING}'
+  return Path(directory) / f'{step}{_ENDING}'
 
 
 def _kinds(tree):
@@ -143,5 +148,5 @@ def _kinds(tree):
 def _digest(leaf):
   array = np.ascontiguousarray(leaf)  # Which gives a scalar an axis.
   digest = hashlib.sha256(f'{leaf.dtype}{list(leaf.shape)}'.encode())
-  digest.update(array.reshape(-1).view(np.uint8))
+  digest.update(array.reshape(-1).view(np.uint8).data)
   return digest.hexdigest()

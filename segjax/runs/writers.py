@@ -71,10 +71,10 @@ class MetricWriter:
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds one row; `scalars` may be 0-d arrays. On disk when this returns."""
-    if self._file is None:
+    if self._file is None or self._tensorboard is None:
       return
     values = {name: float(value) for name, value in scalars.items()}
-    row = {'step': int(step)}
+    row: dict[str, float | None] = {'step': int(step)}
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
       self._tensorboard.add_scalar(name, value, step)
@@ -92,12 +92,14 @@ class MetricWriter:
     """Brings everything written so far to disk."""
     if self._file is not None:
       self._file.flush()
+    if self._tensorboard is not None:
       self._tensorboard.flush()
 
   def close(self) -> None:
     """Flushes and closes both records."""
     if self._file is not None:
       self._file.close()
+    if self._tensorboard is not None:
       self._tensorboard.close()
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The eight turns and flips of an image, over which predictions are averaged.
+"""The eight turns and flips of an image, for test-time augmentation.
+
+Predictions of the turned images, turned back, are averaged.
 
 A transform is (quarter turns, flip): the columns are reversed first, then the
 image is turned counter-clockwise.
@@ -35,7 +37,8 @@ def turned_shape(
 ) -> tuple[int, int]:
   """Returns the height and width of a turned array of height and width."""
   del flip
-  return shape[::-1] if turns % 2 else shape
+  height, width = shape
+  return (width, height) if turns % 2 else (height, width)
 
 
 def is_reversed(turns: int, flip: bool) -> tuple[bool, bool]:

@@ -9,7 +9,7 @@ matched by order, and nothing is left out unless the caller names it.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -191,7 +191,7 @@ def _convolution(tensor, shape):
   return layers[tensor.name]['kernel']
 
 
-def _refuse_shape(tensor, path, shape):
+def _refuse_shape(tensor, path, shape) -> NoReturn:
   message = (
     f'{tensor.name} has shape {list(tensor.values.shape)}, which does not fit '
     f'{path} {list(shape)}'
