@@ -33,7 +33,7 @@ Arguments
              HHA:
 
     from segjax.weights import files, surgery
-    from segjax.runs.workdir import load_run
+    from segjax.networks import load_run
     runs = {'color': load_run('COLOR')[1], 'hha': load_run('HHA')[1]}
     files.write_params('joined.npz', surgery.join_streams(runs))
 

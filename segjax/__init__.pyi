@@ -12,15 +12,15 @@ from .tiling.windows import predict_image as predict_image
 from .tiling.settings import TileSettings as TileSettings
 
 # Trained and published weights.
-from .runs.workdir import load_run as load_run
+from .networks import load_run as load_run
 from .weights.files import read_params as read_params
 from .weights.files import write_params as write_params
 from .weights.caffe import read_caffemodel as read_caffemodel
 from .weights.surgery import fc_to_conv as fc_to_conv
 
 # Pixels, training tiles, weights of the loss, and the loss.
-from .data import standardise as standardise
-from .data import to_unit_range as to_unit_range
+from .data.preprocessing import standardise as standardise
+from .data.preprocessing import to_unit_range as to_unit_range
 from .data.augment import Augmentation as Augmentation
 from .data.augment import augment as augment
 from .data.border_weights import border_weights as border_weights

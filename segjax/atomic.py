@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all; checks of their place."""
 
 import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from segjax.errors import InputError
 
 
 @contextlib.contextmanager
@@ -49,6 +51,19 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
       os.rename(old, path)
     for folder in (temporary, old):
       shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_folder(output: Path) -> None:
+  """Raises InputError if the folder that an output goes into is missing."""
+  if not output.parent.is_dir():
+    raise InputError(f'output {output}: there is no folder {output.parent}')
+
+
+def check_absent(outputs: Iterable[Path]) -> None:
+  """Raises InputError if an output exists."""
+  for output in outputs:
+    if output.exists():
+      raise InputError(f'{output} exists; give --overwrite to replace it')
 
 
 def _beside(path):

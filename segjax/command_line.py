@@ -144,7 +144,7 @@ def _list_commands(program: str) -> str:
     f'  {name:{width}}  {command.summary}' for name, command in COMMANDS.items()
   ]
   lines = (
-    segjax.__doc__,
+    segjax.__doc__ or '',
     '',
     f'{program} COMMAND --FLAG=VALUE ...',
     '',

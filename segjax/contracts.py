@@ -40,14 +40,14 @@ class SegmentationModel(Protocol):
   @property
   def head_sizes(self) -> tuple[int, ...]: ...
 
-  def apply(
-    self, variables: dict[str, Any], image: jax.Array, **options: Any
-  ) -> jax.Array:
-    """Returns the logits f32[B, h, w, K] of images f32[B, H, W, C].
+  @property
+  def apply(self) -> Callable[..., Any]:
+    """(variables, image, **options) -> logits f32[B, h, w, K].
 
     Args:
       variables: {'params': params}.
-      image: pixels, normalised as those that the network was trained on.
+      image: pixels f32[B, H, W, C], normalised as those that the network was
+        trained on.
       **options: `size` i32[B, 2] if `geometry.takes_any_size`, the true height
         and width of images that are padded at their ends. A linen module also
         takes `train` and `rngs`.

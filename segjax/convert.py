@@ -25,11 +25,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import flags
-from jax.tree_util import keystr
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax.errors import InputError
 from segjax.models import CLASSIFIERS, FCNS, make_model
-from segjax.models.backbone import Classifier, FullyConnected
+from segjax.models.backbone import FullyConnected
 from segjax.models.fcn import FCN
 from segjax.models.googlenet import caffe_name
 from segjax.prediction.outputs import check_apart
@@ -95,7 +95,7 @@ def convert(
   shapes = jax.eval_shape(functools.partial(_init, model), jax.random.key(seed))
   paths = {
     f'{caffe_name(path[:-1])}/{path[-1]}': '/'.join(path)
-    for path in map(_names, jax.tree_util.tree_leaves_with_path(shapes))
+    for path in flatten_dict(shapes)
   }
   source = {paths.get(path, path): tensor for path, tensor in source.items()}
   is_fcn = isinstance(model, FCN)
@@ -108,7 +108,8 @@ def convert(
     fixed=fixed_layers(model, source) if is_fcn else None,
   )
   params |= _initial_values(model, report.initial, seed)
-  return files.nested({path: params[path] for path in paths.values()}), report
+  params = {path: params[path] for path in paths.values()}
+  return unflatten_dict(params, sep='/'), report
 
 
 def convert_file(
@@ -180,9 +181,9 @@ def _about(source, tensors):
   return about
 
 
-def _windows(model: Classifier) -> dict[str, tuple[int, int]]:
+def _windows(model: nn.Module) -> dict[str, tuple[int, int]]:
   return {
-    row.name: (row.footprint.kernel,) * 2
+    row.name: (row.footprint.kernel, row.footprint.kernel)
     for row in model.backbone().head
     if isinstance(row, FullyConnected)
   }
@@ -213,16 +214,10 @@ def _initial_values(model, paths, seed):
   """The initial values of the parameters in `paths`, and only those."""
 
   def init(key):
-    leaves = jax.tree_util.tree_leaves_with_path(_init(model, key))
-    leaves = {'/'.join(_names(entry)): entry[1] for entry in leaves}
-    return {path: leaves[path] for path in paths}
+    params = flatten_dict(_init(model, key), sep='/')
+    return {path: params[path] for path in paths}
 
   return jax.jit(init)(jax.random.key(seed)) if paths else {}
-
-
-def _names(entry):
-  path, _ = entry
-  return tuple(keystr((key,), simple=True) for key in path)
 
 
 def _head(text):

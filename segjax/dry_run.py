@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from segjax.devices import processes
+from segjax.errors import InputError
 from segjax.experiment import create_experiment
 from segjax.geometry import Geometry
 from segjax.runs.writers import table
@@ -65,11 +66,12 @@ def describe(config: ConfigDict) -> str:
   kind = jax.devices()[0].device_kind
   side = _image_side(config)
   assumed = '' if config.tile_size_px else ', which is assumed'
+  cost = lowered.cost_analysis()
   rows = (
     ('devices', f'{count} x {kind}, of {source}'),
     ('images', f'{config.batch_size} x {side} x {side} px{assumed}'),
     ('parameters', f'{sum(map(np.size, jax.tree.leaves(state.params))):,}'),
-    ('FLOPs per step', f'{lowered.cost_analysis()["flops"]:.4g}'),
+    ('FLOPs per step', 'unknown' if cost is None else f'{cost["flops"]:.4g}'),
     ('bytes per device', f'{bytes_with(config[field]):,}'),
     ('of', f'{limit:,}'),
     (f'largest {field} that fits', 'none' if fits is None else str(fits)),
@@ -127,6 +129,10 @@ def _compiled_bytes(lowered: jax.stages.Lowered) -> float:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return math.inf
+  if memory is None:
+    raise InputError(
+      f'{jax.default_backend()} does not say how much memory a program takes'
+    )
   return (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes

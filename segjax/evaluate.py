@@ -247,9 +247,9 @@ def _evaluate_classes(
       for key, iu in zip(names, class_ius, strict=True)
     }
     first += size
-  matches = processes.gather_rows(np.concatenate(matches))
-  if len(matches):
-    scores['seg'] = cells.mean_jaccard(matches)
+  matched = processes.gather_rows(np.concatenate(matches))
+  if len(matched):
+    scores['seg'] = cells.mean_jaccard(matched)
   return Evaluation(scores, panels)
 
 

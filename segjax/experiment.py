@@ -11,12 +11,13 @@ import jax
 from ml_collections import ConfigDict
 
 from segjax import steps
-from segjax.data import IGNORE_LABEL, standardise
+from segjax.data import IGNORE_LABEL
+from segjax.data.preprocessing import standardise
 from segjax.devices import parallel
 from segjax.devices.parallel import DataParallel
 from segjax.errors import InputError
 from segjax.losses import REDUCTIONS
-from segjax.models import create_model
+from segjax.models import Segmenter, create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction.predictor import check_prediction
 from segjax.settings import Settings, read_settings
@@ -33,7 +34,7 @@ class Experiment(NamedTuple):
     settings: the sections of the config.
   """
 
-  model: nn.Module
+  model: Segmenter
   init: Callable[[], TrainState]
   devices: DataParallel
   settings: Settings

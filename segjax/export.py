@@ -58,28 +58,27 @@ def export_network(
       `artifact.write`.
   """
   artifact.check_output(output, overwrite)
-  model, params, config, _ = network
+  model, params, config = network
   preprocessing, settings = read_prediction(config)
   check_prediction(model, preprocessing, settings)
   prediction = config.prediction.to_dict()
   geometry = model.geometry
   if not geometry.takes_any_size:
-    size_px = config.tile_size_px if size_px is None else size_px
+    side: int = config.tile_size_px if size_px is None else size_px
     # An image that needs more than one tile.
-    plan_tiles(
-      size_px + 1, size_px + 1, geometry, TileSettings(tile_size=size_px)
-    )
-    prediction |= dict(tile_size=size_px, max_tile_size_px=size_px)
+    plan_tiles(side + 1, side + 1, geometry, TileSettings(tile_size=side))
+    prediction |= dict(tile_size=side, max_tile_size_px=side)
   elif size_px is None or size_px < 1:
     raise InputError(
       f'size_px={size_px}: this network was trained on whole images; give the '
       'side of the tiles to predict by, or that of the largest image'
     )
   else:
-    prediction |= dict(bucket_px=size_px, tile_size=size_px)
+    side = size_px
+    prediction |= dict(bucket_px=side, tile_size=side)
 
   (batch,) = export.symbolic_shape('n')
-  shape = (batch, size_px, size_px, model.in_channels)
+  shape = (batch, side, side, model.in_channels)
   inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
   if geometry.takes_any_size:
     inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))

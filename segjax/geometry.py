@@ -18,7 +18,7 @@ that one block of valid convolutions takes off an axis.
 import dataclasses
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from segjax.errors import InputError
 
@@ -115,7 +115,7 @@ class AnySize:
     """Returns `core_size`: an image as large as its logits."""
     return self.output_size(core_size)
 
-  def tile_size(self, core_size: int) -> int:
+  def tile_size(self: Geometry, core_size: int) -> int:
     """Returns core and margins, rounded up to whole periods."""
     return -(-(core_size + 2 * self.margin) // self.period) * self.period
 
@@ -139,9 +139,10 @@ class UNetGeometry:
   convs_per_block: int = 2
   padding: str = 'VALID'
 
-  takes_any_size: ClassVar[bool] = False
-  clips_tiles: ClassVar[bool] = False
-  default_max_tile_size_px: ClassVar[int] = 1024
+  # Without annotations, which would make fields of them.
+  takes_any_size = False
+  clips_tiles = False
+  default_max_tile_size_px = 1024
 
   def __post_init__(self):
     if not 0 <= self.depth <= _MOST or not 1 <= self.convs_per_block <= _MOST:

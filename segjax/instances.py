@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from segjax.atomic import check_absent, check_folder
 from segjax.errors import InputError
 from segjax.images.files import (
   digest_of_rasters,
@@ -32,11 +33,7 @@ from segjax.images.files import (
 from segjax.images.zarr import is_zarr
 from segjax.prediction.components import blocks_of, label_blocks
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
-from segjax.prediction.outputs import (
-  check_absent,
-  check_apart,
-  check_other_folder,
-)
+from segjax.prediction.outputs import check_apart, check_other_folder
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048
@@ -78,8 +75,7 @@ def label_files(
     outputs = [output]
     if output.suffix.lower() not in ('.tif', '.tiff'):
       raise InputError(f'output {output} of a file must be a .tif')
-    if not output.parent.is_dir():
-      raise InputError(f'output {output}: there is no folder {output.parent}')
+    check_folder(output)
   for file in outputs:
     if outputs.count(file) > 1:
       raise InputError(f'{file} would hold two inputs; rename one of them')
@@ -125,7 +121,9 @@ def _label_pages(file, target, threshold, seed_threshold):
   total = 0
   with open_rasters(file) as pages:
     shape = pages[0].shape[:2]
-    with open_canvas(target, (len(pages), *shape), np.uint16) as canvas:
+    with open_canvas(
+      target, (len(pages), *shape), np.dtype(np.uint16)
+    ) as canvas:
       numbers = _numbers(target.with_name('numbers'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(

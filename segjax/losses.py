@@ -2,14 +2,18 @@
 """Weighted pixel-wise cross-entropy."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from segjax.errors import InputError
 
 REDUCTIONS = ('mean', 'mean_of_images', 'sum')
+
+Array = TypeVar('Array', jax.Array, np.ndarray)
 
 
 def cross_entropy(
@@ -51,9 +55,9 @@ def cross_entropy(
 
 
 def split_heads(
-  scores: jax.Array, label: jax.Array, head_sizes: Sequence[int]
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-  """Yields the scores and the label of each head; takes numpy arrays, too.
+  scores: Array, label: Array, head_sizes: Sequence[int]
+) -> Iterator[tuple[Array, Array]]:
+  """Yields the scores and the label of each head.
 
   Args:
     scores: f32[..., K], those of all heads one after another.

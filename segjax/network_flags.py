@@ -111,7 +111,7 @@ def load_from_flags() -> 'Network':
 
   args = flags.FLAGS
   if args.workdir is not None:
-    network = networks.load_trained(args.workdir, args.checkpoint)
+    network = networks.load_run(args.workdir, args.checkpoint)
   else:
     network = networks.load_converted(args.config, args.params)
   if network.config.compilation_cache:

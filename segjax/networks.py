@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks with their parameters: those of a run, of a file, to start from."""
+"""Networks with their parameters: of a run, of a file, or to start from."""
 
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax.contracts import SegmentationModel
 from segjax.data import Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
-from segjax.runs.checkpoints import newest_step
-from segjax.runs.workdir import load_run
+from segjax.runs.checkpoints import load_params, newest_step
+from segjax.runs.workdir import read_complete_config
 from segjax.settings import read_settings
 from segjax.steps import init_params
 from segjax.weights import files
@@ -24,29 +26,75 @@ from segjax.weights.matching import Tensor, match
 
 RANDOM = 'random'
 
+# Settings of a run that commands read.
+_READ = (
+  'data.name',
+  'data_sha256',
+  'evaluation.average',
+  'evaluation.best_metric',
+  'evaluation.num_pictures',
+  'model.name',
+  'num_train_steps',
+  'preprocessing.channels',
+  'preprocessing.mean',
+  'preprocessing.std',
+  'tile_size_px',
+)
+_READ_OF_UNET = ('prediction.max_tile_size_px', 'prediction.tiles_per_batch')
+_READ_OF_FCN = ('prediction.bucket_px',)
+
 
 class Network(NamedTuple):
-  """A model with parameters, and how it is used.
+  """A model with its parameters and its config.
 
   Attributes:
     model: U-Net, FCN or exported artifact.
-    params: its parameters.
+    params: parameters of the model.
     config: how images are prepared and results are scored.
-    data_sha256: digest of the data it was trained on; None if unknown.
   """
 
   model: SegmentationModel
   params: Any
   config: ConfigDict
-  data_sha256: str | None
+
+  @property
+  def data_sha256(self) -> str | None:
+    """Checksum of the data that it was trained on; None if unknown."""
+    return self.config.get('data_sha256')
 
 
-def load_trained(
-  workdir: str | os.PathLike, checkpoint: str = 'latest'
-) -> Network:
-  """Returns the network of a run; see `workdir.load_run`."""
-  model, params, config = load_run(workdir, checkpoint)
-  return Network(model, params, config, config.data_sha256)
+def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
+  """Returns the model, the parameters and the config of a run.
+
+  Settings that configs got after the run was made have the values that the run
+  had in effect.
+
+  Args:
+    workdir: folder of the run.
+    checkpoint: 'latest', 'best' (by the score on held-out examples) or the
+      number of a step.
+
+  Raises:
+    InputError: there is no such run or checkpoint, or it cannot be read, or its
+      config lacks a setting.
+
+  >>> import segjax
+  >>> model, params, config = segjax.load_run('runs/demo')
+  >>> config.data.name
+  'synthetic'
+  """
+  config = read_complete_config(workdir)
+  _check_has(workdir, config, _READ)
+  model = create_model(config.model)
+  takes_any_size = model.geometry.takes_any_size
+  _check_has(workdir, config, _READ_OF_FCN if takes_any_size else _READ_OF_UNET)
+  which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+  if isinstance(which, str) and which not in ('latest', 'best'):
+    raise InputError(
+      f"checkpoint {checkpoint!r} is not 'latest', 'best' or a step's number"
+    )
+  params = load_params(Path(workdir) / 'checkpoints', which)
+  return Network(model, params, config)
 
 
 def about(config: ConfigDict) -> dict[str, str]:
@@ -83,7 +131,7 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
         f'{params} is of a network with {name}={value}; the config has '
         f'{wanted.get(name)}'
       )
-  return Network(model, files.nested(arrays), config, None)
+  return Network(model, unflatten_dict(arrays, sep='/'), config)
 
 
 def starting_params(
@@ -130,7 +178,7 @@ def starting_params(
     _, trained, config = load_run(path, 'latest' if step is None else str(step))
     tensors = {
       name: Tensor(name, np.asarray(array), 'HWIO')
-      for name, array in files.flattened(trained).items()
+      for name, array in flatten_dict(trained, sep='/').items()
     }
     source = f'{path}, step {step} of {config.num_train_steps}'
     facts = about(config)
@@ -175,6 +223,22 @@ def check_fits(model: SegmentationModel, dataset: Dataset) -> None:
       f'the heads of the model have {model.head_sizes} classes; the labels of '
       f'the data have {sizes}; set model.heads'
     )
+
+
+def _check_has(
+  workdir: str | os.PathLike,
+  config: ConfigDict,
+  names: Sequence[str],
+) -> None:
+  for name in names:
+    try:
+      operator.attrgetter(name)(config)
+    except AttributeError as error:
+      raise InputError(
+        f'{Path(workdir) / "config.json"} has no {name}, as a run of '
+        'another version of segjax; use that version, or add the setting there '
+        'as a config file of today has it'
+      ) from error
 
 
 def _shapes(model: nn.Module) -> Any:

@@ -101,7 +101,7 @@ def create_optimizer(
         )
     return traverse_util.path_aware_map(
       lambda path, _: (
-        path[-1] == 'bias' and path[0].startswith(tuple(bias_layers))
+        path[-1] == 'bias' and str(path[0]).startswith(tuple(bias_layers))
       ),
       params,
     )

@@ -18,7 +18,7 @@ from segjax.images.palettes import complete_palette
 MISSED = (230, 85, 13)
 INVENTED = (0, 150, 255)
 _IGNORED = (110, 110, 120)
-_CLASSES = np.uint8(
+_CLASSES = np.array(
   [
     (0, 0, 0),
     (255, 255, 255),
@@ -29,10 +29,11 @@ _CLASSES = np.uint8(
     (0, 114, 178),
     (213, 94, 0),
     (204, 121, 167),
-  ]
+  ],
+  np.uint8,
 )
 # Lightness grows steadily from the first to the last.
-_RAMP = np.float64(
+_RAMP = np.array(
   [
     (68, 1, 84),
     (70, 50, 127),
@@ -42,7 +43,8 @@ _RAMP = np.float64(
     (74, 194, 109),
     (159, 218, 58),
     (253, 231, 37),
-  ]
+  ],
+  np.float64,
 )
 _GAP_PX = 6
 _OVERLAY_OPACITY = 0.5
@@ -81,7 +83,7 @@ def overlay(
   is_ignored = label == ignore_label
   is_labelled = label == drawn_class
   is_predicted = prediction == drawn_class
-  picture = np.repeat(np.float64(_gray(image))[..., None], 3, axis=-1)
+  picture = np.repeat(_gray(image).astype(np.float64)[..., None], 3, axis=-1)
   for given, other, colour in (
     (is_labelled, is_predicted, MISSED),
     (is_predicted, is_labelled, INVENTED),
@@ -89,7 +91,7 @@ def overlay(
     is_wrong = given & ~other & ~is_ignored
     is_far = is_wrong & ~_dilate(other | is_ignored, tolerance_px)
     opacity = np.where(is_far, 0.8, 0.3) * is_wrong
-    picture += opacity[..., None] * (np.float64(colour) - picture)
+    picture += opacity[..., None] * (np.array(colour, np.float64) - picture)
   return picture.round().astype(np.uint8)
 
 
@@ -118,11 +120,11 @@ def panel(
   image, label, weight, probability = _crop_to_smallest(
     image, label, weight if has_weight else label, probability
   )
-  levels = 255 * np.clip(np.float64(probability), 0, 1)
+  levels = 255 * np.clip(np.asarray(probability, np.float64), 0, 1)
   columns = [
     _rgb(image),
     colour_label(label),
-    np.repeat(np.uint8(levels.round())[..., None], 3, axis=-1),
+    np.repeat(levels.round().astype(np.uint8)[..., None], 3, axis=-1),
     overlay(image, label, probability),
   ]
   if has_weight:
@@ -169,7 +171,7 @@ def segmentation_panel(
   colours = complete_palette(palette)
   shown = _colour_image(image)
   # Lifted, since many class colours are dark themselves.
-  gray = 255 - 0.7 * (255 - np.float64(_gray(shown))[..., None])
+  gray = 255 - 0.7 * (255 - _gray(shown).astype(np.float64)[..., None])
   blend = gray + _OVERLAY_OPACITY * (colours[prediction] - gray)
   columns = [shown, blend.round().astype(np.uint8)]
   if label is not None:
@@ -276,15 +278,15 @@ def _dilate(plane: np.ndarray, radius: int) -> np.ndarray:
   windows = np.lib.stride_tricks.sliding_window_view(
     padded, (2 * radius + 1, 2 * radius + 1)
   )
-  return windows.any(axis=(-1, -2))
+  return np.logical_or.reduce(windows, axis=(-1, -2))
 
 
 def _crop_to_smallest(*arrays: np.ndarray) -> list[np.ndarray]:
-  arrays = [np.asarray(array) for array in arrays]
-  rows = min(array.shape[0] for array in arrays)
-  columns = min(array.shape[1] for array in arrays)
+  planes = [np.asarray(array) for array in arrays]
+  rows = min(plane.shape[0] for plane in planes)
+  columns = min(plane.shape[1] for plane in planes)
   cropped = []
-  for array in arrays:
+  for array in planes:
     top = (array.shape[0] - rows) // 2
     left = (array.shape[1] - columns) // 2
     cropped.append(array[top : top + rows, left : left + columns])

@@ -14,7 +14,6 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('predict')
 
 import functools
-import hashlib
 import itertools
 import os
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from segjax import network_flags
+from segjax.atomic import check_absent
 from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
@@ -36,7 +36,6 @@ from segjax.networks import Network
 from segjax.prediction import artifact
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.outputs import (
-  check_absent,
   check_apart,
   check_other_folder,
   encode,
@@ -56,8 +55,8 @@ from segjax.prediction.partial import (
 )
 from segjax.prediction.predictor import of_stored_pixels, settle_tiles
 from segjax.prediction.streaming import stream_predict
+from segjax.runs.integrity import digest_of_values, digests_of_arrays
 from segjax.settings import read_prediction
-from segjax.weights.files import digest_of_params
 
 
 def predict_files(
@@ -116,7 +115,7 @@ def predict_files(
   written = [file for _, file in jobs]
   unfinished = [unfinished_folder(file) for file in written]
   check_apart([*written, *unfinished], [*images_read, *other_inputs])
-  model, params, config, _ = network
+  model, params, config = network
   if average is None:
     average = config.evaluation.average
   colours = None
@@ -130,7 +129,7 @@ def predict_files(
     dtype='uint8' if ending == '.png' else dtype,
     head_sizes=model.head_sizes,
   )
-  params_digest = digest_of_params(params)
+  params_digest = digest_of_values(digests_of_arrays(params))
   digests = [digest_of_rasters(files) for files, _ in jobs]
   described = config.to_dict()
   journal = None
@@ -163,7 +162,7 @@ def predict_files(
     )
     identity = {
       'parameters': params_digest,
-      'settings': hashlib.sha256(settings.encode()).hexdigest(),
+      'settings': digest_of_values(settings),
       'input': digest,
     }
     if is_finished:
@@ -257,7 +256,7 @@ def _load(args) -> Network:
       f'--checkpoint={args.checkpoint} is of a run; --artifact={args.artifact} '
       'holds one network, give no --checkpoint with it'
     )
-  network = Network(*artifact.load(args.artifact), data_sha256=None)
+  network = Network(*artifact.load(args.artifact))
   use_compilation_cache()
   return network
 

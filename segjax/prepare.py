@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from segjax.atomic import check_absent
 from segjax.data import create_dataset
 from segjax.data.examples import IGNORE_LABEL, Dataset, check_label
 from segjax.data.tfds import import_tfds
@@ -149,7 +150,7 @@ def _check_replaceable(folder, overwrite):
   if not folder.exists():
     return
   if not overwrite:
-    raise InputError(f'{folder} exists; give --overwrite to replace it')
+    check_absent([folder])
   if [*folder.glob('*')] != [folder / _VERSION] or not (
     folder / _VERSION / 'dataset_info.json'
   ).is_file():

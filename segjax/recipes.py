@@ -72,7 +72,7 @@ def caffe_preprocessing(
   Args:
     mean: mean of each channel of the result, in 0..255.
     channels: indices of the image's channels in the order of the result; see
-      `data.standardise`.
+      `preprocessing.standardise`.
   """
   return dict(
     mean=tuple(value / 255 for value in mean),

@@ -21,8 +21,8 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from segjax.data import check_preprocessing
 from segjax.data.augment import Augmentation
+from segjax.data.preprocessing import check_preprocessing
 from segjax.errors import InputError, did_you_mean
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.tiling.settings import TileSettings
@@ -73,7 +73,7 @@ class BatchingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessingSettings:
-  """The arguments of `data.standardise`.
+  """The arguments of `preprocessing.standardise`.
 
   Attributes:
     mean: one number, or one for each channel.
@@ -237,10 +237,10 @@ def read_settings(config: ConfigDict) -> Settings:
   sections = config.to_dict()
   _check_names('', sections, _TOP)
   for name, known in _NAMES.items():
-    section = sections
+    found = sections
     for part in name.split('.'):
-      section = section[part]
-    _check_names(f'{name}.', section, known)
+      found = found[part]
+    _check_names(f'{name}.', found, known)
   model = sections['model']
   name = model['name'] if 'name' in model else None
   if name in UNETS or name in FCNS:  # Another name is refused by `models`.

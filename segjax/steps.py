@@ -6,7 +6,7 @@ The step is the same function under `jit` over a sharded batch and under
 global batch), so neither the devices nor a restart change it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import optax
 
 from segjax import losses
-from segjax.data import to_unit_range
 from segjax.data.augment import Augmentation, augment
+from segjax.data.preprocessing import to_unit_range
 from segjax.errors import InputError
 
 
@@ -32,12 +32,12 @@ class TrainState(flax.struct.PyTreeNode):
   """
 
   step: jax.Array
-  params: dict
+  params: Mapping[str, Any]
   opt_state: optax.OptState
   key: jax.Array
 
 
-def init_params(model: nn.Module, key: jax.Array) -> dict[str, Any]:
+def init_params(model: nn.Module, key: jax.Array) -> Mapping[str, Any]:
   """Returns the initial parameters of a model, a function of `key` alone."""
   size = model.geometry.input_size(1)
   image = jnp.zeros((1, size, size, model.in_channels))
@@ -136,7 +136,7 @@ def make_train_step(
       )
       for scores, truth in losses.split_heads(logits, label, model.head_sizes)
     ]
-    total, count, correct = map(sum, zip(*sums, strict=True))
+    total, count, correct = jax.tree.map(lambda *terms: sum(terms), *sums)
     loss, divisor = losses.reduce_image(total, count, reduction)
     return loss, (divisor, count, correct)
 

@@ -9,6 +9,7 @@ import re
 import shlex
 from pathlib import Path
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax import networks
@@ -31,7 +32,6 @@ from segjax.runs.workdir import (
   claim_workdir,
   lock_workdir,
 )
-from segjax.weights import files
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from
@@ -135,9 +135,10 @@ def _train_in(
       state = checkpoints.restore(state)
     elif origin:
       processes.say(f'parameters from {origin}')
-      params = files.flattened(state.params) | start_params
-      state = state.replace(params=files.nested(params))
+      params = flatten_dict(state.params, sep='/') | start_params
+      state = state.replace(params=unflatten_dict(params, sep='/'))
     start, end = int(state.step), config.num_train_steps
+    first_traced, last_traced = config.profile_steps
     processes.say(writers.parameter_table(state.params))
     if counted:
       processes.say(counted)
@@ -158,7 +159,7 @@ def _train_in(
       writers.Progress(
         end, start, config.batch_size, enabled=processes.is_first()
       ) as progress,
-      tracing(*config.profile_steps, workdir / 'profile') as trace,
+      tracing(first_traced, last_traced, workdir / 'profile') as trace,
     ):
       log = TrainingLog(writer, progress, config.log_every_steps)
       for step in range(start + 1, end + 1):

@@ -130,7 +130,7 @@ def test_nothing_is_kept_where_that_is_not_safe(
   """On devices that this machine is said to have."""
   folder, *_ = script(
     tmp_path,
-    f'import jaxlib; jaxlib.__version__ = {version!r}\n'
+    f'import jaxlib.version as v; v.__version__ = {version!r}\n'
     f'jax.default_backend = lambda: {backend!r}\n'
     f'jax.process_count = lambda: {processes}',
   )

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 from caffemodel import write_caffemodel
+from flax.traverse_util import unflatten_dict
 from narrow_nets import (
   VGG16,
   AtOnce,
@@ -99,7 +100,7 @@ def test_a_file_carries_on_what_it_says(tmp_path):
   fields = {'width': 1 / 64, 'fc_features': 5}
   params = random_params(FCN8s(num_classes=3))
   about = {'model': 'fcn8s', 'pixels': 'standardised', 'padding': 'same'}
-  files.write_params(path, files.nested(params), about=about)
+  files.write_params(path, unflatten_dict(params, sep='/'), about=about)
   copy = tmp_path / 'copy.safetensors'
   convert.convert_file(path, 'fcn8s', copy, fields=fields)
   assert files.read_about(copy) == about

@@ -17,7 +17,7 @@ import pytest
 from commands import DEMO, REPOSITORY, run, start
 
 from segjax.errors import InputError
-from segjax.runs import checkpoints, leaves
+from segjax.runs import checkpoints, integrity
 
 # Orbax leaves the other reads of a failed restore unawaited.
 pytestmark = pytest.mark.filterwarnings(
@@ -143,15 +143,19 @@ def test_digests_are_of_type_shape_and_elements():
   array = np.arange(6, dtype=np.float32)
   swapped = array[[1, 0, 2, 3, 4, 5]]
   alike = [array, array.reshape(2, 3), array.view(np.int32), swapped]
-  made = [leaves.digests({'a': x})['a'] for x in alike]
+  made = [integrity.digests_of_arrays({'a': x})['a'] for x in alike]
   assert len(set(made)) == 4
-  assert leaves.digests({'a': jnp.asarray(array)})['a'] == made[0]
+  assert integrity.digests_of_arrays({'a': jnp.asarray(array)})['a'] == made[0]
   assert (
-    leaves.digests({'a': array.reshape(3, 2).T})['a']
-    == (leaves.digests({'a': np.ascontiguousarray(array.reshape(3, 2).T)})['a'])
+    integrity.digests_of_arrays({'a': array.reshape(3, 2).T})['a']
+    == (
+      integrity.digests_of_arrays(
+        {'a': np.ascontiguousarray(array.reshape(3, 2).T)}
+      )['a']
+    )
   )
-  with pytest.raises(leaves.DamagedError, match='contents of b.c changed'):
-    leaves.check_digests({'b': {'c': array}}, {'b.c': made[3]})
+  with pytest.raises(integrity.DamagedError, match='contents of b.c changed'):
+    integrity.check_digests({'b': {'c': array}}, {'b.c': made[3]})
 
 
 def test_save_on_a_full_disk(tmp_path):

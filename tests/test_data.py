@@ -7,16 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from segjax.data import (
-  check_preprocessing,
-  create_dataset,
-  look_of,
-  standardise,
-  synthetic,
-  to_unit_range,
-)
+from segjax.data import create_dataset, look_of, synthetic
 from segjax.data.border_weights import border_weights, find_instances
 from segjax.data.examples import Chained
+from segjax.data.preprocessing import (
+  check_preprocessing,
+  standardise,
+  to_unit_range,
+)
 from segjax.errors import InputError
 
 CONFIG = dict(

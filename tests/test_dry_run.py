@@ -223,3 +223,15 @@ def test_a_wrong_setting_is_refused():
   config.tile_size_px = 35
   with pytest.raises(InputError, match='nearest: 34 and 36'):
     dry_run.describe(config)
+
+
+def test_a_compiler_that_says_no_bytes_is_named():
+  class Silent:
+    def compile(self):
+      return self
+
+    def memory_analysis(self):
+      return None
+
+  with pytest.raises(InputError, match='cpu does not say how much memory'):
+    dry_run._compiled_bytes(Silent())

@@ -35,7 +35,7 @@ from segjax.weights import files
 def unet():
   config = tiny_config()
   model = create_model(config.model)
-  return Network(model, init_params(model, jax.random.key(0)), config, None)
+  return Network(model, init_params(model, jax.random.key(0)), config)
 
 
 def fcn(**fields):
@@ -49,7 +49,7 @@ def fcn(**fields):
       mesh=dict(space=1),
     )
   )
-  return Network(model, fcn_nets.random_params(model), config, None)
+  return Network(model, fcn_nets.random_params(model), config)
 
 
 def predict(model, params, config, image, **changes):
@@ -213,7 +213,7 @@ def test_sizes_are_the_networks(folder, tmp_path):
     export_network(unet(), net, size_px=35)
   config = tiny_config()
   config.model.depth = 4
-  deep = Network(create_model(config.model), {}, config, None)
+  deep = Network(create_model(config.model), {}, config)
   with pytest.raises(InputError, match='188 px is too small .* use 204'):
     export_network(deep, net, size_px=188)
   with pytest.raises(InputError, match='size_px=None: .* side of the tiles'):

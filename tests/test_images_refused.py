@@ -159,6 +159,13 @@ def test_other_dtypes_are_refused(tmp_path, dtype):
     assert dtype in message and 'uint8, uint16, float32' in message
 
 
+def test_samples_without_a_dtype_are_refused(tmp_path):
+  write_tiff(tmp_path / 'a.tif', random_stack((8, 8)))
+  with tifffile.TiffFile(tmp_path / 'a.tif', mode='r+') as tif:
+    tif.pages[0].tags['BitsPerSample'].overwrite(128)
+  assert 'samples of 128 bits' in error_of(tmp_path / 'a.tif')
+
+
 def test_objects_are_never_unpickled(tmp_path):
   np.save(tmp_path / 'a.npy', np.array([[{}]]), allow_pickle=True)
   error_of(tmp_path / 'a.npy')

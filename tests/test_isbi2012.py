@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import CONFIG, TINY_NET, run
 
-from segjax.data import isbi2012, stacks
+from segjax.data import isbi2012
 from segjax.errors import InputError
 from segjax.images import files
 
@@ -160,7 +160,7 @@ def test_truncated_stack_is_refused(tmp_path):
 
 def test_folds_of_thirty_slices():
   for fold in range(5):
-    train, heldout = stacks.fold_split(30, fold)
+    train, heldout = isbi2012.fold_split(30, fold)
     assert heldout.tolist() == list(range(6 * fold, 6 * fold + 6))
     assert train.tolist() == sorted(set(range(30)) - set(heldout.tolist()))
 
@@ -170,7 +170,7 @@ def test_folds_of_thirty_slices():
 )
 def test_folds_partition_the_stack_into_even_blocks(num_slices, num_folds):
   blocks = [
-    stacks.fold_split(num_slices, fold, num_folds)[1].tolist()
+    isbi2012.fold_split(num_slices, fold, num_folds)[1].tolist()
     for fold in range(num_folds)
   ]
   assert sum(blocks, []) == list(range(num_slices))
@@ -181,14 +181,14 @@ def test_folds_partition_the_stack_into_even_blocks(num_slices, num_folds):
 @pytest.mark.parametrize('gap', [0, 1, 3])
 def test_gap_keeps_training_slices_away_from_the_block(gap):
   for fold in range(5):
-    train, heldout = stacks.fold_split(30, fold, gap=gap)
+    train, heldout = isbi2012.fold_split(30, fold, gap=gap)
     distance = np.abs(train[:, np.newaxis] - heldout[np.newaxis]).min()
     assert distance == gap + 1
     assert len(train) == 24 - gap * (1 if fold in (0, 4) else 2)
 
 
 def test_fold_minus_one_trains_on_all():
-  train, heldout = stacks.fold_split(30, -1, gap=2)
+  train, heldout = isbi2012.fold_split(30, -1, gap=2)
   assert train.tolist() == list(range(30))
   assert heldout.shape == (0,)
 
@@ -206,7 +206,7 @@ def test_fold_minus_one_trains_on_all():
 )
 def test_impossible_folds_are_refused(arguments, message):
   with pytest.raises(InputError, match=message):
-    stacks.fold_split(*arguments)
+    isbi2012.fold_split(*arguments)
 
 
 def test_real_stack(data_dir):

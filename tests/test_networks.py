@@ -5,6 +5,7 @@ import fcn_nets
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax import networks, steps
 from segjax.errors import InputError
@@ -31,7 +32,7 @@ def start(model, path, initial, ignore=()):
   arrays, origin = networks.starting_params(
     model, '0..255', path, initial, ignore
   )
-  return files.nested(files.flattened(init) | arrays), origin
+  return unflatten_dict(flatten_dict(init, sep='/') | arrays, sep='/'), origin
 
 
 def same(a, b):

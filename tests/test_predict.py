@@ -13,14 +13,14 @@ from PIL import Image
 
 from segjax import predict
 from segjax.contracts import FunctionModel
-from segjax.data import standardise, synthetic, to_unit_range
+from segjax.data import synthetic
+from segjax.data.preprocessing import standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.images import files
-from segjax.networks import Network, load_trained
+from segjax.networks import Network, load_run
 from segjax.predict import predict_files
 from segjax.prediction.outputs import encode, plan_outputs
-from segjax.runs.workdir import load_run
 from segjax.tiling import windows
 from segjax.tiling.settings import TileSettings
 
@@ -120,9 +120,7 @@ def test_command_computes_in_bfloat16(workdir, stack, tmp_path):
 def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
   files.write_stack(tmp_path / 'in.png', stack[:1])
   output = tmp_path / 'labels.png'
-  predict_files(
-    load_trained(workdir), tmp_path / 'in.png', output, kind='labels'
-  )
+  predict_files(load_run(workdir), tmp_path / 'in.png', output, kind='labels')
   with Image.open(output) as picture:
     assert picture.mode == 'L'
     written = np.asarray(picture)
@@ -150,7 +148,7 @@ def test_labels_of_many_classes_show_their_colours(
   model = FunctionModel(None, geometry, 3, (num_classes,))
   config = tiny_config()
   config.data = ConfigDict({'name': name})
-  network = Network(model, None, config, None)
+  network = Network(model, None, config)
   files.write_stack(tmp_path / 'in.png', np.zeros((1, 4, 5, 3), np.uint8))
   output = tmp_path / 'labels.png'
   predict_files(network, tmp_path / 'in.png', output, kind='labels')
@@ -170,8 +168,8 @@ def test_folder_to_folder_and_to_stack(workdir, stack, tmp_path):
   source.mkdir()
   for number in (2, 10):  # Not in the order of their names as text.
     files.write_stack(source / f's{number}.png', stack[[number % 3]])
-  predict_files(load_trained(workdir), source, tmp_path / 'folder')
-  predict_files(load_trained(workdir), source, tmp_path / 'stack.tif')
+  predict_files(load_run(workdir), source, tmp_path / 'folder')
+  predict_files(load_run(workdir), source, tmp_path / 'stack.tif')
   names = sorted(file.name for file in (tmp_path / 'folder').iterdir())
   assert names == ['s10.tif', 's2.tif']
   each = [tifffile.imread(tmp_path / 'folder' / f's{n}.tif') for n in (2, 10)]
@@ -186,7 +184,7 @@ def test_folder_of_unequal_sizes(workdir, stack, tmp_path):
   source.mkdir()
   files.write_stack(source / 'a.tif', stack[:1, :1, :1])
   files.write_stack(source / 'b.tif', stack[:2, :23])
-  predict_files(load_trained(workdir), source, tmp_path / 'out')
+  predict_files(load_run(workdir), source, tmp_path / 'out')
   assert tifffile.imread(tmp_path / 'out' / 'a.tif').shape == (1, 1)
   assert tifffile.imread(tmp_path / 'out' / 'b.tif').shape == (2, 23, 50)
 
@@ -199,10 +197,10 @@ def test_failure_leaves_no_part_of_a_file(workdir, stack, tmp_path):
   (source / 'b.png').write_bytes((source / 'a.png').read_bytes()[:-9])
   (output / 'b.tif').write_text('old')
   with pytest.raises(InputError, match='b.tif exists; give --overwrite'):
-    predict_files(load_trained(workdir), source, output)
+    predict_files(load_run(workdir), source, output)
   assert [file.name for file in output.iterdir()] == ['b.tif']
   with pytest.raises(InputError, match='b.png: truncated'):
-    predict_files(load_trained(workdir), source, output, overwrite=True)
+    predict_files(load_run(workdir), source, output, overwrite=True)
   names = sorted(file.name for file in output.glob('[!.]*'))
   assert names == ['a.tif', 'b.tif']
   assert tifffile.imread(output / 'a.tif').shape == (37, 50)

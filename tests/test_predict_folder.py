@@ -71,7 +71,7 @@ def test_fcn_compiles_once_and_predicts_the_whole_images(tmp_path):
     'preprocessing': {'mean': 0.5, 'std': 0.5, 'channels': ()},
     'prediction': {'bucket_px': 0},
   }
-  network = Network(model, params, ConfigDict(config), None)
+  network = Network(model, params, ConfigDict(config))
   compiled = programs.compiled_forward()
   before = compiled._cache_size()
   predict.predict_files(

@@ -12,8 +12,9 @@ from commands import REPOSITORY
 from small_sets import WRITERS
 
 from segjax import networks, recipes, train
-from segjax.data import create_dataset, standardise, to_unit_range
+from segjax.data import create_dataset
 from segjax.data.label_counts import check_labels
+from segjax.data.preprocessing import standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.prediction.predictor import check_prediction

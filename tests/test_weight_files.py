@@ -29,7 +29,7 @@ def test_bad_npz_files_are_refused(tmp_path):
   np.savez(file, **{'a/b': normal(3), 'a': normal(3)})
   refused('a is both an array and a layer')
   np.savez(file, **{'a': normal(3), 'a/b': normal(3)})
-  refused('a/b lies inside another array')
+  refused('a is both an array and a layer')
   np.savez(file)
   refused('holds no arrays')
   np.savez(file, **{'a/b': normal(300)})

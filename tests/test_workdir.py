@@ -12,6 +12,7 @@ from small_runs import make_run
 
 from segjax import train
 from segjax.errors import InputError
+from segjax.networks import load_run
 from segjax.prediction.predictor import predict_stored
 from segjax.runs import workdir
 from segjax.settings import read_prediction
@@ -135,7 +136,7 @@ def test_read_only_workdir_is_refused_before_anything_else(
 
 def test_a_run_from_before_a_setting_is_read_as_it_was(tmp_path):
   make_run(tmp_path / 'run')
-  _, params, today = workdir.load_run(tmp_path / 'run')
+  _, params, today = load_run(tmp_path / 'run')
   file = tmp_path / 'run' / 'config.json'
   settings = json.loads(file.read_text())
   for name in 'accumulate_steps', 'compilation_cache', 'mesh', 'profile_steps':
@@ -145,7 +146,7 @@ def test_a_run_from_before_a_setting_is_read_as_it_was(tmp_path):
   del settings['model']['remat']
   file.write_text(json.dumps(settings))
 
-  model, same_params, config = workdir.load_run(tmp_path / 'run')
+  model, same_params, config = load_run(tmp_path / 'run')
   assert config.mesh.to_dict() == {'space': 1}
   assert config.profile_steps == (0, 0)
   del today.prediction.tile_memory_mib
@@ -208,4 +209,4 @@ def test_a_run_that_lacks_a_setting_is_refused(name, tmp_path):
   del (settings[place] if place else settings)[last]
   (tmp_path / 'config.json').write_text(json.dumps(settings))
   with pytest.raises(InputError, match=f'/config.json has no {name}, as a run'):
-    workdir.load_run(tmp_path)
+    load_run(tmp_path)

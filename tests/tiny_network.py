@@ -41,7 +41,7 @@ def tiny_network(num_classes=2):
       'tiles_per_batch': 1,
     },
   }
-  return Network(model, variables['params'], ConfigDict(config), None)
+  return Network(model, variables['params'], ConfigDict(config))
 
 
 def main(_):

@@ -1,29 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets, and the values of their pixels.
+"""Data sets: the contract of an example, and a file for each set.
 
-What an example holds: `segjax.data.examples`; the sets by name:
+The contract is in `segjax.data.examples`, the sets by name in
 `segjax.data.sets`.
 """
 
-from collections.abc import Sequence
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+from typing import TYPE_CHECKING
 
 from segjax.data.examples import IGNORE_LABEL, Dataset
-from segjax.errors import InputError
 
-__all__ = (
-  'IGNORE_LABEL',
-  'LOADERS',
-  'Dataset',
-  'check_preprocessing',
-  'create_dataset',
-  'look_of',
-  'standardise',
-  'to_unit_range',
-)
+if TYPE_CHECKING:
+  from segjax.data.sets import LOADERS, create_dataset, look_of
+
+__all__ = ('IGNORE_LABEL', 'LOADERS', 'Dataset', 'create_dataset', 'look_of')
 
 
 def __getattr__(name):
@@ -33,56 +22,3 @@ def __getattr__(name):
 
     return getattr(sets, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def to_unit_range(image: jax.Array | np.ndarray) -> jax.Array:
-  """Returns f32 values; integers are divided by their type's maximum."""
-  if jnp.issubdtype(image.dtype, jnp.integer):
-    return jnp.asarray(image, jnp.float32) / jnp.iinfo(image.dtype).max
-  return jnp.asarray(image, jnp.float32)
-
-
-def standardise(
-  image: jax.Array,
-  mean: float | Sequence[float],
-  std: float | Sequence[float],
-  channels: Sequence[int] = (),
-) -> jax.Array:
-  """Returns (image - mean) / std.
-
-  Args:
-    image: f32[..., C] in [0, 1], see `to_unit_range`.
-    mean: one, or one for each channel of the result.
-    std: the same. Where 0..255 minus m was trained on: m / 255 and 1 / 255.
-    channels: which channels, in which order; () takes them as they are, and
-      (2, 1, 0) makes BGR of RGB.
-  """
-  if channels:
-    image = image[..., jnp.asarray(channels)]
-  axes = (1,) * (image.ndim - 1) + (-1,)
-  mean, std = (jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std))
-  return (image - mean) / std
-
-
-def check_preprocessing(
-  in_channels: int,
-  mean: float | Sequence[float],
-  std: float | Sequence[float],
-  channels: Sequence[int],
-) -> None:
-  """Raises InputError for what `standardise` cannot do to C channels."""
-  for name, values in (('mean', mean), ('std', std)):
-    if np.size(values) not in (1, in_channels):
-      raise InputError(
-        f'preprocessing.{name}={values} has {np.size(values)} numbers; '
-        f'expected 1, or {in_channels}, one a channel'
-      )
-  if np.min(std) <= 0:
-    raise InputError(f'preprocessing.std={std} must be > 0')
-  if channels and (
-    len(channels) != in_channels or not {*channels} <= {*range(in_channels)}
-  ):
-    raise InputError(
-      f'preprocessing.channels={channels}; expected {in_channels} indices in '
-      f'0..{in_channels - 1}, or ()'
-    )

@@ -9,6 +9,7 @@ be vmapped over both inside the jitted training step.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,7 @@ def read_linear(plane: jax.Array, positions: jax.Array) -> jax.Array:
 
 def sample_positions(
   key: jax.Array,
-  image_shape: tuple[int, int],
+  image_shape: Sequence[int],
   input_size: int,
   output_size: int,
   amount: Augmentation,

@@ -25,7 +25,7 @@ def border_weights(
   *,
   w0: float = 10.0,
   sigma: float = 5.0,
-  class_weights: Sequence[float] | None = None,
+  class_weights: Sequence[float] | np.ndarray | None = None,
   ignore: np.ndarray | None = None,
 ) -> np.ndarray:
   """Returns w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2)).
@@ -68,10 +68,10 @@ def border_weights(
     raise InputError(f'w0 is {w0}; it must be a finite number >= 0')
   if not (np.isfinite(sigma) and sigma > 0):
     raise InputError(f'sigma is {sigma}; it must be a finite number > 0')
-  class_weights = _check_class_weights(class_weights)
+  of_background, of_instance = _check_class_weights(class_weights)
 
   background = instances == 0
-  weight = np.where(background, class_weights[0], class_weights[1])
+  weight = np.where(background, of_background, of_instance)
   nearest, second = _two_nearest(
     instances, radius=sigma * np.sqrt(-2 * np.log(_NEGLIGIBLE))
   )
@@ -244,7 +244,9 @@ def _check_instances(instances: np.ndarray) -> np.ndarray:
   return instances
 
 
-def _check_class_weights(class_weights: Sequence[float] | None) -> np.ndarray:
+def _check_class_weights(
+  class_weights: Sequence[float] | np.ndarray | None,
+) -> np.ndarray:
   if class_weights is None:
     return np.ones(2)
   checked = np.asarray(class_weights, np.float64)

@@ -40,7 +40,7 @@ CLASS_NAMES = (
 )
 _VOID = 11
 # CamVid's own, which have no meaning in the label images: for pictures only.
-PALETTE = np.uint8(
+PALETTE = np.array(
   [
     (128, 128, 128),
     (128, 0, 0),
@@ -53,7 +53,8 @@ PALETTE = np.uint8(
     (64, 0, 128),
     (64, 64, 0),
     (0, 128, 192),
-  ]
+  ],
+  np.uint8,
 )
 
 
@@ -125,5 +126,5 @@ def _read(image_file, label_file, scale):
     )
   shape = height // scale, scale, width // scale, scale, 3
   total = image.reshape(shape).sum(axis=(1, 3), dtype=np.int64)
-  image = np.uint8((total + scale**2 // 2) // scale**2)
+  image = ((total + scale**2 // 2) // scale**2).astype(np.uint8)
   return image, label[scale // 2 :: scale, scale // 2 :: scale]

@@ -91,7 +91,10 @@ def load(
   class_weights = None
   if balance:
     class_weights = border_weights.class_balance(
-      sum(border_weights.class_counts(_cell(e['label']), 2) for e in train)
+      sum(
+        (border_weights.class_counts(_cell(e['label']), 2) for e in train),
+        start=np.zeros(2, np.int64),
+      )
     )
 
   def finish(example):

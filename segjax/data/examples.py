@@ -163,7 +163,7 @@ def digest_of_arrays(examples: Iterable[dict]) -> str:
   digest = hashlib.sha256()
   for example in examples:
     for name in ('image', 'label'):
-      digest.update(np.ascontiguousarray(example[name]))
+      digest.update(np.ascontiguousarray(example[name]).data)
   return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 """How label images store classes: as indices, other values, or colours."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,9 @@ class LabelCoding:
   """
 
   num_classes: int
-  colours: tuple[tuple[int, int, int], ...]
-  ignore_value: tuple[int, ...]
-  label_values: tuple[int, ...] = ()
+  colours: Sequence[Sequence[int]]
+  ignore_value: Sequence[int]
+  label_values: Sequence[int] = ()
 
   def __post_init__(self):
     if not 1 <= self.num_classes <= IGNORE_LABEL:

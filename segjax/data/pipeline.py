@@ -22,7 +22,7 @@ def create_batches(
   start_step: int,
   order: str = 'shuffled',
   bucket_px: int = 0,
-  rows: Sequence[int] | None = None,
+  rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns the batches of steps start_step, start_step + 1, ... without end.
 

@@ -14,7 +14,7 @@ from segjax.data import (
   nyudv2,
   pascal_context,
   sift_flow,
-  stacks,
+  synthetic,
   tfds,
   voc,
 )
@@ -23,7 +23,7 @@ from segjax.errors import InputError, did_you_mean
 
 LOADERS = {
   'isbi2012': isbi2012.load,
-  'synthetic': stacks.load_synthetic,
+  'synthetic': synthetic.load,
   'cell_tracking': cell_tracking.load,
   'folder': folder.load,
   'voc': voc.load,
@@ -36,8 +36,8 @@ LOADERS = {
 
 # Names and colours of classes that do not depend on what is on disk.
 _LOOKS = {
-  'isbi2012': (stacks.CLASS_NAMES, None),
-  'synthetic': (stacks.CLASS_NAMES, None),
+  'isbi2012': (isbi2012.CLASS_NAMES, None),
+  'synthetic': (isbi2012.CLASS_NAMES, None),
   'cell_tracking': (cell_tracking.CLASS_NAMES, None),
   'voc': (voc.CLASS_NAMES, None),
   'nyudv2': (nyudv2.CLASS_NAMES, None),

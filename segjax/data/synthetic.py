@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from segjax.data import isbi2012
+from segjax.data.examples import Dataset
 from segjax.errors import InputError
 
 Array = np.ndarray
@@ -38,6 +40,43 @@ class _Cells(NamedTuple):
   vesicles: Array  # [N], probability of keeping a vesicle
   half_width: Array  # [N,N], symmetric, of the membrane between two
   darkness: Array  # [N,N], symmetric, of the same
+
+
+def load(
+  num_slices: int,
+  size_px: int,
+  seed: int,
+  fold: int,
+  gap: int,
+  w0: float,
+  sigma_px: float,
+  balance: bool,
+) -> Dataset:
+  """Returns a drawn stack as a data set of two classes, membrane and cell.
+
+  Args:
+    num_slices: see `neuron_stack`.
+    size_px: see `neuron_stack`.
+    seed: see `neuron_stack`.
+    fold: see `isbi2012.stack_dataset`.
+    gap: see `isbi2012.stack_dataset`.
+    w0: see `isbi2012.stack_dataset`.
+    sigma_px: see `isbi2012.stack_dataset`.
+    balance: see `isbi2012.stack_dataset`.
+
+  Raises:
+    InputError: see `neuron_stack` and `isbi2012.fold_split`.
+  """
+  images, labels = neuron_stack(num_slices, size_px, seed)
+  return isbi2012.stack_dataset(
+    images[..., np.newaxis],
+    labels,
+    fold=fold,
+    gap=gap,
+    w0=w0,
+    sigma_px=sigma_px,
+    balance=balance,
+  )
 
 
 def neuron_stack(
@@ -126,9 +165,10 @@ def _nearest_cell(points: Array, cells: _Cells, z: int) -> Array:
     return np.hypot(*stretched) - radius[cell][:, None, None]
 
   steepest = np.linalg.norm(stretch, 2, axis=(1, 2))
-  region = np.empty(points.shape[1:], np.int32)
-  for top in range(0, region.shape[0], _BLOCK_PX):
-    for left in range(0, region.shape[1], _BLOCK_PX):
+  _, height, width = points.shape
+  region = np.empty((height, width), np.int32)
+  for top in range(0, height, _BLOCK_PX):
+    for left in range(0, width, _BLOCK_PX):
       block = np.s_[top : top + _BLOCK_PX, left : left + _BLOCK_PX]
       at = points[:, *block]
       middle = at.mean(axis=(1, 2), keepdims=True)
@@ -140,14 +180,17 @@ def _nearest_cell(points: Array, cells: _Cells, z: int) -> Array:
   return region
 
 
-def _borders(rng: Rng, region: Array, cells: _Cells) -> tuple[Array, ...]:
+def _borders(
+  rng: Rng, region: Array, cells: _Cells
+) -> tuple[Array, Array, Array]:
   """Distance [H,W] to the nearest border, its half width and its darkness."""
   below = np.pad(region, ((0, 1), (0, 0)), 'edge')[1:]
   right = np.pad(region, ((0, 0), (0, 1)), 'edge')[:, 1:]
   other = np.where(right != region, right, below)
   border = other != region
   if not border.any():
-    return np.full(region.shape, np.inf), *np.ones((2, *region.shape))
+    ones = np.ones(region.shape)
+    return np.full(region.shape, np.inf), ones, ones.copy()
   distance, (rows, columns) = ndimage.distance_transform_edt(
     ~border, return_indices=True
   )
@@ -244,7 +287,8 @@ def _draw_patches(rng: Rng, distance: Array) -> Array:
   """Darkness [H,W] of dense patches on a few stretches of membrane."""
   ink = np.zeros(distance.shape)
   border = np.argwhere(distance == 0)
-  y, x = np.indices(distance.shape, sparse=True)
+  height, width = distance.shape
+  y, x = np.ogrid[:height, :width]
   for _ in range(rng.poisson(distance.size / 16000) if len(border) else 0):
     row, column = border[rng.integers(len(border))]
     spread = rng.uniform(5, 13)
@@ -278,7 +322,8 @@ def _field(rng: Rng, size_px: int, spacing_px: int) -> Array:
 
 
 def _knots(size_px: int, spacing_px: int) -> tuple[int, int]:
-  return (-(-size_px // spacing_px) + 3,) * 2
+  side = -(-size_px // spacing_px) + 3
+  return side, side
 
 
 def _spline(knots: Array, size_px: int) -> Array:

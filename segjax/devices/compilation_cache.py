@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 from absl import logging
 
 _MOST_BYTES = 2**30
@@ -38,15 +38,16 @@ def use_compilation_cache() -> None:
   several processes with GPUs, which tune what they compile together (XLA pull
   request 13108), so that one which finds it might leave the others waiting.
   """
-  given = jax.config.jax_compilation_cache_dir
-  if given or not jax.config.jax_enable_compilation_cache or not _is_safe():
+  options = jax.config.values
+  given = options['jax_compilation_cache_dir']
+  if given or not options['jax_enable_compilation_cache'] or not _is_safe():
     return
   folder = Path('segjax', 'compiled')
   try:
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     folder = Path(home, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if jax.config.jax_compilation_cache_max_size == -1:
+    if options['jax_compilation_cache_max_size'] == -1:
       _shrink(folder, _MOST_BYTES)
     with tempfile.TemporaryFile(dir=folder) as file:
       file.write(bytes(_LEAST_FREE_BYTES))
@@ -64,7 +65,7 @@ def _is_safe() -> bool:
   backend = jax.default_backend()
   if backend == 'gpu':
     return jax.process_count() == 1
-  version = re.findall('[0-9]+', jaxlib.__version__)[:3]
+  version = re.findall('[0-9]+', jaxlib.version.__version__)[:3]
   return backend != 'cpu' or tuple(map(int, version)) >= _FIRST_ON_CPU
 
 

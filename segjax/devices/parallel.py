@@ -150,7 +150,7 @@ def put_on_all(tree: Any, mesh: Mesh) -> Any:
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _mesh(data: int, space: int, devices: Sequence[jax.Device]) -> Mesh:
+def _mesh(data: int, space: int, devices: Sequence[Any]) -> Mesh:
   axis_types = (jax.sharding.AxisType.Auto,) * 2
   return jax.make_mesh(
     (data, space), (AXIS, _SPACE), axis_types=axis_types, devices=devices

@@ -9,7 +9,7 @@ but for `is_first` and `say`. Alone, a process gathers what it gave.
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -40,7 +40,9 @@ def join() -> None:
   for name, value in given.items():
     if value is not None and not value.isdecimal():
       raise InputError(f'{name}={value!r} is not a whole number')
-  count, index = (value and int(value) for value in given.values())
+  count, index = (
+    None if value is None else int(value) for value in given.values()
+  )
   if count == 1:
     return
   try:
@@ -116,7 +118,8 @@ def together(action: Callable[[], Value]) -> Value:
     InputError: that of the first process that has one.
     OSError: where the action raised it; elsewhere it is an InputError.
   """
-  value, failed, message = None, None, b''
+  value: Any = None  # If no process fails, `action` sets it.
+  failed, message = None, b''
   try:
     value = action()
   except (InputError, OSError) as error:

@@ -213,7 +213,9 @@ def write_stack(
     raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
 
 
-def check_picture(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def check_picture(
+  path: str | os.PathLike, shape: tuple[int, ...], dtype: np.dtype
+) -> None:
   """Raises InputError unless a .png can hold such a stack."""
   one_picture = shape[0] == 1 and shape[3:] in ((), (1,), (3,))
   is_small = math.prod(shape) <= MAX_PAGE_VALUES

@@ -16,7 +16,7 @@ _FRAME = (150, 150, 150)
 
 
 def legend(
-  entries: Sequence[tuple[str, Sequence[int]]], width: int
+  entries: Sequence[tuple[str, Sequence[int] | np.ndarray]], width: int
 ) -> np.ndarray:
   """Returns a white strip with a swatch and a name for each entry.
 

@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 
 from segjax.errors import InputError
-from segjax.images.windows import CACHE_BYTES, Raster, stored_dtype
+from segjax.images.windows import CACHE_BYTES, DTYPES, Raster, stored_dtype
 
 
 @contextlib.contextmanager
@@ -36,7 +36,6 @@ def create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
   page = shape[1:]
   if len(page) == 3 and page[-1] == 1:
     page = page[:-1]
-  axes = {'planarconfig': 'contig'} if len(page) == 3 else {}
   size = dtype.itemsize * math.prod(shape)
   with tifffile.TiffWriter(path, bigtiff=size > 2**31) as tif:
     for _ in range(shape[0]):
@@ -48,9 +47,9 @@ def create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
         dtype=dtype,
         rowsperstrip=page[0],
         photometric='minisblack',
+        planarconfig='contig' if len(page) == 3 else None,
         contiguous=False,
         metadata=None,
-        **axes,
       )
 
 
@@ -65,6 +64,11 @@ def _rasters(path, tif):
   pages, shape = _pages(path, tif)
   is_mapped = all(page.is_memmappable for page in pages)
   segment_shape = (1,) if is_mapped else pages[0].chunks
+  if pages[0].dtype is None:
+    raise InputError(
+      f'{path}: samples of {pages[0].bitspersample} bits in a format without a '
+      f'dtype; expected {", ".join(DTYPES)}'
+    )
   dtype = stored_dtype(path, shape, pages[0].dtype, segment_shape)
   count = max(1, CACHE_BYTES // (math.prod(segment_shape) * dtype.itemsize))
   decode = functools.lru_cache(count)(_decode_segment)
@@ -149,7 +153,8 @@ def _pages(
   Raises:
     InputError: the file is not whole, or the pages are unequal.
   """
-  pages = list(tif.pages)
+  # All of them: a file has frames only where a caller asks tifffile for them.
+  pages = [page for page in tif.pages if isinstance(page, tifffile.TiffPage)]
   _check_whole(path, tif, pages)
   first = pages[0]
   for i, page in enumerate(pages):

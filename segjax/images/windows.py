@@ -94,7 +94,7 @@ def uncompressed_canvas(
     yield Canvas(write, lambda: os.fsync(file.fileno()))
 
 
-def check_size(path: Path | str, shape: Sequence[int]) -> None:
+def check_size(path: str | os.PathLike, shape: Sequence[int]) -> None:
   """Raises InputError if there are too many values to be decoded at once."""
   if math.prod(shape) > MAX_PAGE_VALUES:
     raise InputError(
@@ -105,7 +105,7 @@ def check_size(path: Path | str, shape: Sequence[int]) -> None:
 
 
 def stored_dtype(
-  path: Path | str,
+  path: str | os.PathLike,
   shape: Sequence[int],
   dtype: np.dtype,
   decoded: Sequence[int] = (),
@@ -131,11 +131,17 @@ def stored_dtype(
   return np.dtype(name)
 
 
-def stack_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+def stack_shape(
+  path: Path, shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
   """Returns [N,H,W,C] of an array file; raises InputError if it has none."""
-  shapes = {2: (1, *shape, 1), 3: (*shape, 1), 4: shape}
-  if len(shape) not in shapes:
-    raise InputError(
-      f'{path}: shape {list(shape)}; expected [H,W], [N,H,W] or [N,H,W,C]'
-    )
-  return shapes[len(shape)]
+  match shape:
+    case (height, width):
+      return 1, height, width, 1
+    case (pages, height, width):
+      return pages, height, width, 1
+    case (pages, height, width, channels):
+      return pages, height, width, channels
+  raise InputError(
+    f'{path}: shape {list(shape)}; expected [H,W], [N,H,W] or [N,H,W,C]'
+  )

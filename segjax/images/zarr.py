@@ -60,7 +60,7 @@ def open_pages(path: Path) -> Iterator[list[Raster]]:
     )
   sizes = dict(zip(axes, store.shape, strict=True))
   shape = (sizes['y'], sizes['x'], sizes.get('c', 1))
-  chunk = store.chunk_layout.read_chunk.shape
+  chunk = store.chunk_layout.read_chunk_template.shape
   dtype = stored_dtype(path, store.shape, store.dtype.numpy_dtype, chunk)
 
   def read(t, z, rows, columns):

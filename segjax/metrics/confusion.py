@@ -13,6 +13,8 @@ Counts first, ratios last: matrices of batches and processes are summed as
 integers, and `segmentation_scores` divides once. Never a mean of means.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,7 +123,7 @@ def confusion_counts(
 
 def segmentation_scores(
   matrix: np.ndarray, present_only: bool = False
-) -> dict[str, float | np.ndarray]:
+) -> dict[str, Any]:
   """Returns FCN's four metrics and the per-class IU, all in [0, 1].
 
   A class in neither labels nor predictions has no IU: it is NaN in `iu` and

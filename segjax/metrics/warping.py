@@ -142,9 +142,8 @@ def is_simple(codes: np.ndarray) -> np.ndarray:
     bool[...].
   """
   x = [codes >> k & 1 for k in range(8)]
-  return (
-    sum(x[k] * (1 - x[k + 1] * x[(k + 2) % 8]) for k in range(0, 8, 2)) == 1
-  )
+  crossings = [x[k] * (1 - x[k + 1] * x[(k + 2) % 8]) for k in range(0, 8, 2)]
+  return np.sum(crossings, axis=0) == 1
 
 
 def split_or_merge(warped: np.ndarray, proposal: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from segjax.errors import InputError, did_you_mean
 from segjax.models.alexnet import CaffeNet
 from segjax.models.backbone import Classifier
 from segjax.models.fcn import (
+  FCN,
   FCN8s,
   FCN8sAtOnce,
   FCN16s,
@@ -42,8 +43,12 @@ CLASSIFIERS = {
   'googlenet': GoogLeNet,
   'googlenet_conv': functools.partial(GoogLeNet, convolutional=True),
 }
-MODELS = {**UNETS, **FCNS, **CLASSIFIERS}
+SEGMENTERS = {**UNETS, **FCNS}
+MODELS = {**SEGMENTERS, **CLASSIFIERS}
 DTYPES = ('float32', 'bfloat16')
+
+Segmenter = UNet | FCN
+_Module = TypeVar('_Module', bound=nn.Module)
 
 # Attributes that are no fields of a config: linen's, and what the name says.
 _NOT_FIELDS = (
@@ -57,7 +62,7 @@ _NOT_FIELDS = (
 )
 
 
-def create_model(config: Mapping[str, Any]) -> nn.Module:
+def create_model(config: Mapping[str, Any]) -> Segmenter:
   """Returns the model that `config.name` and its other fields describe.
 
   The loop uses of it `in_channels`, `num_classes`, `head_names`, `head_sizes`
@@ -73,18 +78,21 @@ def create_model(config: Mapping[str, Any]) -> nn.Module:
   """
   fields = dict(config)
   name = fields.pop('name')
-  names = (*UNETS, *FCNS)
-  if name not in names:
-    raise InputError(f'model.name={name!r} is not one of {names}')
-  return make_model(name, **fields)
+  if name not in SEGMENTERS:
+    raise InputError(f'model.name={name!r} is not one of {tuple(SEGMENTERS)}')
+  return _make(SEGMENTERS[name], name, fields)
 
 
-def make_model(name: str, **fields: Any) -> nn.Module:
+def make_model(name: str, **fields: Any) -> Segmenter | Classifier:
   """Returns one of `MODELS` with the fields of a config checked and set.
 
   With heads, `num_classes` may be left out: it is their sum.
   """
-  make = MODELS[name]
+  return _make(MODELS[name], name, fields)
+
+
+def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
+  """Returns `make(**fields)`, of which every field was checked."""
   known = _fields(make)
   for field, value in fields.items():
     if field not in known:

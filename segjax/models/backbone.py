@@ -13,7 +13,7 @@ the weights published by the authors expect BGR in 0..255 minus the mean.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import jax
@@ -35,8 +35,14 @@ PADDINGS = ('native', 'pad100', 'same')
 class Row(Protocol):
   """A layer: geometry in `footprint`, parameters under `name` in the caller."""
 
-  name: str
-  footprint: Footprint
+  # Rows are dataclasses.
+  __dataclass_fields__: ClassVar[dict[str, Any]]
+
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def footprint(self) -> Footprint: ...
 
   def __call__(
     self,
@@ -54,6 +60,7 @@ class Row(Protocol):
       extent: i32[B,2], rows and columns that the output truly has, of images
         that are padded; zero beyond. None: all.
     """
+    ...
 
 
 @dataclasses.dataclass(frozen=True)

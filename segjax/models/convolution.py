@@ -193,11 +193,12 @@ def _by_taps(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   h, w = _output_size(pads, x, kernel)
   x = _pad(x, *pads)
   taps = kernel.reshape(rows, columns, 1, 1, 1, features)
-  return sum(
+  terms = [
     x[:, i : i + h, j : j + w] * taps[i, j]
     for i in range(rows)
     for j in range(columns)
-  )
+  ]
+  return sum(terms[1:], terms[0])
 
 
 @functools.partial(jax.jit, static_argnums=0)

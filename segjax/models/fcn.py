@@ -169,7 +169,7 @@ class FCN(nn.Module):
 
     rows, steps = self._network()
     streams = self.streams or ('',)
-    scores, maps = 0.0, {}
+    of_streams, maps = [], {}
     image = zero_beyond(image, size)
     for stream, x in zip(
       streams, jnp.split(image, len(streams), axis=-1), strict=True
@@ -180,7 +180,8 @@ class FCN(nn.Module):
         )
         compute = nn.remat(compute) if self.remat else compute
         x = maps[block[-1].name] = compute(self, x)
-      scores += self._score(f'score_fr{stream}', x) / len(streams)
+      of_streams.append(self._score(f'score_fr{stream}', x) / len(streams))
+    scores = sum(of_streams[1:], of_streams[0])
     scores = zero_beyond(scores, extents.get(rows[-1].name))
     for up in steps:
       # The scores are cropped, or the skip where it is the larger map.

@@ -65,7 +65,7 @@ class FCNGeometry(AnySize):
     """Image pixels that one coarse score depends on."""
     return receptive_field(footprint for _, footprint in self.footprints)
 
-  @functools.cached_property
+  @property
   def period(self) -> int:
     """Image pixels per coarse score, 32.
 
@@ -74,13 +74,18 @@ class FCNGeometry(AnySize):
     """
     return math.prod(footprint.stride for _, footprint in self.footprints)
 
-  @functools.cached_property
+  @property
   def margin(self) -> int:
     """Pixels of context, in whole periods, of logits of whole periods.
 
     A tile ends in the padding of the network where the image goes on. Logits
     that are `margin` from there depend on no padding.
     """
+    return self._margin
+
+  @functools.cached_property
+  def _margin(self) -> int:
+    # Apart, for to a type checker a cached property is no property.
     low, high = self._reach(0, self.period - 1)
     reach = max(-low, high - self.period + 1)
     return math.ceil(reach / self.period) * self.period

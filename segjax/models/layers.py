@@ -200,7 +200,12 @@ def max_pool_ceil(x: jax.Array, footprint: Footprint) -> jax.Array:
     pads = ((0, 0), *pads, (0, 0))
     return max_pool(jnp.pad(x, pads, constant_values=-jnp.inf))
   size, strides = (footprint.kernel,) * 2, (footprint.stride,) * 2
-  return nn.max_pool(x, size, strides, padding=pads)
+  return nn.max_pool(
+    x,
+    size,
+    strides,
+    padding=pads,  # pyright: ignore[reportArgumentType]  # Flax says str, takes pairs.
+  )
 
 
 def local_response_norm(

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import export
 from ml_collections import ConfigDict
 
-from segjax.atomic import replacing_folder
+from segjax.atomic import check_absent, check_folder, replacing_folder
 from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.errors import InputError
 from segjax.geometry import AnySize, Geometry, UNetGeometry
@@ -65,10 +65,9 @@ def describe_geometry(geometry: Geometry) -> dict[str, Any]:
 def check_output(path: str | os.PathLike, overwrite: bool) -> None:
   """Raises InputError if `write` will not write to `path`."""
   path = Path(path)
-  if not path.parent.is_dir():
-    raise InputError(f'output {path}: there is no folder {path.parent}')
-  if path.exists() and not overwrite:
-    raise InputError(f'{path} exists; give --overwrite to replace it')
+  check_folder(path)
+  if not overwrite:
+    check_absent([path])
   names = {PROGRAM, PARAMS, ABOUT}
   if path.exists() and not (
     path.is_dir() and {file.name for file in path.iterdir()} <= names
@@ -127,8 +126,8 @@ def load(
 ) -> tuple[SegmentationModel, dict[str, Any], ConfigDict]:
   """Returns the model, the parameters and the config of an artifact.
 
-  They are used like those of a run, see `load_run`; the config has the sections
-  that prediction reads.
+  They are used like those of a run, see `networks.load_run`; the config has the
+  sections that prediction reads.
 
   Raises:
     InputError: a file is missing, cut short, changed, or of another version of

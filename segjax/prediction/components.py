@@ -109,7 +109,7 @@ def _label_pieces(cell, out, threshold, windows):
       + (-r.stop - rows.start, -c.stop - columns.start)
       for r, c in ndimage.find_objects(pieces)
     ]
-    boxes.append(np.reshape(np.int64(found), (-1, 4)))
+    boxes.append(np.array(found, np.int64).reshape(-1, 4))
     pieces = np.where(pieces > 0, pieces + np.int64(count), 0)
     count += number
     touching.append(_pairs(above[columns], pieces[0]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segjax.atomic import check_folder
 from segjax.errors import InputError
 
 KINDS = ('probabilities', 'labels', 'logits', 'overlay')
@@ -87,16 +88,8 @@ def plan_outputs(
     )
   if ending == '.png' and kind == 'logits':
     raise InputError(f'output {output}: a .png cannot hold logits; use .tif')
-  if not output.parent.is_dir():
-    raise InputError(f'output {output}: there is no folder {output.parent}')
+  check_folder(output)
   return jobs, ending
-
-
-def check_absent(outputs: Iterable[Path]) -> None:
-  """Raises InputError if an output exists."""
-  for output in outputs:
-    if output.exists():
-      raise InputError(f'{output} exists; give --overwrite to replace it')
 
 
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -40,21 +40,19 @@ def draw_overlay(
   Returns:
     u8[h, w, 3].
   """
-  height, width, channels = page.shape
+  height, width, _ = page.shape
   step = thinning(height, width)
   shape = (math.ceil(height / step), math.ceil(width / step))
   labels = _ThinnedLabels(np.empty(shape, np.uint8), step, len(class_names))
   stream(page, labels)
-  image = None
+  bands = []
   band_rows = max(1, _BAND_ROWS // step) * step
   for start in range(0, height, band_rows):
     rows = slice(start, min(start + band_rows, height))
     band = page[rows, slice(0, width)][::step, ::step]
-    if image is None:
-      image = np.empty((*shape, channels), band.dtype)
-    image[start // step :][: len(band)] = band
+    bands.append(band.copy())  # Without the rest of what was read.
   return pictures.segmentation_panel(
-    image, None, labels.array, class_names, palette
+    np.concatenate(bands), None, labels.array, class_names, palette
   )
 
 

@@ -188,6 +188,8 @@ def _lock(path, folder, identity, overwrite) -> BinaryIO:
     if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
       raise _busy(path, folder) from e
     raise
+  if lock is None:  # Somebody else has found it, or removed it.
+    raise _busy(path, folder)
   return lock
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks that take images as they are stored, and one tile shape for a run.
 
-"As stored" means integers, or float32 in [0, 1]; see `data.to_unit_range`.
+"As stored" means integers, or float32 in [0, 1]: see
+`preprocessing.to_unit_range`.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segjax.contracts import FunctionModel, SegmentationModel
-from segjax.data import standardise, to_unit_range
+from segjax.data.preprocessing import standardise, to_unit_range
 from segjax.devices import processes
 from segjax.settings import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
@@ -94,13 +95,16 @@ def settle_tiles(
       limits = processes.gather(np.array(fitted.max_tile_size_px))
       settings = dataclasses.replace(fitted, max_tile_size_px=int(limits.min()))
     tile_size = choose_tile_shape(sizes, model.geometry, settings)
-  elif not np.ndim(tile_size):
+  elif isinstance(tile_size, int):
     tile_size = (tile_size, tile_size)
   settled = dataclasses.replace(
     settings, tile_size=tile_size, max_tile_size_px=None, tile_memory_mib=0
   )
   return dataclasses.replace(
-    settled, most_tiles=most_windows(sizes, model.geometry, settled)
+    settled,
+    most_tiles=most_windows(
+      sizes, model.geometry, tile_size, settings.transforms
+    ),
   )
 
 

@@ -55,7 +55,8 @@ def stream_predict(
   if settings.tile_memory_mib and settings.tile_size is None:
     dtype = read_mirrored(reader, (0, 0), (1, 1)).dtype
     settings = fit_to_memory(model, params, reader.shape, dtype, settings)
-  plan = plan_tiles(*reader.shape[:2], model.geometry, settings)
+  height, width, _ = reader.shape
+  plan = plan_tiles(height, width, model.geometry, settings)
   transforms = settings.transforms
   most_tiles = len(range(settings.most_tiles or len(plan))[:: share.step])
   program = create_program(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves in its workdir, and the way back from it."""
+"""The workdir of a run: config, lock, checkpoints, metrics and the log."""

@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a training state, and the way back to its parameters.
 
-The only file, with `retention`, that knows orbax. A state is any pytree of
-arrays; `load_params` alone asks for more, a field or key named `params`.
+This is the only file that knows orbax. A state is any pytree of arrays; only
+`load_params` needs a field or key named `params`.
 
 A checkpoint is written in the background and appears under its step number by
 one rename, so a process killed at any point leaves those before it untouched.
-Beside its score it keeps digests of its arrays, by which a file that was cut
-short or changed is noticed; the checkpoint before it is read instead.
+A record beside it holds its score and the checksums of its arrays, so that a
+checkpoint that was cut short or changed is noticed; the one before it is read
+instead. See `integrity`.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from orbax.checkpoint import checkpoint_managers
 
 from segjax.errors import DISK_IS_FULL, InputError, SaveFailed
-from segjax.runs import leaves
-from segjax.runs.integrity import read_record, remove_records, write_record
-from segjax.runs.retention import KeepLastAndBest, rank
+from segjax.runs import integrity
 
 
 class Checkpoints:
@@ -65,7 +66,7 @@ class Checkpoints:
     self._manager = _open(
       directory,
       cleanup_tmp_directories=True,
-      preservation_policy=KeepLastAndBest(keep_last, keep_best, self._scores),
+      preservation_policy=_KeepLastAndBest(keep_last, keep_best, self._scores),
     )
     self._scores.update(_read_scores(self._manager))
 
@@ -103,15 +104,15 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     self._scores[step] = score
-    record = {'score': score, 'sha256': leaves.digests(state)}
+    record = {'score': score, 'sha256': integrity.digests_of_arrays(state)}
     is_first = jax.process_index() == 0
     with self._writing():
       if is_first:
-        write_record(self._manager.directory, step, record)
+        integrity.write_record(self._manager.directory, step, record)
       self._manager.save(step, args=ocp.args.PyTreeSave(state))
       if is_first:
         kept = {step, *self._manager.all_steps()}
-        remove_records(self._manager.directory, kept)
+        integrity.remove_records(self._manager.directory, kept)
 
   def latest_step(self) -> int | None:
     """Step of the newest checkpoint, readable or not; None without any."""
@@ -119,7 +120,7 @@ class Checkpoints:
 
   def best_step(self) -> int | None:
     """Step of the best checkpoint; None if none has a score."""
-    return next(iter(rank(self._manager.all_steps(), self._scores)), None)
+    return next(iter(_rank(self._manager.all_steps(), self._scores)), None)
 
   def restore(self, abstract_state: Any, step: int | None = None) -> Any:
     """The saved state, with the structure and placement of `abstract_state`.
@@ -136,10 +137,10 @@ class Checkpoints:
         differ from `abstract_state` in name, shape or dtype.
     """
     self.wait()
-    wanted = jax.tree.map(leaves.abstract, abstract_state)
+    wanted = jax.tree.map(integrity.abstract, abstract_state)
 
     def read(step):
-      leaves.check_fit(self._manager.item_metadata(step).tree, wanted, step)
+      integrity.check_fit(self._manager.item_metadata(step).tree, wanted, step)
       return _read(self._manager, step, wanted)
 
     self._restored_step, state = _newest_readable(self._manager, step, read)
@@ -199,7 +200,7 @@ def load_params(
     steps = manager.all_steps()
     step = None if which == 'latest' else which
     if steps and which == 'best':
-      step = next(iter(rank(steps, _read_scores(manager))), None)
+      step = next(iter(_rank(steps, _read_scores(manager))), None)
       if step is None:
         raise InputError(
           f"no checkpoint in {directory} has a score; ask for 'latest'"
@@ -207,10 +208,39 @@ def load_params(
 
     def read(step):
       saved = manager.item_metadata(step).tree['params']
-      wanted = {'params': jax.tree.map(leaves.abstract, saved)}
+      wanted = {'params': jax.tree.map(integrity.abstract, saved)}
       return _read(manager, step, wanted)['params']
 
     return _newest_readable(manager, step, read)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeepLastAndBest(checkpoint_managers.PreservationPolicy):
+  """Our ranking. Orbax's own does not open where one score is damaged.
+
+  Attributes:
+    keep_last: number of the newest that are kept.
+    keep_best: number of the best that are kept.
+    scores: step -> score, None for no rank; looked up when a save ends.
+  """
+
+  keep_last: int
+  keep_best: int
+  scores: Mapping[int, float | None]
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    steps = sorted(checkpoint.step for checkpoint in checkpoints)
+    best = _rank(steps, self.scores)[: self.keep_best]
+    kept = {*steps[-self.keep_last :], *best}
+    return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _rank(
+  steps: Sequence[int], scores: Mapping[int, float | None]
+) -> list[int]:
+  """Returns the steps that have a score: best first, newer before older."""
+  scored = [step for step in steps if scores.get(step) is not None]
+  return sorted(scored, key=lambda s: (scores[s], s), reverse=True)
 
 
 def _open(
@@ -244,7 +274,7 @@ def _read_scores(manager: ocp.CheckpointManager) -> dict[int, float | None]:
 
 def _read_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
   """The score, and digests of the arrays, of a checkpoint."""
-  record = read_record(manager.directory, step)
+  record = integrity.read_record(manager.directory, step)
   if record is None:  # Of segjax before it kept any.
     score = manager.metadata(step).custom_metadata.get('score')
     record = {'score': score, 'sha256': None}
@@ -261,12 +291,14 @@ def _read(manager: ocp.CheckpointManager, step: int, wanted: Any) -> Any:
   expected = _read_record(manager, step)['sha256']
   tree = manager.restore(step, args=args)
   if expected is not None:
-    leaves.check_digests(tree, expected)
+    integrity.check_digests(tree, expected)
   return tree
 
 
 def _newest_readable(
-  manager: ocp.CheckpointManager, step: int | None, read: Callable[[int], Any]
+  manager: ocp.CheckpointManager,
+  step: int | str | None,
+  read: Callable[[int], Any],
 ) -> tuple[int, Any]:
   """The newest step that `read` can read, or `step`; what was read."""
   steps, directory = manager.all_steps(), manager.directory
@@ -275,11 +307,13 @@ def _newest_readable(
       f'no checkpoint in {directory}; train first: python -m segjax.main '
       f'--config=CONFIG --workdir={directory.parent}'
     )
-  if step is not None and step not in steps:
+  candidates = [
+    other for other in sorted(steps, reverse=True) if step in (None, other)
+  ]
+  if not candidates:
     raise InputError(
       f'no checkpoint {step!r} in {directory}; there are {sorted(steps)}'
     )
-  candidates = sorted(steps, reverse=True) if step is None else [step]
   for candidate in candidates:
     try:
       return candidate, read(candidate)

@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies beside a checkpoint: a small JSON file, sealed by its own digest.
+"""Checksums of checkpoints: a JSON record beside each one, and its checks.
 
-It is not kept as orbax's metadata, which cannot be opened if one of its keys
-is damaged, and the checkpoints before it cannot then, either.
+A record holds the score of a checkpoint and the checksums of its arrays, and is
+itself checksummed. The file format of checkpoints notices a file that is cut
+short, but not a flipped bit; checksums of the arrays do.
+
+The record is not kept as orbax's metadata: if one key of that is damaged, orbax
+opens neither this checkpoint nor those before it.
 """
 
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+from jax.tree_util import keystr
+
 from segjax.atomic import replacing
+from segjax.errors import InputError
 
 _ENDING = '.record.json'
 
@@ -21,14 +31,24 @@ class DamagedError(Exception):
   """What was read is not what was written."""
 
 
-def write_record(directory: Path, step: int, record: Mapping[str, Any]) -> None:
-  """Writes the record, of JSON values, of a checkpoint to be saved."""
+def write_record(
+  directory: str | os.PathLike, step: int, record: Mapping[str, Any]
+) -> None:
+  """Writes the record of a checkpoint that is about to be saved.
+
+  Args:
+    directory: folder of the checkpoints.
+    step: the checkpoint.
+    record: name -> JSON value.
+  """
   with replacing(_file(directory, step)) as temporary:
-    text = json.dumps({**record, 'seal': _seal(record)})
+    text = json.dumps({**record, 'seal': digest_of_values(record)})
     temporary.write_text(text + '\n', encoding='utf-8')
 
 
-def read_record(directory: Path, step: int) -> dict[str, Any] | None:
+def read_record(
+  directory: str | os.PathLike, step: int
+) -> dict[str, Any] | None:
   """Returns what `write_record` was given; None if there is none.
 
   Raises:
@@ -41,22 +61,83 @@ def read_record(directory: Path, step: int) -> dict[str, Any] | None:
     return None
   except (ValueError, AttributeError, KeyError) as error:
     raise DamagedError(f'{_file(directory, step)} is damaged') from error
-  if seal != _seal(record):
+  if seal != digest_of_values(record):
     raise DamagedError(f'{_file(directory, step)} is damaged')
   return record
 
 
-def remove_records(directory: Path, keep: Collection[int]) -> None:
-  """Removes the records of all other steps."""
-  for file in directory.glob(f'*{_ENDING}'):
+def remove_records(directory: str | os.PathLike, keep: Collection[int]) -> None:
+  """Removes the records of all steps but those in `keep`."""
+  for file in Path(directory).glob(f'*{_ENDING}'):
     if file not in {_file(directory, step) for step in keep}:
       with contextlib.suppress(FileNotFoundError):
         file.unlink()
 
 
+def named(tree: Any) -> dict[str, Any]:
+  """Returns name, such as 'params.head.bias', -> leaf of a tree."""
+  return {
+    keystr(path, simple=True, separator='.'): leaf
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }
+
+
+def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+  """Returns kind and placement, or else the first local device, of a leaf."""
+  sharding = getattr(leaf, 'sharding', None)
+  # A saved leaf describes devices that need not be here.
+  if not isinstance(sharding, jax.sharding.Sharding):
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def check_fit(saved: Any, wanted: Any, step: int) -> None:
+  """Raises InputError unless two trees have leaves of equal name and kind."""
+  saved, wanted = _kinds(saved), _kinds(wanted)
+  for name in {**wanted, **saved}:
+    there, here = saved.get(name, 'absent'), wanted.get(name, 'absent')
+    if there != here:
+      raise InputError(
+        f'checkpoint {step} does not fit this run: {name} is {there} there, '
+        f'{here} here'
+      )
+
+
+def digests_of_arrays(tree: Any) -> dict[str, str]:
+  """Returns name -> SHA-256, in hexadecimal, of dtype, shape and elements.
+
+  Args:
+    tree: arrays of numpy or jax; those of jax wholly on this process's
+      devices, or replicated.
+  """
+  return {name: _digest(leaf) for name, leaf in named(tree).items()}
+
+
+def digest_of_values(values: Any) -> str:
+  """Returns the SHA-256 of JSON values, in hexadecimal."""
+  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def check_digests(tree: Any, expected: Mapping[str, str]) -> None:
+  """Raises DamagedError if a leaf is not that of the digests."""
+  for name, digest in digests_of_arrays(tree).items():
+    if digest != expected.get(name):
+      raise DamagedError(f'the contents of {name} changed since it was written')
+
+
 def _file(directory, step):
-  return directory / f'{step}{_ENDING}'
+  return Path(directory) / f'{step}{_ENDING}'
 
 
-def _seal(record):
-  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+def _kinds(tree):
+  return {
+    name: f'{leaf.dtype}{list(leaf.shape)}'
+    for name, leaf in named(tree).items()
+  }
+
+
+def _digest(leaf):
+  array = np.ascontiguousarray(leaf)  # Which gives a scalar an axis.
+  digest = hashlib.sha256(f'{leaf.dtype}{list(leaf.shape)}'.encode())
+  digest.update(array.reshape(-1).view(np.uint8).data)
+  return digest.hexdigest()

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What identifies a run's folder, the config it was made with; and its lock.
+"""The folder of a run: the config that it was made with, and its lock.
 
 `config.json` in a workdir says which experiment its checkpoints and metrics
-belong to, so that a run started again with the same command goes on, and one
-with another model or dataset is refused before it mixes with them. `lock`
-keeps a second run out while one is there.
+belong to. A run that is started again with the same command goes on, and one
+with another model or data set is refused before it mixes with them. The file
+`lock` keeps a second run out while one is there.
 """
 
 import contextlib
 import json
-import operator
 import os
 import pathlib
 import socket
@@ -17,15 +16,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from segjax import locks
 from segjax.atomic import replacing
 from segjax.devices import processes
 from segjax.errors import InputError
-from segjax.models import create_model
-from segjax.runs.checkpoints import load_params
 
 # How long an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
@@ -35,8 +32,8 @@ _NFS_CACHE_SECONDS = 60
 _LOCK_TRIES = 5
 _SECONDS_BETWEEN_TRIES = 0.1
 
-# Settings that configs have had since a later version, and what the runs before
-# it did. In a model or in `prediction`, what is left out is the same.
+# Settings that a later version added to configs, with the values that earlier
+# runs had in effect. Those of a model and of `prediction` have such defaults.
 _ADDED = {
   'accumulate_steps': 1,
   'compilation_cache': True,
@@ -47,24 +44,8 @@ _ADDED = {
 # Settings that earlier versions had, and that are no longer: section and name.
 # `mesh.data` followed from the number of devices.
 _DROPPED = (('mesh', 'data'),)
-# The same, of settings that only some data sets have, whose loaders know them.
+# Like `_ADDED`, but in some data sets alone; their loaders have the defaults.
 _ADDED_TO_DATA = {'data.label_values': []}
-# What is read of a run that was trained.
-_READ = (
-  'data.name',
-  'data_sha256',
-  'evaluation.average',
-  'evaluation.best_metric',
-  'evaluation.num_pictures',
-  'model.name',
-  'num_train_steps',
-  'preprocessing.channels',
-  'preprocessing.mean',
-  'preprocessing.std',
-  'tile_size_px',
-)
-_READ_OF_UNET = ('prediction.max_tile_size_px', 'prediction.tiles_per_batch')
-_READ_OF_FCN = ('prediction.bucket_px',)
 
 
 def check_writable(workdir: str | os.PathLike) -> None:
@@ -218,50 +199,16 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   )
 
 
-def load_run(
-  workdir: str | os.PathLike, checkpoint: str = 'latest'
-) -> tuple[nn.Module, dict[str, Any], ml_collections.ConfigDict]:
-  """Returns the model, the parameters and the config of a run.
+def read_complete_config(
+  workdir: str | os.PathLike,
+) -> ml_collections.ConfigDict:
+  """The same with the settings that configs got after the run was made.
 
-  The run may be older than settings of today that changed nothing.
-
-  Args:
-    workdir: folder of the run.
-    checkpoint: 'latest', 'best' (by the held-out score) or a step's number.
-
-  Raises:
-    InputError: there is no such run or checkpoint, or it cannot be read, or its
-      config lacks a setting.
+  They have the values that the run had in effect.
   """
   config = ml_collections.ConfigDict(_tuples(_ADDED))
   config.update(read_config(workdir))
-  _check_has(workdir, config, _READ)
-  model = create_model(config.model)
-  takes_any_size = model.geometry.takes_any_size
-  _check_has(workdir, config, _READ_OF_FCN if takes_any_size else _READ_OF_UNET)
-  which = int(checkpoint) if checkpoint.isdecimal() else checkpoint
-  if isinstance(which, str) and which not in ('latest', 'best'):
-    raise InputError(
-      f"checkpoint {checkpoint!r} is not 'latest', 'best' or a step's number"
-    )
-  params = load_params(pathlib.Path(workdir) / 'checkpoints', which)
-  return model, params, config
-
-
-def _check_has(
-  workdir: str | os.PathLike,
-  config: ml_collections.ConfigDict,
-  names: Sequence[str],
-) -> None:
-  for name in names:
-    try:
-      operator.attrgetter(name)(config)
-    except AttributeError as error:
-      raise InputError(
-        f'{pathlib.Path(workdir) / "config.json"} has no {name}, as a run of '
-        'another version of segjax; use that version, or add the setting there '
-        'as a config file of today has it'
-      ) from error
+  return config
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
@@ -288,8 +235,8 @@ def _check_same(
   new: Mapping[str, Any],
   may_change: Sequence[str],
 ) -> None:
-  old, new = flatten(old), flatten(new)
-  added = flatten(_ADDED) | _ADDED_TO_DATA
+  old, new = flatten_dict(old, sep='.'), flatten_dict(new, sep='.')
+  added = flatten_dict(_ADDED, sep='.') | _ADDED_TO_DATA
   added = {k: v for k, v in added.items() if k in new}
   old = added | old
   names = [
@@ -318,17 +265,6 @@ def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
     f'{name}={settings[name]!r}' if name in settings else f'no {name}'
     for name in names
   )
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Returns {'a.b': x} of {'a': {'b': x}}."""
-  flat = {}
-  for name, value in settings.items():
-    if isinstance(value, dict) and value:
-      flat.update(flatten(value, f'{prefix}{name}.'))
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 def _tuples(value: Any) -> Any:

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
-import jax
 import numpy as np
 import tensorboardX
+from flax.traverse_util import flatten_dict
 
 from segjax.atomic import replacing
 
@@ -70,10 +70,10 @@ class MetricWriter:
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds one row; `scalars` may be 0-d arrays. On disk when this returns."""
-    if self._file is None:
+    if self._file is None or self._tensorboard is None:
       return
     values = {name: float(value) for name, value in scalars.items()}
-    row = {'step': int(step)}
+    row: dict[str, float | None] = {'step': int(step)}
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
       self._tensorboard.add_scalar(name, value, step)
@@ -91,12 +91,14 @@ class MetricWriter:
     """Brings everything written so far to disk."""
     if self._file is not None:
       self._file.flush()
+    if self._tensorboard is not None:
       self._tensorboard.flush()
 
   def close(self) -> None:
     """Flushes and closes both records."""
     if self._file is not None:
       self._file.close()
+    if self._tensorboard is not None:
       self._tensorboard.close()
 
 
@@ -227,14 +229,13 @@ def parameter_table(params: Any) -> str:
   """Path, shape, count, mean and standard deviation of every parameter array.
 
   Args:
-    params: pytree of arrays.
+    params: nested dict of arrays.
 
   Returns:
     Aligned text that ends with the total count.
   """
   rows = []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
+  for name, leaf in flatten_dict(params, sep='/').items():
     values = np.asarray(leaf, np.float64)
     shape = ' x '.join(map(str, values.shape)) or 'scalar'
     rows.append(

@@ -102,11 +102,13 @@ def fitting_tile_size(
     smallest, *whole = (-(-n // step) * step for n in (smallest, *whole))
 
   def shape(tile_size):
-    sides = [min(tile_size, side) for side in whole]
-    return (max(sides),) * 2 if settings.has_quarter_turns else tuple(sides)
+    height, width = (min(tile_size, side) for side in whole)
+    longer = max(height, width)
+    return (longer, longer) if settings.has_quarter_turns else (height, width)
 
   def used(tile_size):
-    return bytes_of((*shape(tile_size), image_shape[2]), dtype)
+    height, width = shape(tile_size)
+    return bytes_of((height, width, image_shape[2]), dtype)
 
   size = largest_that_fits(
     used,

@@ -20,8 +20,6 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from segjax.errors import InputError
 from segjax.geometry import Geometry
 from segjax.tiling.axes import plan_axis, slacks
@@ -136,25 +134,28 @@ def plan_tiles(
   tile_shape = settings.tile_size
   if tile_shape is None:
     tile_shape = choose_tile_shape([sizes], geometry, settings)
-  tile_shape = tuple(tile_shape) if np.ndim(tile_shape) else (tile_shape,) * 2
-  if settings.has_quarter_turns and tile_shape[0] != tile_shape[1]:
+  if isinstance(tile_shape, int):
+    tile_shape = tile_shape, tile_shape
+  tile_height, tile_width = tile_shape
+  if settings.has_quarter_turns and tile_height != tile_width:
     raise InputError(
-      f'tiles of {tile_shape[0]} x {tile_shape[1]} px; those that are averaged '
+      f'tiles of {tile_height} x {tile_width} px; those that are averaged '
       'over quarter turns must be square'
     )
-  windows = [
-    plan_axis(size, geometry, tile, slack)
+  rows, columns = (
+    tuple(plan_axis(size, geometry, tile, slack))
     for size, tile, slack in zip(
       sizes,
       tile_shape,
       slacks(sizes, geometry, settings.transforms),
       strict=True,
     )
-  ]
+  )
   return TilePlan(
     sizes,
-    tile_shape,
-    *map(tuple, windows),
+    (tile_height, tile_width),
+    rows,
+    columns,
     geometry.period,
     geometry.margin,
     geometry.clips_tiles,

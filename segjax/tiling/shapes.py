@@ -3,7 +3,7 @@
 
 import collections
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from segjax.errors import InputError
 from segjax.geometry import Geometry
 from segjax.tiling.axes import count_tiles, least_waste_tile_size, slacks
 from segjax.tiling.settings import TileSettings
+from segjax.tiling.turns import Transform
 
 MAX_SIDE = 2**31 - 1  # Networks take sizes as int32.
 
@@ -34,7 +35,7 @@ def choose_tile_shape(
   Raises:
     InputError: for an empty image, or if no tile within the limit works.
   """
-  images = collections.Counter(map(tuple, sizes))
+  images = collections.Counter((height, width) for height, width in sizes)
   for size in images:
     check_size(size)
   transforms = settings.transforms
@@ -53,7 +54,7 @@ def choose_tile_shape(
     np.array([[_computed(*side, geometry, t) for side in sides] for t in sizes])
     for sizes, sides in zip(tiles, axes, strict=True)
   )
-  weights = np.float64(list(images.values()))
+  weights = np.array(list(images.values()), np.float64)
   total = np.einsum('in,jn,n->ij', rows, columns, weights)  # BLAS warns of inf.
   if is_square:
     total[~np.eye(len(total), dtype=bool)] = np.inf
@@ -70,23 +71,27 @@ def check_tiles(geometry: Geometry, settings: TileSettings) -> None:
 
 
 def most_windows(
-  sizes: Iterable[tuple[int, int]], geometry: Geometry, settings: TileSettings
+  sizes: Iterable[tuple[int, int]],
+  geometry: Geometry,
+  tile_shape: tuple[int, int],
+  transforms: Sequence[Transform],
 ) -> int:
   """Returns the number of tiles of the image that needs most.
 
   Args:
     sizes: height and width of each image.
     geometry: of the network.
-    settings: as for `plans.plan_tiles`, which agrees with it; `tile_size` is
-      given, as height and width.
+    tile_shape: height and width of the tiles.
+    transforms: turns and flips over which the mean is taken. `plans.plan_tiles`
+      agrees with all of it.
   """
   return max(
     math.prod(
       count_tiles(length, geometry, tile, slack)
       for length, tile, slack in zip(
         size,
-        settings.tile_size,
-        slacks(size, geometry, settings.transforms),
+        tile_shape,
+        slacks(size, geometry, transforms),
         strict=True,
       )
     )

@@ -37,7 +37,8 @@ def turned_shape(
 ) -> tuple[int, int]:
   """Returns the height and width of a turned array of height and width."""
   del flip
-  return shape[::-1] if turns % 2 else shape
+  height, width = shape
+  return (width, height) if turns % 2 else (height, width)
 
 
 def is_reversed(turns: int, flip: bool) -> tuple[bool, bool]:

@@ -95,6 +95,8 @@ def predict_windows(
 
   def load():
     batch = list(itertools.islice(jobs, tiles_per_batch))
+    if not batch:
+      return None
     places = [plan.place(window, transforms[i]) for window, i in batch]
     tiles = [
       turned(read(place.origin), *transforms[i])
@@ -102,18 +104,21 @@ def predict_windows(
     ]
     missing = tiles_per_batch - len(tiles)
     sizes = [place.size for place in places]
-    if batch:
-      tiles = np.stack(tiles + tiles[-1:] * missing)
-      sizes = np.array(sizes + sizes[-1:] * missing, np.int32)
-    return batch, places, tiles, sizes
+    return (
+      batch,
+      places,
+      np.stack(tiles + tiles[-1:] * missing),
+      np.array(sizes + sizes[-1:] * missing, np.int32),
+    )
 
   def computed():
     with ThreadPoolExecutor(1, 'read') as pool:
       ahead = pool.submit(load)
       while True:
-        batch, places, tiles, sizes = ahead.result()
-        if not batch:
+        loaded = ahead.result()
+        if loaded is None:
           return
+        batch, places, tiles, sizes = loaded
         ahead = pool.submit(load)
         yield batch, places, program(tiles, sizes)
 
@@ -177,8 +182,11 @@ def predict_image(
   image = np.asarray(image)
   check_image(image)
   if settings.tile_memory_mib and settings.tile_size is None:
-    settings = fit_to_memory(model, params, image.shape, np.float32, settings)
-  plan = plan_tiles(*image.shape[:2], model.geometry, settings)
+    settings = fit_to_memory(
+      model, params, image.shape, np.dtype(np.float32), settings
+    )
+  height, width, _ = image.shape
+  plan = plan_tiles(height, width, model.geometry, settings)
   transforms = settings.transforms
   program = create_program(
     model,

@@ -103,16 +103,17 @@ def _layers(data: mmap.mmap) -> Iterator[tuple[str, list[np.ndarray]]]:
     if number not in _LAYERS:
       continue
     name_field, blobs_field = _LAYERS[number]
-    name, spans = None, []
-    for number, value in _fields(data, _span(span)):
+    name, spans, span = None, [], _span(span)
+    for number, value in _fields(data, span):
       if number == name_field:
         name = _text(data, value)
       elif number == blobs_field:
         spans.append(_span(value))
-    if spans and name is None:
+    if not spans:
+      continue
+    if name is None:
       raise _Garbled(f'the layer at byte {span.start} has no name')
-    if spans:
-      yield name, [_blob(data, blob, name) for blob in spans]
+    yield name, [_blob(data, blob, name) for blob in spans]
 
 
 def _blob(data: mmap.mmap, span: range, layer: str) -> np.ndarray:

@@ -6,7 +6,6 @@ A file may also say what its arrays don't tell of their network: see
 refused.
 """
 
-import hashlib
 import json
 import os
 import zipfile
@@ -16,10 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from segjax.atomic import replacing
+from segjax.atomic import check_absent, check_folder, replacing
 from segjax.errors import InputError
 
 ENDINGS = ('.npz', '.safetensors')
@@ -44,7 +43,16 @@ def read_params(path: str | os.PathLike) -> dict[str, Any]:
   >>> segjax.read_params('net.npz')
   {'head': {'bias': array([1., 2.], dtype=float32)}}
   """
-  return nested(read_arrays(path), path)
+  arrays = read_arrays(path)
+  layers = {
+    name[:end]
+    for name in arrays
+    for end, letter in enumerate(name)
+    if letter == '/'
+  }
+  for name in layers.intersection(arrays):
+    raise InputError(f'{path}: {name} is both an array and a layer')
+  return unflatten_dict(arrays, sep='/')
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -82,47 +90,6 @@ def read_about(path: str | os.PathLike) -> dict[str, str]:
   return {str(name): str(value) for name, value in about.items()}
 
 
-def digest_of_params(params: Any) -> str:
-  """Returns the SHA-256 of names, shapes and values, in hexadecimal."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    array = np.ascontiguousarray(leaf)
-    name = jax.tree_util.keystr(path)
-    digest.update(f'{name} {array.dtype}{array.shape}\n'.encode())
-    digest.update(array.tobytes())
-  return digest.hexdigest()
-
-
-def nested(
-  arrays: Mapping[str, Any], path: str | os.PathLike = ''
-) -> dict[str, Any]:
-  """Returns {'a': {'b': x}} of {'a/b': x}; `path` is for messages.
-
-  Raises:
-    InputError: one name is both an array and a layer.
-  """
-  params = {}
-  for name, array in arrays.items():
-    *parents, leaf = name.split('/')
-    node = params
-    for parent in parents:
-      node = node.setdefault(parent, {})
-      if not isinstance(node, dict):
-        raise InputError(f'{path}: {name} lies inside another array')
-    if leaf in node:
-      raise InputError(f'{path}: {name} is both an array and a layer')
-    node[leaf] = array
-  return params
-
-
-def flattened(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns {'a/b': x} of {'a': {'b': x}}."""
-  return {
-    jax.tree_util.keystr(name, simple=True, separator='/'): leaf
-    for name, leaf in jax.tree_util.tree_leaves_with_path(params)
-  }
-
-
 def write_params(
   path: str | os.PathLike,
   params: Mapping[str, Any],
@@ -146,7 +113,8 @@ def write_params(
   """
   path = Path(path)
   check_output(path, overwrite)
-  arrays = {n: np.asarray(leaf) for n, leaf in flattened(params).items()}
+  arrays = flatten_dict(params, sep='/')
+  arrays = {name: np.asarray(array) for name, array in arrays.items()}
   try:
     with replacing(path) as temporary:
       if path.suffix.lower() == '.npz':
@@ -167,10 +135,11 @@ def check_output(path: Path, overwrite: bool) -> None:
   """Raises InputError if `write_params` will not write to `path`."""
   if _known_ending(path) == '.safetensors':
     _import_safetensors()
-  if not path.parent.is_dir():
-    raise InputError(f'output {path}: there is no folder {path.parent}')
-  if path.is_dir() or (path.exists() and not overwrite):
-    raise InputError(f'{path} exists; give --overwrite to replace it')
+  check_folder(path)
+  if path.is_dir():
+    raise InputError(f'output {path} is a folder; give the name of a file')
+  if not overwrite:
+    check_absent([path])
 
 
 def _read(path, only_about=False):

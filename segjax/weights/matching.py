@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits the tensors of a file onto a model's parameters, and tells what it did.
+"""Parameters of a model from the tensors of a file, and a report of the match.
 
 The readers name each tensor by the parameter it is for, `layer/kernel` or
 `layer/bias`, and say how its axes are laid out. Names are Caffe's. Nothing is
@@ -7,13 +7,15 @@ matched by order, and nothing is left out unless the caller names it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from segjax.errors import InputError
-from segjax.weights.files import flattened
+from segjax.weights.surgery import fc_to_conv
 
 MAX_NAMED = 8  # Names in one message.
 
@@ -23,11 +25,12 @@ class Tensor:
   """An array of a file.
 
   Attributes:
-    name: in the file.
+    name: name of the array in the file.
     values: the array, of any float dtype.
-    layout: of a kernel's axes. 'OIHW', Caffe's and PyTorch's convolutions, or
-      their fully connected layers [O, I H W], legacy [1, 1, O, I H W]; 'IOHW',
-      their deconvolutions; 'HWIO', Keras's and ours, or [H W I, O].
+    layout: order of a kernel's axes. 'OIHW' are convolutions of Caffe and
+      PyTorch, and their fully connected layers [O, I H W], in old Caffe files
+      [1, 1, O, I H W]; 'IOHW' are their deconvolutions; 'HWIO' are kernels of
+      Keras and of segjax, and their fully connected layers [H W I, O].
   """
 
   name: str
@@ -37,13 +40,13 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Where each tensor of a file and each parameter of a model came to lie.
+  """Report of a match: the fate of each tensor and of each parameter.
 
   Attributes:
-    matched: (parameter, tensor) names.
+    matched: name of a parameter and name of its tensor, for each pair.
     fixed: tensors that equal what the model computes without parameters.
     ignored: tensors that were left out on request.
-    initial: parameters that keep their initial value, on request.
+    initial: parameters that keep their initial value on request.
   """
 
   matched: tuple[tuple[str, str], ...]
@@ -96,7 +99,7 @@ def match(
       value is NaN or infinite, weights of a fixed layer are others, or a name
       in `initial` or `ignore` is in neither.
   """
-  target = flattened(target)
+  target = flatten_dict(target, sep='/')
   fixed = fixed or {}
   _check_known('initial', initial, target)
   _check_known('ignore', ignore, source)
@@ -140,44 +143,55 @@ def arrange(
 
   Args:
     tensor: kernel or bias.
-    path: of the parameter, for messages.
+    path: name of the parameter, for messages.
     shape: [H, W, I, O] of a convolution or deconvolution, [H W I, O] of a
       fully connected layer, or [O] of a bias.
-    window: (H, W) of a fully connected layer; None is one pixel.
+    window: (H, W) of the feature map that a fully connected layer takes; None
+      is one pixel.
 
   Raises:
     InputError: the shape is another, or a value is NaN or infinite.
   """
   values, shape = tensor.values, tuple(shape)
-  if len(shape) == 4:
-    kernel_shape = shape
-  else:
-    h, w = window or (1, 1)
-    kernel_shape = (h, w, shape[0] // (h * w), shape[-1])
-  h, w, i, o = kernel_shape
-  # Stored shapes that fit, as (axes to read them by, their permutation).
   if len(shape) == 1:
-    fitting = {(1,) * n + shape for n in range(4)}
-    axes, order = shape, (0,)
-  elif tensor.layout == 'OIHW':
-    fitting = {(o, i, h, w), (o, i * h * w), (1, 1, o, i * h * w)}
-    axes, order = (o, i, h, w), (2, 3, 1, 0)
-  elif tensor.layout == 'IOHW':
-    fitting = {(i, o, h, w)}
-    axes, order = (i, o, h, w), (2, 3, 0, 1)
+    fitted = (
+      values if values.shape in {(1,) * n + shape for n in range(4)} else None
+    )
   else:
-    fitting = {(h, w, i, o), (h * w * i, o)}
-    axes, order = (h, w, i, o), (0, 1, 2, 3)
-  if values.shape not in fitting:
+    h, w = shape[:2] if len(shape) == 4 else window or (1, 1)
+    fitted = _convolution(
+      tensor, (h, w, math.prod(shape[:-1]) // (h * w), shape[-1])
+    )
+  if fitted is None:
     _refuse_shape(tensor, path, shape)
   # Without the array of bool that np.isfinite makes.
   if not np.isfinite([values.min(), values.max()]).all():
     raise InputError(f'{tensor.name} holds NaN or infinite values')
-  values = values.reshape(axes).transpose(order).reshape(shape)
-  return values.astype(np.float32, copy=False)
+  return fitted.reshape(shape).astype(np.float32, copy=False)
 
 
-def _refuse_shape(tensor, path, shape):
+def _convolution(tensor, shape):
+  """Returns a kernel as [H, W, I, O] of this shape; None if it doesn't fit."""
+  values, layout = tensor.values, tensor.layout
+  sizes = dict(zip('HWIO', shape, strict=True))
+  if values.shape == tuple(sizes[axis] for axis in layout):
+    return values.transpose([layout.index(axis) for axis in 'HWIO'])
+  h, w, i, o = shape
+  if layout == 'OIHW' and values.shape in {
+    (o, i * h * w),
+    (1, 1, o, i * h * w),
+  }:
+    matrix, order = values.reshape(o, -1).T, 'CHW'
+  elif layout == 'HWIO' and values.shape == (h * w * i, o):
+    matrix, order = values, 'HWC'
+  else:
+    return None
+  layers = {tensor.name: {'kernel': matrix}}
+  layers = fc_to_conv(layers, {tensor.name: (h, w)}, order)
+  return layers[tensor.name]['kernel']
+
+
+def _refuse_shape(tensor, path, shape) -> NoReturn:
   message = (
     f'{tensor.name} has shape {list(tensor.values.shape)}, which does not fit '
     f'{path} {list(shape)}'

@@ -38,7 +38,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
   if Path(path).suffix.lower() == '.safetensors':
     return read_arrays(path)
   try:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  # Optional.
   except ImportError as e:
     raise InputError(
       f'{path}: .pth needs a package: pip install torch; or give .safetensors'
