@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from commands import DEMO, REPOSITORY, run
 
-from segjax.networks import load_trained
+import segjax
 
 OLD_RUN = REPOSITORY / 'tests' / 'data' / 'run_e372bb7'
 # As `evaluate --split=heldout` of commit e372bb7 printed them.
@@ -80,10 +80,10 @@ def test_it_predicts_what_it_predicted(workdir, tmp_path, expected):
 
 
 def test_it_goes_on_to_the_same_parameters(workdir, expected):
-  before = load_trained(workdir).params
+  _, before, _ = segjax.load_run(workdir)
   more = '--config.num_train_steps=6'
   succeed('main', *DEMO, more, f'--workdir={workdir}')
-  after = load_trained(workdir, '6').params
+  _, after, _ = segjax.load_run(workdir, '6')
   flat, _ = jax.tree_util.tree_flatten_with_path(after)
   params = {f'params/{"/".join(k.key for k in p)}': v for p, v in flat}
   assert params.keys() == expected.keys() - {'probabilities'}
