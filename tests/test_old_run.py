@@ -11,6 +11,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from commands import DEMO, run
@@ -82,6 +83,9 @@ def test_it_goes_on_as_it_did(workdir, expected, tmp_path):
   assert process.returncode == 0, process.stderr
   assert 'from step 4 to 6' in process.stdout
   params = load_params(tmp_path / 'run' / 'checkpoints', 6)
+  before = load_run(workdir)[1]
+  moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), before, params)
+  assert max(jax.tree.leaves(moved)) > 5e-4  # By more than is allowed below.
   params = traverse_util.flatten_dict(params, sep='/')
   assert params.keys() == expected.keys() - {'image', 'prediction'}
   for name, values in params.items():
