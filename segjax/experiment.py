@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a config describes, without data: the model, its state and its step."""
+"""The experiment of a config, without data: model, initial state and step."""
 
 import dataclasses
 import functools

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each output pixel of a network comes from: sizes, margins, crops.
+"""Geometry of networks: sizes, margins and crops of their images and logits.
 
 Everything about sizes is derived here, once, for one axis at a time (the
 networks treat rows and columns alike). Training crops labels by it and the

@@ -57,8 +57,8 @@ def label_files(
       labels 0 and 1.
     output: a .tif for a file; for a folder a folder, made if need be, with
       maskTTT.tif for tTTT and NAME.tif for another NAME.
-    threshold: as of `label_instances`.
-    seed_threshold: as of `label_instances`.
+    threshold: cells are where a map exceeds it; see `label_instances`.
+    seed_threshold: seeds are where a map exceeds it; None takes components.
     overwrite: whether to replace files that exist. Maps are not replaced.
 
   Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How label images store classes: as indices, other values, or colours."""
+"""Codings of label images: classes as indices, other values, or colours."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -79,7 +79,7 @@ def look_of(
   """Returns names and colours of the classes of a data set, without reading it.
 
   Args:
-    config: as of `create_dataset`.
+    config: `name` and the other fields, see `create_dataset`.
     num_classes: of all heads, for a set whose classes are named on disk.
 
   Returns:

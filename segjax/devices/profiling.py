@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What some steps of a run spent their time on, as XProf and Perfetto show."""
+"""Profiles of some steps of a run, which XProf and Perfetto show."""
 
 import contextlib
 import os

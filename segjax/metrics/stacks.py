@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the metrics of the ISBI 2012 challenge share: stacks, thresholds, cells.
+"""Stacks, thresholds and cells: the common part of the ISBI 2012 metrics.
 
 Contract: host numpy, one stack at a time. `labels` holds 0 (membrane) and
 1 (cell), `probabilities` the probability of cell; both [N,H,W]. A pixel is

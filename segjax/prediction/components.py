@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a map of cells to single cells, on images of any size.
+"""Single cells of a predicted map, by components or a watershed, of any size.
 
 Pixels above a threshold that touch by an edge make a component; with seeds, a
 watershed cuts components that hold several. `label_blocks` never holds the

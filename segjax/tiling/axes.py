@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tiles of one size cover one axis of an image, and the size to take.
+"""Tiles along one axis of an image: their number, stride and best size.
 
 The windows that tiles write begin at multiples of the period P, each with its
 margin M on both sides. Only the ends of the image differ between networks:
