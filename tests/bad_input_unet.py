@@ -90,6 +90,8 @@ CARDS = {
   ],
   'config.data.folds = 3': ["data.name='synthetic'", 'did you mean fold?'],
   'config.batching = "shuffled"': ["'batching'", 'ConfigDict'],
+  'del config.model.name': ['model.name=None is not one of'],
+  'del config.data.name': ['data.name=None is not one of'],
   'del config.evaluation.average': ['lacks config.evaluation.average'],
 }
 # What is wrong -> command, words of the message, environment.

@@ -57,8 +57,8 @@ def create_dataset(config: Mapping) -> Dataset:
     InputError: an unknown name, fields that the loader doesn't take or lacks,
       or what the loader finds wrong.
   """
-  fields = dict(config)
-  name = fields.pop('name')
+  name = config['name'] if 'name' in config else None
+  fields = {field: config[field] for field in config if field != 'name'}
   if name not in LOADERS:
     raise InputError(f'data.name={name!r} is not one of {tuple(LOADERS)}')
   expected = inspect.signature(LOADERS[name]).parameters
@@ -87,8 +87,8 @@ def look_of(
   """
   if config['name'] in _LOOKS:
     return _LOOKS[config['name']]
-  fields = dict(config)
-  names = tuple(fields.pop('class_names', ()))
-  colours = fields.pop('colours', ())
+  # A set names and colours its classes by fields of its own, or on disk.
+  names = tuple(config['class_names']) if 'class_names' in config else ()
+  colours = config['colours'] if 'colours' in config else ()
   palette = np.array(colours, np.uint8) if colours else None
   return names or tuple(f'class {i}' for i in range(num_classes)), palette

@@ -76,8 +76,8 @@ def create_model(config: Mapping[str, Any]) -> Segmenter:
   Raises:
     InputError: the name, a field or its value is none of the model's.
   """
-  fields = dict(config)
-  name = fields.pop('name')
+  name = config['name'] if 'name' in config else None
+  fields = {field: config[field] for field in config if field != 'name'}
   if name not in SEGMENTERS:
     raise InputError(f'model.name={name!r} is not one of {tuple(SEGMENTERS)}')
   return _make(SEGMENTERS[name], name, fields)
