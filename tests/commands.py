@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
+from quick_flag import QUICK_FLAG
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/unet_isbi.py'
@@ -25,7 +26,7 @@ LAUNCHER = str(REPOSITORY / 'launch' / 'local_processes.sh')
 # eight, that compiles as quickly as this suite: see conftest.
 QUICKLY = {
   'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-  'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+  'XLA_FLAGS': QUICK_FLAG,
 }
 
 # Of every argument of the config.

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the whole suite shares: eight virtual CPU devices, strict jax, data."""
+"""Setting of the whole suite: eight virtual CPU devices, strict jax, data."""
 
 import os
 from pathlib import Path
 
 import pytest
+from quick_flag import QUICK_FLAG
 
 # Read when jax starts its CPU client, so set before anything imports jax.
 _DEVICES_FLAG = '--xla_force_host_platform_device_count'
-# Compiling takes most of a test's time, and half of that without this flag.
-_QUICK_FLAG = '--xla_cpu_use_fusion_emitters=false'
 _flags = os.environ.get('XLA_FLAGS', '')
 if _DEVICES_FLAG not in _flags:
-  _flags = f'{_flags} {_DEVICES_FLAG}=8 {_QUICK_FLAG}'.strip()
+  _flags = f'{_flags} {_DEVICES_FLAG}=8 {QUICK_FLAG}'.strip()
   os.environ['XLA_FLAGS'] = _flags
 
 # Of all commands, too: the user's compiled programs are none of the suite's.
