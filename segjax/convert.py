@@ -177,7 +177,9 @@ def _about(source, tensors):
   if not about and ending in ('.caffemodel', '.h5', '.hdf5', '.keras'):
     about['pixels'] = files.PIXELS[0]
   elif not about and any(t.layout == 'OIHW' for t in tensors.values()):
-    about['pixels'] = files.PIXELS[1]
+    # Of torchvision by its names; networks with Caffe's names came from Caffe.
+    theirs = any(t.name.startswith('features.') for t in tensors.values())
+    about['pixels'] = files.PIXELS[1 if theirs else 0]
   return about
 
 

@@ -134,6 +134,25 @@ def test_pixels_are_those_of_the_framework_unless_given(tmp_path):
     assert files.read_about(output) == {'model': 'vgg16', 'pixels': expected}
 
 
+def test_caffes_names_in_a_state_dict_imply_caffes_pixels(tmp_path):
+  state = {
+    'conv1_1.weight': np.ones((1, 3, 3, 3), np.float32),
+    'conv1_1.bias': np.ones(1, np.float32),
+  }
+  np.savez(tmp_path / 'torch.npz', **state)
+  layers = {p.rpartition('/')[0] for p in random_params(VGG16(num_classes=2))}
+  convert.convert_file(
+    tmp_path / 'torch.npz',
+    'vgg16',
+    tmp_path / 'net.npz',
+    num_classes=2,
+    fields={'width': 1 / 64, 'fc_features': 5},
+    initial=[*layers - {'conv1_1'}],
+  )
+  about = files.read_about(tmp_path / 'net.npz')
+  assert about == {'model': 'vgg16', 'pixels': '0..255'}
+
+
 def test_googlenets_slashes():
   model = Classifier(googlenet, num_classes=2, width=1 / 64)
   expected = random_params(model)
