@@ -19,7 +19,7 @@ from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs.checkpoints import load_params, newest_step
 from segjax.runs.workdir import read_complete_config
-from segjax.settings import read_settings
+from segjax.settings import Array, read_prediction, read_settings
 from segjax.steps import init_params
 from segjax.weights import files
 from segjax.weights.matching import Tensor, match
@@ -56,6 +56,10 @@ class Network(NamedTuple):
   model: SegmentationModel
   params: Any
   config: ConfigDict
+
+  def prepare(self, image: Array) -> jax.Array:
+    """Returns what the model takes, f32[H, W, C], of an image as stored."""
+    return read_prediction(self.config)[0].prepare(image)
 
   @property
   def data_sha256(self) -> str | None:

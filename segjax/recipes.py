@@ -74,10 +74,36 @@ def caffe_preprocessing(
     channels: indices of the image's channels in the order of the result; see
       `preprocessing.standardise`.
   """
-  return dict(
+  return preprocessing(
     mean=tuple(value / 255 for value in mean),
     std=(1 / 255,) * len(mean),
     channels=tuple(channels),
+  )
+
+
+def preprocessing(
+  mean: float | Sequence[float] = 0.0,
+  std: float | Sequence[float] = 1.0,
+  channels: Sequence[int] = (),
+  measured: Sequence[str] = (),
+) -> dict[str, Any]:
+  """Returns the `config.preprocessing` of images as they are stored.
+
+  Args:
+    mean: see `preprocessing.standardise`.
+    std: see `preprocessing.standardise`.
+    channels: see `preprocessing.standardise`.
+    measured: which of 'limits', 'mean' and 'std' the training images give.
+  """
+  return dict(
+    mean=mean,  # Of the pixels in the unit range.
+    std=std,
+    channels=tuple(channels),  # Indices, in the network's order; () for all.
+    # What becomes 0 and 1, as shares of what the integers can hold; () is all
+    # that they can hold.
+    limits=(),
+    dtype='',  # Type of the images that `limits` are of; '' takes any.
+    measured=tuple(measured),
   )
 
 
@@ -306,7 +332,7 @@ def unet_config(
     order='shuffled',  # Or 'with_replacement'.
     bucket_px=0,  # 0 pads nothing, for tiles have one size.
   )
-  config.preprocessing = dict(mean=mean, std=std, channels=())
+  config.preprocessing = preprocessing(mean, std)
   config.init = dict(
     path='random',  # Or a workdir, or a file of parameters, to start from.
     initial=(),  # Layers that `path` lacks; they keep their initial value.

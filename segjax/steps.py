@@ -17,8 +17,8 @@ import optax
 
 from segjax import losses
 from segjax.data.augment import Augmentation, augment
-from segjax.data.preprocessing import to_unit_range
 from segjax.errors import InputError
+from segjax.settings import PreprocessingSettings
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -63,7 +63,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   *,
-  standardise: Callable[[jax.Array], jax.Array],
+  preprocessing: PreprocessingSettings,
   tile_size: int,
   augmentation: Augmentation,
   ignore_label: int,
@@ -84,8 +84,8 @@ def make_train_step(
     model: maps [B, s, s, C] to logits [B, o, o, K].
     optimizer: optax transformation of the gradient.
     schedule: step -> learning rate, for the metrics only.
-    standardise: pixels in [0, 1] -> what the model takes; comes after the
-      augmentation.
+    preprocessing: makes stored pixels what the model takes; the augmentation
+      is of those in the unit range.
     tile_size: s, in pixels; 0 trains on whole images, which are not augmented.
     augmentation: how tiles vary.
     ignore_label: label that counts nowhere.
@@ -114,12 +114,12 @@ def make_train_step(
   def prepare(key, example):
     image, label, weight = draw(
       key,
-      to_unit_range(example['image']),
+      preprocessing.to_unit_range(example['image']),
       example['label'],
       example.get('weight'),
     )
     padded = {'size': example['size']} if 'size' in example else {}
-    return standardise(image), label, weight, padded
+    return preprocessing.standardise(image), label, weight, padded
 
   def example_loss(params, dropout_key, image, label, weight, padded):
     logits = model.apply(

@@ -17,6 +17,7 @@ from segjax.atomic import replacing
 from segjax.data import Dataset, create_dataset
 from segjax.data.label_counts import check_labels
 from segjax.data.pipeline import create_batches
+from segjax.data.preprocessing import measure_pixels
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
 from segjax.errors import InputError
@@ -31,6 +32,7 @@ from segjax.runs.workdir import (
   check_writable,
   claim_workdir,
   lock_workdir,
+  read_complete_config,
 )
 
 # What may differ when a run is continued. More steps stretch a schedule that
@@ -77,6 +79,9 @@ def train_and_evaluate(
   dataset = processes.together(lambda: create_dataset(config.data))
   networks.check_fits(model, dataset)
   check_metric(model, dataset, config.evaluation.best_metric)
+  if config.preprocessing.measured:
+    config = _with_measured_pixels(config, dataset, Path(workdir))
+    experiment = create_experiment(config)
   with lock_workdir(workdir):
     return _train_in(Path(workdir), config, experiment, dataset)
 
@@ -203,6 +208,25 @@ def _train_in(
   )
   _say_how_to_predict(workdir)
   return scores
+
+
+def _with_measured_pixels(
+  config: ConfigDict, dataset: Dataset, workdir: Path
+) -> ConfigDict:
+  """Returns the config with what the run, or else its images, have measured."""
+  if (workdir / 'config.json').is_file():
+    found = read_complete_config(workdir).preprocessing
+  else:
+    found = processes.together(lambda: measure_pixels(dataset.train))
+  config = config.copy_and_resolve_references()
+  taken = [*config.preprocessing.measured]
+  taken += ['dtype'] if 'limits' in taken else []
+  with config.ignore_type():
+    for name in taken:
+      config.preprocessing[name] = found[name]
+  said = ', '.join(f'{name} {config.preprocessing[name]}' for name in taken)
+  processes.say(f'pixels of the training images: {said}')
+  return config
 
 
 def _report(

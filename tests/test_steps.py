@@ -15,6 +15,7 @@ from segjax.errors import InputError
 from segjax.losses import REDUCTIONS
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
+from segjax.settings import PreprocessingSettings
 
 MODEL = UNet(base_width=4, depth=1)
 SCHEDULE = create_schedule('constant', 0.05, 0, 100)
@@ -36,7 +37,7 @@ def make_step(
     augmentation=Augmentation(
       elastic_sigma_px=3.0, rotation_deg=180.0, flip=True, shift_px=4.0
     ),
-    standardise=lambda image: (image - 0.5) / 0.2,
+    preprocessing=PreprocessingSettings(0.5, 0.2, ()),
     ignore_label=255,
     reduction=reduction,
     accumulate_steps=accumulate_steps,

@@ -187,11 +187,14 @@ def vary_gray_values(
 
   Args:
     key: jax key.
-    image: f32[...] in [0, 1].
+    image: f32[...], most of it in [0, 1].
     amount: gives the ranges of black, white - 1 and log gamma.
   """
   if not (amount.black or amount.white or amount.log_gamma):
     return image  # Spares a power for each pixel.
   draw = jax.random.uniform(key, (3,), minval=-1.0)
   black, white = amount.black * draw[0], 1 + amount.white * draw[1]
-  return black + (white - black) * image ** jnp.exp(amount.log_gamma * draw[2])
+  gamma = jnp.exp(amount.log_gamma * draw[2])
+  # Below 0, where powers are undefined, values stay as they are.
+  powers = jnp.maximum(image, 0.0) ** gamma + jnp.minimum(image, 0.0)
+  return black + (white - black) * powers
