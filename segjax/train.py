@@ -9,6 +9,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
@@ -56,6 +57,8 @@ MAY_CHANGE = (
   'data.context_dir',
 )
 
+_LABELS = 'labels.txt'  # Their digest, and what they hold.
+
 
 def train_and_evaluate(
   config: ConfigDict, workdir: str | os.PathLike
@@ -77,7 +80,7 @@ def train_and_evaluate(
   experiment = create_experiment(config)
   model = experiment.model
   dataset = processes.together(lambda: create_dataset(config.data))
-  networks.check_fits(model, dataset)
+  networks.check_fits(model, dataset, experiment.settings.preprocessing)
   check_metric(model, dataset, config.evaluation.best_metric)
   if config.preprocessing.measured:
     config = _with_measured_pixels(config, dataset, Path(workdir))
@@ -107,7 +110,7 @@ def _train_in(
       )
     )
     # Last, for it takes longest; before anything is written.
-    counted = check_labels(dataset, config.data)
+    counted = _counted_labels(workdir, dataset, config)
   elif trained_steps > config.num_train_steps:
     raise InputError(
       f'{workdir} is at step {trained_steps} already, beyond '
@@ -122,6 +125,8 @@ def _train_in(
     )
   )
   processes.together(lambda: check_claimed(workdir))
+  if counted and processes.is_first():
+    _write_text(workdir / _LABELS, f'{dataset.digest}\n{counted}\n')
 
   def evaluate_heldout(params, **how):
     return evaluate(model, params, dataset.heldout, config, dataset, **how)
@@ -210,6 +215,22 @@ def _train_in(
   return scores
 
 
+def _counted_labels(workdir: Path, dataset: Dataset, config: ConfigDict) -> str:
+  """Returns the table of the labels, all of them read unless they have been."""
+  counted = ''
+  if (workdir / _LABELS).is_file():
+    counted = (workdir / _LABELS).read_text(encoding='utf-8')
+  digest, _, text = counted.partition('\n')
+  # Either all processes read them or none.
+  is_known = processes.gather(np.array(digest == dataset.digest)).all()
+  return text.strip() if is_known else check_labels(dataset, config.data)
+
+
+def _write_text(file: Path, text: str) -> None:
+  with replacing(file) as temporary:
+    temporary.write_text(text, encoding='utf-8')
+
+
 def _with_measured_pixels(
   config: ConfigDict, dataset: Dataset, workdir: Path
 ) -> ConfigDict:
@@ -237,9 +258,9 @@ def _report(
     return evaluation.scores
   print(title)
   print(writers.table(evaluation.scores))
-  with replacing(workdir / 'scores.txt') as temporary:
-    text = f'{title}\n{writers.table(evaluation.scores)}\n'
-    temporary.write_text(text, encoding='utf-8')
+  _write_text(
+    workdir / 'scores.txt', f'{title}\n{writers.table(evaluation.scores)}\n'
+  )
   folder = workdir / 'pictures'
   folder.mkdir(exist_ok=True)
   for name, panel in evaluation.panels:

@@ -66,7 +66,7 @@ def test_a_card_fits_its_data(name, argument, data):
   dataset = create_dataset(config.data)
   assert len(dataset.train) == 2 and len(dataset.heldout) == 1
   model = create_model(config.model)
-  networks.check_fits(model, dataset)
+  networks.check_fits(model, dataset, read_prediction(config)[0])
   assert '2 to train on, 1 held out' in check_labels(dataset, config.data)
   lacking = [
     example | {'label': np.where(example['label'] == 1, 255, example['label'])}
@@ -77,8 +77,8 @@ def test_a_card_fits_its_data(name, argument, data):
   ):
     check_labels(dataclasses.replace(dataset, train=lacking), config.data)
   check_prediction(model, *read_prediction(config))
-  image = to_unit_range(dataset.train[0]['image'])
-  shown = PreprocessingSettings(**config.preprocessing).standardise(image)
+  image = dataset.train[0]['image']
+  shown = PreprocessingSettings(**config.preprocessing).prepare(image)
   assert shown.shape == (*image.shape[:2], model.in_channels)
   assert not config.init.path  # Nobody trains an empty net unknowingly.
 
