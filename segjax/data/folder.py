@@ -114,7 +114,7 @@ def load(
   root = Path(dir).expanduser()
   pairs = find_pairs(root, images, labels, match, need_all=not train_list)
   _check_labels(pairs, label_kind)
-  files = [_pages(pair) for pair in pairs]
+  files = [pages_of(pair) for pair in pairs]
   if train_list:
     known = _known_names(files, root)
     train, held = (
@@ -328,7 +328,7 @@ def _check_labels(pairs: Iterable[Pair], label_kind: str) -> None:
       )
 
 
-def _pages(pair: Pair) -> list[Page]:
+def pages_of(pair: Pair) -> list[Page]:
   """Returns an item for each page of an image and its labels."""
   files = (pair.image, *pair.labels)
   num_pages = count_pages(pair.image)
