@@ -45,7 +45,7 @@ from segjax.weights import files
 _RATE_OF_CORE = 3.7e10
 _STEPS_OF_ACCELERATOR = 10_000
 _IGNORED = 255
-_MOST_COLOURS = 64
+_MOST_CLASSES = 64
 _MOST_VALUES = 32  # That are classes and do not count up from 0.
 _MANY = 5  # Pieces in an image, between which border weights are of use.
 _OUTPUT_OF_PAPER = 388
@@ -186,10 +186,10 @@ def _read_labels(
     return f'{value}: {found.values.get(value, 0) / total:.2%} of the pixels'
 
   if found.label_channels == 3:
-    if len(values) > _MOST_COLOURS:
+    if len(values) > _MOST_CLASSES:
       raise InputError(
         f'labels hold {len(values)} colours; expected one a class, at most '
-        f'{_MOST_COLOURS}. Were they resized, or saved as JPEG?'
+        f'{_MOST_CLASSES}. Were they resized, or saved as JPEG?'
       )
     names = tuple(f'class {k}' for k in range(len(values)))
     return names, [
@@ -219,7 +219,7 @@ def _read_labels(
     names, ignored = two, ()
     if values != [0, 1]:
       lines.append(Line('data.label_values', tuple(values), share(values[1])))
-  elif classes == [*range(len(classes))]:
+  elif classes == [*range(min(len(classes), _MOST_CLASSES))]:
     ignored = (_IGNORED,) if _IGNORED in values else ()
   elif len(values) <= _MOST_VALUES:
     classes, ignored = values, ()
@@ -262,9 +262,13 @@ def _for_unet(found: Survey, side: int, measured: dict) -> list[Line]:
     Line('tile_size_px', tile, f'{output} px come out; images have {side}')
   )
   batch = int(np.clip(_OUTPUT_OF_PAPER**2 // output**2, 1, 8))
-  if batch > 1:
-    lines.append(Line('batch_size', batch, 'as many pixels as the paper'))
+  lines.append(_batch(batch, 'about as many pixels as the paper has'))
   return lines
+
+
+def _batch(size: int, reason: str) -> Line:
+  devices = jax.device_count()  # All get as many images.
+  return Line('batch_size', -(-size // devices) * devices, reason)
 
 
 def _pixels(measured: dict) -> list[Line]:
@@ -339,7 +343,7 @@ def _for_fcn(
   lines += [
     Line('tile_size_px', tile, f'crops; images have {side} px'),
     Line('batching.bucket_px', 0, 'crops have one size'),
-    Line('batch_size', 4),
+    _batch(4, 'crops a step'),
     Line('augmentation.flip', True),
     Line('augmentation.shift_px', 16.0),
     Line('augmentation.black', 0.1),

@@ -42,7 +42,7 @@ def to_unit_range(
     unit = unit / jnp.iinfo(image.dtype).max
   if not len(limits):
     return unit
-  low, high = (jnp.asarray(end, jnp.float32) for end in limits)
+  low, high = (_along_channels(end, unit.ndim) for end in limits)
   return (unit - low) / (high - low)
 
 
@@ -68,11 +68,12 @@ def standardise(
   """
   if channels:
     image = image[..., jnp.asarray(channels)]
-  axes = (1,) * (image.ndim - 1) + (-1,)
-  shift, scale = (
-    jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std)
-  )
+  shift, scale = (_along_channels(x, image.ndim) for x in (mean, std))
   return (image - shift) / scale
+
+
+def _along_channels(values, ndim):
+  return jnp.asarray(values, jnp.float32).reshape((1,) * (ndim - 1) + (-1,))
 
 
 def measure_pixels(examples: Sequence[dict]) -> dict[str, Any]:
