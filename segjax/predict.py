@@ -220,9 +220,11 @@ def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
   return processes.gather(processes.together(find))[0].tolist()
 
 
-def _measure(files, output, *takes):
+def _measure(files, output, channels, preprocessing):
   """Returns `measure` of a job, which all processes can do and store."""
-  measured = processes.together(lambda: measure(files, *takes, output))
+  measured = processes.together(
+    lambda: measure(files, channels, preprocessing, output)
+  )
   if output.suffix.lower() == '.png' and measured[0] > 1:
     raise InputError(
       f'{output} holds one image and the input has {measured[0]}; use .tif'

@@ -47,7 +47,7 @@ def to_unit_range(
 
 
 def standardise(
-  image: jax.Array,
+  image: jax.Array | np.ndarray,
   mean: float | Sequence[float],
   std: float | Sequence[float],
   channels: Sequence[int] = (),
@@ -66,6 +66,7 @@ def standardise(
   >>> segjax.standardise(np.float32([[0.0, 0.5, 1.0]]), mean=0.5, std=0.25)
   Array([[-2.,  0.,  2.]], dtype=float32)
   """
+  image = jnp.asarray(image)
   if channels:
     image = image[..., jnp.asarray(channels)]
   shift, scale = (_along_channels(x, image.ndim) for x in (mean, std))

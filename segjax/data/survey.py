@@ -103,7 +103,10 @@ def find_layout(
       f'{images} is given for the images and for the labels; expected a '
       "pattern for the labels, such as --labels='FOLDER/*_mask.png'"
     )
-  return Layout(root, *below, match or _fitting_match(root, *below))
+  images, labels = below
+  return Layout(
+    root, images, labels, match or _fitting_match(root, images, labels)
+  )
 
 
 def _find_in(root: Path, match: str) -> Layout:
@@ -276,7 +279,7 @@ def _look(page: Page, counts_components: bool) -> _Found:
     size=image.shape[:2],
     kind=(image.dtype, image.shape[-1]),
     range=(float(image.min()), float(image.max())),
-    label_channels=label.shape[-1],
+    label_channels=labels[0].shape[-1],
     values=values,
     single=single,
     components=components,
