@@ -34,8 +34,8 @@ def to_unit_range(
   >>> import numpy as np, segjax
   >>> segjax.to_unit_range(np.uint8([0, 255]))
   Array([0., 1.], dtype=float32)
-  >>> segjax.to_unit_range(np.uint8([0, 51]), limits=(0, 0.2))
-  Array([0., 1.], dtype=float32)
+  >>> segjax.to_unit_range(np.uint8([0, 255]), limits=(0, 2))
+  Array([0. , 0.5], dtype=float32)
   """
   unit = jnp.asarray(image, jnp.float32)
   if jnp.issubdtype(image.dtype, jnp.integer):
