@@ -14,7 +14,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,20 @@ class Line(NamedTuple):
   reason: str = ''
 
 
+class Plan(NamedTuple):
+  """What was decided for a folder.
+
+  Attributes:
+    config: of the run.
+    card: text of a Python file whose `get_config` returns it.
+    report: a table of what the folder holds and what was decided.
+  """
+
+  config: ConfigDict
+  card: str
+  report: str
+
+
 def plan(
   layout: Layout,
   network: str,
@@ -71,8 +85,9 @@ def plan(
   group: str = '',
   train_list: str = '',
   heldout_list: str = '',
-) -> tuple[str, str]:
-  """Returns the text of a card for a folder, and a table of what it holds.
+  heldout_fraction: float = 0.2,
+) -> Plan:
+  """Returns a config for a folder, as a card, and a table of what it holds.
 
   Args:
     layout: where the images and labels are.
@@ -85,6 +100,7 @@ def plan(
     group: see `folder.load`.
     train_list: see `folder.load`.
     heldout_list: see `folder.load`.
+    heldout_fraction: see `folder.load`.
 
   Raises:
     InputError: the folder cannot be trained on; says why.
@@ -118,7 +134,9 @@ def plan(
   elif len(found.pages) < 2:
     lines.append(Line('data.heldout_fraction', 0.0, 'of one image'))
   else:
-    lines.append(Line('data.heldout_fraction', 0.2, 'drawn by files'))
+    lines.append(
+      Line('data.heldout_fraction', heldout_fraction, 'drawn by files')
+    )
   dtype, channels = found.kind
   if network == 'unet':
     base = f'recipes.unet_folder_config(CLASS_NAMES, in_channels={channels})'
@@ -129,14 +147,10 @@ def plan(
   _apply(config, lines)
   dataset = create_dataset(config.data)
   measured = measure_pixels(dataset.train)
-  side = int(np.median([min(size) for size in _each(found.sizes)]))
-  if network == 'unet':
-    lines += _for_unet(found, side, measured)
-  else:
-    lines += _for_fcn(found, side, measured, init, pixels)
-  _apply(config, lines)
-  lines += _steps(config, minutes)
-  _apply(config, lines)
+  sides = [min(size) for size, n in found.sizes.items() for _ in range(n)]
+  lines += decide(
+    config, int(np.median(sides)), channels, measured, init, pixels, minutes
+  )
   low, high = found.range
   rows = [
     ('images', f'{len(found.pages)} of {say_sizes(found.sizes)}'),
@@ -150,11 +164,41 @@ def plan(
     for line in lines
     if line.reason and not line.name.startswith('data.images')
   ]
-  return _card(network, layout, names, found, base, lines), table(rows)
+  card = _card(network, layout, names, found, base, lines)
+  return Plan(config, card, table(rows))
 
 
-def _each(sizes):
-  return [size for size, count in sizes.items() for _ in range(count)]
+def decide(
+  config: ConfigDict,
+  side: int,
+  channels: int,
+  measured: Mapping[str, Any],
+  init: str,
+  pixels: str,
+  minutes: float,
+) -> list[Line]:
+  """Returns, and sets, what follows from the images for the network.
+
+  Args:
+    config: of a folder, see `recipes`; changed in place.
+    side: the smaller side of a usual image, in pixels.
+    channels: channels of the images.
+    measured: see `measure_pixels`.
+    init: see `plan`.
+    pixels: see `plan`.
+    minutes: see `plan`.
+
+  Raises:
+    InputError: the weights don't fit the images, or `minutes` is not above 0.
+  """
+  if config.model.name == 'unet':
+    lines = _for_unet(side, measured)
+  else:
+    lines = _for_fcn(side, channels, measured, init, pixels)
+  _apply(config, lines)
+  steps = _steps(config, minutes)
+  _apply(config, steps)
+  return [*lines, *steps]
 
 
 def _short(value):
@@ -244,7 +288,7 @@ def _read_labels(
   return names, lines
 
 
-def _for_unet(found: Survey, side: int, measured: dict) -> list[Line]:
+def _for_unet(side: int, measured: Mapping[str, Any]) -> list[Line]:
   narrow = jax.default_backend() == 'cpu'
   lines = [Line('preprocessing.measured', (), ''), *_pixels(measured)]
   depth = 4 if side >= _SIDE_OF_DEPTH_4 else 3
@@ -271,7 +315,7 @@ def _batch(size: int, reason: str) -> Line:
   return Line('batch_size', -(-size // devices) * devices, reason)
 
 
-def _pixels(measured: dict) -> list[Line]:
+def _pixels(measured: Mapping[str, Any]) -> list[Line]:
   dtype = np.dtype(measured['dtype'])
   full = np.iinfo(dtype).max if dtype.kind in 'iu' else 1
   ends = zip(*measured['limits'], strict=True)
@@ -289,9 +333,12 @@ def _pixels(measured: dict) -> list[Line]:
 
 
 def _for_fcn(
-  found: Survey, side: int, measured: dict, init: str, pixels: str
+  side: int,
+  channels: int,
+  measured: Mapping[str, Any],
+  init: str,
+  pixels: str,
 ) -> list[Line]:
-  dtype, channels = found.kind
   if not init:
     raise InputError(
       'fcn8s starts from an image classifier: give --init=FILE, an .npz of '
@@ -336,7 +383,7 @@ def _for_fcn(
         Line('preprocessing.std', (0.229, 0.224, 0.225), why),
         Line('preprocessing.channels', ()),
       ]
-    if dtype != np.uint8:
+    if measured['dtype'] != 'uint8':
       lines += _pixels({n: measured[n] for n in ('dtype', 'limits')})
   # Crops have one size, and so one compiled program.
   tile = int(np.clip(side // 32 * 32, 64, 224 if narrow else 352))
@@ -440,7 +487,7 @@ def main(_) -> None:
   if output.exists() and not args.overwrite:
     raise InputError(f'{output} exists; give --overwrite to replace it')
   layout = find_layout(args.images, args.labels, args.match)
-  text, report = plan(
+  planned = plan(
     layout,
     args.network,
     init=args.init,
@@ -452,7 +499,7 @@ def main(_) -> None:
     heldout_list=args.heldout_list,
   )
   with replacing(output) as temporary:
-    temporary.write_text(text, encoding='utf-8')
-  print(report)
+    temporary.write_text(planned.card, encoding='utf-8')
+  print(planned.report)
   card = shlex.quote(str(output))
   print(f'to train: python -m segjax.main --config={card} --workdir=RUN')

@@ -6,7 +6,6 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 
 import os
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +60,17 @@ _LABELS = 'labels.txt'  # Their digest, and what they hold.
 
 
 def train_and_evaluate(
-  config: ConfigDict, workdir: str | os.PathLike
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  dataset: Dataset | None = None,
 ) -> dict[str, float]:
   """Trains for `config.num_train_steps`, evaluates, and returns the scores.
 
   A run that `workdir` holds goes on from its newest checkpoint and ends with
   the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
   and returns no scores; see `preemption`. A lock keeps other runs out of
-  `workdir` until this one ends.
+  `workdir` until this one ends. The data are those of `config.data`, unless a
+  `dataset` is given.
 
   Raises:
     InputError: config or data are wrong, `workdir` holds another experiment, or
@@ -79,7 +81,8 @@ def train_and_evaluate(
   check_writable(workdir)
   experiment = create_experiment(config)
   model = experiment.model
-  dataset = processes.together(lambda: create_dataset(config.data))
+  if dataset is None:
+    dataset = processes.together(lambda: create_dataset(config.data))
   networks.check_fits(model, dataset, experiment.settings.preprocessing)
   check_metric(model, dataset, config.evaluation.best_metric)
   if config.preprocessing.measured:
@@ -203,16 +206,13 @@ def _train_in(
 
   if not len(dataset.heldout):
     processes.say('no example is held out: no scores, no pictures')
-    _say_how_to_predict(workdir)
     return {}
   average = config.evaluation.average
-  scores = _report(
+  return _report(
     workdir,
     evaluate_heldout(params, average=average),
     f'{title(len(dataset.heldout), "heldout", average)}, step {end}',
   )
-  _say_how_to_predict(workdir)
-  return scores
 
 
 def _counted_labels(workdir: Path, dataset: Dataset, config: ConfigDict) -> str:
@@ -269,11 +269,3 @@ def _report(
     write_stack(folder / f'{name}.png', panel[None])
   print(f'pictures: {folder}', flush=True)
   return evaluation.scores
-
-
-def _say_how_to_predict(workdir: Path) -> None:
-  run = shlex.quote(str(workdir))
-  processes.say(
-    f'to predict: python -m segjax.predict --workdir={run} --input=IMAGES '
-    '--output=PREDICTIONS'
-  )

@@ -34,11 +34,12 @@ def write_set(root, labels, image=IMAGE, suffix='.png'):
 def config_of(root, **options):
   """Returns the config of the card for a folder, and the card."""
   options = {'network': 'unet', **options}
-  text, _ = plan(find_layout(root, None), **options)
+  config, text, _ = plan(find_layout(root, None), **options)
   card = root / 'card.py'
   card.write_text(text)
   assert max(map(len, text.splitlines())) <= 120
-  return runpy.run_path(str(card))['get_config'](), text
+  assert runpy.run_path(str(card))['get_config']().to_dict() == config.to_dict()
+  return config, text
 
 
 def classes(*values):
