@@ -11,7 +11,10 @@ from segjax.data.augment import (
   Augmentation,
   augment,
   cubic_matrix,
+  cut_region,
   elastic_displacement,
+  region_corner,
+  region_side,
   sample_positions,
   vary_gray_values,
 )
@@ -153,3 +156,64 @@ def test_gray_values_vary_within_their_ranges():
   assert 1.6 < gamma.max() <= np.exp(0.5) + 1e-3
   same = vary_gray_values(keys[0], image, Augmentation())
   np.testing.assert_array_equal(same, image)
+
+
+@pytest.mark.parametrize(
+  'amount',
+  [
+    Augmentation(),
+    Augmentation(shift_px=150.0, flip=True),
+    Augmentation(rotation_deg=20.0, shift_px=5.3),
+    STRONG,
+  ],
+)
+def test_a_region_gives_the_tile_of_the_whole_image(amount):
+  side = region_side(INPUT, amount)
+  keys = jax.random.split(jax.random.key(8), 40)
+  sizes = dict(input_size=INPUT, output_size=OUTPUT, amount=amount)
+  corner_of = jax.jit(
+    jax.vmap(
+      lambda key, size: region_corner(
+        key, size, side=side, output_size=OUTPUT, amount=amount
+      ),
+      (0, None),
+    )
+  )
+  of_whole = jax.jit(
+    jax.vmap(
+      lambda key, *arrays: augment(key, *arrays, **sizes), (0, *[None] * 3)
+    )
+  )
+  of_region = jax.jit(
+    jax.vmap(
+      lambda key, size, corner, *arrays: augment(
+        key, *arrays, **sizes, size=size, corner=corner
+      ),
+      (0, None, 0, 0, 0, 0),
+    )
+  )
+  is_plain = not (amount.rotation_deg or amount.elastic_sigma_px)
+  for shape in ((1, 1), (9, side + 40), (side, side), (side + 1, side + 300)):
+    arrays = example(shape=shape)
+    size = np.array(shape, np.int32)
+    corners = np.asarray(corner_of(keys, size))
+    regions = [
+      np.stack([cut_region(array, corner, side) for corner in corners])
+      for array in arrays
+    ]
+    for region, padding in zip(regions, (np.nan, 7, np.nan), strict=True):
+      for axis in (1, 2):  # Whatever lies beyond the image is not read.
+        beyond = np.moveaxis(region, axis, 0)[shape[axis - 1] :]
+        beyond[:] = padding
+    whole = of_whole(keys, *arrays)
+    cut = of_region(keys, size, corners, *regions)
+    for a, b in zip(whole, cut, strict=True):
+      a, b = np.asarray(a), np.asarray(b)
+      if is_plain:
+        np.testing.assert_array_equal(a, b)
+      elif a.dtype == np.int32:
+        assert np.mean(a != b) < 1e-3  # Ties between two pixels.
+      else:
+        # Of positions up to `side` + 300 px, whose last bit may differ.
+        np.testing.assert_allclose(a, b, atol=2e-3)
+  assert of_region._cache_size() == 1
