@@ -31,6 +31,8 @@ _FURTHEST_NORMAL = 5.5
 class Augmentation:
   """How much tiles vary. All zeros and False: plain random crops.
 
+  Without rotation and elastic deformation, tiles lie on whole pixels.
+
   Attributes:
     elastic_sigma_px: standard deviation of each component of the displacement
       at the grid's nodes (10 in the paper).
@@ -38,7 +40,7 @@ class Augmentation:
     rotation_deg: the angle is uniform in +- this.
     flip: whether to mirror columns for half of the tiles.
     shift_px: the tile's centre is uniform where the output window lies inside
-      the image, widened by this on each side.
+      the image, widened by this on each side; see `sample_positions`.
     black: the level of black moves by a uniform value in +- this, where 1 is
       the range of gray values.
     white: the same for the level of white.
@@ -186,6 +188,18 @@ def sample_positions(
   With u the pixel's offset from the tile's centre, e the elastic displacement,
   F a flip, R a rotation and t the tile's place: t + R F (u + e(u)).
 
+  The centre is drawn where the output lies inside the image, so border pixels
+  are trained less often than central ones. In 3,000 draws of ISBI's card (388
+  of 512 px come out, rotated, shift_px=16) the outermost 16 px were read .13
+  times as often as the centre, .20 times with their mirror images, and those
+  of the corners less than .01 times. The Fiji plug-in of U-Net's authors draws
+  the centre from a map over the whole image, and then moves it by up to 8 px;
+  centres anywhere in the image brought no gain beyond the differences between
+  seeds in short runs of a narrow network here.
+
+  Without rotation and elastic deformation, positions are whole pixels: what is
+  read is as sharp as the image.
+
   Returns:
     f32[2, input_size, input_size], in pixels; may lie outside the image.
   """
@@ -214,7 +228,14 @@ def _sample_centre(key, image_shape, output_size, amount):
   slack = (image_shape - output_size).clip(0) / 2
   half_range = jnp.asarray(slack + amount.shift_px, jnp.float32)
   draw = jax.random.uniform(key, (2,), minval=-1.0)
-  return centre + half_range * draw
+  if amount.rotation_deg or amount.elastic_sigma_px:
+    return centre + half_range * draw
+  # Uniform over the whole pixels where the output window may begin.
+  begin = centre - (output_size - 1) / 2
+  lowest = jnp.ceil(begin - half_range)
+  count = jnp.maximum(jnp.floor(begin + half_range) - lowest + 1, 1)
+  index = jnp.minimum(jnp.floor((draw + 1) / 2 * count), count - 1)
+  return lowest + index + (output_size - 1) / 2
 
 
 def region_side(input_size: int, amount: Augmentation) -> int:
