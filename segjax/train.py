@@ -12,11 +12,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from segjax import networks
+from segjax import networks, steps
 from segjax.atomic import replacing
 from segjax.data import Dataset, create_dataset
 from segjax.data.label_counts import check_labels
-from segjax.data.pipeline import create_batches
+from segjax.data.pipeline import create_batches, have_one_size
 from segjax.data.preprocessing import measure_pixels
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
@@ -156,6 +156,14 @@ def _train_in(
     if counted:
       processes.say(counted)
     processes.say(f'{workdir}: from step {start} to {end}')
+    tile_size, cut = config.tile_size_px, None
+    if tile_size and not have_one_size(dataset.train):
+      cut = steps.make_cut(
+        state.key,
+        tile_size=tile_size,
+        output_size=model.geometry.output_size(tile_size),
+        augmentation=settings.augmentation,
+      )
     state = devices.put_state(state)
     batches = create_batches(
       dataset.train,
@@ -165,6 +173,7 @@ def _train_in(
       settings.batching.order,
       settings.batching.bucket_px,
       devices.rows,
+      cut,
     )
 
     with (

@@ -202,6 +202,12 @@ class FolderExamples(Sequence):
   def __len__(self) -> int:
     return len(self.items)
 
+  def size(self, index: int) -> tuple[int, ...]:
+    """Returns height and width of an image, which is not decoded."""
+    item = self.items[index]
+    with open_rasters(item.files[0]) as pages:
+      return tuple(pages[item.number].shape[:2])
+
   def label(self, index: int) -> np.ndarray:
     """Returns i32[H, W], the label alone; its image is not decoded.
 
