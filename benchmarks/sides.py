@@ -21,6 +21,7 @@ from segjax import steps
 from segjax.data import IGNORE_LABEL
 from segjax.data.augment import Augmentation
 from segjax.devices import parallel
+from segjax.settings import PreprocessingSettings
 
 STEPS = 2  # Of training, whose updates are compared.
 MOMENTUM = 0.99  # U-Net's and FCN's.
@@ -111,7 +112,7 @@ def make_step(
     model,
     create_optimizer(rate),
     optax.constant_schedule(rate),
-    standardise=lambda image: image,
+    preprocessing=PreprocessingSettings(0.0, 1.0, ()),
     tile_size=0,
     augmentation=Augmentation(),
     ignore_label=IGNORE_LABEL,

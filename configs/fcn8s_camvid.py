@@ -45,8 +45,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.model.padding = 'same'
   config.model.fc_features = 4096
   config.batching = dict(order='shuffled', bucket_px=0)
-  config.preprocessing = dict(
-    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), channels=()
+  config.preprocessing = recipes.preprocessing(
+    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
   )
   config.init.initial = (
     *('fc6', 'fc7'),

@@ -62,11 +62,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   if argument in ('fast', 'cpu', 'demo'):
     recipes.make_fast(config)
   if argument in ('cpu', 'demo'):
-    config.model.base_width = 16
-    config.schedule.learning_rate = 2e-3
-    config.num_train_steps = 2200
-    config.evaluation.every_steps = 550
-    config.checkpoints.every_steps = 250
+    recipes.make_narrow(config)
   if argument == 'demo':
     del config.data.dir
     config.data.update(

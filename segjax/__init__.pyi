@@ -12,6 +12,7 @@ from .tiling.windows import predict_image as predict_image
 from .tiling.settings import TileSettings as TileSettings
 
 # Trained and published weights.
+from .fitting import fit as fit
 from .networks import load_run as load_run
 from .weights.files import read_params as read_params
 from .weights.files import write_params as write_params

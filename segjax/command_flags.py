@@ -246,11 +246,75 @@ def _define_prepare() -> None:
   _define_overwrite('Replace the set if it exists.')
 
 
+def _define_plan() -> None:
+  flags.DEFINE_string(
+    'images',
+    None,
+    'Folder of the images, or a pattern of their paths. Without --labels it is '
+    'the folder of a set, in which images and labels have usual names: images '
+    'and labels (or masks), _mask at the end of a name, images/ and masks/ in '
+    'a folder for each image, imagesTr and labelsTr.',
+  )
+  flags.DEFINE_string(
+    'labels', None, 'Folder of the labels, or a pattern of their paths.'
+  )
+  flags.DEFINE_string('output', None, 'Card to write: .py.')
+  flags.DEFINE_enum('network', 'unet', ('unet', 'fcn8s'), 'Network to train.')
+  flags.DEFINE_string(
+    'init',
+    '',
+    'Weights that fcn8s starts from: a file of segjax.convert, or random.',
+  )
+  flags.DEFINE_enum(
+    'pixels',
+    None,
+    ('0..255', 'standardised'),
+    'Scale of the pixels of --init, if the file does not say it.',
+  )
+  flags.DEFINE_float(
+    'minutes', 30.0, 'How long the run may take on the processors here, about.'
+  )
+  flags.DEFINE_string(
+    'match',
+    '',
+    'Regular expression found in the paths of an image and of its label; they '
+    r'have its first group in common, such as (\d+)_.*. By default it is the '
+    'file name without its ending.',
+  )
+  flags.DEFINE_string(
+    'group',
+    '',
+    'Regular expression found in the paths of images; those of the same first '
+    'group, such as a patient, are held out together.',
+  )
+  flags.DEFINE_enum(
+    'label_kind',
+    None,
+    ('classes', 'instances'),
+    'What the values of labels are: classes, or numbers of objects. By default '
+    'the labels tell.',
+  )
+  flags.DEFINE_string(
+    'train_list', '', 'File with an image to train on in each line.'
+  )
+  flags.DEFINE_string(
+    'heldout_list', '', 'File with an image to hold out in each line.'
+  )
+  _define_overwrite('Replace the card if it exists.')
+
+
 def _define_overwrite(help_text: str) -> None:
   flags.DEFINE_bool('overwrite', False, help_text)
 
 
 COMMANDS = {
+  'plan': Command(
+    'plan',
+    'Reads your images and labels and writes a card that trains on them.',
+    '--images=IMAGES --labels=LABELS --output=mine.py',
+    ('images', 'output'),
+    _define_plan,
+  ),
   'train': Command(
     'main',
     'Trains and evaluates a network, or goes on with a run.',

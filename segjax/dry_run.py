@@ -79,6 +79,14 @@ def describe(config: ConfigDict) -> str:
   return table(rows)
 
 
+def count_flops(config: ConfigDict) -> float:
+  """Returns the FLOPs of a training step; nothing is compiled."""
+  cost = _lower(config)[-1].cost_analysis()
+  if cost is None:
+    raise InputError(f'{jax.default_backend()} does not count FLOPs')
+  return cost['flops']
+
+
 def _tile_sizes(geometry: Geometry) -> range:
   return range(geometry.smallest_input, _MOST, geometry.period)
 

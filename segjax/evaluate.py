@@ -266,7 +266,8 @@ def main(_):
       f'the data are not those that {args.workdir} was trained on: the digest '
       'of images and labels differs'
     )
-  networks.check_fits(network.model, dataset)
+  preprocessing, _ = read_prediction(config)
+  networks.check_fits(network.model, dataset, preprocessing)
   examples = {
     'heldout': dataset.heldout,
     'train': dataset.train,

@@ -2,7 +2,6 @@
 """The experiment of a config, without data: model, initial state and step."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from ml_collections import ConfigDict
 
 from segjax import steps
 from segjax.data import IGNORE_LABEL
-from segjax.data.preprocessing import standardise
 from segjax.devices import parallel
 from segjax.devices.parallel import DataParallel
 from segjax.errors import InputError
@@ -57,9 +55,7 @@ def create_experiment(config: ConfigDict) -> Experiment:
       model,
       optimizer,
       schedule,
-      standardise=functools.partial(
-        standardise, **dataclasses.asdict(settings.preprocessing)
-      ),
+      preprocessing=settings.preprocessing,
       tile_size=config.tile_size_px,
       augmentation=settings.augmentation,
       ignore_label=IGNORE_LABEL,

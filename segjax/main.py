@@ -6,6 +6,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('train')
 
+import shlex
 from pathlib import Path
 
 from absl import flags
@@ -14,6 +15,7 @@ from ml_collections import config_flags
 from segjax import dry_run, train
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
+from segjax.runs.checkpoints import newest_step
 
 
 def main(_):
@@ -27,4 +29,11 @@ def main(_):
     return
   if args.config.compilation_cache:
     use_compilation_cache()
-  train.train_and_evaluate(args.config, args.workdir or Path('runs', name))
+  workdir = Path(args.workdir or Path('runs', name))
+  train.train_and_evaluate(args.config, workdir)
+  if newest_step(workdir / 'checkpoints') == args.config.num_train_steps:
+    run = shlex.quote(str(workdir))
+    processes.say(
+      f'to predict: python -m segjax.predict --workdir={run} --input=IMAGES '
+      '--output=PREDICTIONS'
+    )

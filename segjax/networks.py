@@ -19,7 +19,12 @@ from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs.checkpoints import load_params, newest_step
 from segjax.runs.workdir import read_complete_config
-from segjax.settings import read_settings
+from segjax.settings import (
+  Array,
+  PreprocessingSettings,
+  read_prediction,
+  read_settings,
+)
 from segjax.steps import init_params
 from segjax.weights import files
 from segjax.weights.matching import Tensor, match
@@ -56,6 +61,10 @@ class Network(NamedTuple):
   model: SegmentationModel
   params: Any
   config: ConfigDict
+
+  def prepare(self, image: Array) -> jax.Array:
+    """Returns what the model takes, f32[H, W, C], of an image as stored."""
+    return read_prediction(self.config)[0].prepare(image)
 
   @property
   def data_sha256(self) -> str | None:
@@ -201,15 +210,28 @@ def starting_params(
   return params, f'{source} ({said or "of an unnamed network"}):\n{report}'
 
 
-def check_fits(model: SegmentationModel, dataset: Dataset) -> None:
+def check_fits(
+  model: SegmentationModel,
+  dataset: Dataset,
+  preprocessing: PreprocessingSettings,
+) -> None:
   """Raises InputError unless the model can be trained and scored on the data.
 
-  It takes the channels of the images and has the classes of the labels. One
-  example is read; `label_counts.check_labels` reads all.
+  It takes the channels and the pixels of the images and has the classes of the
+  labels. One example is read; `label_counts.check_labels` reads all.
   """
   examples = dataset.train if len(dataset.train) else dataset.heldout
+  image, name = examples[0]['image'], examples[0]['name']
+  preprocessing.check_dtype(image.dtype, name)
+  ends = image.min(), image.max()
+  if image.dtype.kind == 'f' and not 0 <= ends[0] <= ends[1] <= 1:
+    if not (preprocessing.limits or 'limits' in preprocessing.measured):
+      raise InputError(
+        f'{name}: values from {ends[0]} to {ends[1]}; images of float32 must '
+        'be in [0, 1], or name limits in config.preprocessing.measured'
+      )
   needed = {
-    'in_channels': examples[0]['image'].shape[-1],
+    'in_channels': image.shape[-1],
     'num_classes': len(dataset.class_names),
   }
   for name, value in needed.items():

@@ -139,8 +139,6 @@ def predict_files(
   finished = _find_finished(journal, written, digests, overwrite)
   if any(finished):
     processes.say(describe_skipped(output, finished))
-  measured = [_measure(*job, model.in_channels) for job in jobs]
-  _, sizes, pixels = zip(*measured, strict=True)
   preprocessing, tiles = read_prediction(
     config,
     average=average,
@@ -148,6 +146,9 @@ def predict_files(
     **{} if tile_size_px is None else {'tile_size': tile_size_px},
   )
   preprocessing.check_channels(model.in_channels)
+  takes = model.in_channels, preprocessing
+  measured = [_measure(*job, *takes) for job in jobs]
+  _, sizes, pixels = zip(*measured, strict=True)
   stored = of_stored_pixels(model, preprocessing)
   settled = settle_tiles(stored, params, tiles, sizes, max(pixels))
   stream = functools.partial(
@@ -178,7 +179,7 @@ def predict_files(
       if journal is not None:
         journal.enter(file, digest, folder / file.name)
 
-    pages = open_pages(files, model.in_channels, max(pixels))
+    pages = open_pages(files, *takes, max(pixels))
     with open_partial(file, identity, overwrite, finish) as partial:
       if kind == 'overlay':
         if processes.is_first():
@@ -219,9 +220,11 @@ def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
   return processes.gather(processes.together(find))[0].tolist()
 
 
-def _measure(files, output, channels):
+def _measure(files, output, channels, preprocessing):
   """Returns `measure` of a job, which all processes can do and store."""
-  measured = processes.together(lambda: measure(files, channels, output))
+  measured = processes.together(
+    lambda: measure(files, channels, preprocessing, output)
+  )
   if output.suffix.lower() == '.png' and measured[0] > 1:
     raise InputError(
       f'{output} holds one image and the input has {measured[0]}; use .tif'

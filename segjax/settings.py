@@ -17,15 +17,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from segjax.data.augment import Augmentation
-from segjax.data.preprocessing import check_preprocessing
+from segjax.data.preprocessing import (
+  check_preprocessing,
+  standardise,
+  to_unit_range,
+)
 from segjax.errors import InputError, did_you_mean
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.tiling.settings import TileSettings
+
+Array = jax.Array | np.ndarray
 
 
 def _check_least(settings: Any, **least: int) -> None:
@@ -73,27 +80,73 @@ class BatchingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessingSettings:
-  """The arguments of `preprocessing.standardise`.
+  """From stored pixels to the values that a network takes.
 
   Attributes:
     mean: one number, or one for each channel.
     std: one number, or one for each channel.
     channels: which channels of the image, in which order; () for all.
+    limits: (low, high), as for `preprocessing.to_unit_range`; () for none.
+    dtype: type of the pixels that `limits` are of; '' for any.
+    measured: names of those of `limits`, `mean` and `std` that a run takes from
+      its training images, see `preprocessing.measure_pixels`; its config.json
+      has what it found.
   """
 
   mean: float | tuple[float, ...]
   std: float | tuple[float, ...]
   channels: tuple[int, ...]
+  limits: tuple[Any, ...] = ()
+  dtype: str = ''
+  measured: tuple[str, ...] = ()
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if np.ndim(value):  # JSON has lists, and settings are hashed.
-        object.__setattr__(self, field.name, tuple(value))
+        value = tuple(tuple(v) if np.ndim(v) else v for v in value)
+        object.__setattr__(self, field.name, value)
+    if unknown := {*self.measured} - {'limits', 'mean', 'std'}:
+      raise InputError(
+        f"measured={self.measured} has {min(unknown)!r}; expected 'limits', "
+        "'mean', 'std' or some of them"
+      )
+    if len(self.limits) not in (0, 2) or not np.all(
+      np.less(*self.limits) if self.limits else True
+    ):
+      raise InputError(
+        f'limits={self.limits}; expected (low, high), low < high, or ()'
+      )
+
+  def to_unit_range(self, image: Array) -> jax.Array:
+    """Returns f32 values, most of them in [0, 1], of an image as stored."""
+    return to_unit_range(image, self.limits)
+
+  def standardise(self, image: Array) -> jax.Array:
+    """Returns what the network takes of an image in the unit range."""
+    return standardise(image, self.mean, self.std, self.channels)
+
+  def prepare(self, image: Array) -> jax.Array:
+    """Returns what the network takes of an image as stored."""
+    return self.standardise(self.to_unit_range(image))
 
   def check_channels(self, in_channels: int) -> None:
-    """Raises InputError for what `standardise` cannot do to C channels."""
-    check_preprocessing(in_channels, **dataclasses.asdict(self))
+    """Raises InputError for what cannot be done to C channels."""
+    check_preprocessing(in_channels, self.mean, self.std, self.channels)
+    for end in self.limits:
+      if np.size(end) not in (1, in_channels):
+        raise InputError(
+          f'preprocessing.limits={self.limits}; expected 1 or {in_channels} '
+          'numbers, one a channel, for low and for high'
+        )
+
+  def check_dtype(self, dtype: np.dtype, where: Any) -> None:
+    """Raises InputError for an image of another type than `limits` are of."""
+    if self.dtype and self.dtype != dtype:
+      raise InputError(
+        f'{where}: pixels of {dtype}; the network was trained on {self.dtype}, '
+        'whose range is in its preprocessing; convert them'
+      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,17 +6,18 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 
 import os
 import re
-import shlex
 from pathlib import Path
 
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from segjax import networks
+from segjax import networks, steps
 from segjax.atomic import replacing
 from segjax.data import Dataset, create_dataset
 from segjax.data.label_counts import check_labels
-from segjax.data.pipeline import create_batches
+from segjax.data.pipeline import create_batches, have_one_size
+from segjax.data.preprocessing import measure_pixels
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
 from segjax.errors import InputError
@@ -31,6 +32,7 @@ from segjax.runs.workdir import (
   check_writable,
   claim_workdir,
   lock_workdir,
+  read_complete_config,
 )
 
 # What may differ when a run is continued. More steps stretch a schedule that
@@ -54,16 +56,21 @@ MAY_CHANGE = (
   'data.context_dir',
 )
 
+_LABELS = 'labels.txt'  # Their digest, and what they hold.
+
 
 def train_and_evaluate(
-  config: ConfigDict, workdir: str | os.PathLike
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  dataset: Dataset | None = None,
 ) -> dict[str, float]:
   """Trains for `config.num_train_steps`, evaluates, and returns the scores.
 
   A run that `workdir` holds goes on from its newest checkpoint and ends with
   the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
   and returns no scores; see `preemption`. A lock keeps other runs out of
-  `workdir` until this one ends.
+  `workdir` until this one ends. The data are those of `config.data`, unless a
+  `dataset` is given.
 
   Raises:
     InputError: config or data are wrong, `workdir` holds another experiment, or
@@ -74,9 +81,13 @@ def train_and_evaluate(
   check_writable(workdir)
   experiment = create_experiment(config)
   model = experiment.model
-  dataset = processes.together(lambda: create_dataset(config.data))
-  networks.check_fits(model, dataset)
+  if dataset is None:
+    dataset = processes.together(lambda: create_dataset(config.data))
+  networks.check_fits(model, dataset, experiment.settings.preprocessing)
   check_metric(model, dataset, config.evaluation.best_metric)
+  if config.preprocessing.measured:
+    config = _with_measured_pixels(config, dataset, Path(workdir))
+    experiment = create_experiment(config)
   with lock_workdir(workdir):
     return _train_in(Path(workdir), config, experiment, dataset)
 
@@ -102,7 +113,7 @@ def _train_in(
       )
     )
     # Last, for it takes longest; before anything is written.
-    counted = check_labels(dataset, config.data)
+    counted = _counted_labels(workdir, dataset, config)
   elif trained_steps > config.num_train_steps:
     raise InputError(
       f'{workdir} is at step {trained_steps} already, beyond '
@@ -117,6 +128,8 @@ def _train_in(
     )
   )
   processes.together(lambda: check_claimed(workdir))
+  if counted and processes.is_first():
+    _write_text(workdir / _LABELS, f'{dataset.digest}\n{counted}\n')
 
   def evaluate_heldout(params, **how):
     return evaluate(model, params, dataset.heldout, config, dataset, **how)
@@ -143,6 +156,14 @@ def _train_in(
     if counted:
       processes.say(counted)
     processes.say(f'{workdir}: from step {start} to {end}')
+    tile_size, cut = config.tile_size_px, None
+    if tile_size and not have_one_size(dataset.train):
+      cut = steps.make_cut(
+        state.key,
+        tile_size=tile_size,
+        output_size=model.geometry.output_size(tile_size),
+        augmentation=settings.augmentation,
+      )
     state = devices.put_state(state)
     batches = create_batches(
       dataset.train,
@@ -152,6 +173,7 @@ def _train_in(
       settings.batching.order,
       settings.batching.bucket_px,
       devices.rows,
+      cut,
     )
 
     with (
@@ -193,16 +215,48 @@ def _train_in(
 
   if not len(dataset.heldout):
     processes.say('no example is held out: no scores, no pictures')
-    _say_how_to_predict(workdir)
     return {}
   average = config.evaluation.average
-  scores = _report(
+  return _report(
     workdir,
     evaluate_heldout(params, average=average),
     f'{title(len(dataset.heldout), "heldout", average)}, step {end}',
   )
-  _say_how_to_predict(workdir)
-  return scores
+
+
+def _counted_labels(workdir: Path, dataset: Dataset, config: ConfigDict) -> str:
+  """Returns the table of the labels, all of them read unless they have been."""
+  counted = ''
+  if (workdir / _LABELS).is_file():
+    counted = (workdir / _LABELS).read_text(encoding='utf-8')
+  digest, _, text = counted.partition('\n')
+  # Either all processes read them or none.
+  is_known = processes.gather(np.array(digest == dataset.digest)).all()
+  return text.strip() if is_known else check_labels(dataset, config.data)
+
+
+def _write_text(file: Path, text: str) -> None:
+  with replacing(file) as temporary:
+    temporary.write_text(text, encoding='utf-8')
+
+
+def _with_measured_pixels(
+  config: ConfigDict, dataset: Dataset, workdir: Path
+) -> ConfigDict:
+  """Returns the config with what the run, or else its images, have measured."""
+  if (workdir / 'config.json').is_file():
+    found = read_complete_config(workdir).preprocessing
+  else:
+    found = processes.together(lambda: measure_pixels(dataset.train))
+  config = config.copy_and_resolve_references()
+  taken = [*config.preprocessing.measured]
+  taken += ['dtype'] if 'limits' in taken else []
+  with config.ignore_type():
+    for name in taken:
+      config.preprocessing[name] = found[name]
+  said = ', '.join(f'{name} {config.preprocessing[name]}' for name in taken)
+  processes.say(f'pixels of the training images: {said}')
+  return config
 
 
 def _report(
@@ -213,9 +267,9 @@ def _report(
     return evaluation.scores
   print(title)
   print(writers.table(evaluation.scores))
-  with replacing(workdir / 'scores.txt') as temporary:
-    text = f'{title}\n{writers.table(evaluation.scores)}\n'
-    temporary.write_text(text, encoding='utf-8')
+  _write_text(
+    workdir / 'scores.txt', f'{title}\n{writers.table(evaluation.scores)}\n'
+  )
   folder = workdir / 'pictures'
   folder.mkdir(exist_ok=True)
   for name, panel in evaluation.panels:
@@ -224,11 +278,3 @@ def _report(
     write_stack(folder / f'{name}.png', panel[None])
   print(f'pictures: {folder}', flush=True)
   return evaluation.scores
-
-
-def _say_how_to_predict(workdir: Path) -> None:
-  run = shlex.quote(str(workdir))
-  processes.say(
-    f'to predict: python -m segjax.predict --workdir={run} --input=IMAGES '
-    '--output=PREDICTIONS'
-  )

@@ -16,6 +16,7 @@ from segjax.weights import files
 
 NETWORK = {'workdir', 'checkpoint', 'config', 'params'}
 OWN = {
+  'plan': {'images', 'labels', 'output', 'network', 'minutes', 'match'},
   'train': {'config', 'workdir', '[no]dry_run'},
   'evaluate': NETWORK | {'split', 'data_dir', '[no]average'},
   'predict': NETWORK | {'input', 'output', 'kind', 'artifact'},
@@ -125,7 +126,7 @@ def test_a_shipped_card_is_found_from_anywhere(tmp_path):
     assert "argument 'tiny' is not one of" in process.stderr
   process = python('-m', 'segjax.main', '--config=unet_cell.py', cwd=tmp_path)
   assert process.returncode == 2
-  words = 'no file unet_cell.py; shipped cards are unet_cells.py, unet_isbi.py,'
+  words = 'no file unet_cell.py; shipped cards are unet_cells.py, '
   assert words in process.stderr
   # One's own comes first, and only the name alone stands for a card.
   (tmp_path / 'unet_isbi.py').write_text('raise ValueError("mine")')

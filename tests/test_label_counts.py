@@ -39,9 +39,11 @@ def test_counts_are_those_of_a_loop(heads):
     for index, value in np.ndenumerate(label):
       expected[index[2] if heads > 1 else 0, value] += 1
   counts = count_labels(examples_of(*labels), heads)
-  assert counts.dtype == np.int64
-  np.testing.assert_array_equal(counts, expected)
-  assert not count_labels([], heads).any()
+  assert counts.pixels.dtype == np.int64
+  np.testing.assert_array_equal(counts.pixels, expected)
+  with_254 = [(label == 254).any(axis=(0, 1)) for label in labels]
+  np.testing.assert_array_equal(counts.images[:, 254], np.sum(with_254, 0))
+  assert not count_labels([], heads).pixels.any()
 
 
 def test_each_example_is_read_once_and_the_first_error_is_told():
@@ -59,7 +61,7 @@ def test_each_example_is_read_once_and_the_first_error_is_told():
       count_labels(labels)
     assert len({*read}) == len(read) < 270
   read = []
-  assert count_labels(labels[:0] + labels[4:200]).sum() == 196
+  assert count_labels(labels[:0] + labels[4:200]).pixels.sum() == 196
 
 
 def test_an_absent_class_is_named_with_what_was_found():
@@ -94,8 +96,14 @@ def test_every_head_is_counted():
   def check(*labels):
     return check_labels(dataset_of(labels, head_sizes=(1, 2)), FOLDER)
 
-  line = check([[[0, 0], [0, 1]]], [[[255, 1], [255, 1]]])
-  assert '25.00% are ignored and 25.00% are of the rarest class, land' in line
+  table = check([[[0, 0], [0, 1]]], [[[255, 1], [255, 1]]])
+  rows = [line.split() for line in table.splitlines()[2:]]
+  assert rows == [
+    ['sea', '2', '50.00%', '1', '0', '0'],
+    ['ignored', '2', '50.00%', '1', '0', '0'],
+    ['land', '1', '25.00%', '1', '0', '0'],
+    ['ice', '3', '75.00%', '2', '0', '0'],
+  ]
   message = r"labels \(2 of 2 of a pixel\): no pixel is of class 'ice'; they ho"
   with pytest.raises(InputError, match=message + 'ld 2 px land'):
     check([[[0, 0], [0, 0]]])
@@ -103,12 +111,17 @@ def test_every_head_is_counted():
     check([[[255, 0], [255, 1]]])
 
 
-def test_the_rarest_class_is_told():
-  line = check_labels(dataset_of([[[0, 0, 0, 1, 1, 2, 255, 0]]]), FOLDER)
-  assert line == (
-    'labels: 1 to train on, 0 held out; of the pixels to train on, 12.50% are '
-    'ignored and 12.50% are of the rarest class, ice'
-  )
+def test_pixels_and_images_of_each_class_are_told():
+  labels = [[0, 0, 0, 1, 1, 2, 255, 0]], [[0, 0, 2, 2]]
+  table = check_labels(dataset_of(labels[:1], labels), FOLDER)
+  first, *rows = table.splitlines()
+  assert first == 'labels: 1 to train on, 2 held out'
+  assert [row.split() for row in rows[1:]] == [
+    ['sea', '4', '50.00%', '1', '6', '2'],
+    ['land', '2', '25.00%', '1', '2', '1'],
+    ['ice', '1', '12.50%', '1', '3', '2'],
+    ['ignored', '1', '12.50%', '1', '1', '1'],
+  ]
 
 
 def test_a_class_that_the_settings_ignore_needs_no_pixel():
@@ -151,8 +164,8 @@ def test_masks_of_0_and_255_are_refused_with_the_setting_that_helps(masks):
   # As the message says.
   masks['label_values'] = (0, 255)
   dataset = create_dataset(masks)
-  line = check_labels(dataset, masks)
-  assert '0.00% are ignored and 17.50% are of the rarest class, object' in line
+  rows = [line.split() for line in check_labels(dataset, masks).splitlines()]
+  assert rows[-1] == ['object', '168', '17.50%', '2', '84', '1']
   expected = np.zeros((20, 24), int)
   expected[5:9, 3:] = 1
   np.testing.assert_array_equal(dataset.train[0]['label'], expected)

@@ -15,6 +15,7 @@ from segjax.errors import InputError
 from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
+from segjax.settings import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.windows import predict_image
 
@@ -37,7 +38,7 @@ def make_step(case, axis_name=None, split_rows=lambda x: x):
     model,
     OPTIMIZER,
     SCHEDULE,
-    standardise=lambda image: (image - 0.5) / 0.2,
+    preprocessing=PreprocessingSettings(0.5, 0.2, ()),
     tile_size=tile_size,
     augmentation=augmentation,
     ignore_label=255,

@@ -14,13 +14,13 @@ from PIL import Image
 from segjax import predict
 from segjax.contracts import FunctionModel
 from segjax.data import synthetic
-from segjax.data.preprocessing import standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.geometry import UNetGeometry
 from segjax.images import files
 from segjax.networks import Network, load_run
 from segjax.predict import predict_files
 from segjax.prediction.outputs import encode, plan_outputs
+from segjax.settings import PreprocessingSettings
 from segjax.tiling import windows
 from segjax.tiling.settings import TileSettings
 
@@ -43,7 +43,9 @@ def in_process(workdir, image, checkpoint='latest', **options):
   """The prediction f32[H, W, 2] of gray values [H, W] by the tiler alone."""
   options.setdefault('average', True)  # As the demo's evaluation.
   model, params, config = load_run(workdir, checkpoint)
-  image = standardise(to_unit_range(image[..., None]), **config.preprocessing)
+  image = PreprocessingSettings(**config.preprocessing).prepare(
+    image[..., None]
+  )
   return windows.predict_image(model, params, image, TileSettings(**options))
 
 

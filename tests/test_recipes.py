@@ -14,11 +14,10 @@ from small_sets import WRITERS
 from segjax import networks, recipes, train
 from segjax.data import create_dataset
 from segjax.data.label_counts import check_labels
-from segjax.data.preprocessing import standardise, to_unit_range
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.prediction.predictor import check_prediction
-from segjax.settings import read_prediction
+from segjax.settings import PreprocessingSettings, read_prediction
 
 CARDS = {
   file.stem: runpy.run_path(str(file))
@@ -67,7 +66,7 @@ def test_a_card_fits_its_data(name, argument, data):
   dataset = create_dataset(config.data)
   assert len(dataset.train) == 2 and len(dataset.heldout) == 1
   model = create_model(config.model)
-  networks.check_fits(model, dataset)
+  networks.check_fits(model, dataset, read_prediction(config)[0])
   assert '2 to train on, 1 held out' in check_labels(dataset, config.data)
   lacking = [
     example | {'label': np.where(example['label'] == 1, 255, example['label'])}
@@ -78,15 +77,15 @@ def test_a_card_fits_its_data(name, argument, data):
   ):
     check_labels(dataclasses.replace(dataset, train=lacking), config.data)
   check_prediction(model, *read_prediction(config))
-  image = to_unit_range(dataset.train[0]['image'])
-  shown = standardise(image, **config.preprocessing)
+  image = dataset.train[0]['image']
+  shown = PreprocessingSettings(**config.preprocessing).prepare(image)
   assert shown.shape == (*image.shape[:2], model.in_channels)
   assert not config.init.path  # Nobody trains an empty net unknowingly.
 
 
 def test_the_caffe_mean_is_subtracted_in_bgr():
   rgb = np.array([[[10, 20, 30]]], np.uint8)
-  got = standardise(to_unit_range(rgb), **recipes.caffe_preprocessing())
+  got = PreprocessingSettings(**recipes.caffe_preprocessing()).prepare(rgb)
   want = np.array([30 - 104.00699, 20 - 116.66877, 10 - 122.67892])
   np.testing.assert_allclose(got[0, 0], want, rtol=1e-5)
 

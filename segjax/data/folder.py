@@ -1,27 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anybody's data: a folder of images and a folder of label images.
+"""Anybody's data: images, and label images of the same names.
 
-An image and its label share a stem: images/a.jpg and labels/a.png. Each page
-of a stack, a TIFF or .npy of several pages, is an example: a-0, a-1, ...
+Which files go together is in `pairing`. Each page of a stack, a TIFF or .npy of
+several pages, is an example: a-0, a-1, ...
 """
 
+import concurrent.futures
+import dataclasses
 import functools
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from segjax.data import border_weights
 from segjax.data.examples import (
   Dataset,
-  FileExamples,
   Item,
   check_disjoint,
   digest_of_files,
 )
 from segjax.data.label_coding import LabelCoding
 from segjax.data.layout import check_files, read_names
+from segjax.data.pairing import Pair, find_key, find_pairs
 from segjax.errors import InputError
-from segjax.images.files import list_images, read_stack
+from segjax.images.files import (
+  count_pages,
+  open_rasters,
+  read_numbered_page,
+)
+
+KINDS = ('classes', 'instances')
+_THREADS = 4
+_KEPT_BYTES = 2**31  # Of examples whose weights take long to compute.
 
 
 def load(
@@ -36,15 +47,22 @@ def load(
   heldout_fraction: float,
   seed: int,
   label_values: Sequence[int] = (),
+  match: str = '',
+  group: str = '',
+  label_kind: str = 'classes',
+  w0: float = 0.0,
+  sigma_px: float = 5.0,
+  balance: bool = False,
 ) -> Dataset:
   """Returns the images with labels, split by lists or at random.
 
-  Images are read when they are asked for; stacks at once, and kept in memory.
+  Images are read when they are asked for. Where border weights are asked for,
+  examples are kept in memory, up to 2 GiB of them.
 
   Args:
     dir: the folder that all the others are in.
-    images: folder of the images, in `dir`.
-    labels: folder of the label images, in `dir`; no JPEG, which changes values.
+    images: folder of the images in `dir`, or a pattern; see `find_pairs`.
+    labels: the same of label images; no JPEG, which changes values.
     class_names: of classes 0..K-1.
     colours: colour of each class in label images in RGB, and in pictures; ()
       for label images that hold indices. See `LabelCoding`.
@@ -57,6 +75,18 @@ def load(
     seed: of the draw. It depends on the names of the files alone.
     label_values: value of each class in label images that hold no indices,
       such as (0, 255) for masks of 0 and 255. See `LabelCoding`.
+    match: what an image and its label have in common; see `find_pairs`.
+    group: a regular expression whose first group, found in the path of an image
+      below `dir`, names what the draw must not divide, such as a patient. ''
+      draws files.
+    label_kind: 'classes', or 'instances' for labels that number objects, or
+      have a mask for each: two classes, and `separate_touching` between those
+      that touch. Examples then have `instances` to be scored by.
+    w0: height of the border weights, see `border_weights.border_weights`; 0 for
+      none. They are of the components of all classes but class 0.
+    sigma_px: width of the border weights, in pixels.
+    balance: whether classes rare in training weigh more, see `class_balance`;
+      reads all training labels.
 
   Raises:
     InputError: a folder or file is missing, damaged, or without its partner; a
@@ -66,151 +96,269 @@ def load(
       size.
   """
   coding = LabelCoding(len(class_names), colours, ignore_value, label_values)
+  if label_kind not in KINDS:
+    raise InputError(f'label_kind={label_kind!r} is not one of {KINDS}')
+  if label_kind == 'instances' and (colours or len(class_names) != 2):
+    raise InputError(
+      f"label_kind='instances' with class_names={tuple(class_names)} and "
+      f'{len(colours)} colours; expected two classes, the background and the '
+      'objects, and colours=()'
+    )
+  if w0 < 0 or sigma_px <= 0:
+    raise InputError(f'w0={w0}, sigma_px={sigma_px}; expected w0 >= 0 and > 0')
   if bool(train_list) != bool(heldout_list):
     raise InputError(
       f'train_list={train_list!r} and heldout_list={heldout_list!r}; expected '
       "two files, or '' for both to draw heldout_fraction"
     )
   root = Path(dir).expanduser()
-  pairs = _pairs(root, images, labels, need_all=not train_list)
-  first = pairs[0].files[0]
-  stack = read_stack(first)
-  kind = stack.dtype, stack.shape[-1]
-  expected = dict(coding=coding, first=first, kind=kind)
-  groups, examples = [[pair] for pair in pairs], {}
-  if len(stack) > 1:
-    groups, examples = _read_stacks(pairs, **expected)
+  pairs = find_pairs(root, images, labels, match, need_all=not train_list)
+  _check_labels(pairs, label_kind)
+  files = [pages_of(pair) for pair in pairs]
   if train_list:
-    known = _known_names(groups, images)
+    known = _known_names(files, root)
     train, held = (
       _listed(root / file, known, f'with a label in {labels}')
       for file in (train_list, heldout_list)
     )
     check_disjoint(train, held)
   else:
-    train, held = _drawn(groups, heldout_fraction, seed)
+    groups: dict[str, list] = {}
+    for pages in files:
+      image = pages[0].files[0]
+      key = find_key(image, root, group) if group else str(image)
+      groups.setdefault(key, []).extend(pages)
+    train, held = _drawn([*groups.values()], heldout_fraction, seed)
 
-  def sequence(items):
-    if examples:
-      return [examples[item.name] for item in items]
-    return FileExamples(items, functools.partial(_read_only_page, **expected))
-
-  settings = [tuple(map(tuple, colours)), tuple(ignore_value)]
+  read_label = functools.partial(
+    _read_instances if label_kind == 'instances' else _read_classes,
+    coding=coding,
+  )
+  shape = read_numbered_page(pairs[0].image, 0)
+  kind = shape.dtype, shape.shape[-1], pairs[0].image
+  settings: list = [tuple(map(tuple, colours)), tuple(ignore_value)]
   if label_values:  # Older runs, which had none, keep their digest.
     settings.append(tuple(label_values))
+  if label_kind != 'classes':
+    settings.append(label_kind)
+  weighting = None
+  if w0 or balance:
+    settings += [w0, sigma_px, balance]
+    class_weights = np.ones(len(class_names))
+    if balance:
+      class_weights = _balance(train, read_label, len(class_names))
+    weighting = functools.partial(
+      _weight, class_weights=class_weights, w0=w0, sigma=sigma_px
+    )
+  examples = functools.partial(
+    FolderExamples,
+    kind=kind,
+    read_label=read_label,
+    weighting=weighting,
+    kept_bytes=_KEPT_BYTES if w0 else 0,
+  )
   return Dataset(
     class_names=tuple(class_names),
-    train=sequence(train),
-    heldout=sequence(held),
+    train=examples(train),
+    heldout=examples(held),
     digest=digest_of_files(train + held, len(train), *settings),
     palette=np.array(colours, np.uint8) if colours else None,
-    stored=coding.stored,
+    stored=coding.stored if label_kind == 'classes' else (),
   )
 
 
-def _pairs(root, images, labels, need_all):
-  """Returns an item of each image with a label, slice2 before slice10."""
-  for name in (images, labels):
-    if not (root / name).is_dir():
+@dataclasses.dataclass(frozen=True)
+class Page(Item):
+  """An item that is a page of its image and label files.
+
+  Attributes:
+    number: which page.
+    is_of_stack: whether there are others.
+  """
+
+  number: int = 0
+  is_of_stack: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderExamples(Sequence):
+  """Examples that are read, and weighted, when they are asked for.
+
+  Attributes:
+    items: one an example.
+    kind: dtype and channels of all images, and the file that has them.
+    read_label: a page -> label i32[H, W] and the `instances` of it, or None.
+    weighting: label i32[H, W] and instances -> f32[H, W]; None for no weights.
+    kept_bytes: how much of the examples stays in memory.
+  """
+
+  items: tuple[Page, ...]
+  kind: tuple[np.dtype, int, Path]
+  read_label: Callable[[Page], tuple[np.ndarray, np.ndarray | None]]
+  weighting: Callable[..., np.ndarray] | None
+  kept_bytes: int
+  _kept: dict[int, dict] = dataclasses.field(default_factory=dict, repr=False)
+
+  def __len__(self) -> int:
+    return len(self.items)
+
+  def size(self, index: int) -> tuple[int, ...]:
+    """Returns height and width of an image, which is not decoded."""
+    item = self.items[index]
+    with open_rasters(item.files[0]) as pages:
+      return tuple(pages[item.number].shape[:2])
+
+  def label(self, index: int) -> np.ndarray:
+    """Returns i32[H, W], the label alone; its image is not decoded.
+
+    Raises:
+      InputError: as for the whole example.
+    """
+    item = self.items[index]
+    with open_rasters(item.files[0]) as pages:
+      image = pages[item.number]
+    label, _ = self.read_label(item)
+    self._check(item, image, label)
+    return label
+
+  def __getitem__(self, index: int) -> dict:
+    """Returns an example as `segjax.data.examples` defines it.
+
+    Raises:
+      InputError: a file cannot be read, the image is of another kind, or image
+        and label differ in size.
+    """
+    if index in self._kept:
+      return self._kept[index]
+    item = self.items[index]
+    image = read_numbered_page(item.files[0], item.number)
+    label, instances = self.read_label(item)
+    self._check(item, image, label)
+    example = {'image': image, 'label': label, 'name': item.name}
+    if self.weighting:
+      example['weight'] = self.weighting(label)
+    if instances is not None:
+      example['instances'] = instances
+    size = sum(getattr(value, 'nbytes', 0) for value in example.values())
+    if (len(self._kept) + 1) * size <= self.kept_bytes:
+      self._kept[index] = example
+    return example
+
+  def _check(self, item, image, label):
+    dtype, channels, first = self.kind
+    if (image.dtype, image.shape[-1]) != (dtype, channels):
       raise InputError(
-        f'no folder {(root / name).resolve()}; expected images in {images} and '
-        f'their labels in {labels} of the folder --config.data.dir=DIR'
+        f'{item.files[0]}: {image.dtype} of {image.shape[-1]} channel(s); '
+        f'expected {dtype} of {channels}, as {first} has'
       )
-  image_files, label_files = _by_stem(root / images), _by_stem(root / labels)
-  alone = sorted(image_files.keys() ^ label_files.keys())
-  pairs = tuple(
-    Item(stem, (file, label_files[stem]))
-    for stem, file in image_files.items()
-    if stem in label_files
-  )
-  if not pairs or (alone and need_all):
-    raise InputError(
-      f'{root}: {len(alone)} of the names in {images} and {labels} are not in '
-      f'both: {", ".join(alone[:5])}; each image needs a label of its name, '
-      'or list those that have one in train_list and heldout_list'
+    if image.shape[:2] != label.shape:
+      raise InputError(
+        f'{item.files[1]}: label of {label.shape[0]} x {label.shape[1]} px for '
+        f'an image of {image.shape[0]} x {image.shape[1]} px ({item.files[0]});'
+        ' they must be equal'
+      )
+
+
+def _read_classes(page, coding):
+  number = f', page {page.number}' if page.is_of_stack else ''
+  stored = read_numbered_page(page.files[1], page.number)
+  return coding.decode(stored, f'{page.files[1]}{number}'), None
+
+
+def _read_instances(page, coding):
+  """Returns the label, carved where objects touch, and their numbers."""
+  masks = [read_numbered_page(file, page.number) for file in page.files[1:]]
+  for file, mask in zip(page.files[1:], masks, strict=True):
+    if mask.shape[-1] != 1 or mask.dtype.kind == 'f':
+      raise InputError(
+        f'{file}: {mask.dtype} of {mask.shape[-1]} channel(s); expected '
+        'integers of 1, which number the objects'
+      )
+    if mask.shape != masks[0].shape:
+      raise InputError(
+        f'{file}: {mask.shape[0]} x {mask.shape[1]} px; expected '
+        f'{masks[0].shape[0]} x {masks[0].shape[1]} as {page.files[1]} has'
+      )
+  instances = masks[0][..., 0].astype(np.int32)
+  if len(masks) > 1:
+    instances = np.zeros_like(instances)
+    for number, mask in enumerate(masks, start=1):
+      instances[mask[..., 0] > 0] = number
+  carved = border_weights.separate_touching(instances)
+  return (carved > 0).astype(np.int32), instances
+
+
+def _weight(label, class_weights, w0, sigma):
+  """Returns the class weights, and on background the border weights, f32."""
+  ignored = label >= len(class_weights)
+  weight = np.where(ignored, 0, class_weights[np.where(ignored, 0, label)])
+  if w0:
+    objects = ((label > 0) & ~ignored).astype(np.int32)
+    border = border_weights.border_weights(
+      border_weights.find_instances(objects),
+      w0=w0,
+      sigma=sigma,
+      class_weights=(0, 0),
+      ignore=ignored,
     )
+    weight = weight + border
+  return weight.astype(np.float32)
+
+
+def _balance(items, read_label, num_classes):
+  def count(item):
+    return border_weights.class_counts(read_label(item)[0], num_classes)
+
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    counts = sum(pool.map(count, items), start=np.zeros(num_classes, np.int64))
+  if not counts.any():
+    return np.ones(num_classes)  # `label_counts.check_labels` refuses them.
+  return border_weights.class_balance(counts)
+
+
+def _check_labels(pairs: Iterable[Pair], label_kind: str) -> None:
   for pair in pairs:
-    if pair.files[1].suffix.lower() in ('.jpg', '.jpeg'):
+    for file in pair.labels:
+      if file.suffix.lower() in ('.jpg', '.jpeg'):
+        raise InputError(
+          f'{file}: JPEG changes values; expected labels in another format. '
+          'Masks of black and white can be saved by a threshold: '
+          "Image.open('a.jpg').convert('L').point(lambda v: 255 * (v > 127))"
+          ".save('a.png') of Pillow"
+        )
+    if len(pair.labels) > 1 and label_kind != 'instances':
       raise InputError(
-        f'{pair.files[1]}: JPEG changes values; expected labels in another '
-        'format'
+        f'{pair.image}: {len(pair.labels)} labels have its name, '
+        f'{pair.labels[0]} and {pair.labels[1].name}; expected one, or '
+        "label_kind='instances' for a mask of each object"
       )
-  return pairs
 
 
-def _by_stem(folder):
-  files = {}
-  for file in list_images(folder):
-    if file.stem in files:
+def pages_of(pair: Pair) -> list[Page]:
+  """Returns an item for each page of an image and its labels."""
+  files = (pair.image, *pair.labels)
+  num_pages = count_pages(pair.image)
+  for file in pair.labels:
+    if (found := count_pages(file)) != num_pages:
       raise InputError(
-        f'{files[file.stem]} and {file.name} have one name; expected one of '
-        'them'
+        f'{file}: {found} page(s) for the {num_pages} of {pair.image}; they '
+        'must be equal'
       )
-    files[file.stem] = file
-  return files
+  if num_pages == 1:
+    return [Page(pair.key, files)]
+  return [Page(f'{pair.key}-{i}', files, i, True) for i in range(num_pages)]
 
 
-def _read_pages(image_file, label_file, coding, first, kind):
-  """Returns images [N, H, W, C] and labels i32[N, H, W]."""
-  images, labels = read_stack(image_file), read_stack(label_file)
-  if (images.dtype, images.shape[-1]) != kind:
-    raise InputError(
-      f'{image_file}: {images.dtype} of {images.shape[-1]} channel(s); '
-      f'expected {kind[0]} of {kind[1]}, as {first} has'
-    )
-  if images.dtype == np.float32 and not (
-    0 <= images.min() <= images.max() <= 1
-  ):
-    raise InputError(
-      f'{image_file}: values from {images.min()} to {images.max()}; images of '
-      'float32 must be in [0, 1]'
-    )
-  if images.shape[:3] != labels.shape[:3]:
-    raise InputError(
-      f'{label_file}: labels of {_size(labels)} for images of {_size(images)} '
-      f'({image_file}); they must be equal'
-    )
-  where = [f'{label_file}, page {i}' for i in range(len(labels))]
-  if len(labels) == 1:
-    where = [label_file]
-  return images, np.stack(list(map(coding.decode, labels, where)))
-
-
-def _read_only_page(image_file, label_file, **expected):
-  images, labels = _read_pages(image_file, label_file, **expected)
-  if len(images) != 1:
-    raise InputError(
-      f'{image_file}: {len(images)} pages; expected 1, as '
-      f'{expected["first"]} has'
-    )
-  return images[0], labels[0]
-
-
-def _size(stack):
-  num_pages, height, width, _ = stack.shape
-  return f'{num_pages} page(s) {height} x {width}'
-
-
-def _read_stacks(pairs, **expected):
-  """Returns the pages of each pair as items, and as examples by name."""
-  groups, examples = [], {}
-  for pair in pairs:
-    images, labels = _read_pages(*pair.files, **expected)
-    group = [Item(f'{pair.name}-{i}', pair.files) for i in range(len(images))]
-    for item, image, label in zip(group, images, labels, strict=True):
-      examples[item.name] = {'image': image, 'label': label, 'name': item.name}
-    groups.append(group)
-  return groups, examples
-
-
-def _known_names(groups, images):
+def _known_names(
+  files: Iterable[Sequence[Page]], root: Path
+) -> dict[str, Sequence[Page]]:
   """Returns the items of each way to name an image, or a page, in a list."""
-  known = {}
-  for group in groups:
-    file = group[0].files[0]
-    path = str(PurePosixPath(images, file.name))
-    ways = {file.stem: group, file.name: group, path: group}
-    ways |= {item.name: [item] for item in group}
+  known: dict[str, Sequence[Page]] = {}
+  for pages in files:
+    file = pages[0].files[0]
+    path = file.relative_to(root).as_posix()
+    ways = {file.stem: pages, file.name: pages, path: pages}
+    ways |= {page.name: [page] for page in pages}
     for name in ways.keys() & known.keys():
       raise InputError(
         f'{name} names two images, one in {file}; expected other file names'

@@ -7,12 +7,14 @@ and 255, read with 255 ignored, have an object that no pixel shows.
 
 import concurrent.futures
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from segjax.data.examples import IGNORE_LABEL, Dataset, list_some
 from segjax.devices import processes
 from segjax.errors import InputError
+from segjax.runs.writers import progress_bar, table
 
 _THREADS = 4
 _BLOCK = 256  # Examples in the queue of the threads, whatever their number.
@@ -23,43 +25,66 @@ _CODING = ('label_values', 'ignore_value', 'label_shift', 'class_names')
 _SOURCE = ('dir', 'fold')
 
 
-def count_labels(examples: Sequence[dict], num_heads: int = 1) -> np.ndarray:
-  """Returns how many pixels of all labels have each value.
+class LabelCounts(NamedTuple):
+  """What the labels of a split hold.
 
-  Reads each example once, images too, in a few threads. Of P processes each
-  reads one P-th of the examples, and all get the counts of all.
+  Attributes:
+    pixels: int64[T, 256], of each class, and of `IGNORE_LABEL` in its place.
+    images: int64[T, 256], how many labels have such a pixel.
+  """
+
+  pixels: np.ndarray
+  images: np.ndarray
+
+
+def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
+  """Returns what all labels of a split hold, for each of T labels of a pixel.
+
+  Reads each label once, in a few threads; the images, too, unless the examples
+  have a method `label(index)`. Of P processes each reads one P-th of the
+  examples, and all get the counts of all.
 
   Args:
     examples: as `segjax.data.examples` defines them.
     num_heads: T, labels of a pixel.
 
-  Returns:
-    int64[T, 256]: pixels of each class, and of `IGNORE_LABEL` in its place.
-
   Raises:
     InputError: an example cannot be read; it is the first one of the first
       process that has one.
   """
+  size = IGNORE_LABEL + 1
+  label_of = getattr(examples, 'label', lambda i: examples[i]['label'])
 
   def count(index):
-    labels = examples[index]['label'].reshape(-1, num_heads).T
-    size = IGNORE_LABEL + 1
-    return np.stack([np.bincount(label, minlength=size) for label in labels])
+    labels = label_of(index).reshape(-1, num_heads).T
+    pixels = [np.bincount(label, minlength=size) for label in labels]
+    return np.stack([pixels, np.sign(pixels)])
 
   def count_own():
     own = [i for i in processes.share(len(examples)) if i < len(examples)]
-    total = np.zeros((num_heads, IGNORE_LABEL + 1), np.int64)
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    total = np.zeros((2, num_heads, size), np.int64)
+    with (
+      progress_bar(
+        len(own),
+        0,
+        desc='reading labels',
+        delay=1,
+        # None disables it where there is no terminal.
+        disable=None if processes.is_first() else True,
+      ) as bar,
+      concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
+    ):
       for start in range(0, len(own), _BLOCK):
         for counts in pool.map(count, own[start : start + _BLOCK]):
           total += counts
+          bar.update()
     return total
 
-  return processes.gather(processes.together(count_own)).sum(axis=0)
+  return LabelCounts(*processes.gather(processes.together(count_own)).sum(0))
 
 
 def check_labels(dataset: Dataset, settings: Mapping) -> str:
-  """Returns a line that sums up the labels of a data set, all of them read.
+  """Returns a table of the labels of a data set, all of them read.
 
   Args:
     dataset: the data set.
@@ -83,16 +108,17 @@ def check_labels(dataset: Dataset, settings: Mapping) -> str:
     if not len(examples):
       continue
     for head, names in enumerate(heads):
-      problem = _problem(counts[split][head], names, dataset.stored, split)
+      pixels = counts[split].pixels[head]
+      problem = _problem(pixels, names, dataset.stored, split)
       if problem:
         which = f' ({head + 1} of {len(heads)} of a pixel)'
         raise InputError(
           f'{len(examples)} {"training" if split == "train" else "held-out"} '
           f'labels{which if len(heads) > 1 else ""}: {problem}'
-          f'{_advice(counts[split][head], names, dataset.stored, settings)}'
+          f'{_advice(pixels, names, dataset.stored, settings)}'
           f'; see {_fields(settings, split)}'
         )
-  return _summary(dataset, heads, counts['train'])
+  return _table(dataset, heads, counts['train'], counts['heldout'])
 
 
 def _problem(counts, names, stored, split):
@@ -148,18 +174,27 @@ def _fields(settings, split):
   return ', '.join(f'data.{name}' for name in names)
 
 
-def _summary(dataset, heads, counts):
-  """Returns the shares of ignored pixels and of the rarest class."""
-  shares = [
-    (count / row.sum(), name)
-    for row, names in zip(counts, heads, strict=True)
-    for count, name in zip(row, names, strict=False)
-    if count
-  ]
-  share, rarest = min(shares, default=(0, 'none'))
-  ignored = counts[:, IGNORE_LABEL].sum() / max(counts.sum(), 1)
+def _table(dataset, heads, train, heldout):
+  """Returns a row for each class, and one for ignored pixels."""
+  rows = []
+  for head, names in enumerate(heads):
+    total = max(train.pixels[head].sum(), 1)
+    for k, name in (*enumerate(names), (IGNORE_LABEL, 'ignored')):
+      pixels = train.pixels[head, k]
+      if k == IGNORE_LABEL and not (pixels or heldout.pixels[head, k]):
+        continue
+      rows.append(
+        (
+          name,
+          f'{pixels:,}'.rjust(15),
+          f'{pixels / total:.2%}'.rjust(7),
+          train.images[head, k],
+          f'{heldout.pixels[head, k]:,}'.rjust(15),
+          heldout.images[head, k],
+        )
+      )
+  header = ('class', 'trained px'.rjust(15), 'share'.rjust(7), 'images')
   return (
     f'labels: {len(dataset.train)} to train on, {len(dataset.heldout)} held '
-    f'out; of the pixels to train on, {ignored:.2%} are ignored and '
-    f'{share:.2%} are of the rarest class, {rarest}'
+    f'out\n{table(rows, (*header, "held-out px".rjust(15), "images"))}'
   )

@@ -7,9 +7,12 @@ Nothing is downloaded, and nothing outside the folder found is read.
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from segjax.data.examples import Item
 from segjax.errors import InputError
+
+AnyItem = TypeVar('AnyItem', bound=Item)
 
 # Ends the advice to somebody whose data are elsewhere.
 HOW_TO_PASS = (
@@ -92,7 +95,9 @@ def read_names(file: Path) -> list[str]:
   return [' '.join(words) for words in read_list(file)]
 
 
-def check_files(items: Iterable[Item], source: Path | str) -> tuple[Item, ...]:
+def check_files(
+  items: Iterable[AnyItem], source: Path | str
+) -> tuple[AnyItem, ...]:
   """Returns the items, of which every file is there.
 
   Raises:

@@ -5,7 +5,9 @@ Training and prediction share it. It is part of a network: with another mean or
 order of channels, trained weights give other results.
 """
 
+import concurrent.futures
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +15,39 @@ import numpy as np
 
 from segjax.errors import InputError
 
+# Of what `measure_pixels` draws.
+_IMAGES = 256
+_PIXELS = 16_384
+_PERCENTILES = (0.1, 99.9)
 
-def to_unit_range(image: jax.Array | np.ndarray) -> jax.Array:
+
+def to_unit_range(
+  image: jax.Array | np.ndarray, limits: Sequence = ()
+) -> jax.Array:
   """Returns f32 values; integers are divided by their type's maximum.
+
+  Args:
+    image: integers or f32 [..., C].
+    limits: (low, high) become 0 and 1 afterwards, each one number or one a
+      channel. What lies outside is not cut off. () leaves the values.
 
   >>> import numpy as np, segjax
   >>> segjax.to_unit_range(np.uint8([0, 255]))
   Array([0., 1.], dtype=float32)
+  >>> segjax.to_unit_range(np.uint8([0, 255]), limits=(0, 2))
+  Array([0. , 0.5], dtype=float32)
   """
+  unit = jnp.asarray(image, jnp.float32)
   if jnp.issubdtype(image.dtype, jnp.integer):
-    return jnp.asarray(image, jnp.float32) / jnp.iinfo(image.dtype).max
-  return jnp.asarray(image, jnp.float32)
+    unit = unit / jnp.iinfo(image.dtype).max
+  if not len(limits):
+    return unit
+  low, high = (_along_channels(end, unit.ndim) for end in limits)
+  return (unit - low) / (high - low)
 
 
 def standardise(
-  image: jax.Array,
+  image: jax.Array | np.ndarray,
   mean: float | Sequence[float],
   std: float | Sequence[float],
   channels: Sequence[int] = (),
@@ -46,13 +66,62 @@ def standardise(
   >>> segjax.standardise(np.float32([[0.0, 0.5, 1.0]]), mean=0.5, std=0.25)
   Array([[-2.,  0.,  2.]], dtype=float32)
   """
+  image = jnp.asarray(image)
   if channels:
     image = image[..., jnp.asarray(channels)]
-  axes = (1,) * (image.ndim - 1) + (-1,)
-  shift, scale = (
-    jnp.asarray(x, jnp.float32).reshape(axes) for x in (mean, std)
-  )
+  shift, scale = (_along_channels(x, image.ndim) for x in (mean, std))
   return (image - shift) / scale
+
+
+def _along_channels(values, ndim):
+  return jnp.asarray(values, jnp.float32).reshape((1,) * (ndim - 1) + (-1,))
+
+
+def measure_pixels(examples: Sequence[dict]) -> dict[str, Any]:
+  """Returns the `dtype`, `limits`, `mean` and `std` of the pixels of a set.
+
+  The limits hold 99.8 % of the values of a channel, as shares of what the type
+  of an integer can hold; the mean and the standard deviation are of the
+  values that `to_unit_range` makes of it. They are rounded to four digits.
+  Pixels are drawn, the same whenever this is called: at most 16,384 of an image
+  and of at most 256 images, spread over the set.
+
+  Args:
+    examples: as `segjax.data.examples` defines them.
+
+  Returns:
+    Fields of `settings.PreprocessingSettings`; `limits`, `mean` and `std` have
+    tuples of one number a channel.
+  """
+  spread = np.linspace(0, len(examples) - 1, min(len(examples), _IMAGES))
+
+  def draw(index):
+    image = examples[index]['image']
+    pixels = image.reshape(-1, image.shape[-1])
+    size = min(len(pixels), _PIXELS)
+    return pixels[np.random.default_rng(0).integers(len(pixels), size=size)]
+
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    drawn = np.concatenate([*pool.map(draw, spread.round().astype(int))])
+  dtype = drawn.dtype
+  full = np.iinfo(dtype).max if dtype.kind in 'iu' else 1
+  values = drawn / float(full)
+  low, high = np.percentile(values, _PERCENTILES, axis=0)
+  # A channel that is the same everywhere has no range of its own.
+  high = np.where(high > low, high, low + 1)
+  low, high = _rounded(low), _rounded(high)
+  unit = (values - low) / (np.asarray(high) - low)
+  std = unit.std(axis=0)
+  return {
+    'dtype': str(dtype),
+    'limits': (low, high),
+    'mean': _rounded(unit.mean(axis=0)),
+    'std': _rounded(np.where(std > 0, std, 1.0)),
+  }
+
+
+def _rounded(values):
+  return tuple(float(f'{value:.4g}') for value in values)
 
 
 def check_preprocessing(

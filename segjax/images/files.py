@@ -69,6 +69,11 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
     images = np.empty((len(pages), *shape), pages[0].dtype)
     for image, page in zip(images, pages, strict=True):
       image[:] = page[whole]
+  _check_finite(path, images)
+  return images
+
+
+def _check_finite(path, images):
   is_float = images.dtype.kind == 'f'
   if is_float and not (finite := np.isfinite(images)).all():
     at = np.unravel_index(np.argmin(finite), images.shape)
@@ -76,7 +81,24 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
       f'{path}: pixel is {images[at]} in page {at[0]}, row {at[1]}, column '
       f'{at[2]}, channel {at[3]} (counted from 0); pixels must be finite'
     )
-  return images
+
+
+def read_numbered_page(path: str | os.PathLike, number: int) -> np.ndarray:
+  """Returns one page [H,W,C] of an image file; see `read_stack`."""
+  with open_rasters(path) as pages, _refusing_damage(path):
+    height, width, _ = pages[number].shape
+    check_size(path, pages[number].shape)
+    page = pages[number][:height, :width]
+  _check_finite(path, page[None])
+  return page
+
+
+def count_pages(path: str | os.PathLike) -> int:
+  """Returns how many pages an image file has; see `open_rasters`."""
+  if Path(path).suffix.lower() in ('.png', '.jpg', '.jpeg'):
+    return 1  # It need not be opened, which takes long for many files.
+  with open_rasters(path) as pages:
+    return len(pages)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from segjax.images.files import check_picture, open_canvas, open_rasters
 from segjax.images.windows import Canvas, Raster
 from segjax.prediction.partial import Partial
 from segjax.runs.writers import progress_bar
+from segjax.settings import PreprocessingSettings
 from segjax.tiling.plans import TilePlan
 
 
@@ -41,7 +42,10 @@ class Page:
 
 
 def measure(
-  files: Iterable[Path], channels: int, output: Path
+  files: Iterable[Path],
+  channels: int,
+  preprocessing: PreprocessingSettings,
+  output: Path,
 ) -> tuple[int, tuple[int, int], np.dtype]:
   """Returns how many pages the files have, their height and width, and dtype.
 
@@ -50,12 +54,16 @@ def measure(
   Args:
     files: image files that go together into one output.
     channels: channels of an image that the network takes.
+    preprocessing: says which pixels it takes.
     output: that output, for messages.
 
   Raises:
     InputError: a file cannot be read or has other channels, or sizes differ.
   """
-  pages = [(page.shape[:2], page.dtype) for page in open_pages(files, channels)]
+  pages = [
+    (page.shape[:2], page.dtype)
+    for page in open_pages(files, channels, preprocessing)
+  ]
   sizes = sorted({shape for shape, _ in pages})
   if len(sizes) > 1:
     raise InputError(
@@ -66,21 +74,26 @@ def measure(
 
 
 def open_pages(
-  files: Iterable[Path], channels: int, dtype: np.dtype | None = None
+  files: Iterable[Path],
+  channels: int,
+  preprocessing: PreprocessingSettings,
+  dtype: np.dtype | None = None,
 ) -> Iterator[Raster]:
   """Yields the pages of files one after another; one file is open at a time.
 
-  Float pixels that are not in [0, 1] are refused when they are read.
+  Float pixels that are not in [0, 1] are refused when they are read, unless
+  `preprocessing` says which range they have.
 
   Args:
     files: image files.
     channels: channels of an image that the network takes.
+    preprocessing: says which pixels it takes.
     dtype: the widest dtype of the pages, to which all are converted, so that
       one compiled program takes them. A pixel stays the same share of its
       range. None converts none.
 
   Raises:
-    InputError: a file cannot be read or has other channels.
+    InputError: a file cannot be read or has other channels or pixels.
   """
   for file in files:
     with open_rasters(file) as pages:
@@ -90,7 +103,8 @@ def open_pages(
             f'{file} has {page.shape[-1]} channels; the network takes '
             f'model.in_channels={channels}'
           )
-        page = _checked(page, file, number)
+        preprocessing.check_dtype(page.dtype, file)
+        page = _checked(page, file, number, not preprocessing.limits)
         yield page if dtype is None else _widened(page, np.dtype(dtype))
 
 
@@ -208,8 +222,8 @@ def _progress(stack, shape, done):
   return report
 
 
-def _checked(page, file, number):
-  """Returns the page, whose float pixels outside of [0, 1] are refused."""
+def _checked(page, file, number, in_unit_range):
+  """Returns the page, of which float pixels are refused that are no pixels."""
   if page.dtype != np.float32:
     return page
 
@@ -223,7 +237,7 @@ def _checked(page, file, number):
         f'row {rows.start + row}, column {columns.start + column}, channel '
         f'{channel} (counted from 0); pixels must be finite'
       )
-    if not 0 <= pixels.min() <= pixels.max() <= 1:
+    if in_unit_range and not 0 <= pixels.min() <= pixels.max() <= 1:
       raise InputError(
         f'{file} has float pixels from {pixels.min():g} to {pixels.max():g}; '
         'they must be in [0, 1] (integers are divided by the maximum of their '

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from segjax.contracts import FunctionModel, SegmentationModel
-from segjax.data.preprocessing import standardise, to_unit_range
 from segjax.devices import processes
 from segjax.settings import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
@@ -29,10 +28,8 @@ def predict_stored(
   settings: TileSettings = TileSettings(),
 ) -> np.ndarray:
   """Returns `predict_image` f32[H, W, K] of an image [H, W, C] as stored."""
-  standardised = standardise(
-    to_unit_range(image), **dataclasses.asdict(preprocessing)
-  )
-  return predict_image(model, params, np.asarray(standardised), settings)
+  prepared = np.asarray(preprocessing.prepare(image))
+  return predict_image(model, params, prepared, settings)
 
 
 def of_stored_pixels(
@@ -54,10 +51,7 @@ def of_stored_pixels(
 @functools.cache
 def _stored_apply(apply, preprocessing):
   def apply_stored(variables, image, **sizes):
-    image = standardise(
-      to_unit_range(image), **dataclasses.asdict(preprocessing)
-    )
-    return apply(variables, image, **sizes)
+    return apply(variables, preprocessing.prepare(image), **sizes)
 
   return apply_stored
 

@@ -39,6 +39,7 @@ _ADDED = {
   'compilation_cache': True,
   'evaluation': {'present_only': False},
   'mesh': {'space': 1},
+  'preprocessing': {'dtype': '', 'limits': [], 'measured': []},
   'profile_steps': [0, 0],
 }
 # Settings that earlier versions had, and that are no longer: section and name.

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a folder of images and labels holds, all of it read once.
+
+`find_layout` finds the two by their usual names; `survey` reads every pair and
+keeps counts alone, so that memory doesn't grow with their number.
+"""
+
+import collections
+import concurrent.futures
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from segjax.data.examples import list_some
+from segjax.data.folder import Page, pages_of
+from segjax.data.pairing import find_pairs
+from segjax.errors import InputError
+from segjax.images.files import list_images, read_numbered_page
+
+_THREADS = 4
+_BLOCK = 64  # Pairs in the queue of the threads.
+_IMAGE_FOLDERS = ('images', 'imagesTr', 'image', 'imgs', 'img', 'raw', 'train')
+_LABEL_FOLDERS = (
+  *('labels', 'labelsTr', 'masks', 'annotations', 'label', 'mask'),
+  *('groundtruth', 'gt', 'train_labels'),
+)
+_SUFFIXES = ('_masks', '_mask', '_labels', '_label', '_segmentation', '_seg')
+# What is left of a name without nnU-Net's channel, or without a suffix.
+_STEM = rf'([^/]+?)(?:_0000|{"|".join(_SUFFIXES)})?\.[^./]+$'
+_MOST_COLOURS = 256
+_MOST_VALUES = 2**16
+_LOOKED_AT = 16  # Labels whose components are counted.
+
+
+class Layout(NamedTuple):
+  """Where images and labels are; the arguments of `pairing.find_pairs`."""
+
+  root: Path
+  images: str
+  labels: str
+  match: str
+
+
+class Survey(NamedTuple):
+  """What all pairs hold.
+
+  Attributes:
+    pages: of all files, in natural order.
+    sizes: (height, width) -> how many images.
+    kind: dtype and channels of the images.
+    range: the least and the largest value of the images.
+    label_channels: channels of the labels.
+    values: stored value, or (red, green, blue) -> pixels of all labels.
+    num_masks: the most masks of an image, one for each object.
+    single: share of the values above 0 whose pixels are one component, in
+      labels spread over the set.
+    components: median number of components of an image above its lowest value,
+      in the same labels.
+  """
+
+  pages: tuple[Page, ...]
+  sizes: Mapping[tuple[int, int], int]
+  kind: tuple[np.dtype, int]
+  range: tuple[float, float]
+  label_channels: int
+  values: Mapping
+  num_masks: int
+  single: float
+  components: float
+
+
+def find_layout(
+  images: str | Path, labels: str | Path | None, match: str = ''
+) -> Layout:
+  """Returns where the images and the labels of a set are.
+
+  Args:
+    images: folder or pattern of the images; without `labels`, the folder of
+      the set, in which both are found by their usual names.
+    labels: folder or pattern of the labels.
+    match: see `find_pairs`; '' looks for one that fits.
+
+  Raises:
+    InputError: they are not found; says what is known.
+  """
+  if labels is None:
+    return _find_in(Path(images).expanduser().absolute(), match)
+  parts = [Path(p).expanduser().absolute().parts for p in (images, labels)]
+  # Down to the folder that both are in, and above the first pattern.
+  depth = 0
+  for own, other in zip(*parts, strict=False):
+    if own != other or re.search(r'[*?\[]', own):
+      break
+    depth += 1
+  root = Path(*parts[0][:depth])
+  below = ['/'.join(part[depth:]) or '.' for part in parts]
+  if not match and below[0] == below[1]:
+    raise InputError(
+      f'{images} is given for the images and for the labels; expected a '
+      "pattern for the labels, such as --labels='FOLDER/*_mask.png'"
+    )
+  images, labels = below
+  return Layout(
+    root, images, labels, match or _fitting_match(root, images, labels)
+  )
+
+
+def _find_in(root: Path, match: str) -> Layout:
+  if not root.is_dir():
+    raise InputError(f'{root}: no such folder')
+  pairs = [
+    (images, labels)
+    for images in _IMAGE_FOLDERS
+    for labels in _LABEL_FOLDERS
+    if (root / images).is_dir() and (root / labels).is_dir()
+  ]
+  if pairs:
+    found = pairs[0]
+  elif any(root.glob('*/images/*')) and any(root.glob('*/masks/*')):
+    # Data Science Bowl 2018: a folder an image, a mask a nucleus.
+    found = '*/images/*', '*/masks/*'
+    match = match or '([^/]+)/(?:images|masks)/'
+  else:
+    names = [file.stem for file in _images(root)]
+    suffixes = [s for s in _SUFFIXES if any(n.endswith(s) for n in names)]
+    if not suffixes:
+      raise InputError(
+        f'{root}: found neither folders images and labels (or '
+        f'{", ".join(_LABEL_FOLDERS[1:4])}) in it, nor files whose names end '
+        f'in {", ".join(_SUFFIXES[:4])}; give --images=FOLDER and '
+        '--labels=FOLDER'
+      )
+    found = '.', f'*{suffixes[0]}.*'
+  return Layout(root, *found, match or _fitting_match(root, *found))
+
+
+def _images(folder: Path) -> list[Path]:
+  try:
+    return list_images(folder)
+  except InputError:
+    return []
+
+
+def _fitting_match(root: Path, images: str, labels: str) -> str:
+  """Returns the match by which each image has a label; raises without one."""
+  errors = []
+  for match in ('', _STEM):
+    try:
+      find_pairs(root, images, labels, match, need_all=True)
+      return match
+    except InputError as error:
+      errors.append(error)
+  volumes = [*root.rglob('*.nii*')][:1]
+  if volumes:
+    raise InputError(
+      f'{volumes[0]}: NIfTI is not read; save the slices as TIFF or .npy'
+    )
+  raise InputError(
+    f'{errors[0]}. Names that differ by more can be matched by what they have '
+    r"in common, such as --match='(\d+)_.*'"
+  ) from errors[0]
+
+
+def survey(
+  layout: Layout, need_all: bool, report: Callable[[int], None] = lambda n: None
+) -> Survey:
+  """Returns what all pairs of a folder hold.
+
+  Args:
+    layout: where they are.
+    need_all: whether an image without a label, or the other way round, is
+      refused.
+    report: is called with the number of all pages at first, and with 0 for
+      each that has been read.
+
+  Raises:
+    InputError: a file cannot be read, images are of several kinds, a label has
+      another size than its image, or labels are no classes and no objects.
+  """
+  root, images, labels, match = layout
+  pairs = find_pairs(root, images, labels, match, need_all)
+  channels = [pair.key for pair in pairs if pair.image.stem.endswith('_0001')]
+  if channels:
+    raise InputError(
+      f'{root / images}: {channels[0]} is a second channel in a file of its '
+      'own; expected one file an image, which has all channels'
+    )
+  pages = [page for pair in pairs for page in pages_of(pair)]
+  report(len(pages))
+  step = -(-len(pages) // _LOOKED_AT)
+  sizes: collections.Counter = collections.Counter()
+  values: collections.Counter = collections.Counter()
+  kinds: dict = {}
+  label_kinds: dict = {}
+  ranges, single, components = [], [], []
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    for start in range(0, len(pages), _BLOCK):
+      block = range(start, min(start + _BLOCK, len(pages)))
+      for found in pool.map(lambda i: _look(pages[i], i % step == 0), block):
+        sizes[found.size] += 1
+        kinds.setdefault(found.kind, []).append(found.file)
+        label_kinds.setdefault(found.label_channels, []).append(found.file)
+        ranges.append(found.range)
+        values.update(found.values)
+        if len(values) > _MOST_VALUES:
+          raise InputError(
+            f'{layout.root / labels}: labels of more than {_MOST_VALUES} '
+            'values; expected classes or numbered objects'
+          )
+        if found.single is not None:
+          single.append(found.single)
+          components.append(found.components)
+        report(0)
+  for what, found in (('images', kinds), ('labels', label_kinds)):
+    if len(found) > 1:
+      said = '; '.join(
+        f'{len(files)} {what} of {_say_kind(kind)}, such as {files[0]}'
+        for kind, files in sorted(found.items(), key=lambda k: -len(k[1]))
+      )
+      raise InputError(f'{said}; expected one kind, convert the others')
+  return Survey(
+    pages=tuple(pages),
+    sizes=sizes,
+    kind=next(iter(kinds)),
+    range=(min(r[0] for r in ranges), max(r[1] for r in ranges)),
+    label_channels=next(iter(label_kinds)),
+    values=values,
+    num_masks=max(len(page.files) - 1 for page in pages),
+    single=float(np.nanmean(single)) if not np.isnan(single).all() else 0.0,
+    components=float(np.median(components)),
+  )
+
+
+def _say_kind(kind):
+  if isinstance(kind, int):
+    return f'{kind} channel(s)'
+  return f'{kind[0]} and {kind[1]} channel(s)'
+
+
+class _Found(NamedTuple):
+  file: Path
+  size: tuple[int, int]
+  kind: tuple[np.dtype, int]
+  range: tuple[float, float]
+  label_channels: int
+  values: Mapping
+  single: float | None
+  components: float | None
+
+
+def _look(page: Page, counts_components: bool) -> _Found:
+  image_file, *label_files = page.files
+  image = read_numbered_page(image_file, page.number)
+  labels = [read_numbered_page(file, page.number) for file in label_files]
+  for file, label in zip(label_files, labels, strict=True):
+    if label.shape[:2] != image.shape[:2]:
+      h, w, height, width = *label.shape[:2], *image.shape[:2]
+      raise InputError(
+        f'{file}: label of {h} x {w} px for an image of {height} x {width} px '
+        f'({image_file}); they must be equal'
+      )
+    if label.dtype.kind == 'f':
+      raise InputError(f'{file}: labels of {label.dtype}; expected integers')
+  label = labels[0]
+  if len(labels) > 1:  # A mask for each object.
+    label = np.zeros(label.shape, np.int32)
+    for number, mask in enumerate(labels, start=1):
+      label[mask > 0] = number
+  values = _count_values(label, label_files[0])
+  single = components = None
+  if counts_components:
+    single, components = _components(label)
+  return _Found(
+    file=image_file,
+    size=image.shape[:2],
+    kind=(image.dtype, image.shape[-1]),
+    range=(float(image.min()), float(image.max())),
+    label_channels=labels[0].shape[-1],
+    values=values,
+    single=single,
+    components=components,
+  )
+
+
+def _count_values(label: np.ndarray, file: Path) -> dict:
+  if label.shape[-1] == 1:
+    values, counts = np.unique(label, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+  if label.shape[-1] != 3:
+    raise InputError(
+      f'{file}: labels of {label.shape[-1]} channels; expected 1, or the '
+      'red, green and blue of each class'
+    )
+  code = label.astype(np.int64) @ (65536, 256, 1)
+  codes, counts = np.unique(code, return_counts=True)
+  if len(codes) > _MOST_COLOURS:
+    raise InputError(
+      f'{file}: {len(codes)} colours; expected one a class. Were the labels '
+      'resized, or saved as JPEG, which mixes colours?'
+    )
+  colours = [(c >> 16, c >> 8 & 255, c & 255) for c in codes.tolist()]
+  return dict(zip(colours, counts.tolist(), strict=True))
+
+
+def _components(label: np.ndarray) -> tuple[float, float]:
+  """Returns the share of values of one component, and how many pieces.
+
+  Where one piece has more than half of the pixels the others are crumbs.
+  """
+  if label.shape[-1] != 1:
+    return 0.0, 0.0
+  label = label[..., 0]
+  numbers = np.unique(label)
+  objects = numbers[numbers > 0]
+  eight = np.ones((3, 3))
+  single = [
+    ndimage.label(label == number, eight)[1] == 1 for number in objects[:64]
+  ]
+  pieces, components = ndimage.label(label > numbers[0], eight)
+  areas = np.bincount(pieces.ravel())[1:]
+  if components and areas.max() > areas.sum() / 2:
+    components = 1
+  return float(np.mean(single)) if single else np.nan, float(components)
+
+
+def say_sizes(sizes: Mapping[tuple[int, int], int]) -> str:
+  """Returns the sizes of images in words."""
+  if len(sizes) == 1:
+    [(height, width)] = sizes
+    return f'{height} x {width} px'
+  least, most = np.min([*sizes], axis=0), np.max([*sizes], axis=0)
+  return (
+    f'{len(sizes)} sizes from {least[0]} x {least[1]} to {most[0]} x {most[1]} '
+    'px'
+  )
+
+
+def say_values(values: Iterable, counts: Mapping) -> str:
+  """Returns values with their shares of the pixels, in words."""
+  total = sum(counts.values())
+  return list_some(f'{v} ({counts[v] / total:.2%})' for v in values)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training in one call, for a notebook."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segjax import networks, recipes
+from segjax.data.examples import (
+  IGNORE_LABEL,
+  Dataset,
+  check_label,
+  digest_of_arrays,
+)
+from segjax.data.preprocessing import measure_pixels
+from segjax.data.survey import find_layout
+from segjax.errors import InputError
+from segjax.networks import Network
+from segjax.plan import decide, plan
+from segjax.train import train_and_evaluate
+
+Images = str | os.PathLike | Sequence[np.ndarray] | np.ndarray
+
+
+def fit(
+  images: Images,
+  labels: Images | None = None,
+  *,
+  network: str = 'unet',
+  init: str = '',
+  num_train_steps: int | None = None,
+  minutes: float = 30.0,
+  class_names: Sequence[str] = (),
+  heldout_fraction: float = 0.2,
+  base_width: int | None = None,
+  seed: int = 0,
+  workdir: str | os.PathLike | None = None,
+) -> Network:
+  """Returns a network that has been trained on images and labels.
+
+  What is not said here is decided as `segjax.plan` does, from the images.
+
+  Args:
+    images: arrays [H, W] or [H, W, C] of any sizes; or a folder or pattern, as
+      for `segjax.plan`.
+    labels: arrays of integers [H, W], classes 0..K-1, and 255 for ignored
+      pixels; or a folder or pattern.
+    network: 'unet' or 'fcn8s'.
+    init: weights that fcn8s starts from; see `plan`.
+    num_train_steps: number of steps; None for `minutes`.
+    minutes: how long training may take on the processors here, about.
+    class_names: of classes 0..K-1; () names them by their numbers.
+    heldout_fraction: share of the images that are held out for the scores.
+    base_width: channels at the top of a U-Net; None for what `plan` decides.
+    seed: of the draw of what is held out, of initial values and augmentation.
+    workdir: folder for checkpoints, metrics and pictures, in which a run that
+      was interrupted goes on; None for a temporary one.
+
+  Raises:
+    InputError: images and labels don't go together; says why.
+
+  >>> import numpy as np, segjax
+  >>> from segjax.data import synthetic
+  >>> images, labels = synthetic.neuron_stack(num_slices=4, size_px=80, seed=0)
+  >>> net = segjax.fit(images, labels, num_train_steps=2, base_width=4)
+  ... # doctest: +ELLIPSIS
+  parameter ...
+  >>> probabilities = segjax.predict_image(
+  ...   net.model, net.params, net.prepare(images[0, ..., None]))
+  >>> probabilities.shape
+  (80, 80, 2)
+  """
+  dataset = None
+  if isinstance(images, (str, os.PathLike)):
+    if not isinstance(labels, (str, os.PathLike, type(None))):
+      raise InputError('images are a folder; expected one of the labels, too')
+    layout = find_layout(images, labels)
+    config = plan(
+      layout,
+      network,
+      init=init,
+      minutes=minutes,
+      heldout_fraction=heldout_fraction,
+    ).config
+    if class_names:
+      config.data.class_names = tuple(class_names)
+    config.data.seed = seed
+  else:
+    dataset = _dataset_of_arrays(
+      images, labels, class_names, heldout_fraction, seed
+    )
+    names = dataset.class_names
+    first = dataset.train[0]['image']
+    config = (
+      recipes.unet_folder_config(names, first.shape[-1])
+      if network == 'unet'
+      else recipes.fcn_folder_config(names)
+    )
+    config.data = dict(name='arrays', class_names=names)
+    sides = [min(example['image'].shape[:2]) for example in dataset.train]
+    decide(
+      config,
+      int(np.median(sides)),
+      first.shape[-1],
+      measure_pixels(dataset.train),
+      init,
+      '',
+      minutes,
+    )
+  config.seed = seed
+  if base_width is not None:
+    config.model.base_width = base_width
+  if num_train_steps is not None:
+    config.num_train_steps = num_train_steps
+    config.schedule.warmup_steps = min(
+      config.schedule.warmup_steps, num_train_steps // 10
+    )
+  if workdir is not None:
+    train_and_evaluate(config, workdir, dataset)
+    return networks.load_run(workdir)
+  with tempfile.TemporaryDirectory(prefix='segjax-') as folder:
+    train_and_evaluate(config, Path(folder) / 'run', dataset)
+    return networks.load_run(Path(folder) / 'run')
+
+
+def _dataset_of_arrays(
+  images, labels, class_names, heldout_fraction, seed
+) -> Dataset:
+  if labels is None or len(images) != len(labels):
+    raise InputError(
+      f'{len(images)} images and '
+      f'{0 if labels is None else len(labels)} labels; expected one for each'
+    )
+  if not 0 <= heldout_fraction < 1:
+    raise InputError(
+      f'heldout_fraction={heldout_fraction}; expected 0 <= it < 1'
+    )
+  labels = [np.asarray(label) for label in labels]
+  for i, label in enumerate(labels):
+    if label.ndim != 2 or label.dtype.kind not in 'iub':
+      raise InputError(
+        f'label {i} is {label.dtype}{list(label.shape)}; expected integers '
+        '[H, W]'
+      )
+  values = np.unique(np.concatenate([np.unique(label) for label in labels]))
+  classes = values[values != IGNORE_LABEL]
+  if {*values.tolist()} == {0, IGNORE_LABEL}:
+    raise InputError(
+      'labels hold 0 and 255, where 255 is ignored; expected classes 0..K-1, '
+      'such as label > 0'
+    )
+  num_classes = len(class_names) or int(classes.max(initial=0)) + 1
+  examples = []
+  for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+    image = np.asarray(image)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[:2] != label.shape:
+      raise InputError(
+        f'image {i} is {image.dtype}{list(image.shape)} and its label '
+        f'{list(label.shape)}; expected [H, W] or [H, W, C] and [H, W]'
+      )
+    if image.dtype not in ('uint8', 'uint16', 'float32'):
+      raise InputError(
+        f'image {i} is {image.dtype}; expected uint8, uint16 or float32'
+      )
+    label = check_label(label, num_classes, f'label {i}')
+    examples.append({'image': image, 'label': label, 'name': str(i)})
+  order = np.random.default_rng(seed).permutation(len(examples))
+  held = {*order[: round(heldout_fraction * len(examples))].tolist()}
+  return Dataset(
+    class_names=tuple(class_names)
+    or tuple(f'class {k}' for k in range(num_classes)),
+    train=[e for i, e in enumerate(examples) if i not in held],
+    heldout=[e for i, e in enumerate(examples) if i in held],
+    digest=digest_of_arrays(examples),
+  )

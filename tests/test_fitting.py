@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training in one call."""
+
+import numpy as np
+import pytest
+from trees import write_picture
+
+import segjax
+from segjax.errors import InputError
+
+RNG = np.random.default_rng(0)
+LABELS = np.zeros((5, 40, 50), np.uint8)
+LABELS[:, 5:20, 10:30] = 1
+IMAGES = np.uint8(60 + 100 * LABELS + RNG.integers(0, 9, LABELS.shape))
+SHORT = dict(num_train_steps=2, base_width=4)
+
+
+def test_arrays_and_folders_give_networks_that_predict(tmp_path, capsys):
+  net = segjax.fit(IMAGES, LABELS, **SHORT)
+  assert '4 to train on, 1 held out' in capsys.readouterr().out
+  image = net.prepare(IMAGES[0][..., None])
+  predicted = segjax.predict_image(net.model, net.params, image)
+  assert predicted.shape == (40, 50, 2)
+  for i in range(5):
+    write_picture(tmp_path / 'images' / f'{i}.png', IMAGES[i])
+    write_picture(tmp_path / 'masks' / f'{i}.png', 255 * LABELS[i])
+  net = segjax.fit(tmp_path, workdir=tmp_path / 'run', **SHORT)
+  loaded = segjax.load_run(tmp_path / 'run')
+  assert loaded.config.data.label_values == (0, 255)
+  np.testing.assert_array_equal(
+    net.params['head']['kernel'], loaded.params['head']['kernel']
+  )
+
+
+@pytest.mark.parametrize(
+  'images, labels, message',
+  [
+    (IMAGES, LABELS[:3], '5 images and 3 labels'),
+    (IMAGES, None, '5 images and 0 labels'),
+    (IMAGES, 255 * LABELS, 'labels hold 0 and 255'),
+    (IMAGES, LABELS / 2, r'label 0 is float64\[40, 50\]; expected integers'),
+    (IMAGES[:, :9], LABELS, r'image 0 is uint8\[9, 50, 1\] and its label \[40'),
+    (IMAGES.astype(int), LABELS, 'image 0 is int64; expected uint8'),
+  ],
+)
+def test_what_does_not_go_together_is_refused(images, labels, message):
+  with pytest.raises(InputError, match=message):
+    segjax.fit(images, labels, **SHORT)

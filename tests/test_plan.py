@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cards that are written for a folder of images and labels."""
+
+import runpy
+
+import numpy as np
+import pytest
+from commands import run
+from trees import write_picture
+
+from segjax.data import create_dataset
+from segjax.data.label_counts import check_labels
+from segjax.data.survey import find_layout
+from segjax.errors import InputError
+from segjax.images.files import write_stack
+from segjax.plan import plan
+from segjax.settings import read_settings
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(20, 220, (40, 50), np.uint8)
+
+
+def write_set(root, labels, image=IMAGE, suffix='.png'):
+  for i, label in enumerate(labels):
+    for kind, array in (('images', np.roll(image, i)), ('labels', label)):
+      file = root / kind / f'{i}{suffix}'
+      if suffix == '.png':
+        write_picture(file, array)
+      else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_stack(file, array[None])
+
+
+def config_of(root, **options):
+  """Returns the config of the card for a folder, and the card."""
+  options = {'network': 'unet', **options}
+  config, text, _ = plan(find_layout(root, None), **options)
+  card = root / 'card.py'
+  card.write_text(text)
+  assert max(map(len, text.splitlines())) <= 120
+  assert runpy.run_path(str(card))['get_config']().to_dict() == config.to_dict()
+  return config, text
+
+
+def classes(*values):
+  label = np.full((40, 50), values[0])
+  for i, value in enumerate(values[1:]):
+    label[3 + 5 * i : 6 + 5 * i, 4:40] = value
+    label[3 + 5 * i : 6 + 5 * i, 44:] = value
+  return label
+
+
+OBJECTS = np.zeros((40, 50), np.uint8)
+for number in range(6):
+  OBJECTS[6 * number : 6 * number + 4, 5:30] = number + 1
+CASES = {
+  'masks': (classes(0, 255), dict(label_values=(0, 255), ignore_value=())),
+  'bits': (classes(0, 1), dict(label_values=(), ignore_value=())),
+  'indices': (classes(0, 1, 2), dict(label_values=(), ignore_value=())),
+  'ignored': (classes(0, 1, 2, 255), dict(ignore_value=(255,))),
+  'values': (classes(0, 50, 200), dict(label_values=(0, 50, 200))),
+  'objects': (OBJECTS, dict(label_kind='instances', w0=10.0)),
+}
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_labels_mean_what_they_say(tmp_path, name):
+  label, expected = CASES[name]
+  write_set(tmp_path, 5 * [label])
+  config, _ = config_of(tmp_path)
+  found = {key: config.data[key] for key in expected}
+  assert found == expected
+  read_settings(config)
+  dataset = create_dataset(config.data)
+  check_labels(dataset, config.data)  # Each class has pixels.
+  assert len(dataset.train) == 4 and len(dataset.heldout) == 1
+  got = dataset.train[0]['label']
+  values = np.unique(label)
+  if name == 'objects':
+    np.testing.assert_array_equal(got, label > 0)
+    assert config.model.num_classes == 2
+  else:
+    for k, value in enumerate(values):
+      k = 255 if name == 'ignored' and value == 255 else k
+      np.testing.assert_array_equal(got == k, label == value)
+
+
+def test_colours_are_classes(tmp_path):
+  colours = np.uint8([(0, 0, 0), (200, 3, 9), (7, 200, 9)])
+  write_set(tmp_path, 5 * [colours[classes(0, 1, 2)]])
+  config, text = config_of(tmp_path)
+  assert config.data.colours == ((0, 0, 0), (7, 200, 9), (200, 3, 9))
+  assert "'class 1',  # (7, 200, 9): 6.30% of the pixels" in text
+
+
+def test_a_card_says_what_was_found_and_is_the_same_again(tmp_path):
+  write_set(tmp_path, 5 * [classes(0, 255)])
+  config, text = config_of(tmp_path)
+  assert "config.data.images = 'images'  # 5 images, 40 x 50 px" in text
+  assert '(0, 255)  # 255: 6.30% of the pixels' in text
+  assert config_of(tmp_path)[1] == text
+  # Pixels of the training images, by other means.
+  images = [e['image'] for e in create_dataset(config.data).train]
+  low, high = config.preprocessing.limits
+  got = np.percentile(np.stack(images) / 255, (0.1, 99.9))
+  np.testing.assert_allclose((low[0], high[0]), got, atol=0.01)
+  unit = (np.stack(images) / 255 - low[0]) / (high[0] - low[0])
+  np.testing.assert_allclose(
+    config.preprocessing.mean[0], unit.mean(), atol=0.01
+  )
+  np.testing.assert_allclose(config.preprocessing.std[0], unit.std(), atol=0.01)
+
+
+def test_groups_are_not_divided(tmp_path):
+  for patient in 'abcde':
+    for i in range(3):
+      for kind in ('images', 'labels'):
+        array = classes(0, 1) if kind == 'labels' else IMAGE
+        write_picture(tmp_path / kind / f'{patient}_{i}.png', array)
+  config, _ = config_of(tmp_path, group='([a-z]+)_')
+  dataset = create_dataset(config.data)
+  held = {example['name'][0] for example in dataset.heldout}
+  assert len(held) == 1 and len(dataset.heldout) == 3
+  assert held.isdisjoint(example['name'][0] for example in dataset.train)
+
+
+def test_an_fcn_needs_to_know_its_weights(tmp_path):
+  write_set(tmp_path, 5 * [classes(0, 1)], np.stack(3 * [IMAGE], -1))
+  with pytest.raises(InputError, match='give --init=FILE'):
+    config_of(tmp_path, network='fcn8s')
+  config, _ = config_of(tmp_path, network='fcn8s', init='random')
+  read_settings(config)
+  assert config.tile_size_px == 64 and config.preprocessing.limits
+
+
+@pytest.mark.parametrize(
+  'label, message',
+  [
+    (classes(3), 'all labels hold the value 3 alone'),
+    (RNG.integers(0, 255, (40, 50)), 'are neither classes nor numbers of obj'),
+  ],
+)
+def test_labels_of_no_meaning_are_refused(tmp_path, label, message):
+  write_set(tmp_path, 5 * [label])
+  with pytest.raises(InputError, match=message):
+    config_of(tmp_path)
+
+
+def test_two_commands_and_no_file_of_ones_own(tmp_path):
+  write_set(tmp_path, 5 * [classes(0, 255)])
+  card = tmp_path / 'mine.py'
+  first = run('plan', f'--images={tmp_path}', f'--output={card}')
+  assert first.returncode == 0, first.stderr
+  assert 'data.label_values' in first.stdout
+  second = run(
+    'main',
+    f'--config={card}',
+    f'--workdir={tmp_path}/run',
+    '--config.num_train_steps=2',
+    '--config.schedule.warmup_steps=0',
+    '--config.model.depth=1',
+    '--config.model.base_width=4',
+    '--config.model.dropout_blocks=()',
+  )
+  assert second.returncode == 0, second.stderr
+  assert 'iu/object' in second.stdout
+  again = run('plan', f'--images={tmp_path}', f'--output={card}')
+  assert again.returncode == 2 and '--overwrite' in again.stderr
