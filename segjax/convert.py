@@ -162,7 +162,10 @@ def convert_file(
       f'those of model={model_name}'
     )
   params, report = convert(tensors, model, initial=initial, ignore=ignore)
-  about = {'model': model_name, 'pixels': pixels or said.get('pixels')}
+  pixels = pixels or said.get('pixels')
+  if not pixels and any(t.layout == 'OIHW' for t in tensors.values()):
+    pixels = _usual_pixels(source, report)
+  about = {'model': model_name, 'pixels': pixels}
   if isinstance(model, FCN):
     about['padding'] = said.get('padding', model.padding)
   about = {name: value for name, value in about.items() if value}
@@ -176,11 +179,20 @@ def _about(source, tensors):
   about = files.read_about(source) if ending in files.ENDINGS else {}
   if not about and ending in ('.caffemodel', '.h5', '.hdf5', '.keras'):
     about['pixels'] = files.PIXELS[0]
-  elif not about and any(t.layout == 'OIHW' for t in tensors.values()):
-    # Of torchvision by its names; networks with Caffe's names came from Caffe.
-    theirs = any(t.name.startswith('features.') for t in tensors.values())
-    about['pixels'] = files.PIXELS[1 if theirs else 0]
   return about
+
+
+def _usual_pixels(source, report):
+  """The scale of pixels that the layer names of a state dict imply."""
+  modules = {name.rpartition('.')[0] for _, name in report.matched}
+  if not modules:
+    raise InputError(
+      f'{source} has no layer names of torchvision or Caffe, which would say '
+      f'the pixels that it was trained on; give --pixels={files.PIXELS[0]} or '
+      f'--pixels={files.PIXELS[1]}'
+    )
+  # Networks with Caffe's names, which the others here have, came from Caffe.
+  return files.PIXELS[not modules.isdisjoint(torchvision.vgg16_layers())]
 
 
 def _windows(model: nn.Module) -> dict[str, tuple[int, int]]:
