@@ -139,7 +139,10 @@ def test_pixels_are_those_of_the_framework_unless_given(tmp_path):
   [
     ({'conv1_1.weight': (1, 3, 3, 3), 'conv1_1.bias': (1,)}, '0..255'),
     # Of torchvision's layers, those without `features` are enough.
-    ({'classifier.3.weight': (5, 5), 'classifier.3.bias': (5,)}, 'standardised'),
+    (
+      {'classifier.3.weight': (5, 5), 'classifier.3.bias': (5,)},
+      'standardised',
+    ),
     ({'stem.0.weight': (1, 3, 3, 3), 'stem.0.bias': (1,)}, None),
   ],
 )
