@@ -178,7 +178,7 @@ def local_weights(network: str, init: str) -> str:
     InputError: they cannot be downloaded, see `published.fetch`; or the network
       starts from no weights.
   """
-  if network == 'unet' and init:
+  if network == 'unet' and init not in ('', 'random'):
     raise InputError(
       f'init={init}: unet starts from random weights; give network=fcn8s, or '
       'no init'

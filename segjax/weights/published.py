@@ -88,9 +88,8 @@ _TIMEOUT_SECONDS = 30
 
 def is_name(text: str) -> bool:
   """Returns whether a text is `FAMILY:NAME` and not the path of a file."""
-  return text.partition(':')[0] in ('torchvision', 'keras', 'caffe') and (
-    ':' in text
-  )
+  family, colon, _ = text.partition(':')
+  return colon == ':' and family in ('torchvision', 'keras', 'caffe')
 
 
 def find(name: str) -> Source:
@@ -130,8 +129,8 @@ def fetch(name: str) -> Path:
 
   Files are kept in the folder `weights` of the user's cache of segjax, on Linux
   ~/.cache/segjax or $XDG_CACHE_HOME/segjax. The checksum is compared at each
-  call. A download that fails or is damaged is begun anew, twice; a file is in
-  the cache whole or not at all.
+  call. A download that fails or is damaged is begun anew, twice. A file has its
+  name when it is whole and checked; a kill can leave a tmp* beside it.
 
   Args:
     name: key in `SOURCES`.
