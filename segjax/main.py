@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from segjax import dry_run, train
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
+from segjax.settings import read_settings
 
 
 def main(_):
@@ -25,6 +26,6 @@ def main(_):
   if args.dry_run:
     processes.say(dry_run.describe(args.config))
     return
-  if args.config.compilation_cache:
+  if read_settings(args.config).compilation_cache:
     use_compilation_cache()
   train.train_and_evaluate(args.config, args.workdir or Path('runs', name))
