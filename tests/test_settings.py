@@ -36,7 +36,7 @@ def leaves_of(config, section=''):
 
 def check(config):
   """As a command does before it reads data."""
-  create_model(ConfigDict(read_settings(config).model))
+  create_model(read_settings(config).model)
 
 
 def put(config, name, value):
@@ -132,6 +132,7 @@ def test_what_is_wrong_and_what_would_be_right(name, value, message):
     ((1, 2, 3), tuple[int, int], False),
     (None, int | None, True),
     (None, int, False),
+    ((False, 255), Sequence[int], False),
     (Path(), str, False),
   ],
 )
