@@ -105,14 +105,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
     try:
       return flags.FLAGS(argv)
     except flags.Error as e:
-      # The traceback of a config file ends with what it raised.
-      last = str(e).splitlines()[-1]
-      _fail(last.removeprefix('segjax.errors.InputError: '), status=2)
-    except (AttributeError, KeyError) as e:
-      if not any(argument.startswith('--config.') for argument in argv):
-        raise  # Of the config file itself.
-      key = (e.__context__ or e).args[0]
-      _fail(f'unknown config key, see the config file: {key}', status=2)
+      _fail(e, status=2)
     except (TypeError, ValueError) as e:
       _fail(f'config override: {e}', status=2)
 

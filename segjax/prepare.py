@@ -32,6 +32,7 @@ from segjax.data.examples import IGNORE_LABEL, Dataset, check_label
 from segjax.data.tfds import import_tfds
 from segjax.errors import InputError
 from segjax.images import png_jpeg
+from segjax.settings import read_settings
 
 _VERSION = '1.0.0'
 
@@ -203,7 +204,7 @@ def _png(array: np.ndarray) -> bytes:
 
 def main(_):
   args = flags.FLAGS
-  dataset = create_dataset(args.config.data)
+  dataset = create_dataset(read_settings(args.config).data)
   folder = prepare(dataset, args.output, args.name, args.overwrite)
   print(
     f'{folder}: {len(dataset.train)} examples to train on, '

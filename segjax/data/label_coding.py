@@ -77,9 +77,7 @@ class LabelCoding:
         f'label_values={values} beside colours={tuple(self.colours)}; expected '
         'one of them, and () for the other'
       )
-    if not all(
-      isinstance(value, int) and 0 <= value <= _LARGEST for value in values
-    ):
+    if not all(0 <= value <= _LARGEST for value in values):
       raise InputError(
         f'label_values={values}; expected whole numbers in 0..{_LARGEST}'
       )
