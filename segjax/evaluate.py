@@ -21,7 +21,7 @@ from segjax import network_flags, networks, pictures
 from segjax.command_flags import SPLITS
 from segjax.contracts import SegmentationModel
 from segjax.data import Dataset, create_dataset
-from segjax.data.examples import Chained, list_some
+from segjax.data.examples import IGNORE_LABEL, Chained, list_some
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.losses import split_heads
@@ -129,6 +129,17 @@ def check_metric(
         f'evaluation.best_metric={best_metric!r} scores the cells of a stack; '
         f'none of the {len(labels)} held-out labels has a pixel of class 1, '
         f'{dataset.class_names[1]!r}; hold out others'
+      )
+    ignored = [
+      example['name']
+      for example, label in zip(dataset.heldout, labels, strict=True)
+      if np.any(label == IGNORE_LABEL)
+    ]
+    if ignored:
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores all pixels of a stack; '
+        f'the labels of {list_some(ignored)} have pixels of {IGNORE_LABEL}, '
+        "which are ignored; use 'mean_iu'"
       )
     if len(sizes) > 1:
       raise InputError(

@@ -176,6 +176,7 @@ def write_tree(tree):
   shutil.copytree(tree / 'run', tree / 'older')
   file = tree / 'older' / 'config.json'
   settings = json.loads(file.read_text())
+  settings.pop('seal', None)
   prediction = settings['prediction']
   prediction['max_tile_size'] = prediction.pop('max_tile_size_px')
   file.write_text(json.dumps(settings))

@@ -2,9 +2,9 @@
 """The folder of a run: the config that it was made with, and its lock.
 
 `config.json` in a workdir says which experiment its checkpoints and metrics
-belong to. A run that is started again with the same command goes on, and one
-with another model or data set is refused before it mixes with them. A lock of
-the folder keeps a second run out while one is there.
+belong to, and has a checksum of that. A run that is started again with the same
+command goes on, and one with another model or data set is refused before it
+mixes with them. A lock of the folder keeps a second run out while one is there.
 """
 
 import contextlib
@@ -23,9 +23,12 @@ from segjax import locks
 from segjax.atomic import remove_leftovers, replacing
 from segjax.devices import processes
 from segjax.errors import InputError
+from segjax.runs.integrity import digest_of_values
 
 # How long an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
+
+_SEAL = 'seal'  # The checksum of the other settings in the file.
 
 # Settings that a later version added to configs, with the values that earlier
 # runs had in effect. Those of a model and of `prediction` have such defaults.
@@ -130,7 +133,8 @@ def claim_workdir(
     if file.exists():
       _check_same(workdir, _read(file), new, may_change)
     with replacing(file) as temporary:
-      text = json.dumps(new, indent=2, sort_keys=True)
+      sealed = new | {_SEAL: digest_of_values(new)}
+      text = json.dumps(sealed, indent=2, sort_keys=True)
       temporary.write_text(text + '\n', encoding='utf-8')
   except OSError as error:
     raise _cannot_write(workdir, error.strerror) from error
@@ -189,6 +193,14 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     raise InputError(f'cannot read {file}: {error}') from error
   if not isinstance(settings, dict):
     raise InputError(f'cannot read {file}: it holds no settings')
+  # Runs of earlier versions have none.
+  seal = settings.pop(_SEAL, None)
+  if seal not in (None, digest_of_values(settings)):
+    raise InputError(
+      f'{file} was changed or damaged since it was written: its checksum is '
+      f'another; restore it, or remove its line "{_SEAL}" if the change is '
+      'meant'
+    )
   for section, name in _DROPPED:
     if section in settings and name in settings[section]:
       del settings[section][name]
