@@ -23,14 +23,20 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 import segjax
-from segjax.command_flags import COMMANDS, Command
 from segjax.errors import (
   DISK_IS_FULL,
   InputError,
   SaveFailed,
+  SharedInputError,
   TrainingDiverged,
   did_you_mean,
 )
+
+try:
+  from segjax.command_flags import COMMANDS, Command
+except InputError as error:  # Of `locks`, on Windows.
+  print(f'error: {error}', file=sys.stderr)
+  sys.exit(2)
 
 # For the other processes of a run to fail, too, where all have a reason.
 _OTHERS_SECONDS = 10
@@ -196,8 +202,11 @@ def _print_version() -> None:
 
 
 def _fail(error: BaseException | str, status: int) -> NoReturn:
-  # In one write, since the other processes of a run may say it too.
-  sys.stderr.write(' '.join(['error:', *str(error).split()]) + '\n')
+  jax = sys.modules.get('jax')
+  is_shared = isinstance(error, SharedInputError)
+  if not (is_shared and jax and jax.process_index()):
+    # In one write, since the other processes of a run may say it too.
+    sys.stderr.write(' '.join(['error:', *str(error).split()]) + '\n')
   _end_soon(status)
   sys.exit(status)
 

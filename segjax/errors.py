@@ -21,6 +21,10 @@ class InputError(ValueError):
   """Input that the caller can correct: a file, a size, a config value."""
 
 
+class SharedInputError(InputError):
+  """An InputError that all processes of a run raise; the first one says it."""
+
+
 class TrainingDiverged(FloatingPointError):
   """The loss or the gradient is no longer finite."""
 

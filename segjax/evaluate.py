@@ -130,6 +130,17 @@ def check_metric(
         f'none of the {len(labels)} held-out labels has a pixel of class 1, '
         f'{dataset.class_names[1]!r}; {_found(dataset)}'
       )
+    ignored = [
+      example['name']
+      for example, label in zip(dataset.heldout, labels, strict=True)
+      if np.any(label == IGNORE_LABEL)
+    ]
+    if ignored:
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores all pixels of a stack; '
+        f'the labels of {list_some(ignored)} have pixels of {IGNORE_LABEL}, '
+        "which are ignored; use 'mean_iu'"
+      )
     if len(sizes) > 1:
       raise InputError(
         f'evaluation.best_metric={best_metric!r} scores a stack; the held-out '

@@ -12,17 +12,23 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('instances')
 
+import contextlib
 import itertools
 import math
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from segjax.atomic import check_absent, check_folder
+from segjax.atomic import (
+  check_absent,
+  check_folder,
+  place,
+  remove_leftovers,
+  temporary_folder,
+)
 from segjax.errors import InputError
 from segjax.images.files import (
   digest_of_rasters,
@@ -33,7 +39,12 @@ from segjax.images.files import (
 from segjax.images.zarr import is_zarr
 from segjax.prediction.components import blocks_of, label_blocks
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
-from segjax.prediction.outputs import check_apart, check_other_folder
+from segjax.prediction.outputs import (
+  check_apart,
+  check_other_folder,
+  check_replaceable,
+  lock_folder,
+)
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048
@@ -50,7 +61,8 @@ def label_files(
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
 
   Of a folder, a killed call goes on when it is made again: it skips the files
-  that it has finished and nobody has changed.
+  that it has finished and nobody has changed. A lock keeps other calls out of
+  the folder until this one ends.
 
   Args:
     source: file, Zarr, or folder of maps of one channel: probabilities f32, or
@@ -62,8 +74,8 @@ def label_files(
     overwrite: whether to replace files that exist. Maps are not replaced.
 
   Raises:
-    InputError: a file or an argument is wrong, or a page has more than 65535
-      instances.
+    InputError: a file or an argument is wrong, a page has more than 65535
+      instances, or another run writes to the folder.
   """
   files = list_rasters(source)
   is_folder = source.is_dir() and not is_zarr(source)
@@ -82,35 +94,40 @@ def label_files(
   if is_folder:
     check_other_folder(output, source)
   check_apart(outputs, files)
-  digests = [digest_of_rasters([file]) for file in files]
-  journal, finished = None, [False] * len(files)
+  journal = None
   if is_folder:
     command = [os.path.realpath(source), threshold, seed_threshold]
     journal = FolderJournal(output, command)
-    finished = journal.find_finished(outputs, digests)
-  pending = [not is_finished for is_finished in finished]
-  if not overwrite:
-    check_absent(itertools.compress(outputs, pending))
-  if any(finished):
-    print(describe_skipped(output, finished), flush=True)
-  jobs = zip(files, outputs, digests, strict=True)
-  for file, target, digest in itertools.compress(jobs, pending):
-    try:
-      # Beside the output folder, which is not made for a file that is refused.
-      with tempfile.TemporaryDirectory(
-        prefix=f'.{output.name}.', dir=output.parent
-      ) as folder:
-        written = Path(folder) / target.name
-        total = _label_pages(file, written, threshold, seed_threshold)
-        if journal is not None:
-          output.mkdir(exist_ok=True)
-          journal.enter(target, digest, written)
-        os.replace(written, target)
-    except OSError as e:
-      raise InputError(f'{target}: cannot be written; {e.strerror or e}') from e
-    print(f'{target}: {total} instances', flush=True)
-  if journal is not None:
-    journal.remove()
+  # Beside a file; in a folder, which is not made for a file that is refused.
+  with lock_folder(output) if is_folder else contextlib.nullcontext():
+    remove_leftovers(outputs[0].parent)
+    digests = [digest_of_rasters([file]) for file in files]
+    finished = [False] * len(files)
+    if journal is not None:
+      finished = journal.find_finished(outputs, digests)
+    pending = [not is_finished for is_finished in finished]
+    if not overwrite:
+      check_absent(itertools.compress(outputs, pending))
+    for target in itertools.compress(outputs, pending):
+      check_replaceable(target)
+    if any(finished):
+      print(describe_skipped(output, finished), flush=True)
+    jobs = zip(files, outputs, digests, strict=True)
+    for file, target, digest in itertools.compress(jobs, pending):
+      try:
+        with temporary_folder(target.parent) as folder:
+          written = folder / target.name
+          total = _label_pages(file, written, threshold, seed_threshold)
+          if journal is not None:
+            journal.enter(target, digest, written)
+          place(written, target, overwrite)
+      except OSError as e:
+        raise InputError(
+          f'{target}: cannot be written; {e.strerror or e}'
+        ) from e
+      print(f'{target}: {total} instances', flush=True)
+    if journal is not None:
+      journal.remove()
 
 
 def _label_pages(file, target, threshold, seed_threshold):

@@ -336,6 +336,31 @@ CASES = {
     '--output={tree}/out.zarr --overwrite',
     ['{tree}/out.zarr holds the input {tree}/out.zarr/images/'],
   ),
+  'output is a link to nothing': (
+    WRITE + '{tree}/dangling.tif',
+    ['{tree}/dangling.tif exists', '--overwrite'],
+  ),
+  'output is a folder': (
+    WRITE + '{tree}/folder.tif --overwrite',
+    ['{tree}/folder.tif is a folder and no Zarr array', 'give another'],
+  ),
+  'output is a folder that is no Zarr': (
+    WRITE + '{tree}/photos.zarr --overwrite',
+    ['{tree}/photos.zarr is a folder and no Zarr array', 'give another'],
+  ),
+  'output is a Zarr array with a file of another': (
+    WRITE + '{tree}/array.zarr --overwrite',
+    ['{tree}/array.zarr is a folder and no Zarr array', 'give another'],
+  ),
+  'unfinished output is the folder of another': (
+    'predict --workdir={run} --input={tree}/images/b.png '
+    '--output={tree}/mine.tif --overwrite',
+    ['{tree}/mine.tif.partial', 'did not make', 'rename it'],
+  ),
+  'lock is a link': (
+    'main {demo} --workdir={tree}/linked_lock',
+    ['{tree}/linked_lock/.segjax.lock is no lock of segjax', 'rename it'],
+  ),
   'output of another command': (
     WRITE + '{tree}/stopped --kind=labels',
     ['{tree}/stopped/b.png exists', '--overwrite'],
@@ -421,6 +446,14 @@ def write_tree(tree):
   write_stack(tree / 'images' / 'b.png', np.zeros((1, 20, 30), np.uint8))
   (tree / 'linked').symlink_to(tree / 'images')
   (tree / 'links').mkdir()
+  (tree / 'dangling.tif').symlink_to('nothing')
+  for name in ('folder.tif', 'photos.zarr', 'array.zarr', 'mine.tif.partial'):
+    (tree / name).mkdir()
+    (tree / name / 'photo.tif').write_text('mine')
+  array = '{"node_type": "array"}'
+  (tree / 'array.zarr' / 'zarr.json').write_text(array)
+  (tree / 'linked_lock').mkdir()
+  (tree / 'linked_lock' / '.segjax.lock').symlink_to(tree / 'file.tif')
   (tree / 'links' / 'b.png').hardlink_to(tree / 'images' / 'b.png')
   (tree / 'in.zarr').mkdir()
   shutil.copytree(tree / 'images', tree / 'out.zarr' / 'images')
