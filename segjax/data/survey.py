@@ -19,7 +19,7 @@ from segjax.data.examples import list_some
 from segjax.data.folder import Page, pages_of
 from segjax.data.pairing import find_pairs
 from segjax.errors import InputError
-from segjax.images.files import list_images, read_numbered_page
+from segjax.images.files import list_images, read_label_page, read_numbered_page
 
 _THREADS = 4
 _BLOCK = 64  # Pairs in the queue of the threads.
@@ -255,7 +255,7 @@ class _Found(NamedTuple):
 def _look(page: Page, counts_components: bool) -> _Found:
   image_file, *label_files = page.files
   image = read_numbered_page(image_file, page.number)
-  labels = [read_numbered_page(file, page.number) for file in label_files]
+  labels = [read_label_page(file, page.number) for file in label_files]
   for file, label in zip(label_files, labels, strict=True):
     if label.shape[:2] != image.shape[:2]:
       h, w, height, width = *label.shape[:2], *image.shape[:2]
