@@ -108,9 +108,8 @@ class PreprocessingSettings:
         f"measured={self.measured} has {min(unknown)!r}; expected 'limits', "
         "'mean', 'std' or some of them"
       )
-    if len(self.limits) not in (0, 2) or not np.all(
-      np.less(*self.limits) if self.limits else True
-    ):
+    pair = self.limits or (0.0, 1.0)
+    if len(pair) != 2 or not np.all(np.less(pair[0], pair[1])):
       raise InputError(
         f'limits={self.limits}; expected (low, high), low < high, or ()'
       )

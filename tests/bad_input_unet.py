@@ -267,7 +267,10 @@ CASES = {
   ),
   'no input': (PREDICT + 'x.tif', ['x.tif', 'no such file']),
   'empty folder': (PREDICT + 'empty', ['{tree}/empty', 'no image']),
-  'ending of the input': (PREDICT + 'file.bmp', ['file.bmp', "'.bmp'", '.tif']),
+  'ending of the input': (
+    PREDICT + 'file.heic',
+    ['file.heic', "'.heic'", '.tif'],
+  ),
   'truncated input': (
     PREDICT + 'truncated/train-volume.tif',
     ['train-volume.tif', 'truncated'],
@@ -406,7 +409,7 @@ def write_tree(tree):
     (tree / name).mkdir()
   shutil.copy(tree / 'run' / 'config.json', tree / 'begun')
   (tree / 'damaged' / 'config.json').write_text('{"model": ')
-  for name in ('file', 'file.bmp', 'file.tif'):
+  for name in ('file', 'file.heic', 'file.tif'):
     (tree / name).write_text('')
 
   for i, line in enumerate(CARDS):

@@ -154,8 +154,7 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
 
 
 def _read(image: Path, truth: Path) -> tuple[np.ndarray, np.ndarray]:
-  instances = pages.read_page(truth, _GRAY, 1)[..., 0]
-  return pages.read_page(image, _GRAY, 1), instances
+  return pages.read_page(image, _GRAY, 1), pages.read_indices(truth)
 
 
 def _cell(instances: np.ndarray) -> np.ndarray:

@@ -101,7 +101,7 @@ class LabelCoding:
     """Returns i32[H, W], class indices and `IGNORE_LABEL`.
 
     Args:
-      stored: uint8 or uint16 [H, W, C], a page of a label image.
+      stored: uint8, uint16 or int32 [H, W, C], a page of `read_labels`.
       file: where it is from, for messages.
 
     Raises:
