@@ -155,10 +155,14 @@ def plan(
     config, int(np.median(sides)), channels, measured, init, pixels, minutes
   )
   low, high = found.range
+  if config.data.label_kind == 'instances':
+    labels = f'objects, {found.components:g} pieces in a usual image'
+  else:
+    labels = say_values(sorted(found.values), found.values)
   rows = [
     ('images', f'{len(found.pages)} of {say_sizes(found.sizes)}'),
     ('pixels', f'{dtype}, {channels} channel(s), from {low:g} to {high:g}'),
-    ('labels', _say_labels(found)),
+    ('labels', labels),
     ('classes', ', '.join(names)),
     ('split', f'{len(dataset.train)} trained on, {len(dataset.heldout)} held'),
   ]
@@ -222,13 +226,6 @@ def decide(
 def _short(value):
   text = repr(value)
   return text if len(text) < 40 else f'{text[:36]} ...'
-
-
-def _say_labels(found: Survey) -> str:
-  if found.num_masks > 1:
-    return f'a mask for each object, at most {found.num_masks} an image'
-  values = say_values(sorted(found.values), found.values)
-  return f'{len(found.values)} values: {values}'
 
 
 def _read_labels(

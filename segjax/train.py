@@ -155,6 +155,8 @@ def _train_in(
     processes.say(writers.parameter_table(state.params))
     if counted:
       processes.say(counted)
+    if settings.preprocessing.measured:
+      processes.say(f'pixels: {settings.preprocessing}')
     processes.say(f'{workdir}: from step {start} to {end}')
     tile_size, cut = config.tile_size_px, None
     if tile_size and not have_one_size(dataset.train):
@@ -205,6 +207,7 @@ def _train_in(
             )
             if panels:  # A process may have no image of its own.
               writer.write_images(step, {'heldout': panels[0][1]})
+          writer.flush()  # A kill would leave a gap before what is saved.
           checkpoints.save(step, saved, scores)
         if stops:
           checkpoints.wait()
@@ -254,8 +257,6 @@ def _with_measured_pixels(
   with config.ignore_type():
     for name in taken:
       config.preprocessing[name] = found[name]
-  said = ', '.join(f'{name} {config.preprocessing[name]}' for name in taken)
-  processes.say(f'pixels of the training images: {said}')
   return config
 
 

@@ -162,7 +162,7 @@ def test_failures_are_tried_again(tmp_path, source, body, bad):
   [
     ('cut', r'IncompleteRead\(1000 bytes read'),
     ('stalled', 'timed out'),
-    ('wrong', 'does not match the known hash'),
+    ('wrong', 'SHA256 hash .* does not match the known hash'),
     ('absent', '404 Client Error'),
   ],
 )
@@ -206,6 +206,14 @@ def test_without_a_server_a_damaged_file_is_named(
   ):
     published.fetch(NAME)
   assert changed.path.read_bytes() == b'part of it'
+
+
+def test_what_a_kill_left_is_removed(tmp_path, source, body):
+  left = tmp_path / 'cache/segjax/weights/.segjax-0123abcd.tmp'
+  left.mkdir(parents=True)
+  source.answers = [(200, len(body[0]), body[0])]
+  path = published.fetch(NAME)
+  assert [*left.parent.iterdir()] == [path]
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, source, monkeypatch):

@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
+from segjax.atomic import remove_leftovers, replacing
 from segjax.errors import InputError, did_you_mean
 
 
@@ -129,8 +130,8 @@ def fetch(name: str) -> Path:
 
   Files are kept in the folder `weights` of the user's cache of segjax, on Linux
   ~/.cache/segjax or $XDG_CACHE_HOME/segjax. The checksum is compared at each
-  call. A download that fails or is damaged is begun anew, twice. A file has its
-  name when it is whole and checked; a kill can leave a tmp* beside it.
+  call. A download that fails or is damaged is begun anew, twice. A file appears
+  whole or not at all; what a kill leaves, the next download removes.
 
   Args:
     name: key in `SOURCES`.
@@ -145,14 +146,7 @@ def fetch(name: str) -> Path:
   import pooch
   from requests.exceptions import RequestException
 
-  path = source.path
-  store = pooch.create(
-    path.parent,
-    base_url='',
-    registry={path.name: source.checksum},
-    urls={path.name: source.url},
-    retry_if_failed=_RETRIES,
-  )
+  from segjax.devices.processes import say
 
   def download(url, output, store):
     from segjax.runs.writers import progress_bar
@@ -161,19 +155,37 @@ def fetch(name: str) -> Path:
       source.size, 0, desc=path.name, unit='B', unit_scale=True, disable=None
     ) as bar:
       # Its types lack the bars that its documentation takes.
-      fetch = pooch.HTTPDownloader(
+      get = pooch.HTTPDownloader(
         bar,  # pyright: ignore[reportArgumentType]
         _CHUNK_BYTES,
         timeout=_TIMEOUT_SECONDS,
       )
-      fetch(url, output, store)
+      get(url, output, store)
 
+  path = source.path
+  algorithm, _, digest = source.checksum.partition(':')
+  logger = pooch.get_logger()  # Of all users of pooch in this process.
+  level = logger.level
   try:
-    # Its types name arguments that it gives by position.
-    store.fetch(
-      path.name,
-      downloader=download,  # pyright: ignore[reportArgumentType]
-    )
+    if path.exists() and pooch.file_hash(path, algorithm) == digest:
+      return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    say(f'downloading {source.url}, {source.size / 1e6:.0f} MB, to {path}')
+    logger.setLevel('WARNING')
+    with replacing(path) as temporary:
+      store = pooch.create(
+        temporary.parent,
+        base_url='',
+        registry={path.name: source.checksum},
+        urls={path.name: source.url},
+        retry_if_failed=_RETRIES,
+      )
+      # Its types name arguments that it gives by position.
+      store.fetch(
+        path.name,
+        downloader=download,  # pyright: ignore[reportArgumentType]
+      )
   except (RequestException, ValueError) as e:
     cause = e
     while cause.__context__ is not None:  # Of requests, the system's error.
@@ -185,4 +197,6 @@ def fetch(name: str) -> Path:
     ) from e
   except OSError as e:
     raise InputError(f'cannot write to {path.parent}: {e.strerror or e}') from e
+  finally:
+    logger.setLevel(level)
   return path
