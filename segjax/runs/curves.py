@@ -172,7 +172,7 @@ def _marks(chart: Chart) -> Iterator[_Mark]:
   x = right
   for curve in reversed(chart.curves):
     yield say('text', [(x, 18)], curve.name, 'end')
-    x -= 0.58 * _TEXT_PX * len(curve.name) + 8
+    x -= 0.58 * _TEXT_PX * len(curve.name) + 12
     yield _Mark('line', curve.role, [(x - 18, 14), (x, 14)])
     x -= 36
   for curve in chart.curves:
