@@ -13,10 +13,17 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from segjax import losses
-from segjax.data.augment import Augmentation, augment
+from segjax.data.augment import (
+  Augmentation,
+  augment,
+  cut_region,
+  region_corner,
+  region_side,
+)
 from segjax.errors import InputError
 from segjax.settings import PreprocessingSettings
 
@@ -76,9 +83,10 @@ def make_train_step(
 
   The batch holds `image` [B, H, W, C] uint8, uint16 or f32 in [0, 1], `label`
   i32[B, H, W], or i32[B, H, W, T] for T heads, and may hold `weight`
-  f32[B, H, W] and, where images are padded at their ends, `size` i32[B, 2].
-  The metrics are f32 scalars: `loss`, `pixel_accuracy` (of what was trained
-  on), `grad_norm` and `learning_rate`.
+  f32[B, H, W] and, where images are padded at their ends, `size` i32[B, 2]; for
+  tiles of images of many sizes it holds what `make_cut` returns. The metrics
+  are f32 scalars: `loss`, `pixel_accuracy` (of what was trained on),
+  `grad_norm` and `learning_rate`.
 
   Args:
     model: maps [B, s, s, C] to logits [B, o, o, K].
@@ -98,7 +106,7 @@ def make_train_step(
   if tile_size:
     output_size = model.geometry.output_size(tile_size)
 
-  def draw(key, image, label, weight):
+  def draw(key, image, label, weight, region):
     if not tile_size:
       return image, label, weight
     return augment(
@@ -109,17 +117,22 @@ def make_train_step(
       input_size=tile_size,
       output_size=output_size,
       amount=augmentation,
+      **region,
     )
 
   def prepare(key, example):
+    ends = {
+      name: example[name] for name in ('size', 'corner') if name in example
+    }
     image, label, weight = draw(
       key,
       preprocessing.to_unit_range(example['image']),
       example['label'],
       example.get('weight'),
+      ends,
     )
-    padded = {'size': example['size']} if 'size' in example else {}
-    return preprocessing.standardise(image), label, weight, padded
+    shown = preprocessing.standardise(image)
+    return shown, label, weight, {} if tile_size else ends
 
   def example_loss(params, dropout_key, image, label, weight, padded):
     logits = model.apply(
@@ -173,13 +186,9 @@ def make_train_step(
         f'{accumulate_steps}'
       )
     first = size * jax.lax.axis_index(axis_name) if axis_name else 0
-    step_key = jax.random.fold_in(
-      jax.random.wrap_key_data(state.key), state.step
-    )
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      step_key, first + jnp.arange(size)
-    )
-    augment_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    augment_keys, dropout_keys = jax.vmap(
+      _example_keys, (None, None, 0), out_axes=1
+    )(state.key, state.step, first + jnp.arange(size))
     *pixels, padded = jax.vmap(prepare)(augment_keys, batch)
     prepared = (*split_rows(pixels), padded)
     sums, gradient = summed(state.params, dropout_keys, prepared)
@@ -205,3 +214,62 @@ def make_train_step(
     return state, metrics
 
   return train_step
+
+
+def make_cut(
+  key: jax.Array,
+  *,
+  tile_size: int,
+  output_size: int,
+  augmentation: Augmentation,
+) -> Callable[[int, int, dict], dict]:
+  """Returns `cut(step, row, example) -> example`, for the host.
+
+  It cuts out the region that the training step reads of this example: a square
+  of one size for images of all sizes, so that the step is compiled once. `size`
+  i32[2] is that of the image, `corner` i32[2] where the region begins.
+
+  Args:
+    key: u32[2], that of the state.
+    tile_size: that of `make_train_step`.
+    output_size: of the model, for `tile_size`.
+    augmentation: that of `make_train_step`.
+  """
+  side = region_side(tile_size, augmentation)
+
+  @jax.jit
+  def corner_of(key, step, row, size):
+    return region_corner(
+      _example_keys(key, step, row)[0],
+      size,
+      side=side,
+      output_size=output_size,
+      amount=augmentation,
+    )
+
+  try:  # Not on a device that is busy with the step.
+    device = jax.local_devices(backend='cpu')[0]
+  except RuntimeError:  # JAX_PLATFORMS leaves it out.
+    device = jax.local_devices()[0]
+  key_data = np.asarray(key)
+
+  def cut(step, row, example):
+    size = np.array(example['image'].shape[:2], np.int32)
+    with jax.default_device(device):
+      corner = np.asarray(corner_of(key_data, step, row, size))
+    cuts = {name: cut_region(example[name], corner, side) for name in example}
+    return cuts | {'size': size, 'corner': corner}
+
+  return cut
+
+
+def _example_keys(key, step, row):
+  """Returns the keys of an example's augmentation and dropout.
+
+  Args:
+    key: u32[2], that of the state.
+    step: of the state.
+    row: of the example in the global batch.
+  """
+  step_key = jax.random.fold_in(jax.random.wrap_key_data(key), step)
+  return jax.random.split(jax.random.fold_in(step_key, row))

@@ -11,10 +11,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from segjax import networks
+from segjax import networks, steps
 from segjax.data import Dataset, create_dataset
 from segjax.data.label_counts import check_labels
-from segjax.data.pipeline import create_batches
+from segjax.data.pipeline import create_batches, have_one_size
 from segjax.data.preprocessing import measure_pixels
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
@@ -156,7 +156,17 @@ def _train_in(
     processes.say(writers.parameter_table(state.params))
     if counted:
       processes.say(counted)
+    if settings.preprocessing.measured:
+      processes.say(f'pixels: {settings.preprocessing}')
     processes.say(f'{workdir}: from step {start} to {end}')
+    tile_size, cut = config.tile_size_px, None
+    if tile_size and not have_one_size(dataset.train):
+      cut = steps.make_cut(
+        state.key,
+        tile_size=tile_size,
+        output_size=model.geometry.output_size(tile_size),
+        augmentation=settings.augmentation,
+      )
     state = devices.put_state(state)
     batches = create_batches(
       dataset.train,
@@ -166,6 +176,7 @@ def _train_in(
       settings.batching.order,
       settings.batching.bucket_px,
       devices.rows,
+      cut,
     )
 
     with (
@@ -201,6 +212,7 @@ def _train_in(
             for panel in evaluation.panels[:1]:
               writer.write_images(step, {'heldout': panel.picture})
             warnings.check_predictions(step, evaluation.sole_class)
+          writer.flush()  # A kill would leave a gap before what is saved.
           checkpoints.save(step, saved, scores)
         if stops:
           checkpoints.wait()
@@ -253,6 +265,4 @@ def _with_measured_pixels(
   with config.ignore_type():
     for name in taken:
       config.preprocessing[name] = found[name]
-  said = ', '.join(f'{name} {config.preprocessing[name]}' for name in taken)
-  processes.say(f'pixels of the training images: {said}')
   return config

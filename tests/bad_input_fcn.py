@@ -9,7 +9,7 @@ from caffemodel import write_caffemodel
 from small_sets import write_camvid, write_folder, write_voc
 from trees import cut, image_of, write_lines, write_picture
 
-from segjax.images.files import read_stack
+from segjax.images.files import read_labels
 from segjax.models.fcn import FCN32s
 from segjax.weights import files
 
@@ -195,6 +195,18 @@ CASES = {
     CONVERT + 'fcn32s --input={tree}/narrow.caffemodel',
     ['conv1_1[0] has shape [4, 3, 3, 3]', 'does not fit'],
   ),
+  'weights of no known network': (
+    'convert --input={tree}/narrow.caffemodel --output={new}.npz',
+    ['give --model=NETWORK', '--model=fcn8s'],
+  ),
+  'weights of a name that is not published': (
+    'convert --input=torchvision:resnet50 --output={new}.npz',
+    ['torchvision:resnet50', 'not one of torchvision:vgg16, keras:vgg16'],
+  ),
+  'caffemodel by name': (
+    'convert --input=caffe:fcn8s-heavy-pascal --output={new}.npz',
+    ['shelhamer/fcn', '--input=fcn8s-heavy-pascal.caffemodel'],
+  ),
   'weights of another ending': (
     'convert --model=fcn32s --input={tree}/narrow.caffemodel '
     '--output={new}.pth',
@@ -284,16 +296,16 @@ def write_tree(tree):
   write_picture(tree / 'ignored' / labels / 'c.png', ignored)
   for name in 'ab':
     file = tree / 'rare' / labels / f'{name}.png'
-    label = read_stack(file)[0, ..., 0]
+    label = read_labels(file)[0, ..., 0]
     write_picture(file, np.where(label == 20, 255, label))
   for name in ('masks', 'blank', 'second'):
     shutil.copytree(tree / 'folder', tree / name)
   for file in (tree / 'masks/labels').iterdir():
-    write_picture(file, 255 * read_stack(file)[0, ..., 0])
+    write_picture(file, 255 * read_labels(file)[0, ..., 0])
   for file in (tree / 'blank/labels').iterdir():
-    write_picture(file, np.full(read_stack(file).shape[1:3], 255))
+    write_picture(file, np.full(read_labels(file).shape[1:3], 255))
   file = tree / 'second/labels/c.png'
-  label = read_stack(file)[0, ..., 0]
+  label = read_labels(file)[0, ..., 0]
   label[3, 4] = 7
   write_picture(file, label)
   write_lines(tree / 'second/train.txt', 'a')

@@ -11,7 +11,10 @@ from segjax.data.augment import (
   Augmentation,
   augment,
   cubic_matrix,
+  cut_region,
   elastic_displacement,
+  region_corner,
+  region_side,
   sample_positions,
   vary_gray_values,
 )
@@ -153,3 +156,132 @@ def test_gray_values_vary_within_their_ranges():
   assert 1.6 < gamma.max() <= np.exp(0.5) + 1e-3
   same = vary_gray_values(keys[0], image, Augmentation())
   np.testing.assert_array_equal(same, image)
+
+
+def mirrored(index, length):
+  """Walks from pixel to pixel and turns round at both ends."""
+  place, step = 0, 1
+  for _ in range(abs(index)):  # Both directions read the same.
+    if length > 1 and not 0 <= place + step < length:
+      step = -step
+    place += step if length > 1 else 0
+  return place
+
+
+@pytest.mark.parametrize('shape', [(7, 1), (2, 19), (39, 40)])
+def test_an_image_smaller_than_a_tile_is_mirrored_as_often_as_needed(shape):
+  arrays = image, label, weight = example(shape=shape)
+  # The output begins on the whole pixel that centres it, or half a pixel off.
+  rows, columns = (
+    [mirrored(i - (OUTPUT - n) // 2 - 10, n) for i in range(INPUT)]
+    for n in shape
+  )
+  tiles = run(jax.random.key(0), arrays, Augmentation())
+  np.testing.assert_array_equal(tiles[0], image[np.ix_(rows, columns)])
+  central = np.ix_(rows[10:50], columns[10:50])
+  np.testing.assert_array_equal(tiles[1], label[central])
+  np.testing.assert_array_equal(tiles[2], weight[central])
+
+
+@pytest.mark.parametrize('shift_px', [0.0, 3.7])
+@pytest.mark.parametrize('flip', [False, True])
+def test_plain_crops_are_sharp_and_begin_at_every_pixel_alike(flip, shift_px):
+  stripes = np.tile(np.float32([0, 1]), (30, 13))[..., None]
+  amount = Augmentation(flip=flip, shift_px=shift_px)
+  keys = jax.random.split(jax.random.key(3), 4000)
+  positions = np.asarray(
+    jax.vmap(lambda key: sample_positions(key, (30, 26), 16, 16, amount))(keys)
+  )
+  np.testing.assert_array_equal(positions, np.round(positions))
+  shift = int(shift_px)
+  for axis, length in enumerate((30, 26)):
+    begin = positions[:, axis].min((1, 2)).astype(int)
+    counts = np.bincount(begin + shift, minlength=length - 15 + 2 * shift)
+    assert len(counts) == length - 15 + 2 * shift
+    expected = 4000 / len(counts)
+    assert np.abs(counts - expected).max() < 4.5 * np.sqrt(expected)
+  tile, _, _ = augment(
+    keys[0],
+    stripes,
+    np.zeros((30, 26), np.int32),
+    None,
+    input_size=16,
+    output_size=16,
+    amount=amount,
+  )
+  assert {*np.ravel(tile)} == {0, 1}
+
+
+def test_deformed_tiles_have_continuous_centres():
+  keys = jax.random.split(jax.random.key(7), 20)
+  for amount in (
+    Augmentation(rotation_deg=5.0, shift_px=3.3),
+    Augmentation(elastic_sigma_px=1e-9, shift_px=3.3),
+  ):
+    for key in keys:
+      positions = sample_positions(key, (90, 70), 21, 11, amount)
+      draw = jax.random.uniform(jax.random.split(key, 4)[3], (2,), minval=-1.0)
+      half_range = np.float32([79 / 2 + 3.3, 59 / 2 + 3.3])
+      expected = np.float32([44.5, 34.5]) + half_range * np.asarray(draw)
+      np.testing.assert_allclose(positions[:, 10, 10], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'amount',
+  [
+    Augmentation(),
+    Augmentation(shift_px=150.0, flip=True),
+    Augmentation(rotation_deg=20.0, shift_px=5.3),
+    STRONG,
+  ],
+)
+def test_a_region_gives_the_tile_of_the_whole_image(amount):
+  side = region_side(INPUT, amount)
+  keys = jax.random.split(jax.random.key(8), 40)
+  sizes = dict(input_size=INPUT, output_size=OUTPUT, amount=amount)
+  corner_of = jax.jit(
+    jax.vmap(
+      lambda key, size: region_corner(
+        key, size, side=side, output_size=OUTPUT, amount=amount
+      ),
+      (0, None),
+    )
+  )
+  of_whole = jax.jit(
+    jax.vmap(
+      lambda key, *arrays: augment(key, *arrays, **sizes), (0, *[None] * 3)
+    )
+  )
+  of_region = jax.jit(
+    jax.vmap(
+      lambda key, size, corner, *arrays: augment(
+        key, *arrays, **sizes, size=size, corner=corner
+      ),
+      (0, None, 0, 0, 0, 0),
+    )
+  )
+  is_plain = not (amount.rotation_deg or amount.elastic_sigma_px)
+  for shape in ((1, 1), (9, side + 40), (side, side), (side + 1, side + 300)):
+    arrays = example(shape=shape)
+    size = np.array(shape, np.int32)
+    corners = np.asarray(corner_of(keys, size))
+    regions = [
+      np.stack([cut_region(array, corner, side) for corner in corners])
+      for array in arrays
+    ]
+    for region, padding in zip(regions, (np.nan, 7, np.nan), strict=True):
+      for axis in (1, 2):  # Whatever lies beyond the image is not read.
+        beyond = np.moveaxis(region, axis, 0)[shape[axis - 1] :]
+        beyond[:] = padding
+    whole = of_whole(keys, *arrays)
+    cut = of_region(keys, size, corners, *regions)
+    for a, b in zip(whole, cut, strict=True):
+      a, b = np.asarray(a), np.asarray(b)
+      if is_plain:
+        np.testing.assert_array_equal(a, b)
+      elif a.dtype == np.int32:
+        assert np.mean(a != b) < 1e-3  # Ties between two pixels.
+      else:
+        # Of positions up to `side` + 300 px, whose last bit may differ.
+        np.testing.assert_allclose(a, b, atol=2e-3)
+  assert of_region._cache_size() == 1

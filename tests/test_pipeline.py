@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from segjax.data.pipeline import create_batches, pad_and_stack
+from segjax.data.pipeline import create_batches, have_one_size, pad_and_stack
 from segjax.devices import processes
 from segjax.errors import InputError
 
@@ -115,6 +115,47 @@ def test_a_process_reads_its_rows_only():
     np.testing.assert_array_equal(next(own)['label'], label)
   assert len(read) >= 6
   assert read <= {*np.ravel(expected)}
+
+
+def test_examples_are_cut_by_the_step_and_row_of_their_batch():
+  def cut(step, row, example):
+    first = example['image'][:2, :3]
+    label = example['label'][:2, :3]
+    assert 'name' not in example
+    return {'image': first, 'label': label, 'place': np.array([step, row])}
+
+  examples = numbered(12, (4, 6)) + numbered(12, (9, 3))
+  batches = create_batches(examples, 4, 0, 7, rows=[1, 3], cut=cut)
+  for step in range(7, 12):
+    batch = next(batches)
+    assert batch['image'].shape == (2, 2, 3, 3)
+    np.testing.assert_array_equal(batch['place'], [[step, 1], [step, 3]])
+
+
+def test_sizes_are_compared_over_all_processes(monkeypatch):
+  class Counted(list):
+    def __getitem__(self, index):
+      read.append(index)
+      return list.__getitem__(self, index)
+
+  read = []
+  assert have_one_size(Counted(numbered(200)))
+  assert len({*read}) == 200
+  read = []
+  assert not have_one_size(
+    Counted(numbered(1, (6, 4)) + numbered(250) + numbered(250))
+  )
+  assert len(read) < 200  # No more are needed.
+  assert not have_one_size(numbered(199) + numbered(1, (4, 7)))
+  # Each of two processes has one size, but not the same.
+  for other, same in (((4, 6), True), ((4, 7), False)):
+
+    def gather(own, other=other):
+      sizes = np.array([other, other])
+      return np.stack([own, sizes if own.shape == sizes.shape else own])
+
+    monkeypatch.setattr(processes, 'gather', gather)
+    assert have_one_size(numbered(3)) == same
 
 
 def test_images_get_the_size_of_the_largest_of_all_processes(monkeypatch):

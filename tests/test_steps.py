@@ -4,8 +4,10 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from fcn_nets import NARROW
 
 from segjax import steps
 from segjax.data.augment import Augmentation
@@ -13,6 +15,7 @@ from segjax.data.pipeline import create_batches
 from segjax.devices import parallel
 from segjax.errors import InputError
 from segjax.losses import REDUCTIONS
+from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.settings import PreprocessingSettings
@@ -205,3 +208,139 @@ def test_products_of_many_short_rows_are_right():
 
   got = parallel.jit(squared_lengths)(rows)
   np.testing.assert_array_equal(got, np.square(rows[:, 0]))
+
+
+SIZES = [
+  *((5, 9), (20, 300), (26, 26), (31, 26), (40, 90), (64, 64)),
+  *((90, 40), (101, 102), (150, 60), (160, 170), (1, 1)),
+]
+AUGMENTATION = Augmentation(
+  elastic_sigma_px=3.0, rotation_deg=180.0, flip=True, shift_px=4.0, black=0.1
+)
+
+
+def of_many_sizes(dtype=np.uint8, channels=1, sizes=SIZES):
+  rng = np.random.default_rng(1)
+  most = 1 if dtype == np.float32 else np.iinfo(dtype).max
+  return [
+    {
+      'image': (most * rng.uniform(size=(*size, channels))).astype(dtype),
+      'label': rng.choice([0, 1, 1, 255], size).astype(np.int32),
+      'weight': rng.uniform(1, 2, size).astype(np.float32),
+    }
+    for size in sizes
+  ]
+
+
+def make_tile_step(
+  model,
+  optimizer,
+  axis_name=None,
+  split_rows=lambda x: x,
+  reduction='mean',
+):
+  return steps.make_train_step(
+    model,
+    optimizer,
+    SCHEDULE,
+    tile_size=26,
+    augmentation=AUGMENTATION,
+    standardise=lambda image: (image - 0.5) / 0.2,
+    ignore_label=255,
+    reduction=reduction,
+    axis_name=axis_name,
+    split_rows=split_rows,
+  )
+
+
+def cut_for(state, model):
+  return steps.make_cut(
+    state.key,
+    tile_size=26,
+    output_size=model.geometry.output_size(26),
+    augmentation=AUGMENTATION,
+  )
+
+
+@pytest.mark.parametrize('batch_size', [1, 3])
+@pytest.mark.parametrize(
+  'model',
+  [MODEL, FCN8s(padding='same', **NARROW, in_channels=1)],
+  ids=['unet', 'fcn'],
+)
+def test_tiles_of_images_of_many_sizes_take_one_program(model, batch_size):
+  step = jax.jit(make_tile_step(model, OPTIMIZER))
+  state = steps.init_state(model, OPTIMIZER, seed=0)
+  examples = of_many_sizes()
+  batches = create_batches(
+    examples, batch_size, seed=0, start_step=0, cut=cut_for(state, model)
+  )
+  seen = set()
+  while len(seen) < len(SIZES):
+    batch = next(batches)
+    seen |= {tuple(size) for size in batch['size'].tolist()}
+    state, metrics = step(state, batch)
+    assert np.isfinite(metrics['loss']) and np.isfinite(metrics['grad_norm'])
+  assert seen == {*SIZES}
+  assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'channels'), [(np.uint8, 3), (np.uint16, 1), (np.float32, 1)]
+)
+def test_a_batch_of_unequal_images_is_the_sum_of_each_alone(dtype, channels):
+  model = MODEL.clone(in_channels=channels)
+  optimizer = create_optimizer('sgd', SCHEDULE, 0.0, 0.0, 0.0)
+  state = steps.init_state(model, optimizer, seed=0)
+  state = state.replace(step=state.step + 5)
+  sizes = [(20, 31), (160, 170)]
+  examples = of_many_sizes(dtype, channels, sizes)
+  batches = create_batches(
+    examples, 2, seed=0, start_step=5, cut=cut_for(state, model)
+  )
+  batch = next(batches)
+  step = jax.jit(make_tile_step(model, optimizer, reduction='sum'))
+  moved, metrics = step(state, batch)
+
+  def change(moved):
+    return jax.tree.map(jnp.subtract, moved.params, state.params)
+
+  total, changes = 0, []
+  for row, size in enumerate(batch['size'].tolist()):
+    example = examples[sizes.index(tuple(size))]
+    # Whole, in its row, with the other ignored, which changes no sum.
+    alone = {name: np.stack(2 * [example[name]]) for name in example}
+    alone['label'][1 - row] = 255
+    one, its_metrics = step(state, alone)
+    changes.append(change(one))
+    total += its_metrics['loss']
+  np.testing.assert_allclose(metrics['loss'], total, rtol=1e-5)
+  expected = jax.tree.map(lambda *terms: sum(terms), *changes)
+  for a, b in zip(
+    jax.tree.leaves(change(moved)), jax.tree.leaves(expected), strict=True
+  ):
+    assert np.any(b)
+    np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_eight_devices_with_unequal_images_equal_one(mode):
+  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  make = functools.partial(make_tile_step, MODEL, OPTIMIZER)
+  run = parallel.parallelize(make, mode, BATCH)
+  batch = next(
+    create_batches(
+      of_many_sizes(),
+      BATCH,
+      seed=0,
+      start_step=0,
+      rows=run.rows,
+      cut=cut_for(state, MODEL),
+    )
+  )
+  expected = jax.jit(make())(state, batch)
+  given = run.get(run.step(run.put_state(state), run.put_batch(batch)))
+  for a, b in zip(
+    jax.tree.leaves(given), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches as a function of (seed, step); the only file that knows grain."""
 
-from collections.abc import Iterator, Sequence
+import concurrent.futures
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -12,7 +13,40 @@ from segjax.errors import InputError
 
 ORDERS = ('shuffled', 'with_replacement')
 _NOT_TRAINED_ON = ('name', 'instances')
+_THREADS = 4
+_BLOCK = 64  # Images whose sizes are looked at together.
 _PASSES = 2**32  # Endless; grain's own endless length overflows when sliced.
+
+
+def have_one_size(examples: Sequence[dict]) -> bool:
+  """Returns whether all images are equally high and wide.
+
+  Reads examples in a few threads until two differ; their sizes alone, if they
+  have a method `size(index)`. Of P processes each reads one P-th of them, and
+  all get the same answer.
+
+  Raises:
+    InputError: an example cannot be read.
+  """
+
+  def extremes():
+    sizes, own = set(), processes.share(len(examples))
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+      for start in range(0, len(own), _BLOCK):
+        sizes.update(pool.map(size_of, own[start : start + _BLOCK]))
+        if len(sizes) > 1:
+          break
+    return np.array([min(sizes), max(sizes)])
+
+  def size_of(index):
+    index %= len(examples)
+    size = getattr(examples, 'size', None)
+    return size(index) if size else examples[index]['image'].shape[:2]
+
+  if not len(examples):
+    return True
+  found = processes.gather(processes.together(extremes))
+  return bool((found == found[0, 0]).all())
 
 
 def create_batches(
@@ -23,6 +57,7 @@ def create_batches(
   order: str = 'shuffled',
   bucket_px: int = 0,
   rows: Sequence[int] | np.ndarray | None = None,
+  cut: Callable[[int, int, dict], dict] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns the batches of steps start_step, start_step + 1, ... without end.
 
@@ -42,6 +77,8 @@ def create_batches(
       images of all processes get one size.
     rows: indices, ascending, of the examples of each batch that this process
       reads; others are not read. None reads all.
+    cut: (step, row of the batch, example) -> example whose arrays have the same
+      size for all; see `steps.make_cut`. None takes examples as they are.
 
   Raises:
     InputError: there is no example, or another order; from the iterator, what
@@ -59,15 +96,17 @@ def create_batches(
       lambda i: np.random.default_rng((seed, i)).integers(len(examples))
     )
 
-  def read(index):
+  def read(step, row, index):
     example = examples[index]
-    return {k: example[k] for k in example if k not in _NOT_TRAINED_ON}
+    example = {k: example[k] for k in example if k not in _NOT_TRAINED_ON}
+    return cut(step, row, example) if cut else example
 
-  def share(batch):
-    own = batch if rows is None else batch[list(rows)]
-    return pad_and_stack([read(index) for index in own], bucket_px)
+  def share(step, batch):
+    own = range(batch_size) if rows is None else rows
+    read_ones = [read(step, row, batch[row]) for row in own]
+    return pad_and_stack(read_ones, bucket_px)
 
-  dataset = indices.batch(batch_size).map(share)
+  dataset = indices.batch(batch_size).map_with_index(share)
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
   batches = iter(
     dataset.slice(slice(start_step, None)).to_iter_dataset(options)
@@ -111,8 +150,8 @@ def pad_and_stack(
     shapes = sorted({str(e['image'].shape) for e in examples})
     raise InputError(
       f'images of {" and ".join(shapes)} cannot be in one batch; sizes that '
-      'differ need whole images (tile_size_px=0) in batching.bucket_px=64, or '
-      'batch_size=1; types and numbers of channels must be equal'
+      'differ need batching.bucket_px=64, or batch_size=1; types and numbers '
+      'of channels must be equal'
     )
   if not bucket_px:
     return {

@@ -4,28 +4,41 @@
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from segjax.images.windows import Raster, stack_shape, stored_dtype
+from segjax.images.windows import (
+  StoredPage,
+  bits_of,
+  stack_shape,
+  stored_dtype,
+)
+
+_PARSING = threading.Lock()
 
 
 @contextlib.contextmanager
-def open_pages(path: Path) -> Iterator[list[Raster]]:
+def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   """Yields the pages of a .npy of shape [H,W], [N,H,W] or [N,H,W,C]."""
-  stored = np.lib.format.open_memmap(path, mode='r')
-  shape = stack_shape(path, stored.shape)
+  stored = _map(path)
   dtype = stored_dtype(path, stored.shape, stored.dtype)
+  shape, doubt = stack_shape(path, stored.shape)
 
   def read(number, rows, columns):
     # Mapped anew for every window: pages of a map that lasts stay in memory.
-    array = np.lib.format.open_memmap(path, mode='r')
-    return array.reshape(shape)[number, rows, columns]
+    return _map(path).reshape(shape)[number, rows, columns]
 
   yield [
-    Raster(shape[1:], dtype, functools.partial(read, i))
+    StoredPage(
+      shape[1:],
+      dtype,
+      functools.partial(read, i),
+      bits_of(dtype),
+      doubt=doubt,
+    )
     for i in range(shape[0])
   ]
 
@@ -40,6 +53,13 @@ def create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 def page_offsets(path: Path) -> list[int]:
   """Returns the position of the first byte of each page of `create`."""
-  stored = np.lib.format.open_memmap(path, mode='r')
+  stored = _map(path)
   page = stored.nbytes // len(stored)
   return [stored.offset + i * page for i in range(len(stored))]
+
+
+def _map(path: Path) -> np.memmap:
+  # NumPy parses the header as Python, which two threads cannot do at once in
+  # Python 3.11 (CPython issue 106905).
+  with _PARSING:
+    return np.lib.format.open_memmap(path, mode='r')
