@@ -38,6 +38,7 @@ _SCORES = (
   'mean_accuracy',
   'mean_iu',
   'frequency_weighted_iu',
+  'mean_dice',
 )
 
 
@@ -146,7 +147,7 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
     labels, np.argmax(stack, axis=-1), num_classes=stack.shape[-1]
   )
   pixels = confusion.segmentation_scores(counts)
-  del pixels['iu']  # One for each class; the mean is there.
+  del pixels['iu'], pixels['dice']  # By class; the means are there.
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=warping)
   empty = [e['name'] for e in examples if not e['label'].any()]
   if empty and processes.is_first():
@@ -189,13 +190,18 @@ def _evaluate_classes(
 ):
   """Scores of `confusion`, counted image by image and divided once.
 
-  Those of several heads are named after them, `sem_mean_iu`; the IU of single
-  classes is `iu/NAME`. Examples with instances also give `seg`, see
-  `metrics.cells`, of the components of class 1.
+  Those of several heads are named after them, `sem_mean_iu`; IU and Dice of
+  single classes are `iu/NAME` and `dice/NAME`. Examples with instances also
+  give `seg`, `ap/THRESHOLD` and `mean_ap`, see `metrics.cells`, of the
+  components of class 1, and the numbers of objects, `objects/true` and
+  `objects/predicted`. Average precision is the mean over the images that have
+  an object in truth or prediction.
   """
   sizes = [size for _, size in heads]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
   panels, matches = [], [np.zeros((0, 3), np.int64)]
+  # A row for each image: hits by threshold, true objects, predicted objects.
+  hits = [np.zeros((0, len(cells.THRESHOLDS) + 2), np.int64)]
   own = [i for i in processes.share(len(examples)) if i < len(examples)]
   # Spread over the set: neighbours may be frames of one film.
   spread = [i * len(own) // num_pictures for i in range(num_pictures)]
@@ -208,6 +214,8 @@ def _evaluate_classes(
       if 'instances' in example:
         found = label_instances(predicted[..., 1])
         matches.append(cells.match_objects(example['instances'], found))
+        row = cells.count_hits(example['instances'], found, cells.THRESHOLDS)
+        hits.append(np.hstack(row)[None])
       split = split_heads(predicted, example['label'], sizes)
       for head, (probability, label) in enumerate(split):
         prediction = np.argmax(probability, axis=-1)
@@ -235,7 +243,7 @@ def _evaluate_classes(
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''
     values = confusion.segmentation_scores(matrix, present_only=present_only)
-    class_ius = values.pop('iu')
+    class_ius, class_dices = values.pop('iu'), values.pop('dice')
     scores |= {f'{prefix}{key}': value for key, value in values.items()}
     names = dataset.class_names[first : first + size]
     others = class_ius[1:][~np.isnan(class_ius[1:])]
@@ -246,11 +254,38 @@ def _evaluate_classes(
       f'{prefix}iu/{key}': float(iu)
       for key, iu in zip(names, class_ius, strict=True)
     }
+    scores |= {
+      f'{prefix}dice/{key}': float(dice)
+      for key, dice in zip(names, class_dices, strict=True)
+    }
     first += size
   matched = processes.gather_rows(np.concatenate(matches))
   if len(matched):
     scores['seg'] = cells.mean_jaccard(matched)
+  rows = processes.gather_rows(np.concatenate(hits))
+  if len(rows):
+    scores |= _object_scores(rows)
   return Evaluation(scores, panels)
+
+
+def _object_scores(rows):
+  """Average precision and numbers of objects from rows of `count_hits`."""
+  objects = rows[:, -2:].sum(axis=1)
+  scores = {}
+  some = rows[objects > 0]
+  if len(some):
+    true_positives = some[:, :-2]
+    whole = objects[objects > 0, None] - true_positives
+    precisions = (true_positives / whole).mean(axis=0)
+    scores |= {
+      f'ap/{threshold:.2f}': float(precision)
+      for threshold, precision in zip(cells.THRESHOLDS, precisions, strict=True)
+    }
+    scores['mean_ap'] = float(precisions.mean())
+  num_true, num_predicted = rows[:, -2:].sum(axis=0)
+  scores['objects/true'] = int(num_true)
+  scores['objects/predicted'] = int(num_predicted)
+  return scores
 
 
 def main(_):
