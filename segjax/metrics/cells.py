@@ -6,8 +6,8 @@ index of every reference object with the object of the result that covers more
 than half of it, 0 where none does; the mean over the reference objects of all
 frames. The U-Net paper reports it as "IOU" (table 2). Objects of the result
 that match nothing are not punished, so that frames whose truth marks only some
-of the cells can be scored; average precision punishes them. The challenge's field of
-interest is not known here: cut frames to it before.
+of the cells can be scored; average precision punishes them. The challenge's
+field of interest is not known here: cut frames to it before.
 
 Contract: host numpy. Ids of objects are positive integers, 0 is background. A
 frame is [H,W], or [D,H,W] of a volume.
