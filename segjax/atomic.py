@@ -1,56 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that appear whole or not at all; checks of their place."""
+"""Files and folders that appear whole or not at all; checks of their place.
+
+What is unfinished lies in a hidden folder beside its place, which a lock tells
+from what a killed process left. Nothing is replaced unless that was asked for.
+"""
 
 import contextlib
+import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from segjax import locks
 from segjax.errors import InputError
 
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-  """Yields a path beside `path` whose file becomes `path` at the end.
-
-  A reader, or a crash, finds the old file or the new. If the block raises, or
-  the disk is full, the old file stays and the new one is removed.
-  """
-  path = Path(path)
-  temporary = _beside(path)
-  try:
-    yield temporary
-    _sync(temporary)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+# Where `place` puts a folder that it replaces.
+REPLACED = '.segjax.replaced'
+_TEMPORARY = re.compile(r'\.segjax-[0-9a-f]{8}\.tmp')
+_TRIES = 5
+# What file systems without hard links say.
+_NO_LINKS = (
+  errno.EPERM,
+  errno.EOPNOTSUPP,
+  errno.ENOSYS,
+  errno.EMLINK,
+  errno.EACCES,
+)
 
 
 @contextlib.contextmanager
-def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
-  """Yields an empty folder beside `path` that becomes `path` at the end.
+def replacing(
+  path: str | os.PathLike, overwrite: bool = True
+) -> Iterator[Path]:
+  """Yields a path whose file or folder becomes `path` at the end.
 
-  Its files lie directly in it. If the block raises, or the disk is full, a
-  folder that was at `path` stays and the new one is removed. No system call
-  exchanges two folders: a crash while one replaces the other can leave none.
+  Nothing is there yet. A reader, or a crash, finds the old file or the new. If
+  the block raises, or the disk is full, the old one stays and the new one is
+  removed. See `place` for folders.
+
+  Raises:
+    InputError: see `place`.
   """
   path = Path(path)
-  temporary, old = _beside(path), _beside(path)
-  try:
-    temporary.mkdir()
+  with temporary_folder(path.parent) as folder:
+    temporary = folder / path.name
     yield temporary
-    for file in temporary.iterdir():
+    for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
       _sync(file)
-    if path.exists():
-      os.rename(path, old)
-    os.rename(temporary, path)
-  finally:
-    if old.exists() and not path.exists():
+    place(temporary, path, overwrite)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+  """Yields a new folder in `parent`, which is locked, and removed at the end.
+
+  Its name is short and hidden. A process that is killed leaves it, until
+  `remove_leftovers`.
+  """
+  for _ in range(_TRIES):
+    folder = parent / f'.segjax-{uuid.uuid4().hex[:8]}.tmp'
+    folder.mkdir()
+    lock = locks.take(folder)
+    if lock is not None:
+      break
+    # Another process took it for a leftover, and removes it.
+  else:
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(folder))
+  with lock:
+    try:
+      yield folder
+    finally:
+      remove_folder(folder)
+
+
+def remove_leftovers(parent: Path) -> None:
+  """Removes the folders of `temporary_folder` whose processes were killed.
+
+  A folder that one of them was about to replace gets its name back.
+  """
+  names = os.listdir(parent) if parent.is_dir() else ()
+  for folder in (parent / n for n in names if _TEMPORARY.fullmatch(n)):
+    with contextlib.suppress(OSError):
+      is_ours = locks.is_file_of_lock(folder / locks.NAME)
+      if folder.is_symlink() or (os.listdir(folder) and not is_ours):
+        continue
+      lock = locks.take(folder)
+      if lock is None:
+        continue
+      with lock:
+        replaced = folder / REPLACED
+        for old in [*replaced.iterdir()] if replaced.is_dir() else []:
+          if not os.path.lexists(parent / old.name):
+            os.rename(old, parent / old.name)
+        remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+  """Removes a folder that is locked; the file of its lock goes last.
+
+  So that what is left by a kill in between is known for what it is.
+  """
+  with contextlib.suppress(OSError):
+    for file in folder.iterdir():
+      if file.name != locks.NAME:
+        remove(file)
+    (folder / locks.NAME).unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def remove(path: Path) -> None:
+  """Removes a file or a folder, if there is one."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def place(finished: Path, path: Path, overwrite: bool) -> None:
+  """Gives a finished file or folder its name.
+
+  A folder that is replaced first goes to `REPLACED` beside `finished`, since no
+  portable system call exchanges two folders.
+
+  Args:
+    finished: file or folder on the same file system, in a folder of its own. A
+      file may keep this name, too.
+    path: the name that it gets.
+    overwrite: whether to replace what has this name.
+
+  Raises:
+    InputError: something has this name by now, and `overwrite` is False.
+  """
+  if not overwrite:
+    _place_anew(finished, path)
+  elif not os.path.lexists(path) or not finished.is_dir():
+    os.replace(finished, path)  # Which replaces no folder by a file.
+  else:
+    old = finished.with_name(REPLACED) / path.name
+    old.parent.mkdir(exist_ok=True)
+    os.rename(path, old)
+    try:
+      os.rename(finished, path)
+    except BaseException:  # Also ctrl-c.
       os.rename(old, path)
-    for folder in (temporary, old):
-      shutil.rmtree(folder, ignore_errors=True)
+      raise
 
 
 def check_folder(output: Path) -> None:
@@ -60,14 +156,33 @@ def check_folder(output: Path) -> None:
 
 
 def check_absent(outputs: Iterable[Path]) -> None:
-  """Raises InputError if an output exists."""
+  """Raises InputError if an output exists; a link to nothing does."""
   for output in outputs:
-    if output.exists():
+    if os.path.lexists(output):
       raise InputError(f'{output} exists; give --overwrite to replace it')
 
 
-def _beside(path):
-  return path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
+def _place_anew(finished, path):
+  appeared = InputError(
+    f'{path} was made by somebody else during this run, and is not replaced; '
+    'give another output, or --overwrite to replace it'
+  )
+  try:
+    if not finished.is_dir():
+      try:
+        os.link(finished, path)  # Which replaces nothing, unlike a renaming.
+        return
+      except OSError as error:
+        if error.errno not in _NO_LINKS:
+          raise
+    # Of folders, a renaming replaces none but an empty one.
+    if os.path.lexists(path):
+      raise appeared
+    os.rename(finished, path)
+  except OSError as error:
+    if os.path.lexists(path) and os.path.lexists(finished):
+      raise appeared from error
+    raise
 
 
 def _sync(file):

@@ -2,7 +2,11 @@
 """The experiment cards that come with segjax, found by their file names."""
 
 import difflib
+import runpy
+import traceback
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from segjax.errors import InputError
 
@@ -44,3 +48,50 @@ def find_card(config: str) -> str:
     f'there is no file {file}; shipped cards are '
     f'{", ".join(sorted(cards, key=distance))}'
   )
+
+
+def load_card(config: str) -> ConfigDict:
+  """Returns the config of a card, locked.
+
+  Args:
+    config: see `find_card`.
+
+  Raises:
+    InputError: there is no such card; it raises an error itself, which is named
+      with its line; or what it returns is no config.
+  """
+  file, colon, argument = find_card(config).partition(':')
+  try:
+    get_config = runpy.run_path(file).get('get_config')
+    if not callable(get_config):
+      raise InputError(f'{file} defines no function get_config')
+    loaded = get_config(*[argument] * bool(colon))
+    if not isinstance(loaded, ConfigDict):
+      raise InputError(
+        f'get_config of {file} returns {type(loaded).__name__}; it must return '
+        'ml_collections.ConfigDict'
+      )
+    _check_keys(loaded)
+    return loaded.lock()
+  except InputError:
+    raise
+  except Exception as error:
+    lines = [
+      f', line {frame.lineno}'
+      for frame in traceback.extract_tb(error.__traceback__)
+      if Path(frame.filename).absolute() == Path(file).absolute()
+    ]
+    raise InputError(
+      f'{file}{"".join(lines[-1:])}: {type(error).__name__}: {error}'
+    ) from error
+
+
+def _check_keys(config: ConfigDict, section: str = '') -> None:
+  # Iteration would sort the keys, and fail.
+  for name, value in config._fields.items():
+    if not isinstance(name, str):
+      raise InputError(
+        f'config{section}[{name!r}] is no setting; names are text'
+      )
+    if isinstance(value, ConfigDict):
+      _check_keys(value, f'{section}.{name}')

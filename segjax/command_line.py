@@ -23,14 +23,20 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 import segjax
-from segjax.command_flags import COMMANDS, Command
 from segjax.errors import (
   DISK_IS_FULL,
   InputError,
   SaveFailed,
+  SharedInputError,
   TrainingDiverged,
   did_you_mean,
 )
+
+try:
+  from segjax.command_flags import COMMANDS, Command
+except InputError as error:  # Of `locks`, on Windows.
+  print(f'error: {error}', file=sys.stderr)
+  sys.exit(2)
 
 # For the other processes of a run to fail, too, where all have a reason.
 _OTHERS_SECONDS = 10
@@ -105,14 +111,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
     try:
       return flags.FLAGS(argv)
     except flags.Error as e:
-      # The traceback of a config file ends with what it raised.
-      last = str(e).splitlines()[-1]
-      _fail(last.removeprefix('segjax.errors.InputError: '), status=2)
-    except (AttributeError, KeyError) as e:
-      if not any(argument.startswith('--config.') for argument in argv):
-        raise  # Of the config file itself.
-      key = (e.__context__ or e).args[0]
-      _fail(f'unknown config key, see the config file: {key}', status=2)
+      _fail(e, status=2)
     except (TypeError, ValueError) as e:
       _fail(f'config override: {e}', status=2)
 
@@ -203,8 +202,11 @@ def _print_version() -> None:
 
 
 def _fail(error: BaseException | str, status: int) -> NoReturn:
-  # In one write, since the other processes of a run may say it too.
-  sys.stderr.write(' '.join(['error:', *str(error).split()]) + '\n')
+  jax = sys.modules.get('jax')
+  is_shared = isinstance(error, SharedInputError)
+  if not (is_shared and jax and jax.process_index()):
+    # In one write, since the other processes of a run may say it too.
+    sys.stderr.write(' '.join(['error:', *str(error).split()]) + '\n')
   _end_soon(status)
   sys.exit(status)
 

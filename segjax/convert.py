@@ -27,6 +27,7 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from segjax.atomic import remove_leftovers
 from segjax.errors import InputError
 from segjax.models import CLASSIFIERS, FCNS, make_model
 from segjax.models.backbone import FullyConnected
@@ -149,6 +150,7 @@ def convert_file(
     )
   check_apart([Path(output)], [Path(source)])
   files.check_output(Path(output), overwrite)
+  remove_leftovers(Path(output).parent)
   classes = {} if num_classes is None else {'num_classes': num_classes}
   model = make_model(model_name, **classes, **fields)
   tensors = read_tensors(source)

@@ -21,6 +21,10 @@ class InputError(ValueError):
   """Input that the caller can correct: a file, a size, a config value."""
 
 
+class SharedInputError(InputError):
+  """An InputError that all processes of a run raise; the first one says it."""
+
+
 class TrainingDiverged(FloatingPointError):
   """The loss or the gradient is no longer finite."""
 
@@ -29,7 +33,11 @@ class SaveFailed(OSError):
   """A checkpoint cannot be written: a full disk."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-  """Returns '; did you mean X?' for the nearest of `known`, '' without any."""
-  nearest = difflib.get_close_matches(name, known, n=1)
-  return f'; did you mean {nearest[0]}?' if nearest else ''
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+  """Returns '; did you mean X?' for the nearest of `known`, '' without any.
+
+  Of a dotted name in `known`, the last part counts.
+  """
+  last = {each.rpartition('.')[2]: each for each in known}
+  nearest = difflib.get_close_matches(str(name), last, n=1)
+  return f'; did you mean {last[nearest[0]]}?' if nearest else ''

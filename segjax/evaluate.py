@@ -21,7 +21,7 @@ from segjax import network_flags, networks, pictures
 from segjax.command_flags import SPLITS
 from segjax.contracts import SegmentationModel
 from segjax.data import Dataset, create_dataset
-from segjax.data.examples import Chained, list_some
+from segjax.data.examples import IGNORE_LABEL, Chained, list_some
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.losses import split_heads
@@ -129,13 +129,34 @@ def check_metric(
       raise InputError(
         f'evaluation.best_metric={best_metric!r} scores the cells of a stack; '
         f'none of the {len(labels)} held-out labels has a pixel of class 1, '
-        f'{dataset.class_names[1]!r}; hold out others'
+        f'{dataset.class_names[1]!r}; {_found(dataset)}'
+      )
+    ignored = [
+      example['name']
+      for example, label in zip(dataset.heldout, labels, strict=True)
+      if np.any(label == IGNORE_LABEL)
+    ]
+    if ignored:
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores all pixels of a stack; '
+        f'the labels of {list_some(ignored)} have pixels of {IGNORE_LABEL}, '
+        "which are ignored; use 'mean_iu'"
       )
     if len(sizes) > 1:
       raise InputError(
         f'evaluation.best_metric={best_metric!r} scores a stack; the held-out '
         f"images have {len(sizes)} sizes; use 'mean_iu'"
       )
+
+
+def _found(dataset: Dataset) -> str:
+  """Returns what a data set without a cell to score holds, and what to do."""
+  names = {0: dataset.class_names[0], IGNORE_LABEL: 'ignored'}
+  held = {int(v) for e in dataset.heldout for v in np.unique(e['label'])}
+  found = ' and '.join(f'{v} ({names[v]})' for v in sorted(held))
+  if any(np.any(example['label'] == 1) for example in dataset.train):
+    return f'they hold {found} alone; hold out others'
+  return f'they hold {found} alone, and those to train on no cell; mend them'
 
 
 def _evaluate_stack(predict, examples, num_pictures, warping):

@@ -47,64 +47,56 @@ def create_experiment(config: ConfigDict) -> Experiment:
   settings = read_settings(config)
   model = create_model(config.model)
   schedule = create_schedule(
-    **config.schedule, num_steps=config.num_train_steps
+    **dataclasses.asdict(settings.schedule), num_steps=settings.num_train_steps
   )
-  optimizer = create_optimizer(schedule=schedule, **config.optimizer)
+  optimizer = create_optimizer(
+    schedule=schedule, **dataclasses.asdict(settings.optimizer)
+  )
   devices = parallel.parallelize(
     lambda axis_name, split_rows: steps.make_train_step(
       model,
       optimizer,
       schedule,
       preprocessing=settings.preprocessing,
-      tile_size=config.tile_size_px,
+      tile_size=settings.tile_size_px,
       augmentation=settings.augmentation,
       ignore_label=IGNORE_LABEL,
-      reduction=config.loss_reduction,
-      accumulate_steps=config.accumulate_steps,
+      reduction=settings.loss_reduction,
+      accumulate_steps=settings.accumulate_steps,
       axis_name=axis_name,
       split_rows=split_rows,
     ),
-    config.parallel,
-    config.batch_size,
+    settings.parallel,
+    settings.batch_size,
     settings.mesh.space,
   )
-  _check(config, settings, model)
+  _check(settings, model)
   init = parallel.jit_once(
-    lambda: steps.init_state(model, optimizer, config.seed)
+    lambda: steps.init_state(model, optimizer, settings.seed)
   )
   jax.eval_shape(init)  # Raises early.
   check_prediction(model, settings.preprocessing, settings.prediction)
   return Experiment(model, init, devices, settings)
 
 
-def _check(config: ConfigDict, settings: Settings, model: nn.Module) -> None:
+def _check(settings: Settings, model: nn.Module) -> None:
   """Raises InputError for what would otherwise fail in mid-run."""
-  for name, least in (
-    ('seed', 0),
-    ('tile_size_px', 0),
-    ('log_every_steps', 1),
-    ('accumulate_steps', 1),
-  ):
-    if config[name] < least:
-      raise InputError(f'{name}={config[name]} must be at least {least}')
-  if config.batch_size % config.accumulate_steps:
+  if settings.batch_size % settings.accumulate_steps:
     raise InputError(
-      f'batch_size={config.batch_size} is not divisible by accumulate_steps='
-      f'{config.accumulate_steps}'
+      f'batch_size={settings.batch_size} is not divisible by '
+      f'accumulate_steps={settings.accumulate_steps}'
     )
-  match config.profile_steps:
-    case (int(first), int(last)) if 0 <= first <= last:
-      pass
-    case _:
-      raise InputError(
-        f'profile_steps={config.profile_steps} must be the first and the last '
-        'step to trace, such as (10, 12), or (0, 0) for none'
-      )
-  if config.loss_reduction not in REDUCTIONS:
+  first, last = settings.profile_steps
+  if not 0 <= first <= last:
     raise InputError(
-      f'loss_reduction={config.loss_reduction!r} is not one of {REDUCTIONS}'
+      f'profile_steps={settings.profile_steps} must be the first and the last '
+      'step to trace, such as (10, 12), or (0, 0) for none'
     )
-  if config.tile_size_px == 0 and not model.geometry.takes_any_size:
+  if settings.loss_reduction not in REDUCTIONS:
+    raise InputError(
+      f'loss_reduction={settings.loss_reduction!r} is not one of {REDUCTIONS}'
+    )
+  if settings.tile_size_px == 0 and not model.geometry.takes_any_size:
     raise InputError(
       'tile_size_px=0 trains on whole images, which a U-Net cannot; give the '
       'input side of a tile'
@@ -114,20 +106,20 @@ def _check(config: ConfigDict, settings: Settings, model: nn.Module) -> None:
     for name, amount in dataclasses.asdict(settings.augmentation).items()
     if amount and name != 'elastic_grid'
   ]
-  if config.tile_size_px == 0 and varied:
+  if settings.tile_size_px == 0 and varied:
     raise InputError(
       f'tile_size_px=0 trains on whole images, which are not augmented; set '
       f'augmentation.{varied[0]} to 0, or the side of a tile'
     )
   bucket_px = settings.batching.bucket_px
-  if config.tile_size_px and bucket_px:
+  if settings.tile_size_px and bucket_px:
     raise InputError(
       f'batching.bucket_px={bucket_px} pads whole images, but '
-      f'tile_size_px={config.tile_size_px} trains on tiles; set one of them to '
-      '0'
+      f'tile_size_px={settings.tile_size_px} trains on tiles; set one of them '
+      'to 0'
     )
-  if config.tile_size_px and len(model.head_sizes) > 1:
+  if settings.tile_size_px and len(model.head_sizes) > 1:
     raise InputError(
-      f'tile_size_px={config.tile_size_px}: a network of several heads trains '
-      'on whole images; use 0'
+      f'tile_size_px={settings.tile_size_px}: a network of several heads '
+      'trains on whole images; use 0'
     )

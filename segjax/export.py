@@ -21,6 +21,7 @@ from absl import flags
 from jax import export
 
 from segjax import network_flags
+from segjax.atomic import remove_leftovers
 from segjax.data import look_of
 from segjax.errors import InputError
 from segjax.networks import Network
@@ -107,6 +108,7 @@ def main(_):
   args = flags.FLAGS
   check_apart([Path(args.output)], network_flags.paths_from_flags())
   artifact.check_output(args.output, args.overwrite)
+  remove_leftovers(Path(args.output).parent)
   network = network_flags.load_from_flags()
   export_network(
     network, args.output, size_px=args.size_px, overwrite=args.overwrite

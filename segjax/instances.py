@@ -12,17 +12,23 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('instances')
 
+import contextlib
 import itertools
 import math
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from segjax.atomic import check_absent, check_folder
+from segjax.atomic import (
+  check_absent,
+  check_folder,
+  place,
+  remove_leftovers,
+  temporary_folder,
+)
 from segjax.errors import InputError
 from segjax.images.files import (
   digest_of_rasters,
@@ -30,10 +36,16 @@ from segjax.images.files import (
   open_canvas,
   open_rasters,
 )
+from segjax.images.labels import map_of
 from segjax.images.zarr import is_zarr
 from segjax.prediction.components import blocks_of, label_blocks
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
-from segjax.prediction.outputs import check_apart, check_other_folder
+from segjax.prediction.outputs import (
+  check_apart,
+  check_other_folder,
+  check_replaceable,
+  lock_folder,
+)
 
 _MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
 _BLOCK_PX = 2048
@@ -50,11 +62,13 @@ def label_files(
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
 
   Of a folder, a killed call goes on when it is made again: it skips the files
-  that it has finished and nobody has changed.
+  that it has finished and nobody has changed. A lock keeps other calls out of
+  the folder until this one ends.
 
   Args:
-    source: file, Zarr, or folder of maps of one channel: probabilities f32, or
-      labels 0 and 1.
+    source: file, Zarr, or folder of maps of one channel: probabilities, or
+      labels 0 and 1. Probabilities are floats, or uint8 of 0..255, which a
+      value above 127 anywhere in the source tells from labels.
     output: a .tif for a file; for a folder a folder, made if need be, with
       maskTTT.tif for tTTT and NAME.tif for another NAME.
     threshold: cells are where a map exceeds it; see `label_instances`.
@@ -62,8 +76,8 @@ def label_files(
     overwrite: whether to replace files that exist. Maps are not replaced.
 
   Raises:
-    InputError: a file or an argument is wrong, or a page has more than 65535
-      instances.
+    InputError: a file or an argument is wrong, a page has more than 65535
+      instances, or another run writes to the folder.
   """
   files = list_rasters(source)
   is_folder = source.is_dir() and not is_zarr(source)
@@ -82,44 +96,73 @@ def label_files(
   if is_folder:
     check_other_folder(output, source)
   check_apart(outputs, files)
-  digests = [digest_of_rasters([file]) for file in files]
-  journal, finished = None, [False] * len(files)
+  journal = None
   if is_folder:
     command = [os.path.realpath(source), threshold, seed_threshold]
     journal = FolderJournal(output, command)
-    finished = journal.find_finished(outputs, digests)
-  pending = [not is_finished for is_finished in finished]
-  if not overwrite:
-    check_absent(itertools.compress(outputs, pending))
-  if any(finished):
-    print(describe_skipped(output, finished), flush=True)
-  jobs = zip(files, outputs, digests, strict=True)
-  for file, target, digest in itertools.compress(jobs, pending):
-    try:
-      # Beside the output folder, which is not made for a file that is refused.
-      with tempfile.TemporaryDirectory(
-        prefix=f'.{output.name}.', dir=output.parent
-      ) as folder:
-        written = Path(folder) / target.name
-        total = _label_pages(file, written, threshold, seed_threshold)
-        if journal is not None:
-          output.mkdir(exist_ok=True)
-          journal.enter(target, digest, written)
-        os.replace(written, target)
-    except OSError as e:
-      raise InputError(f'{target}: cannot be written; {e.strerror or e}') from e
-    print(f'{target}: {total} instances', flush=True)
-  if journal is not None:
-    journal.remove()
+  # Beside a file; in a folder, which is not made for a file that is refused.
+  with lock_folder(output) if is_folder else contextlib.nullcontext():
+    remove_leftovers(outputs[0].parent)
+    digests = [digest_of_rasters([file]) for file in files]
+    finished = [False] * len(files)
+    if journal is not None:
+      finished = journal.find_finished(outputs, digests)
+    pending = [not is_finished for is_finished in finished]
+    if not overwrite:
+      check_absent(itertools.compress(outputs, pending))
+    for target in itertools.compress(outputs, pending):
+      check_replaceable(target)
+    if any(finished):
+      print(describe_skipped(output, finished), flush=True)
+    scale = _scale_of(files) if any(pending) else 1
+    jobs = zip(files, outputs, digests, strict=True)
+    for file, target, digest in itertools.compress(jobs, pending):
+      try:
+        with temporary_folder(target.parent) as folder:
+          written = folder / target.name
+          total = _label_pages(file, written, scale, threshold, seed_threshold)
+          if journal is not None:
+            journal.enter(target, digest, written)
+          place(written, target, overwrite)
+      except OSError as e:
+        raise InputError(
+          f'{target}: cannot be written; {e.strerror or e}'
+        ) from e
+      print(f'{target}: {total} instances', flush=True)
+    if journal is not None:
+      journal.remove()
 
 
-def _label_pages(file, target, threshold, seed_threshold):
+def _scale_of(files):
+  """Returns what uint8 maps are divided by, and says it if there are any.
+
+  255 if they are probabilities, as --dtype=uint8 and .png hold them, and 1 if
+  they are labels. All maps of one command are the same kind.
+  """
+  largest = []
+  for file in files:
+    with open_rasters(file, map_of) as pages:
+      for page in pages:
+        if page.dtype != np.uint8 or page.shape[2] != 1:
+          continue
+        for window in blocks_of(page.shape[:2], _BLOCK_PX):
+          largest.append(page[window].max())
+          # Not above 1: these may be labels of more than two classes.
+          if largest[-1] > 127:
+            print(f'{file}: uint8 above 127; read as probabilities of 0..255')
+            return 255
+  if largest and max(largest) <= 1:
+    print('maps of uint8 hold only 0 and 1; read as labels')
+  return 1
+
+
+def _label_pages(file, target, scale, threshold, seed_threshold):
   """Writes the instances of all pages and returns how many there are.
 
   Memory holds what `label_blocks` says; a page of numbers is beside `target`.
   """
   total = 0
-  with open_rasters(file) as pages:
+  with open_rasters(file, map_of) as pages:
     shape = pages[0].shape[:2]
     with open_canvas(
       target, (len(pages), *shape), np.dtype(np.uint16)
@@ -127,7 +170,11 @@ def _label_pages(file, target, threshold, seed_threshold):
       numbers = _numbers(target.with_name('numbers'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(
-          _Map(page, file), numbers, threshold, seed_threshold, _BLOCK_PX
+          _Map(page, file, scale),
+          numbers,
+          threshold,
+          seed_threshold,
+          _BLOCK_PX,
         )
         if count > _MAX_ID:
           raise InputError(
@@ -158,18 +205,21 @@ def _numbers(path, shape):
 class _Map:
   """A page [H, W, 1] as a map [H, W], of which windows are read and checked."""
 
-  def __init__(self, page, file):
+  def __init__(self, page, file, scale):
     self._page, self._file = page, file
+    self._scale = scale if page.dtype == np.uint8 else 1
     self.shape = page.shape[:2]
 
   def __getitem__(self, window):
     rows, columns = window
     values = self._page[rows, columns]
+    if self._scale > 1:
+      values = values / np.float32(self._scale)
     if values.shape[-1] != 1 or not 0 <= values.min() <= values.max() <= 1:
       raise InputError(
         f'{self._file} has {values.shape[-1]} channel(s) of values from '
         f'{values.min():g} to {values.max():g}; expected one, of probabilities '
-        'or labels in [0, 1]'
+        'or labels in [0, 1], or uint8 probabilities up to 128 or more'
       )
     return values[..., 0]
 

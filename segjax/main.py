@@ -16,6 +16,7 @@ from segjax import dry_run, train
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.runs.checkpoints import newest_step
+from segjax.settings import read_settings
 
 
 def main(_):
@@ -27,7 +28,7 @@ def main(_):
   if args.dry_run:
     processes.say(dry_run.describe(args.config))
     return
-  if args.config.compilation_cache:
+  if read_settings(args.config).compilation_cache:
     use_compilation_cache()
   workdir = Path(args.workdir or Path('runs', name))
   train.train_and_evaluate(args.config, workdir)

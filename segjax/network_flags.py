@@ -5,14 +5,17 @@ What they need to load it is imported when they do, so that flags are parsed
 without it.
 """
 
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from segjax.cards import find_card
+from segjax.cards import find_card, load_card
 from segjax.errors import InputError
+from segjax.fields import check_name
 
 if TYPE_CHECKING:
   from segjax.networks import Network
@@ -23,14 +26,33 @@ _READ_OF_RUN = ('config.json', 'checkpoints')
 class _CardParser(flags.ArgumentParser):
   """Loads a config file, which may be the name of a shipped card."""
 
-  def __init__(self, files: flags.ArgumentParser):
-    self._files = files
-
   def parse(self, argument):
-    return self._files.parse(find_card(argument))
+    config = load_card(argument)
+    # The flags that change fields are defined next, if the fields are there.
+    for given in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
+      match = re.match(r'--?(?:no)?config\.([\w.]+)', given)
+      if match:
+        _check_field(config, match[1])
+    return config
 
   def flag_type(self):
-    return self._files.flag_type()
+    return 'config object'
+
+
+def _check_field(config: ConfigDict, path: str) -> None:
+  """Raises InputError if a config lacks the field that a flag changes."""
+  section, node = '', config
+  elsewhere = [
+    f'{part}.{name}'
+    for part in config
+    if isinstance(config[part], ConfigDict)
+    for name in config[part]
+  ]
+  for name in path.split('.'):
+    if not isinstance(node, ConfigDict):
+      raise InputError(f'config.{section[:-1]}={node!r} is no section')
+    check_name(section, name, map(str, node), elsewhere)
+    section, node = f'{section}{name}.', node[name]
 
 
 def define_config(help_text: str) -> None:
@@ -42,8 +64,7 @@ def define_config(help_text: str) -> None:
     'found by its name, such as unet_isbi.py:demo. --config.FIELD=VALUE '
     'changes a field of it.',
   )
-  flag = flags.FLAGS['config']
-  flag.parser = _CardParser(flag.parser)
+  flags.FLAGS['config'].parser = _CardParser()
 
 
 def define_flags() -> None:

@@ -76,13 +76,6 @@ def create_optimizer(
     InputError: a value is out of range; or, when it is initialised, a prefix
       of `bias_layers` is that of no layer.
   """
-  if isinstance(bias_layers, str) or not all(
-    isinstance(prefix, str) for prefix in bias_layers
-  ):
-    raise InputError(
-      f'optimizer.bias_layers={bias_layers!r} must be a tuple of prefixes, '
-      "such as ('conv', 'score')"
-    )
   if bias_rate <= 0:
     raise InputError(f'optimizer.bias_rate={bias_rate} must be > 0')
   for field, value in (

@@ -13,6 +13,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('predict')
 
+import contextlib
 import functools
 import itertools
 import os
@@ -23,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from segjax import network_flags
-from segjax.atomic import check_absent
+from segjax.atomic import check_absent, remove_leftovers
 from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
@@ -38,7 +39,9 @@ from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.outputs import (
   check_apart,
   check_other_folder,
+  check_replaceable,
   encode,
+  lock_folder,
   plan_outputs,
 )
 from segjax.prediction.overlays import draw_overlay, thinning
@@ -76,9 +79,10 @@ def predict_files(
   Each output appears whole or not at all. What a killed run has finished of one
   stays in OUTPUT.partial, and the same call goes on from there; of a folder, it
   skips the files that it has finished and nobody has changed, and replaces no
-  others. All images share the
-  shape of their tiles, see `choose_tile_shape`, and what is compiled. Of a
-  folder, the outputs before a file with damaged pixels are written.
+  others; a lock keeps other calls out of the folder until this one ends. All
+  images share the shape of their tiles, see `choose_tile_shape`, and what is
+  compiled. Of a folder, the outputs before a file with damaged pixels are
+  written.
 
   Args:
     network: of a run, or with converted weights.
@@ -96,9 +100,37 @@ def predict_files(
       nor the images are ever replaced.
 
   Raises:
-    InputError: a file or an argument is wrong.
+    InputError: a file or an argument is wrong, an output was made by somebody
+      else meanwhile, or another run writes to it.
   """
-  source, output = Path(source), Path(output)
+  with contextlib.ExitStack() as locks:
+    _predict_files(
+      network,
+      Path(source),
+      Path(output),
+      kind,
+      dtype,
+      average,
+      tile_size_px,
+      overwrite,
+      other_inputs,
+      locks,
+    )
+
+
+def _predict_files(
+  network,
+  source,
+  output,
+  kind,
+  dtype,
+  average,
+  tile_size_px,
+  overwrite,
+  other_inputs,
+  locks,
+):
+  """Enters the lock of a folder of outputs into the ExitStack `locks`."""
   images_read = list_rasters(source)
   is_folder = source.is_dir() and not is_zarr(source)
   jobs, ending = plan_outputs(
@@ -136,6 +168,11 @@ def predict_files(
   if written != [output]:
     command = [os.path.realpath(source), kind, dtype, average, params_digest]
     journal = FolderJournal(output, [*command, tile_size_px, described])
+    processes.together(
+      lambda: processes.is_first() and locks.enter_context(lock_folder(output))
+    )
+  if processes.is_first():
+    remove_leftovers(written[0].parent)
   finished = _find_finished(journal, written, digests, overwrite)
   if any(finished):
     processes.say(describe_skipped(output, finished))
@@ -170,8 +207,6 @@ def predict_files(
       if processes.is_first():
         remove_leftover(file, identity)
       continue
-    if journal is not None:
-      processes.together(lambda: processes.is_first() and _make_folder(output))
 
     def finish(folder, file=file, digest=digest):
       if kind != 'overlay':
@@ -214,6 +249,8 @@ def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
         finished = journal.find_finished(outputs, digests)
       if not overwrite:
         check_absent(itertools.compress(outputs, np.logical_not(finished)))
+      for output in itertools.compress(outputs, np.logical_not(finished)):
+        check_replaceable(output)
     return np.array(finished)
 
   # The first process decides for all: a file may look older to another one.
@@ -230,15 +267,6 @@ def _measure(files, output, channels, preprocessing):
       f'{output} holds one image and the input has {measured[0]}; use .tif'
     )
   return measured
-
-
-def _make_folder(folder: Path) -> None:
-  try:
-    folder.mkdir(exist_ok=True)
-  except OSError as e:
-    raise InputError(
-      f'output {folder} cannot be made a folder: {e.strerror}'
-    ) from e
 
 
 def _load(args) -> Network:

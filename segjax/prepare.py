@@ -18,20 +18,26 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
 import contextlib
 import io
+import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
-from segjax.atomic import check_absent
+from segjax.atomic import (
+  check_absent,
+  place,
+  remove_leftovers,
+  temporary_folder,
+)
 from segjax.data import create_dataset
 from segjax.data.examples import IGNORE_LABEL, Dataset, check_label
 from segjax.data.tfds import import_tfds
 from segjax.errors import InputError
 from segjax.images import png_jpeg
+from segjax.settings import read_settings
 
 _VERSION = '1.0.0'
 
@@ -41,8 +47,7 @@ def prepare(
 ) -> Path:
   """Writes a data set, and returns its folder.
 
-  The folder appears whole or not at all. A killed run leaves a folder
-  .prepare-... beside it, which may be deleted.
+  The folder appears whole or not at all. What a killed run left is removed.
 
   Args:
     dataset: u8 images [H, W, C] with C = 1 or 3 throughout, labels i32[H, W],
@@ -128,29 +133,24 @@ def prepare(
   tfds.disable_progress_bar()
   try:
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix='.prepare-') as folder:
+    remove_leftovers(output)
+    with temporary_folder(output) as folder:
       builder = PreparedSet(data_dir=folder, file_format='array_record')
       # It tells of a download, and of a folder that is about to move.
       with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare()
-      if final.exists():
-        final.rename(Path(folder) / 'replaced')  # At once, unlike deleting.
-      try:
-        (Path(folder) / name).rename(final)
-      except BaseException:  # Also ctrl-c: the old set would go with `folder`.
-        if (Path(folder) / 'replaced').exists():
-          (Path(folder) / 'replaced').rename(final)
-        raise
+      _check_replaceable(final, overwrite)  # It may have come meanwhile.
+      place(folder / name, final, overwrite)
   except OSError as e:
     raise InputError(f'{final} cannot be written: {e.strerror or e}') from e
   return final / _VERSION
 
 
 def _check_replaceable(folder, overwrite):
-  if not folder.exists():
-    return
   if not overwrite:
     check_absent([folder])
+  if not os.path.lexists(folder):
+    return
   if [*folder.glob('*')] != [folder / _VERSION] or not (
     folder / _VERSION / 'dataset_info.json'
   ).is_file():
@@ -203,7 +203,7 @@ def _png(array: np.ndarray) -> bytes:
 
 def main(_):
   args = flags.FLAGS
-  dataset = create_dataset(args.config.data)
+  dataset = create_dataset(read_settings(args.config).data)
   folder = prepare(dataset, args.output, args.name, args.overwrite)
   print(
     f'{folder}: {len(dataset.train)} examples to train on, '

@@ -5,21 +5,18 @@ A card is plain Python, so that a misspelt setting is an assignment like any
 other. It is refused here, before any data are read: a section of a card has
 the fields of its dataclass, no more and no fewer. The fields of `data` are
 those of the loader, see `data.sets`, and those of `model` of the network, see
-`models`; both are checked there.
+`models`; both are checked there. A value is of the type that its field has.
 
 A check in a dataclass begins its message with the name of the field, in front
 of which the name of the section is put here.
 """
 
 import dataclasses
-import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from segjax.data.augment import Augmentation
@@ -28,8 +25,8 @@ from segjax.data.preprocessing import (
   standardise,
   to_unit_range,
 )
-from segjax.errors import InputError, did_you_mean
-from segjax.optimizers import create_optimizer, create_schedule
+from segjax.errors import InputError
+from segjax.fields import check_name, check_type
 from segjax.tiling.settings import TileSettings
 
 Array = jax.Array | np.ndarray
@@ -96,7 +93,7 @@ class PreprocessingSettings:
   mean: float | tuple[float, ...]
   std: float | tuple[float, ...]
   channels: tuple[int, ...]
-  limits: tuple[Any, ...] = ()
+  limits: tuple[float | tuple[float, ...], ...] = ()
   dtype: str = ''
   measured: tuple[str, ...] = ()
 
@@ -111,9 +108,8 @@ class PreprocessingSettings:
         f"measured={self.measured} has {min(unknown)!r}; expected 'limits', "
         "'mean', 'std' or some of them"
       )
-    if len(self.limits) not in (0, 2) or not np.all(
-      np.less(*self.limits) if self.limits else True
-    ):
+    pair = self.limits or (0.0, 1.0)
+    if len(pair) != 2 or not np.all(np.less(pair[0], pair[1])):
       raise InputError(
         f'limits={self.limits}; expected (low, high), low < high, or ()'
       )
@@ -219,61 +215,63 @@ class CheckpointSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """The sections of a config that are settings of segjax's own functions."""
+class OptimizerSettings:
+  """The arguments of `optimizers.create_optimizer`, which explains them."""
 
+  name: str
+  momentum: float
+  weight_decay: float
+  clip_norm: float
+  bias_rate: float
+  bias_decay: bool
+  bias_layers: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleSettings:
+  """The arguments of `optimizers.create_schedule`, which explains them."""
+
+  name: str
+  learning_rate: float
+  warmup_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A config; `recipes` explains the fields that are no sections."""
+
+  seed: int
+  parallel: str
+  num_train_steps: int
+  batch_size: int
+  accumulate_steps: int
+  tile_size_px: int
+  loss_reduction: str
+  log_every_steps: int
+  profile_steps: tuple[int, int]
+  compilation_cache: bool
   mesh: MeshSettings
   batching: BatchingSettings
   preprocessing: PreprocessingSettings
   init: InitSettings
   augmentation: Augmentation
+  optimizer: OptimizerSettings
+  schedule: ScheduleSettings
   evaluation: EvaluationSettings
   checkpoints: CheckpointSettings
   prediction: TileSettings
+  model: Mapping[str, Any]
+  data: Mapping[str, Any]
+
+  def __post_init__(self):
+    _check_least(
+      self, seed=0, tile_size_px=0, log_every_steps=1, accumulate_steps=1
+    )
 
 
-_DATACLASSES = {
-  'mesh': MeshSettings,
-  'batching': BatchingSettings,
-  'preprocessing': PreprocessingSettings,
-  'init': InitSettings,
-  'augmentation': Augmentation,
-  'evaluation': EvaluationSettings,
-  'checkpoints': CheckpointSettings,
-  'checkpoints.keep': KeepSettings,
-}
 # The fields of `TileSettings` that a card has, by kind of network.
 _PREDICTION_OF_UNET = ('max_tile_size_px', 'tile_memory_mib', 'tiles_per_batch')
 _PREDICTION_OF_FCN = ('bucket_px', 'tile_memory_mib')
-
-
-def _arguments(function: Callable, *others: str) -> tuple[str, ...]:
-  """Returns the names of a function's arguments without `others`."""
-  names = inspect.signature(function).parameters
-  return tuple(name for name in names if name not in others)
-
-
-_NAMES = {
-  **{name: _arguments(kind) for name, kind in _DATACLASSES.items()},
-  'optimizer': _arguments(create_optimizer, 'schedule'),
-  'schedule': _arguments(create_schedule, 'num_steps'),
-}
-_TOP = (
-  'seed',
-  'parallel',
-  'num_train_steps',
-  'batch_size',
-  'accumulate_steps',
-  'tile_size_px',
-  'loss_reduction',
-  'log_every_steps',
-  'profile_steps',
-  'compilation_cache',
-  *(name for name in _NAMES if '.' not in name),
-  'model',
-  'data',
-  'prediction',
-)
 
 
 def read_settings(config: ConfigDict) -> Settings:
@@ -283,41 +281,23 @@ def read_settings(config: ConfigDict) -> Settings:
     config: of an experiment, as a card returns it.
 
   Raises:
-    InputError: a setting is unknown, missing or out of its range.
+    InputError: a setting is unknown, missing, of another type or out of its
+      range. Those of `model` are left to `models.create_model`.
   """
-  from segjax.models import FCNS, UNETS  # Late: artifacts need none.
+  from segjax.data.sets import check_data  # Late: artifacts need neither.
+  from segjax.models import FCNS, UNETS
 
   sections = config.to_dict()
-  _check_names('', sections, _TOP)
-  for name, known in _NAMES.items():
-    found = sections
-    for part in name.split('.'):
-      found = found[part]
-    _check_names(f'{name}.', found, known)
-  model = sections['model']
-  name = model['name'] if 'name' in model else None
-  if name in UNETS or name in FCNS:  # Another name is refused by `models`.
-    known = _PREDICTION_OF_UNET if name in UNETS else _PREDICTION_OF_FCN
+  _check_names('', sections, _types(Settings))
+  check_type('model', sections['model'], Mapping[str, Any])
+  name = sections['model'].get('name')
+  if name in (*UNETS, *FCNS):  # Another name is refused by `models`.
+    known = _PREDICTION_OF_UNET if name in (*UNETS,) else _PREDICTION_OF_FCN
     _check_names('prediction.', sections['prediction'], known)
-  _check_numbers(sections)
-
-  def section(name):
-    return _build(name, _DATACLASSES[name], sections[name])
-
-  checkpoints = sections['checkpoints']
-  keep = _build('checkpoints.keep', KeepSettings, checkpoints['keep'])
-  return Settings(
-    mesh=section('mesh'),
-    batching=section('batching'),
-    preprocessing=section('preprocessing'),
-    init=section('init'),
-    augmentation=section('augmentation'),
-    evaluation=section('evaluation'),
-    checkpoints=_build(
-      'checkpoints', CheckpointSettings, checkpoints | {'keep': keep}
-    ),
-    prediction=read_prediction(config)[1],
-  )
+  settings = _build('', Settings, sections)
+  check_data(settings.data)
+  tiles = dataclasses.replace(settings.prediction, space=settings.mesh.space)
+  return dataclasses.replace(settings, prediction=tiles)
 
 
 def read_prediction(
@@ -331,29 +311,54 @@ def read_prediction(
     **changes: fields of `TileSettings` instead of the config's.
 
   Raises:
-    InputError: a setting is unknown or out of its range.
+    InputError: a setting is unknown, of another type or out of its range.
   """
   sections = config.to_dict()
-  mesh = _build('mesh', MeshSettings, sections['mesh'])
-  prediction = sections['prediction']
-  for name in prediction:
-    _check_known('prediction.', name, _arguments(TileSettings))
-  tiles = prediction | {'space': mesh.space} | changes
+  mesh = _build('mesh.', MeshSettings, sections['mesh'])
+  changes = {'space': mesh.space} | changes
   return (
-    _build('preprocessing', PreprocessingSettings, sections['preprocessing']),
-    _build('prediction', TileSettings, tiles),
+    _build('preprocessing.', PreprocessingSettings, sections['preprocessing']),
+    _build('prediction.', TileSettings, sections['prediction'], **changes),
   )
 
 
-def _build(name, kind, section):
-  """Returns a dataclass of a section, whose name is put into messages."""
+def _types(kind: Any) -> dict[str, Any]:
+  """Returns the fields of a dataclass with their annotations."""
+  return {field.name: field.type for field in dataclasses.fields(kind)}
+
+
+def _build(section: str, kind: Any, given: Any, **changes: Any) -> Any:
+  """Returns a dataclass of a section, with the sections that are in it.
+
+  Fields that configs got later may be missing.
+  """
+  fields = _types(kind)
+  needed = [
+    field.name
+    for field in dataclasses.fields(kind)
+    if field.default is dataclasses.MISSING or kind is Augmentation
+  ]
+  _check_names(section, given, fields, needed)
+  values = {}
+  for name, value in given.items():
+    if dataclasses.is_dataclass(fields[name]):
+      values[name] = _build(f'{section}{name}.', fields[name], value)
+    else:
+      check_type(f'{section}{name}', value, fields[name])
+      values[name] = value
   try:
-    return kind(**section)
+    return kind(**values | changes)
   except InputError as error:
-    raise InputError(f'{name}.{error}') from error
+    raise InputError(f'{section}{error}') from error
 
 
-def _check_names(section: str, given: Any, known: Iterable[str]) -> None:
+def _check_names(
+  section: str,
+  given: Any,
+  known: Iterable[str],
+  needed: Iterable[str] | None = None,
+) -> None:
+  """Raises InputError for unknown names, and for missing ones; None is all."""
   known = tuple(known)
   if not isinstance(given, Mapping):
     raise InputError(
@@ -361,8 +366,9 @@ def _check_names(section: str, given: Any, known: Iterable[str]) -> None:
       f'{", ".join(known)}'
     )
   for name in given:
-    _check_known(section, name, known)
-  missing = [f'config.{section}{name}' for name in known if name not in given]
+    check_name(section, name, known, _all_names('', Settings))
+  needed = known if needed is None else needed
+  missing = [f'config.{section}{name}' for name in needed if name not in given]
   if missing:
     raise InputError(
       f'the config lacks {", ".join(missing)}; add it as a card in configs/ '
@@ -370,20 +376,9 @@ def _check_names(section: str, given: Any, known: Iterable[str]) -> None:
     )
 
 
-def _check_known(section: str, name: str, known: Sequence[str]) -> None:
-  if name not in known:
-    raise InputError(
-      f'config.{section}{name} is no setting; there are '
-      f'{", ".join(known)}{did_you_mean(name, known)}'
-    )
-
-
-def _check_numbers(sections: Mapping[str, Any]) -> None:
-  """Raises InputError for a number that nothing could be made of."""
-  for name, value in traverse_util.flatten_dict(sections, sep='.').items():
-    for number in value if isinstance(value, (list, tuple)) else (value,):
-      if isinstance(number, float) and not math.isfinite(number):
-        raise InputError(f'{name}={value} must be finite')
-      # Steps and sizes are counted in 32 bits.
-      if isinstance(number, int) and not abs(number) < 2**31:
-        raise InputError(f'{name}={value} must be below 2**31')
+def _all_names(section: str, kind: Any) -> Iterator[str]:
+  """Yields the dotted names of the fields of a dataclass and its sections."""
+  for name, field in _types(kind).items():
+    yield f'{section}{name}'
+    if dataclasses.is_dataclass(field) and field is not TileSettings:
+      yield from _all_names(f'{section}{name}.', field)

@@ -205,6 +205,7 @@ def _train_in(
             )
             if panels:  # A process may have no image of its own.
               writer.write_images(step, {'heldout': panels[0][1]})
+          writer.flush()  # A kill would leave a gap before what is saved.
           checkpoints.save(step, saved, scores)
         if stops:
           checkpoints.wait()

@@ -9,7 +9,7 @@ from caffemodel import write_caffemodel
 from small_sets import write_camvid, write_folder, write_voc
 from trees import cut, image_of, write_lines, write_picture
 
-from segjax.images.files import read_stack
+from segjax.images.files import read_labels
 from segjax.models.fcn import FCN32s
 from segjax.weights import files
 
@@ -284,16 +284,16 @@ def write_tree(tree):
   write_picture(tree / 'ignored' / labels / 'c.png', ignored)
   for name in 'ab':
     file = tree / 'rare' / labels / f'{name}.png'
-    label = read_stack(file)[0, ..., 0]
+    label = read_labels(file)[0, ..., 0]
     write_picture(file, np.where(label == 20, 255, label))
   for name in ('masks', 'blank', 'second'):
     shutil.copytree(tree / 'folder', tree / name)
   for file in (tree / 'masks/labels').iterdir():
-    write_picture(file, 255 * read_stack(file)[0, ..., 0])
+    write_picture(file, 255 * read_labels(file)[0, ..., 0])
   for file in (tree / 'blank/labels').iterdir():
-    write_picture(file, np.full(read_stack(file).shape[1:3], 255))
+    write_picture(file, np.full(read_labels(file).shape[1:3], 255))
   file = tree / 'second/labels/c.png'
-  label = read_stack(file)[0, ..., 0]
+  label = read_labels(file)[0, ..., 0]
   label[3, 4] = 7
   write_picture(file, label)
   write_lines(tree / 'second/train.txt', 'a')

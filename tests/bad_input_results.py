@@ -135,6 +135,11 @@ CASES = {
     'instances --input={tree}/maps/t000.tif --output={tree}/cut.tif',
     ['{tree}/cut.tif exists', '--overwrite'],
   ),
+  'instances in place of a folder': (
+    'instances --input={tree}/maps/t000.tif --output={tree}/stopped.tif '
+    '--overwrite',
+    ['{tree}/stopped.tif is a folder', 'give another'],
+  ),
   'instances over their map': (
     'instances --input={tree}/maps/t000.tif --output={tree}/maps/t000.tif '
     '--overwrite',
@@ -171,12 +176,14 @@ def write_tree(tree):
   shutil.copytree(tree / 'run', tree / 'older')
   file = tree / 'older' / 'config.json'
   settings = json.loads(file.read_text())
+  settings.pop('seal', None)
   prediction = settings['prediction']
   prediction['max_tile_size'] = prediction.pop('max_tile_size_px')
   file.write_text(json.dumps(settings))
   (tree / 'file.txt').write_text('')
   write_stack(tree / 'maps' / 't000.tif', np.zeros((1, 9, 9), np.float32))
   (tree / 'stopped').mkdir()
+  (tree / 'stopped.tif').mkdir()
   (tree / 'stopped' / 'mask000.tif').write_text('')
   (tree / 'stopped' / '.unfinished.0123456789abcdef').write_text('["mask000')
   (tree / 'linked').mkdir()

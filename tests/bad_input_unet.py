@@ -41,8 +41,14 @@ SETTINGS = {
   'loss_reduction=max': ["loss_reduction='max'", "'mean'"],
   'num_train_steps=many': ['--config.num_train_steps', "'many'", 'int'],
   'evaluation.every_steps=0': ['evaluation.every_steps=0', 'at least 1'],
-  'learning_rate=1': ["'learning_rate'", 'config key', 'config file'],
-  'model.dept=2': ["'dept'", 'config key', 'Did you mean "depth"'],
+  'learning_rate=1': [
+    'config.learning_rate is no setting; there are ',
+    'did you mean schedule.learning_rate?',
+  ],
+  'model.dept=2': ['config.model.dept is no', 'did you mean depth?'],
+  'model.nme=unet': ['config.model.nme is no', 'did you mean name?'],
+  'prediction.overlap=3': ['overlap is no setting; there are max_tile_size_px'],
+  'model.depth.x=3': ['config.model.depth=3 is no section'],
   'model.name=vnet': ["model.name='vnet'", "'unet_2015'"],
   'model.depth=1.5': ['--config.model.depth', '1.5', 'int'],
   'model.depth=-1': ['depth=-1', 'depth must be >= 0'],
@@ -89,6 +95,24 @@ CARDS = {
     'did you mean base_width?',
   ],
   'config.data.folds = 3': ["data.name='synthetic'", 'did you mean fold?'],
+  'config.model = None': ['config.model=None must be a section'],
+  'config.data = None': ['config.data=None must be a section'],
+  'config.seed = None': ['config.seed=None must be a whole number, such as'],
+  'config.augmentation.flip = None': [
+    'config.augmentation.flip=None must be True or False'
+  ],
+  'config.data.fold = None': ['config.data.fold=None must be a whole number'],
+  'config.optimizer.learning_rte = 1.0': [
+    'config.optimizer.learning_rte is no setting',
+    'did you mean schedule.learning_rate?',
+  ],
+  'config.evaluation.every_steps = dict(a=1)': ["'every_steps'", 'line 6'],
+  'config.prediction[3] = 4': ['config.prediction[3] is no setting'],
+  'config = config.to_dict()': ['card', 'get_config', 'returns dict'],
+  'config = None': ['get_config', 'returns NoneType'],
+  'raise ValueError("a\\nb")': ['.py, line 6: ValueError: a b'],
+  'raise ValueError': ['.py, line 6: ValueError:'],
+  'del config.compilation_cache': ['lacks config.compilation_cache'],
   'config.batching = "shuffled"': ["'batching'", 'ConfigDict'],
   'del config.model.name': ['model.name=None is not one of'],
   'del config.data.name': ['data.name=None is not one of'],
@@ -103,6 +127,11 @@ CASES = {
     )
     for i, (line, words) in enumerate(CARDS.items())
   },
+  'card that describes no model, in a dry run': (
+    f'main --config={{tree}}/card{[*CARDS].index("config.model = None")}.py '
+    '--dry_run',
+    ['config.model=None must be a section'],
+  ),
   'card for prediction with an unknown setting': (
     'predict --config={tree}/card0.py --params={tree}/file.npz '
     '--input={tree}/images --output={new}',
@@ -147,7 +176,15 @@ CASES = {
   ),
   'no cell held out': (
     READ + '{tree}/no_cell',
-    ["best_metric='v_rand'", 'none of the 1 held-out', "class 1, 'cell'"],
+    [
+      "best_metric='v_rand'",
+      'none of the 1 held-out',
+      "class 1, 'cell'; they hold 0 (membrane) alone; hold out others",
+    ],
+  ),
+  'no cell at all': (
+    READ + '{tree}/no_cells',
+    ['they hold 0 (membrane) alone, and those to train on no cell; mend'],
   ),
   'no such config file': (
     'main --config={tree}/none.py --workdir={new}',
@@ -230,7 +267,10 @@ CASES = {
   ),
   'no input': (PREDICT + 'x.tif', ['x.tif', 'no such file']),
   'empty folder': (PREDICT + 'empty', ['{tree}/empty', 'no image']),
-  'ending of the input': (PREDICT + 'file.bmp', ['file.bmp', "'.bmp'", '.tif']),
+  'ending of the input': (
+    PREDICT + 'file.heic',
+    ['file.heic', "'.heic'", '.tif'],
+  ),
   'truncated input': (
     PREDICT + 'truncated/train-volume.tif',
     ['train-volume.tif', 'truncated'],
@@ -299,6 +339,31 @@ CASES = {
     '--output={tree}/out.zarr --overwrite',
     ['{tree}/out.zarr holds the input {tree}/out.zarr/images/'],
   ),
+  'output is a link to nothing': (
+    WRITE + '{tree}/dangling.tif',
+    ['{tree}/dangling.tif exists', '--overwrite'],
+  ),
+  'output is a folder': (
+    WRITE + '{tree}/folder.tif --overwrite',
+    ['{tree}/folder.tif is a folder and no Zarr array', 'give another'],
+  ),
+  'output is a folder that is no Zarr': (
+    WRITE + '{tree}/photos.zarr --overwrite',
+    ['{tree}/photos.zarr is a folder and no Zarr array', 'give another'],
+  ),
+  'output is a Zarr array with a file of another': (
+    WRITE + '{tree}/array.zarr --overwrite',
+    ['{tree}/array.zarr is a folder and no Zarr array', 'give another'],
+  ),
+  'unfinished output is the folder of another': (
+    'predict --workdir={run} --input={tree}/images/b.png '
+    '--output={tree}/mine.tif --overwrite',
+    ['{tree}/mine.tif.partial', 'did not make', 'rename it'],
+  ),
+  'lock is a link': (
+    'main {demo} --workdir={tree}/linked_lock',
+    ['{tree}/linked_lock/.segjax.lock is no lock of segjax', 'rename it'],
+  ),
   'output of another command': (
     WRITE + '{tree}/stopped --kind=labels',
     ['{tree}/stopped/b.png exists', '--overwrite'],
@@ -344,7 +409,7 @@ def write_tree(tree):
     (tree / name).mkdir()
   shutil.copy(tree / 'run' / 'config.json', tree / 'begun')
   (tree / 'damaged' / 'config.json').write_text('{"model": ')
-  for name in ('file', 'file.bmp', 'file.tif'):
+  for name in ('file', 'file.heic', 'file.tif'):
     (tree / name).write_text('')
 
   for i, line in enumerate(CARDS):
@@ -369,6 +434,7 @@ def write_tree(tree):
   empty = labels.copy()
   empty[0] = 0
   write_isbi(tree / 'no_cell', volume, empty)
+  write_isbi(tree / 'no_cells', volume, 0 * labels)
   file = tree / 'truncated' / 'train-volume.tif'
   shutil.copy(file, tree / 'partly')
   file.write_bytes(file.read_bytes()[:-100])
@@ -383,6 +449,14 @@ def write_tree(tree):
   write_stack(tree / 'images' / 'b.png', np.zeros((1, 20, 30), np.uint8))
   (tree / 'linked').symlink_to(tree / 'images')
   (tree / 'links').mkdir()
+  (tree / 'dangling.tif').symlink_to('nothing')
+  for name in ('folder.tif', 'photos.zarr', 'array.zarr', 'mine.tif.partial'):
+    (tree / name).mkdir()
+    (tree / name / 'photo.tif').write_text('mine')
+  array = '{"node_type": "array"}'
+  (tree / 'array.zarr' / 'zarr.json').write_text(array)
+  (tree / 'linked_lock').mkdir()
+  (tree / 'linked_lock' / '.segjax.lock').symlink_to(tree / 'file.tif')
   (tree / 'links' / 'b.png').hardlink_to(tree / 'images' / 'b.png')
   (tree / 'in.zarr').mkdir()
   shutil.copytree(tree / 'images', tree / 'out.zarr' / 'images')

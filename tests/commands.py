@@ -119,7 +119,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
   """Returns the time of change and the digest of each file in `folder`."""
   return {
     str(file.relative_to(folder)): (
-      file.stat().st_mtime_ns,
+      file.lstat().st_mtime_ns,
       hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else '',
     )
     for file in sorted(folder.rglob('*'))

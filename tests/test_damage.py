@@ -132,11 +132,20 @@ def test_records_go_with_their_checkpoints(two):
   assert not names & {'1.record.json', '3.record.json'}
 
 
-def test_checkpoints_without_records_are_read(two):
+def test_checkpoints_without_records_are_read_and_said(two, monkeypatch):
+  said = []
+  monkeypatch.setattr(
+    checkpoints.logging,
+    'log_first_n',
+    lambda level, text, n, *args: said.append(text % args),
+  )
   for file in two.glob('*.record.json'):
     file.unlink()
   state, best = restore(two)
   assert (equal(state, make_state(2)), best) == (True, None)
+  for step in (1, 2):
+    message = f'checkpoint {step} in {two} has lost its record: '
+    assert any(text.startswith(message) for text in said)
 
 
 def test_digests_are_of_type_shape_and_elements():

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 from inputs import random_stack
+from PIL import Image
 from trees import cut, write_lines, write_picture
 
 from segjax.data import create_dataset, folder
@@ -273,7 +274,7 @@ def test_damaged_files_are_refused(root, stacks, kind):
       np.zeros((1, 4, 5), np.uint8),
       'label of 4 x 5 px for an image of 4 x 6',
     ),
-    ('labels/b', np.zeros((1, 4, 6), np.float32), 'labels of float32'),
+    ('labels/b', np.full((1, 4, 6), 0.5, np.float32), 'label 0.5 in'),
     ('labels/b', np.full((1, 4, 6), 300, np.uint16), 'label 300 in row 0'),
   ],
 )
@@ -352,3 +353,25 @@ def test_a_config_from_before_label_values_is_read_as_it_was(root):
   del config['seed']
   with pytest.raises(InputError, match='takes the fields dir, images, .*label'):
     create_dataset(config)
+
+
+def test_an_image_is_no_label(root):
+  """A palette, an orientation and a codec, as far as the data set."""
+  gray = [Image.fromarray(IMAGES[name][..., 0]) for name in NAMES]
+  for name, picture in zip(NAMES, gray, strict=True):
+    picture.save(root / 'images' / f'{name}.png')
+  expected = IMAGES['a10'][..., :1]
+  table = np.random.default_rng(0).permutation(256).astype(np.uint8)
+  indices = Image.fromarray(np.argsort(table)[expected[..., 0]].astype('u1'))
+  indices = indices.convert('P')
+  indices.putpalette(np.repeat(table, 3).tobytes())
+  exif = Image.Exif()
+  exif[0x0112] = 3
+  indices.rotate(180).save(root / 'images' / 'a10.png', exif=exif)
+  [example] = [e for e in load(root).train if e['name'] == 'a10']
+  np.testing.assert_array_equal(example['image'], expected)
+  np.testing.assert_array_equal(example['label'], LABELS['a10'])
+  with open(root / 'labels' / 'a10.png', 'wb') as file:
+    gray[0].save(file, 'JPEG')
+  with pytest.raises(InputError, match='a10.png: JPEG changes values'):
+    list(load(root).train)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of outputs that go on after a kill, and what is not theirs."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from commands import REPOSITORY, snapshot
 from tiny_network import tiny_network
 
-from segjax import instances, predict
+from segjax import instances, locks, predict
 from segjax.errors import InputError
 from segjax.images import files
 from segjax.predict import predict_files
@@ -41,6 +42,10 @@ def write_maps(folder, count=3):
 
 def contents(folder):
   return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def visible(folder):
+  return {file.name: file.read_bytes() for file in folder.glob('[!.]*')}
 
 
 def finish(folder, name, text='done', digest='of the input', command=('a',)):
@@ -231,8 +236,7 @@ def test_what_another_command_wrote_is_neither_skipped_nor_replaced(
   predict_files(network, source, output, overwrite=True, **options)
   predict_files(network, source, tmp_path / 'whole', **options)
   assert 'skipped' not in capsys.readouterr().out
-  written = {f.name: f.read_bytes() for f in output.glob('[!.]*')}
-  assert written == contents(tmp_path / 'whole')
+  assert visible(output) == contents(tmp_path / 'whole')
 
 
 def test_two_commands_that_fill_one_folder_go_on_each(tmp_path, monkeypatch):
@@ -267,16 +271,16 @@ MOMENTS = {
   'probabilities': [
     ('open', '0.tif.partial/journal', 6, 0),  # Between its windows.
     ('open', '.unfinished.', 2, 0),  # The first is reading.
-    ('os.rename', "/out/0.tif'", 1, 0),
-    ('shutil.rmtree', '0.tif.partial', 1, 0),
+    ('os.link', "/out/0.tif'", 1, 0),
+    ('os.remove', '0.tif.partial/0.tif', 1, 0),
     ('open', '1.tif.partial/1.tif', 1, 1),
-    ('os.rename', "/out/1.tif'", 1, 1),
+    ('os.link', "/out/1.tif'", 1, 1),
     ('os.remove', '.unfinished.', 1, 1),
   ],
   'overlay': [
     ('open', '0.png.partial/0.png', 2, 0),  # It is written, and to be synced.
-    ('os.rename', "/out/0.png'", 1, 0),
-    ('shutil.rmtree', '1.png.partial', 1, 0),
+    ('os.link', "/out/0.png'", 1, 0),
+    ('os.remove', '1.png.partial/1.png', 1, 0),
   ],
 }
 
@@ -328,7 +332,7 @@ def start(output, *moment):
     sys.stdout.flush()
     os._exit(0)
   return os.waitpid(child, 0)[1]
-for event in ('open', 'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir'):
+for event in ('open', 'os.link', 'os.remove', 'os.mkdir', 'os.rmdir'):
   status, count = 9, 0
   while status == 9:
     count += 1
@@ -336,7 +340,8 @@ for event in ('open', 'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir'):
     output.parent.mkdir()
     status = start(output, event, f'{output.parent}/', count)
     finished = len(list(output.glob('[!.]*')))
-    if status == 9:
+    is_done = finished == 3 and not list(output.glob('.unfinished.*'))
+    if status == 9 and not is_done:
       print(f'{output}: {finished} finished')
       status = start(output) or 9
 """
@@ -366,7 +371,8 @@ def test_instances_killed_at_every_moment(tmp_path):
       assert skipped == (count > 0), after
   assert min(counts.values()) > 0 and sum(counts.values()) > 30
   for place in folder.iterdir():
-    assert contents(place / 'out') == whole
+    assert visible(place / 'out') == whole
+    assert os.listdir(place) == ['out']
 
 
 def test_instances_of_another_threshold_are_not_skipped(tmp_path):
@@ -385,3 +391,108 @@ def test_instances_of_another_threshold_are_not_skipped(tmp_path):
   instances.label_files(source, output)
   names = ['mask000.tif', 'mask001.tif']
   assert sorted(file.name for file in output.iterdir()) == names
+
+
+def predict_folder(source, output, **options):
+  predict_files(NETWORK, source, output, **options)
+
+
+def make_meanwhile(monkeypatch, path):
+  """Lets somebody make a file while its output is computed."""
+  open_partial, label_pages = predict.open_partial, instances._label_pages
+
+  @contextlib.contextmanager
+  def open_and_make(output, *arguments):
+    with open_partial(output, *arguments) as partial:
+      yield partial
+      if output == path:
+        path.write_text('mine')
+
+  def label_and_make(file, target, *arguments):
+    total = label_pages(file, target, *arguments)
+    if target.name == path.name:
+      path.write_text('mine')
+    return total
+
+  monkeypatch.setattr(predict, 'open_partial', open_and_make)
+  monkeypatch.setattr(instances, '_label_pages', label_and_make)
+
+
+COMMANDS = pytest.mark.parametrize(
+  ('write', 'command', 'name'),
+  [
+    (write_images, predict_folder, '{}.tif'),
+    (write_maps, instances.label_files, 'mask00{}.tif'),
+  ],
+)
+
+
+@COMMANDS
+def test_a_file_that_appears_meanwhile_is_not_replaced(
+  tmp_path, monkeypatch, write, command, name
+):
+  source, output = write(tmp_path / 'in'), tmp_path / 'out'
+  command(source, tmp_path / 'whole')
+  second = output / name.format(1)
+  with monkeypatch.context() as patch:
+    make_meanwhile(patch, second)
+    with pytest.raises(InputError, match=f'{second} was made by somebody else'):
+      command(source, output)
+  assert second.read_text() == 'mine'
+  second.unlink()
+  command(source, output)
+  assert contents(output) == contents(tmp_path / 'whole')
+  # Of a single file, too.
+  [file, *_] = sorted(source.iterdir())
+  single = tmp_path / 'single.tif'
+  make_meanwhile(monkeypatch, single)
+  with pytest.raises(InputError, match=f'{single} was made by somebody else'):
+    command(file, single)
+  assert single.read_text() == 'mine'
+  command(file, single, overwrite=True)
+
+
+@COMMANDS
+def test_a_second_command_in_a_folder_is_refused_and_changes_nothing(
+  tmp_path, monkeypatch, write, command, name
+):
+  monkeypatch.setattr(locks, '_SECONDS_BETWEEN_TRIES', 0)
+  source, output = write(tmp_path / 'in', 1), tmp_path / 'out'
+  message = f'output {output} has a run already: process {os.getpid()} on '
+  with locks.hold(output):
+    before = snapshot(output)
+    for overwrite in (False, True):
+      with pytest.raises(InputError, match=message):
+        command(source, output, overwrite=overwrite)
+    assert snapshot(output) == before
+  assert not output.exists()
+  command(source, output)
+  before = snapshot(tmp_path)
+  with pytest.raises(InputError, match='exists; give --overwrite'):
+    command(source, output)
+  assert snapshot(tmp_path) == before
+  assert os.listdir(output) == [name.format(0)]
+
+
+@COMMANDS
+def test_an_image_may_have_a_name_of_215_characters(
+  tmp_path, write, command, name
+):
+  source, output = write(tmp_path / 'in', 1), tmp_path / 'out'
+  [file] = source.iterdir()
+  file.rename(file.with_stem('a' * 215))
+  command(source, output)
+  assert os.listdir(output) == [f'{"a" * 215}.tif']
+
+
+@COMMANDS
+def test_a_link_to_nothing_is_an_output_that_exists(
+  tmp_path, write, command, name
+):
+  source, output = write(tmp_path / 'in'), tmp_path / 'out'
+  output.mkdir()
+  link = output / name.format(1)
+  link.symlink_to('nothing')
+  with pytest.raises(InputError, match=f'{link} exists; give --overwrite'):
+    command(source, output)
+  assert os.listdir(output) == [link.name] and link.is_symlink()

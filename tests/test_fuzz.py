@@ -21,7 +21,7 @@ from segjax import train
 from segjax.data import create_dataset, layout, matlab
 from segjax.data.label_coding import LabelCoding
 from segjax.errors import InputError
-from segjax.images.files import read_stack
+from segjax.images.files import read_labels, read_stack
 from segjax.weights import files
 
 EXAMPLES = 60
@@ -37,7 +37,7 @@ def write_tiff(path, **how):
 
 def decode_label(path):
   """What the data sets do with a palette PNG."""
-  [page] = read_stack(path)
+  [page] = read_labels(path)
   return LabelCoding(5, (), (255,)).decode(page, path)
 
 

@@ -126,7 +126,7 @@ def test_missing_and_misnamed_files_are_refused(tmp_path):
   assert 'no such file' in error_of(tmp_path / 'missing.tif')
   (tmp_path / 'folder.tif').mkdir()
   assert 'directory' in error_of(tmp_path / 'folder.tif')
-  for name in ('a.bmp', 'a', 'a.npz', '.png'):
+  for name in ('a.heic', 'a', 'a.npz', '.png'):
     (tmp_path / name).write_bytes(b'x')
     assert 'ending' in error_of(tmp_path / name)
   np.savez(tmp_path / 'b.npz', random_stack((2, 2)))
@@ -147,16 +147,12 @@ def test_pixels_that_are_not_finite_are_refused(tmp_path, ending, value):
   assert f'{value} in page 1, row 2, column 3, channel 1' in message
 
 
-@pytest.mark.parametrize(
-  'dtype', ['int8', 'int16', 'int32', 'float64', 'complex64']
-)
-def test_other_dtypes_are_refused(tmp_path, dtype):
-  array = np.ones((2, 3, 4), dtype)
+def test_complex_samples_are_refused(tmp_path):
+  array = np.ones((2, 3, 5), 'complex64')
   write_tiff(tmp_path / 'a.tif', array)
   np.save(tmp_path / 'a.npy', array)
   for name in ('a.tif', 'a.npy'):
-    message = error_of(tmp_path / name)
-    assert dtype in message and 'uint8, uint16, float32' in message
+    assert 'dtype complex64; expected boo' in error_of(tmp_path / name)
 
 
 def test_samples_without_a_dtype_are_refused(tmp_path):

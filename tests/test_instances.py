@@ -16,6 +16,7 @@ from segjax import instances
 from segjax.errors import InputError
 from segjax.images import files
 from segjax.prediction.components import label_instances
+from segjax.prediction.outputs import encode
 
 
 def write_frames(folder, names):
@@ -65,20 +66,51 @@ def test_a_stack_stays_a_stack(tmp_path, capsys):
   instances.label_files(tmp_path / 'in.tif', output)
   written = tifffile.imread(output)
   assert [page.max() for page in written] == [4, 1]
-  assert capsys.readouterr().out == f'{output}: 5 instances\n'
+  said = 'maps of uint8 hold only 0 and 1; read as labels'
+  assert capsys.readouterr().out == f'{said}\n{output}: 5 instances\n'
+
+
+@pytest.mark.parametrize('ending', ['.tif', '.npy', '.zarr', '.png'])
+@pytest.mark.parametrize('dtype', ['uint8', 'float16'])
+def test_what_predict_writes_is_read(tmp_path, ending, dtype):
+  if (ending, dtype) == ('.png', 'float16'):
+    return
+  source = tmp_path / 'in'
+  source.mkdir()
+  # The second is a map without a cell: all of it is near 0.
+  maps = [drawn_map(0, (12, 15)), np.full((12, 15), 1 / 255)]
+  for name, cell in zip('ab', maps, strict=True):
+    stored = encode(np.stack([1 - cell, cell], -1), 'probabilities', dtype, [2])
+    path = source / f'{name}{ending}'
+    if ending == '.png':
+      files.write_stack(path, stored[None])
+      continue
+    with files.open_canvas(path, (1, *stored.shape), dtype) as canvas:
+      canvas[0, slice(0, 12), slice(0, 15)] = stored
+      canvas.sync()
+  instances.label_files(source, tmp_path / 'out', seed_threshold=0.7)
+  cell = np.round(255 * maps[0]) / np.float32(255)
+  if dtype == 'float16':
+    cell = maps[0].astype(np.float16).astype(np.float32)
+  expected = label_instances(cell, seed_threshold=0.7)
+  assert expected.max() > 1
+  np.testing.assert_array_equal(
+    tifffile.imread(tmp_path / 'out/a.tif'), expected
+  )
+  assert not tifffile.imread(tmp_path / 'out/b.tif').any()
 
 
 def test_files_that_are_refused(tmp_path):
   source = write_frames(tmp_path / 'in', ['a.tif'])
   many = checkerboard(370).astype(np.uint8)
   files.write_stack(tmp_path / 'many.tif', many[None])
-  files.write_stack(tmp_path / 'gray.png', 255 * many[None])
+  files.write_stack(tmp_path / 'gray.png', 100 * many[None])
   files.write_stack(tmp_path / 'two.tif', np.zeros((1, 3, 3, 2), np.uint8))
   (tmp_path / 'file').write_text('')
   before = sorted(tmp_path.rglob('*'))
   for name, output, message in [
     ('many.tif', 'out.tif', '68450 instances on a page; 65535 fit'),
-    ('gray.png', 'out.tif', r'values from 0 to 255; .* in \[0, 1\]'),
+    ('gray.png', 'out.tif', r'values from 0 to 100; .* in \[0, 1\]'),
     ('two.tif', 'out.tif', r'has 2 channel\(s\)'),
     ('two.tif', 'out.png', 'out.png of a file must be a .tif'),
     ('two.tif', 'no/out.tif', 'there is no folder'),

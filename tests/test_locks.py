@@ -28,17 +28,99 @@ def run_script(script, *args):
 
 
 def test_one_holder_which_the_file_names(tmp_path):
-  path = tmp_path / 'lock'
-  path.write_text('of a killed process, ' * 100)
-  with locks.take(path):
-    assert locks.take(path) is None
+  path = tmp_path / locks.NAME
+  path.write_text('process 7 on a host, killed, ' * 100)
+  with locks.take(tmp_path):
+    assert locks.take(tmp_path) is None
     ours = f'process {os.getpid()} on {socket.gethostname()} since '
-    assert locks.holder(path).startswith(ours)
+    assert locks.holder(tmp_path).startswith(ours)
     assert path.read_text().startswith(ours)
     assert path.read_text().count('\n') == 1
-  with locks.take(path):
+  assert not path.exists()
+  with locks.take(tmp_path):
     pass
   assert locks.holder(tmp_path / 'none') == 'another process'
+  assert locks.take(tmp_path / 'none') is None
+
+
+def test_a_folder_stays_locked_without_the_file_and_through_a_link(tmp_path):
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'run')
+  with locks.take(tmp_path / 'link'):
+    assert locks.take(tmp_path / 'run') is None
+    (tmp_path / 'run' / locks.NAME).unlink()
+    assert locks.take(tmp_path / 'run') is None
+    assert os.listdir(tmp_path / 'run') == []
+    (tmp_path / 'run' / locks.NAME).write_text('mine')
+  assert (tmp_path / 'run' / locks.NAME).read_text() == 'mine'
+
+
+def link_to_a_file(path):
+  path.with_name('target').write_text('process of mine')
+  path.symlink_to(path.with_name('target'))
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    link_to_a_file,
+    lambda path: path.symlink_to(path.with_name('nothing')),
+    lambda path: path.write_text('mine'),
+    lambda path: path.mkdir(),
+    lambda path: os.mkfifo(path),
+  ],
+)
+def test_what_is_no_lock_is_neither_written_nor_removed(tmp_path, make):
+  make(tmp_path / locks.NAME)
+  before = os.lstat(tmp_path / locks.NAME)
+  with pytest.raises(InputError, match='is no lock of segjax') as error:
+    with lock_workdir(tmp_path):
+      pass
+  assert '\n' not in str(error.value)
+  assert os.lstat(tmp_path / locks.NAME) == before
+  assert not (tmp_path / 'nothing').exists()
+  if (tmp_path / 'target').exists():
+    assert (tmp_path / 'target').read_text() == 'process of mine'
+
+
+def test_a_file_of_mine_that_is_named_lock_stays(tmp_path):
+  (tmp_path / 'lock').write_text('mine')
+  with lock_workdir(tmp_path):
+    pass
+  assert (tmp_path / 'lock').read_text() == 'mine'
+
+
+def test_what_is_refused_after_the_lock_changes_nothing(tmp_path):
+  (tmp_path / locks.NAME).write_text('process 7 on a host')
+
+  def refuse():
+    raise InputError('wrong')
+
+  before = snapshot(tmp_path)
+  with pytest.raises(InputError, match='wrong'):
+    locks.take(tmp_path, refuse)
+  assert snapshot(tmp_path) == before
+  with locks.take(tmp_path):
+    pass
+
+
+def test_on_windows_one_line_says_where_it_runs():
+  script = """
+import sys
+sys.modules['fcntl'] = None
+from segjax.command_line import run
+sys.argv[1:] = ['--input=a', '--output=b']
+run('instances')
+"""
+  process = subprocess.run(
+    [sys.executable, '-c', script],
+    capture_output=True,
+    text=True,
+    cwd=REPOSITORY,
+  )
+  assert process.returncode == 2
+  [line] = process.stderr.splitlines()
+  assert line.startswith('error: segjax runs on Linux, macOS and WSL2')
 
 
 def test_a_killed_process_holds_nothing_nor_do_its_children(tmp_path):
@@ -51,7 +133,7 @@ sleeper = subprocess.Popen(['sleep', '300'], stdout=subprocess.DEVNULL,
 print(sleeper.pid, flush=True)
 time.sleep(300)
 """
-  path = tmp_path / 'lock'
+  path = tmp_path
   process = run_script(script, path)
   sleeper = int(process.stdout.readline())
   try:
@@ -65,17 +147,14 @@ time.sleep(300)
     os.kill(sleeper, signal.SIGKILL)
 
 
-@pytest.mark.parametrize('number', [errno.ENOLCK, errno.EOPNOTSUPP, None])
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_where_there_are_no_locks_it_warns_and_goes_on(
   number, tmp_path, monkeypatch
 ):
   def refuse(*unused):
     raise OSError(number, os.strerror(number))
 
-  if number is None:  # As on Windows.
-    monkeypatch.setattr(locks, 'fcntl', None)
-  else:
-    monkeypatch.setattr(fcntl, 'flock', refuse)
+  monkeypatch.setattr(fcntl, 'flock', refuse)
   said = []
   monkeypatch.setattr(
     locks.logging,
@@ -85,8 +164,7 @@ def test_where_there_are_no_locks_it_warns_and_goes_on(
   with lock_workdir(tmp_path / 'run'):
     [(most, message)] = said
     assert most == 1
-    reason = os.strerror(number) if number else 'has no flock'
-    assert f'no lock on {tmp_path}/run: ' in message and reason in message
+    assert f'no lock on {tmp_path}/run: {os.strerror(number)}' in message
     with lock_workdir(tmp_path / 'run'):
       pass
 
@@ -104,7 +182,7 @@ def test_another_error_is_one(tmp_path, monkeypatch):
 def test_a_new_workdir_that_stays_empty_is_removed(tmp_path):
   workdir = tmp_path / 'a' / 'b'
   with pytest.raises(KeyError), lock_workdir(workdir):
-    assert os.listdir(workdir) == ['lock']
+    assert os.listdir(workdir) == [locks.NAME]
     raise KeyError
   assert os.listdir(tmp_path) == []
   with lock_workdir(workdir):
@@ -128,7 +206,7 @@ def test_a_workdir_in_which_nothing_is_done_is_as_it_was(tmp_path):
 
 
 def test_a_second_run_is_refused_and_changes_nothing(tmp_path, monkeypatch):
-  monkeypatch.setattr('segjax.runs.workdir._SECONDS_BETWEEN_TRIES', 0)
+  monkeypatch.setattr('segjax.locks._SECONDS_BETWEEN_TRIES', 0)
   with lock_workdir(tmp_path):
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as error, lock_workdir(tmp_path):
@@ -141,33 +219,35 @@ def test_a_second_run_is_refused_and_changes_nothing(tmp_path, monkeypatch):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('gone_before', [1, 2])  # Locks of folder and file.
 def test_a_run_that_begins_while_another_is_refused_goes_on(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, gone_before
 ):
   """It opened the lock, and the other removes lock and folder."""
   workdir = tmp_path / 'run'
   lock, calls = fcntl.flock, []
 
   def late(file, operation):
-    calls.append(file.name)
-    if len(calls) == 1:
-      os.unlink(file.name)
+    calls.append(file)
+    if len(calls) == gone_before:
+      (workdir / locks.NAME).unlink(missing_ok=True)
       os.rmdir(workdir)
     lock(file, operation)
 
   monkeypatch.setattr(fcntl, 'flock', late)
   with lock_workdir(workdir):
-    assert len(calls) == 2
-    assert f'process {os.getpid()} ' in locks.holder(workdir / 'lock')
+    assert len(calls) == 2 + gone_before
+    assert f'process {os.getpid()} ' in locks.holder(workdir)
 
 
 # Enters as often as it can until a time, leaves without or with an error, and
 # says how often it was in, and how often another was there, too.
 RACE = """
 import contextlib, os, random, sys, time
+from segjax import locks
 from segjax.runs import workdir
 from segjax.errors import InputError
-workdir._SECONDS_BETWEEN_TRIES = 0
+locks._SECONDS_BETWEEN_TRIES = 0
 folder, end = sys.argv[1], time.monotonic() + 3
 entered = met = 0
 while time.monotonic() < end:

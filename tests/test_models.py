@@ -123,7 +123,7 @@ def test_no_unet(wrong, message):
     ({'fc_features': 0}, 'model.fc_features=0 must be >= 1'),
     ({'dropout_rate': -0.5}, 'model.dropout_rate=-0.5 must be >= 0 and < 1'),
     ({'heads': (('sem', 33), ('geo', 0))}, 'model.heads=.* must be pairs'),
-    ({'heads': ('sem', 36)}, "model.heads=.'sem', 36. must be pairs"),
+    ({'heads': ('sem', 36)}, "model.heads=.'sem', 36. must be a tuple"),
     ({'heads': (('sem', 33),)}, 'num_classes=36 must be 33'),
     ({'streams': ('a', 'b')}, 'stride=8 must be 32'),
     ({'name': 'fcn_alexnet'}, 'learned=.*; the deconvolutions are'),

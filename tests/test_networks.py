@@ -11,7 +11,7 @@ from segjax import networks, steps
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet
-from segjax.recipes import fcn_config, start_from_coarser
+from segjax.recipes import VOC_DATA, fcn_config, start_from_coarser
 from segjax.weights import files
 
 CLASSES = fcn_nets.CLASSES
@@ -114,7 +114,7 @@ def test_the_start_is_never_partial(coarse):
 
 
 def test_recipes_name_what_a_finer_net_adds():
-  config = fcn_config('fcn16s', {}, 36, 1e-12)
+  config = fcn_config('fcn16s', VOC_DATA, 36, 1e-12)
   config.model.heads = (('sem', 33), ('geo', 3))
   start_from_coarser(config, 'pool4')
   assert config.init.initial == ('score_pool4_sem', 'score_pool4_geo')
@@ -122,7 +122,7 @@ def test_recipes_name_what_a_finer_net_adds():
 
 def test_converted_weights_need_no_training(coarse):
   path, trained = coarse
-  config = fcn_config('fcn32s', {}, CLASSES, 1e-10)
+  config = fcn_config('fcn32s', VOC_DATA, CLASSES, 1e-10)
   config.model.width = fcn_nets.NARROW['width']
   config.model.fc_features = fcn_nets.NARROW['fc_features']
   network = networks.load_converted(config, path)
@@ -136,7 +136,7 @@ def test_converted_weights_need_no_training(coarse):
 
 def test_a_file_says_what_its_shapes_do_not(tmp_path):
   """At once, without 100 px, other pixels: the same tree, another network."""
-  config = fcn_config('fcn8s', {}, CLASSES, 1e-10)
+  config = fcn_config('fcn8s', VOC_DATA, CLASSES, 1e-10)
   config.model.width = fcn_nets.NARROW['width']
   config.model.fc_features = fcn_nets.NARROW['fc_features']
   about = networks.about(config)

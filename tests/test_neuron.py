@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import tifffile
 from inputs import LABEL, PROPOSALS, noisy_stack, random_cells
 from scipy import ndimage
 
+from segjax.data import Dataset
 from segjax.errors import InputError
+from segjax.evaluate import check_metric
 from segjax.metrics import neuron, stacks, warping
 
 
@@ -288,3 +291,20 @@ def _entropy(clusters):
   sizes = [clusters.count(x) for x in set(clusters)]
   shares = np.array(sizes) / len(clusters)
   return -np.sum(shares * np.log(shares))
+
+
+def test_ignored_pixels_of_a_stack_are_refused_at_the_start():
+  model = types.SimpleNamespace(head_names=('',), num_classes=2)
+  label = np.ones((4, 5), np.int32)
+  ignoring = label.copy()
+  ignoring[2, 3] = 255
+  examples = [
+    {'name': f'slice {i}', 'label': label}
+    for i, label in enumerate([label] * 2)
+  ]
+  dataset = Dataset(('membrane', 'cell'), examples, examples, '')
+  check_metric(model, dataset, 'v_rand')
+  examples[1]['label'] = ignoring
+  check_metric(model, dataset, 'mean_iu')
+  with pytest.raises(InputError, match='labels of slice 1 have pixels of 255'):
+    check_metric(model, dataset, 'v_rand')

@@ -3,11 +3,14 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from commands import snapshot
 
+from segjax import locks
 from segjax.errors import InputError
 from segjax.prediction.partial import open_partial, remove_leftover
 
@@ -79,8 +82,7 @@ def test_the_rest_of_a_removal_that_was_killed_is_no_obstacle(tmp_path):
 
   for use in (begin, lambda: remove_leftover(output, {'a': '1'})):
     folder.mkdir()
-    for name in ('lock', 'out.npy'):
-      (folder / name).touch()
+    (folder / locks.NAME).touch()  # It goes last.
     use()
     assert not folder.exists()
     assert output.read_text() == 'whole'
@@ -97,7 +99,7 @@ def test_the_lock_of_a_dead_run_is_none(tmp_path):
   )
   process = subprocess.run([sys.executable, '-c', script, output])
   assert process.returncode == 9
-  assert (tmp_path / 'out.npy.partial/lock').exists()
+  assert (tmp_path / 'out.npy.partial' / locks.NAME).exists()
   with open_partial(output, {}) as partial:
     assert partial.finished == {(0, 3): 5}
     (partial.folder / 'out.npy').write_text('second')
@@ -109,11 +111,14 @@ def test_a_run_that_begins_while_another_ends_is_refused(tmp_path, monkeypatch):
   output = tmp_path / 'out.npy'
   lock = fcntl.flock
 
+  folder = output.with_name('out.npy.partial')
+
   def late(file, operation):
-    os.unlink(file.name)
+    shutil.rmtree(folder)
     lock(file, operation)
 
-  output.with_name('out.npy.partial').mkdir()
+  folder.mkdir()
+  (folder / 'journal').write_text('{}\n')
   monkeypatch.setattr('fcntl.flock', late)
   with pytest.raises(InputError, match='another run is writing'):
     with open_partial(output, {}):
@@ -139,9 +144,7 @@ def test_the_journals_of_all_processes_are_read(tmp_path):
 def test_nothing_is_finished_without_a_canvas(tmp_path, monkeypatch):
   """Killed when the output had its name and its folder was not yet removed."""
   monkeypatch.setattr('segjax.prediction.partial.RECORD_EVERY_SECONDS', 0)
-  monkeypatch.setattr(
-    'segjax.prediction.partial.shutil.rmtree', lambda *_, **__: None
-  )
+  monkeypatch.setattr('segjax.prediction.partial._remove', lambda *_: None)
   output = tmp_path / 'out.npy'
   with open_partial(output, {'input': 'a'}) as partial:
     (partial.folder / 'out.npy').write_text('first')
@@ -170,3 +173,125 @@ def test_an_output_may_have_the_name_of_a_journal(tmp_path, name):
     assert partial.finished == {(0, 1): 16}
   assert output.read_bytes() == b'\xff\n'
   assert os.listdir(tmp_path) == [name]
+
+
+def make_foreign_folder(path):
+  path.mkdir()
+  (path / 'photo.tif').write_text('mine')
+
+
+def make_foreign_journal(path):
+  path.mkdir()
+  (path / 'journal').write_text('Dear diary,\n')
+
+
+def make_foreign_numbers(path):
+  path.mkdir()
+  (path / 'journal').write_text('[1, 2]\n')
+
+
+def make_foreign_link(path):
+  make_foreign_folder(path.with_name('elsewhere'))
+  path.symlink_to(path.with_name('elsewhere'))
+
+
+@pytest.mark.parametrize('overwrite', [False, True])
+@pytest.mark.parametrize(
+  'make',
+  [
+    make_foreign_folder,
+    make_foreign_journal,
+    make_foreign_numbers,
+    make_foreign_link,
+    lambda path: path.write_text('mine'),
+    lambda path: path.symlink_to(path.with_name('nothing')),
+  ],
+)
+def test_what_segjax_did_not_leave_is_not_removed(tmp_path, make, overwrite):
+  output = tmp_path / 'out.npy'
+  make(output.with_name('out.npy.partial'))
+  before = snapshot(tmp_path)
+  with pytest.raises(InputError, match='out.npy.partial .*did not make'):
+    with open_partial(output, {'a': '1'}, overwrite):
+      pass
+  remove_leftover(output, {'a': '1'})
+  assert snapshot(tmp_path) == before
+
+
+def test_a_file_that_somebody_put_into_the_folder_stays(tmp_path):
+  output = tmp_path / 'out.npy'
+  with open_partial(output, {'a': '1'}) as partial:
+    (partial.folder / 'out.npy').write_text('whole')
+    (partial.folder / 'notes.txt').write_text('mine')
+  assert output.read_text() == 'whole'
+  assert os.listdir(partial.folder) == ['notes.txt']
+
+
+def test_what_is_refused_changes_nothing_in_the_folder(tmp_path):
+  output = tmp_path / 'out.npy'
+  with pytest.raises(KeyboardInterrupt):
+    with open_partial(output, {'a': '1'}) as partial:
+      (partial.folder / 'out.npy').write_text('some')
+      (partial.folder / 'journal.1').write_text('0 1 16\n')
+      raise KeyboardInterrupt
+  (partial.folder / locks.NAME).write_text('process 7 on a host\n')
+  before = snapshot(tmp_path)
+  with pytest.raises(InputError, match='was begun with other a; give'):
+    with open_partial(output, {'a': '2'}):
+      pass
+  assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize('make', [str, make_foreign_folder])
+def test_an_output_that_appears_meanwhile_is_not_replaced(
+  tmp_path, monkeypatch, make
+):
+  """What was computed stays, and goes on once there is room for it."""
+  monkeypatch.setattr('segjax.prediction.partial.RECORD_EVERY_SECONDS', 0)
+  output = tmp_path / 'out.npy'
+  with pytest.raises(InputError, match='out.npy was made by somebody else'):
+    with open_partial(output, {}) as partial:
+      (partial.folder / 'out.npy').write_text('ours')
+      partial.record((0, 0), 7, lambda: None)
+      if make is str:
+        output.write_text('mine')
+      else:
+        make(output)
+  kept = output if make is str else output / 'photo.tif'
+  assert kept.read_text() == 'mine'
+  os.rename(output, tmp_path / 'kept')
+  with open_partial(output, {}) as partial:
+    assert partial.finished == {(0, 0): 7}
+  assert output.read_text() == 'ours'
+  assert sorted(os.listdir(tmp_path)) == ['kept', 'out.npy']
+
+
+def test_a_folder_that_is_no_array_is_not_replaced(tmp_path):
+  output = tmp_path / 'out.npy'
+  make_foreign_folder(output)
+  with pytest.raises(InputError, match='is a folder and no Zarr array'):
+    with open_partial(output, {}, overwrite=True) as partial:
+      (partial.folder / 'out.npy').write_text('ours')
+  assert os.listdir(output) == ['photo.tif']
+
+
+def test_the_canvas_of_a_run_killed_at_its_end_is_not_the_output(
+  tmp_path, monkeypatch
+):
+  """It has two names then, and to write to one would change the other."""
+  output = tmp_path / 'out.npy'
+  monkeypatch.setattr('segjax.prediction.partial._remove', lambda *_: None)
+  with open_partial(output, {}) as partial:
+    (partial.folder / 'out.npy').write_text('first')
+  with pytest.raises(KeyboardInterrupt):
+    with open_partial(output, {}, overwrite=True) as partial:
+      (partial.folder / 'out.npy').write_text('half')
+      raise KeyboardInterrupt
+  assert output.read_text() == 'first'
+
+
+def test_a_name_of_215_characters_is_no_obstacle(tmp_path):
+  output = tmp_path / f'{"a" * 215}.tiff'
+  with open_partial(output, {}) as partial:
+    (partial.folder / output.name).write_text('whole')
+  assert os.listdir(tmp_path) == [output.name]

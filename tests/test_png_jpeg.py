@@ -55,6 +55,12 @@ def assert_windows_equal(path, expected):
   np.testing.assert_array_equal(whole, expected)
 
 
+def assert_labels_equal(path, expected):
+  [[label]] = np.moveaxis(files.read_labels(path), -1, 1)
+  assert label.dtype == np.uint8
+  np.testing.assert_array_equal(label, expected)
+
+
 def png_header(kind, bits=8, interlaced=0, size=(HEIGHT, WIDTH)):
   return struct.pack('>IIBBBBB', *size[::-1], bits, kind, 0, 0, interlaced)
 
@@ -116,7 +122,7 @@ def test_png_windows_equal_what_was_stored(tmp_path):
     ('rgb', COLOURS, COLOURS),
     ('rgba', np.dstack([COLOURS, alpha]), COLOURS),
     ('la', np.dstack([GRAY, alpha]), GRAY),
-    ('bit', GRAY > 99, (GRAY > 99).astype(np.uint8)),
+    ('bit', GRAY > 99, 255 * (GRAY > 99).astype(np.uint8)),
   ):
     Image.fromarray(stored).save(tmp_path / f'{name}.png')
     assert_windows_equal(tmp_path / f'{name}.png', expected)
@@ -127,14 +133,16 @@ def test_few_bits_of_png(tmp_path, bits):
   values = GRAY >> (8 - bits)
   pixels = unfiltered(packed(values, bits))
   (tmp_path / 'gray.png').write_bytes(png_of(png_header(0, bits), pixels))
-  # One bit is 0 and 1, more are scaled as Pillow does it.
-  scale = 1 if bits == 1 else 255 // (2**bits - 1)
-  assert_windows_equal(tmp_path / 'gray.png', values * np.uint8(scale))
+  scale = np.uint8(255 // (2**bits - 1))
+  assert_windows_equal(tmp_path / 'gray.png', values * scale)
+  assert_labels_equal(tmp_path / 'gray.png', values)
   # Of one colour for all indices, and with a transparent one.
-  before = [(b'PLTE', bytes([7] * 3 * 2**bits)), (b'tRNS', bytes(2**bits))]
+  before = [(b'PLTE', bytes([7, 8, 9] * 2**bits)), (b'tRNS', bytes(2**bits))]
   indices = png_of(png_header(3, bits), pixels, before)
   (tmp_path / 'indices.png').write_bytes(indices)
-  assert_windows_equal(tmp_path / 'indices.png', values)
+  assert_labels_equal(tmp_path / 'indices.png', values)
+  colours = np.broadcast_to(np.uint8([7, 8, 9]), (HEIGHT, WIDTH, 3))
+  assert_windows_equal(tmp_path / 'indices.png', colours)
 
 
 def test_transparent_colours_and_gamma_change_nothing(tmp_path):
@@ -161,14 +169,18 @@ def test_jpeg_windows_equal_pillow(tmp_path, name):
     assert_windows_equal(tmp_path / 'a.jpg', np.asarray(picture))
 
 
-def test_jpeg_is_neither_turned_nor_coloured(tmp_path):
+def test_jpeg_is_turned_but_not_coloured(tmp_path):
   turned = Image.Exif()
   turned[0x0112] = 6
   profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('XYZ')).tobytes()
   data = jpeg(SMOOTH, subsampling=0, exif=turned, icc_profile=profile)
   (tmp_path / 'a.jpg').write_bytes(data)
   (tmp_path / 'b.jpg').write_bytes(JPEGS['4:4:4'])
-  assert_windows_equal(tmp_path / 'a.jpg', read(tmp_path / 'b.jpg'))
+  turned = np.rot90(read(tmp_path / 'b.jpg'), -1)
+  np.testing.assert_array_equal(read(tmp_path / 'a.jpg'), turned)
+  window = slice(3, 9), slice(60, 70)
+  with files.open_rasters(tmp_path / 'a.jpg') as [page]:
+    np.testing.assert_array_equal(page[window], turned[window])
 
 
 OTHER_ORDERS = {
@@ -228,10 +240,10 @@ def test_threads_share_one_decoding(tmp_path, monkeypatch):
   decoded = []
   decode = png_jpeg.decode
 
-  def slow(file, source):
+  def slow(file, page, source):
     decoded.append(source)
     time.sleep(0.1)
-    return decode(file, source)
+    return decode(file, page, source)
 
   monkeypatch.setattr(png_jpeg, 'decode', slow)
   with files.open_rasters(path) as [page], ThreadPoolExecutor(4) as pool:
@@ -338,7 +350,7 @@ def test_palette_is_kept_as_it_is(tmp_path, colours):
   with Image.open(path) as picture:
     assert picture.mode == 'P'
     assert picture.getpalette() == palette.ravel().tolist()
-  assert_windows_equal(path, page)
+  assert_labels_equal(path, page)
 
 
 @pytest.mark.parametrize('channels', [(), (1,), (3,)])
@@ -349,7 +361,7 @@ def test_finished_picture_can_be_made_again(tmp_path, channels):
     canvas[0, slice(0, 40), slice(0, 50)] = stack[0]
   for _ in range(2):
     finish_picture(tmp_path, 'a.png', colours)
-    read = files.read_stack(tmp_path / 'a.png')
+    read = files.read_labels(tmp_path / 'a.png')
     np.testing.assert_array_equal(read, stack.reshape(read.shape))
     (tmp_path / 'a.png').write_bytes(b'cut')
   finish_picture(tmp_path, 'a.png', colours)

@@ -156,7 +156,7 @@ def test_labels_of_many_classes_show_their_colours(
   predict_files(network, tmp_path / 'in.png', output, kind='labels')
   expected = np.zeros((4, 5), int)
   expected[1:3, 1:4] = index
-  np.testing.assert_array_equal(files.read_stack(output)[0, ..., 0], expected)
+  np.testing.assert_array_equal(files.read_labels(output)[0, ..., 0], expected)
   with Image.open(output) as picture:
     shown = np.asarray(picture.convert('RGB'))
   colour = {'voc': (192, 128, 128), 'camvid': (128, 64, 128)}[name]

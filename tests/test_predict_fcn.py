@@ -11,7 +11,7 @@ from small_sets import SIZES, write_voc
 
 from segjax import convert
 from segjax.data import voc
-from segjax.images.files import read_stack
+from segjax.images.files import read_labels, read_stack
 from segjax.images.palettes import voc_palette
 from segjax.metrics import confusion
 from segjax.models.fcn import FCN8s
@@ -161,4 +161,4 @@ def test_a_run_goes_on_to_the_next_stage_and_predicts(voc_dir, tmp_path):
     '--kind=labels',
   )
   assert process.returncode == 0, process.stderr
-  assert read_stack(output).shape == (1, *SIZES[2], 1)
+  assert read_labels(output).shape == (1, *SIZES[2], 1)

@@ -171,7 +171,9 @@ def test_an_image_in_the_folder_of_the_unfinished_is_spared(tmp_path):
 
 
 def write_zarr(path, shape):
+  """Writes an array of one chunk; the others are missing."""
   path.mkdir()
+  (path / '0.0').write_bytes(bytes(64 * 64))
   (path / '.zarray').write_text(
     json.dumps(
       {

@@ -95,13 +95,14 @@ prepare(dataset_of(Fatal([example(0)])), {str(tmp_path)!r}, 'streets')
   )
   assert process.returncode == 9
   (left,) = tmp_path.iterdir()
-  assert left.name.startswith('.prepare-')
+  assert left.name.startswith('.segjax-')
   assert [*left.rglob('incomplete.*')]
   with pytest.raises(InputError, match='not prepared'):
     load(tmp_path)
   made = dataset_of([example(0)])
   prepare(made, tmp_path, 'streets')
   assert_same(load(tmp_path, heldout_split='').train, made.train)
+  assert [file.name for file in tmp_path.iterdir()] == ['streets']
 
 
 def label_of(value):

@@ -185,7 +185,7 @@ def test_images_have_the_channels_of_their_feature(tmp_path):
     (
       rgb(),
       encode(Image.fromarray(INDICES), 'jpeg'),
-      '12: label is a JPEG, which changes values',
+      '12, label: JPEG changes values',
     ),
     (rgb(), b'text', '12, label: truncated, corrupt or misnamed'),
     (rgb()[:40], encode(Image.fromarray(INDICES)), '12, image: truncated'),

@@ -46,6 +46,38 @@ def test_new_workdir_holds_the_config(tmp_path):
   assert isinstance(config.model, ml_collections.ConfigDict)
 
 
+def test_no_flipped_bit_of_the_config_is_used(tmp_path):
+  workdir.claim_workdir(tmp_path, make_config())
+  file = tmp_path / 'config.json'
+  whole = file.read_bytes()
+  for bit in range(8 * len(whole)):
+    damaged = bytearray(whole)
+    damaged[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(damaged)
+    try:  # White space, and the name of the checksum, change no setting.
+      config = workdir.read_config(tmp_path)
+    except InputError:
+      continue
+    with config.unlocked():
+      if config != make_config():
+        [name] = {*config} - {*make_config()}
+        del config[name]
+    assert config == make_config(), bit
+
+
+def test_a_config_without_a_checksum_is_read(tmp_path):
+  workdir.claim_workdir(tmp_path, make_config())
+  file = tmp_path / 'config.json'
+  settings = json.loads(file.read_text())
+  settings['seed'] = 7
+  file.write_text(json.dumps(settings))
+  with pytest.raises(InputError, match='changed or damaged.*line "seal"'):
+    workdir.read_config(tmp_path)
+  del settings['seal']
+  file.write_text(json.dumps(settings))
+  assert workdir.read_config(tmp_path).seed == 7
+
+
 def test_same_config_goes_on(tmp_path):
   workdir.claim_workdir(tmp_path, make_config())
   workdir.claim_workdir(tmp_path, make_config())
@@ -141,6 +173,7 @@ def test_a_run_from_before_a_setting_is_read_as_it_was(tmp_path):
   settings = json.loads(file.read_text())
   for name in 'accumulate_steps', 'compilation_cache', 'mesh', 'profile_steps':
     del settings[name]
+  settings.pop('seal', None)
   del settings['evaluation']['present_only']
   del settings['prediction']['tile_memory_mib']
   del settings['model']['remat']
@@ -169,6 +202,7 @@ def test_a_run_with_the_old_setting_of_the_mesh_is_read_and_goes_on(tmp_path):
   claim(today)
   file = tmp_path / 'config.json'
   settings = json.loads(file.read_text())
+  del settings['seal']
   settings['mesh'] = {'data': 4, 'space': 2}
   file.write_text(json.dumps(settings))
   assert workdir.read_config(tmp_path).mesh.to_dict() == {'space': 2}

@@ -135,22 +135,26 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
     ),
     folder,
   )
-  frames = []
+  frames, empty = [], []
   for item, example in zip(items, FileExamples(items, _read), strict=True):
     instances = example['label']
     if instances.any():
       carved = border_weights.separate_touching(instances)
       frames.append({**example, 'label': carved, 'instances': instances})
     else:
-      logging.warning('%s marks no cell; left out', item.files[1])
+      empty.append(item.files[1])
   if not frames:
-    raise InputError(f'{folder} marks no cell in any frame')
+    raise InputError(
+      f'{folder} marks no cell in any frame: all pixels of {len(empty)} files '
+      'are 0; expected the number of a cell in each of its pixels'
+    )
+  for file in empty:
+    logging.warning('%s marks no cell; left out', file)
   return frames
 
 
 def _read(image: Path, truth: Path) -> tuple[np.ndarray, np.ndarray]:
-  instances = pages.read_page(truth, _GRAY, 1)[..., 0]
-  return pages.read_page(image, _GRAY, 1), instances
+  return pages.read_page(image, _GRAY, 1), pages.read_indices(truth)
 
 
 def _cell(instances: np.ndarray) -> np.ndarray:

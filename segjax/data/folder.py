@@ -27,8 +27,10 @@ from segjax.errors import InputError
 from segjax.images.files import (
   count_pages,
   open_rasters,
-  read_numbered_page,
+  read_image_page,
+  read_label_page,
 )
+from segjax.images.labels import label_of
 
 KINDS = ('classes', 'instances')
 _THREADS = 4
@@ -134,7 +136,7 @@ def load(
     _read_instances if label_kind == 'instances' else _read_classes,
     coding=coding,
   )
-  shape = read_numbered_page(pairs[0].image, 0)
+  shape = read_image_page(pairs[0].image, 0)
   kind = shape.dtype, shape.shape[-1], pairs[0].image
   settings: list = [tuple(map(tuple, colours)), tuple(ignore_value)]
   if label_values:  # Older runs, which had none, keep their digest.
@@ -231,7 +233,7 @@ class FolderExamples(Sequence):
     if index in self._kept:
       return self._kept[index]
     item = self.items[index]
-    image = read_numbered_page(item.files[0], item.number)
+    image = read_image_page(item.files[0], item.number)
     label, instances = self.read_label(item)
     self._check(item, image, label)
     example = {'image': image, 'label': label, 'name': item.name}
@@ -261,13 +263,13 @@ class FolderExamples(Sequence):
 
 def _read_classes(page, coding):
   number = f', page {page.number}' if page.is_of_stack else ''
-  stored = read_numbered_page(page.files[1], page.number)
+  stored = read_label_page(page.files[1], page.number)
   return coding.decode(stored, f'{page.files[1]}{number}'), None
 
 
 def _read_instances(page, coding):
   """Returns the label, carved where objects touch, and their numbers."""
-  masks = [read_numbered_page(file, page.number) for file in page.files[1:]]
+  masks = [read_label_page(file, page.number) for file in page.files[1:]]
   for file, mask in zip(page.files[1:], masks, strict=True):
     if mask.shape[-1] != 1 or mask.dtype.kind == 'f':
       raise InputError(
@@ -339,7 +341,7 @@ def pages_of(pair: Pair) -> list[Page]:
   files = (pair.image, *pair.labels)
   num_pages = count_pages(pair.image)
   for file in pair.labels:
-    if (found := count_pages(file)) != num_pages:
+    if (found := count_pages(file, label_of)) != num_pages:
       raise InputError(
         f'{file}: {found} page(s) for the {num_pages} of {pair.image}; they '
         'must be equal'

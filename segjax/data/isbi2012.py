@@ -80,9 +80,11 @@ def read(data_dir: str = '') -> tuple[np.ndarray, np.ndarray]:
       than 0 and 255 (or 0 and 1 throughout).
   """
   folder = find(data_dir)
-  images = _read_gray(folder / FILES[0])
+  images = image_files.read_stack(folder / FILES[0])
+  _check_gray(folder / FILES[0], images)
   path = folder / FILES[1]
-  stored = _read_gray(path)
+  stored = image_files.read_labels(path)
+  _check_gray(path, stored)
   if stored.shape != images.shape:
     raise InputError(
       f'{path}: labels of {_size(stored)} for images of {_size(images)}; they '
@@ -201,14 +203,12 @@ def fold_split(
   return train, slices[start:stop]
 
 
-def _read_gray(path):
-  stack = image_files.read_stack(path)
+def _check_gray(path, stack):
   if stack.dtype != np.uint8 or stack.shape[-1] != 1:
     raise InputError(
       f'{path}: {stack.dtype} pages of {stack.shape[-1]} channels; expected '
       'uint8 of 1'
     )
-  return stack
 
 
 def _size(stack):

@@ -77,9 +77,7 @@ class LabelCoding:
         f'label_values={values} beside colours={tuple(self.colours)}; expected '
         'one of them, and () for the other'
       )
-    if not all(
-      isinstance(value, int) and 0 <= value <= _LARGEST for value in values
-    ):
+    if not all(0 <= value <= _LARGEST for value in values):
       raise InputError(
         f'label_values={values}; expected whole numbers in 0..{_LARGEST}'
       )
@@ -103,7 +101,7 @@ class LabelCoding:
     """Returns i32[H, W], class indices and `IGNORE_LABEL`.
 
     Args:
-      stored: uint8 or uint16 [H, W, C], a page of a label image.
+      stored: uint8, uint16 or int32 [H, W, C], a page of `read_labels`.
       file: where it is from, for messages.
 
     Raises:

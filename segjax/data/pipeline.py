@@ -40,9 +40,8 @@ def have_one_size(examples: Sequence[dict]) -> bool:
 
   def size_of(index):
     index %= len(examples)
-    if hasattr(examples, 'size'):
-      return examples.size(index)
-    return examples[index]['image'].shape[:2]
+    size = getattr(examples, 'size', None)
+    return size(index) if size else examples[index]['image'].shape[:2]
 
   if not len(examples):
     return True

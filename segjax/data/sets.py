@@ -2,7 +2,7 @@
 """Data sets by the names that configs use."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,15 @@ from segjax.data import (
 )
 from segjax.data.examples import Dataset
 from segjax.errors import InputError, did_you_mean
+from segjax.fields import check_type
+
+
+def _load_arrays(class_names: Sequence[str]) -> Dataset:
+  raise InputError(
+    "data.name='arrays' is of a network that segjax.fit trained on arrays, "
+    'which are not on disk; give images and labels in folders'
+  )
+
 
 LOADERS = {
   'isbi2012': isbi2012.load,
@@ -32,6 +41,7 @@ LOADERS = {
   'sift_flow': sift_flow.load,
   'camvid': camvid.load,
   'tfds': tfds.load,
+  'arrays': _load_arrays,
 }
 
 # Names and colours of classes that do not depend on what is on disk.
@@ -54,23 +64,35 @@ def create_dataset(config: Mapping) -> Dataset:
       with a default may be missing, as in a config from before they existed.
 
   Raises:
-    InputError: an unknown name, fields that the loader doesn't take or lacks,
-      or what the loader finds wrong.
+    InputError: what `check_data` or the loader finds wrong.
+  """
+  check_data(config)
+  fields = {field: config[field] for field in config if field != 'name'}
+  return LOADERS[config['name']](**fields)
+
+
+def check_data(config: Mapping) -> None:
+  """Raises InputError for a config of `create_dataset` that no loader takes.
+
+  That is an unknown name, a field that the loader doesn't take or lacks, or one
+  of another type. It reads no data.
   """
   name = config['name'] if 'name' in config else None
   fields = {field: config[field] for field in config if field != 'name'}
-  if name not in LOADERS:
+  if name not in (*LOADERS,):  # It may be of any type.
     raise InputError(f'data.name={name!r} is not one of {tuple(LOADERS)}')
   expected = inspect.signature(LOADERS[name]).parameters
   needed = {k for k, v in expected.items() if v.default is v.empty}
   if not needed <= set(fields) <= set(expected):
-    unknown = [field for field in fields if field not in expected]
+    known = ('name', *expected)
+    unknown = [field for field in fields if field not in known]
     raise InputError(
       f'data.name={name!r} takes the fields {", ".join(expected)}; the config '
-      f'has {", ".join(fields)}'
-      f'{did_you_mean(unknown[0], expected) if unknown else ""}'
+      f'has {", ".join(map(str, fields))}'
+      f'{did_you_mean(unknown[0], known) if unknown else ""}'
     )
-  return LOADERS[name](**fields)
+  for field, value in fields.items():
+    check_type(f'data.{field}', value, expected[field].annotation)
 
 
 def look_of(

@@ -7,6 +7,7 @@ keeps counts alone, so that memory doesn't grow with their number.
 
 import collections
 import concurrent.futures
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from segjax.data.examples import list_some
 from segjax.data.folder import Page, pages_of
 from segjax.data.pairing import find_pairs
 from segjax.errors import InputError
-from segjax.images.files import list_images, read_numbered_page
+from segjax.images.files import list_images, read_image_page, read_label_page
 
 _THREADS = 4
 _BLOCK = 64  # Pairs in the queue of the threads.
@@ -74,7 +75,9 @@ class Survey(NamedTuple):
 
 
 def find_layout(
-  images: str | Path, labels: str | Path | None, match: str = ''
+  images: str | os.PathLike,
+  labels: str | os.PathLike | None,
+  match: str = '',
 ) -> Layout:
   """Returns where the images and the labels of a set are.
 
@@ -254,8 +257,8 @@ class _Found(NamedTuple):
 
 def _look(page: Page, counts_components: bool) -> _Found:
   image_file, *label_files = page.files
-  image = read_numbered_page(image_file, page.number)
-  labels = [read_numbered_page(file, page.number) for file in label_files]
+  image = read_image_page(image_file, page.number)
+  labels = [read_label_page(file, page.number) for file in label_files]
   for file, label in zip(label_files, labels, strict=True):
     if label.shape[:2] != image.shape[:2]:
       h, w, height, width = *label.shape[:2], *image.shape[:2]

@@ -35,6 +35,7 @@ from segjax.data.examples import (
 from segjax.data.layout import check_files
 from segjax.errors import InputError
 from segjax.images.files import decode_picture
+from segjax.images.labels import label_of
 
 _NAMES = ('name', 'file_name', 'image/filename', 'image_id', 'id')
 
@@ -278,9 +279,8 @@ class _Examples(Sequence):
 
   def _label(self, stored, name):
     if isinstance(stored, bytes):
-      if stored.startswith(b'\xff\xd8'):
-        raise InputError(f'{name}: label is a JPEG, which changes values')
-      stored = decode_picture(stored, f'{name}, {self.label_key}')
+      source = f'{name}, {self.label_key}'
+      stored = decode_picture(stored, source, label_of)
     if stored.ndim == 3 and stored.shape[-1] == 1:
       stored = stored[..., 0]
     if stored.ndim != 2:

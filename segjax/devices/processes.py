@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from segjax.errors import InputError
+from segjax.errors import InputError, SharedInputError
 
 Value = TypeVar('Value')
 
@@ -118,7 +118,8 @@ def together(action: Callable[[], Value]) -> Value:
   Otherwise the processes without an error would wait for the one that ended.
 
   Raises:
-    InputError: the error of the first process that has one.
+    InputError: the error of the first process that has one. Of several
+      processes it is a SharedInputError, which a command prints once.
     OSError: raised in the process whose action raised it; the other processes
       raise an InputError with its message.
   """
@@ -136,5 +137,5 @@ def together(action: Callable[[], Value]) -> Value:
       if isinstance(failed, OSError):
         raise failed
       text = received.tobytes().rstrip(b'\0')
-      raise InputError(text.decode(errors='replace'))
+      raise SharedInputError(text.decode(errors='replace'))
   return value

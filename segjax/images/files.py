@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files in and out, as a whole or by windows.
 
-This is the entry to all formats; each of them is one file beside this one.
-What is read is what was stored: nothing is scaled, inverted, rotated or
-coloured. A palette PNG gives its indices, not its colours. One bit per pixel
-gives uint8 0 and 1. Alpha is dropped: it says how to show a pixel, not what was
-measured. Any other stored sample is a channel. A file that is not whole is
-refused, never half read.
+This is the entry to all formats; each of them is one file beside this one and
+gives samples as they are stored. What they mean depends on what the file is:
+`pixels` makes images of them and `labels` makes labels. A file that is not
+whole is refused, never half read.
 """
 
 import contextlib
 import errno
 import hashlib
-import io
 import logging
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +23,17 @@ import numpy as np
 from segjax.atomic import replacing
 from segjax.errors import InputError
 from segjax.images import npy, png_jpeg, tiff, zarr
+from segjax.images.labels import label_of
 from segjax.images.palettes import complete_palette
+from segjax.images.pixels import image_of
 from segjax.images.windows import (
   DTYPES,
   MAX_PAGE_VALUES,
   Canvas,
   Raster,
+  StoredPage,
   check_size,
+  say_once,
   uncompressed_canvas,
 )
 
@@ -44,25 +45,50 @@ _FORMATS = {
   '.png': png_jpeg,
   '.jpg': png_jpeg,
   '.jpeg': png_jpeg,
+  '.bmp': png_jpeg,
+  '.gif': png_jpeg,
+  '.webp': png_jpeg,
   '.npy': npy,
 }
 
+Meaning = Callable[[StoredPage, Path | str], Raster]
+
 
 def read_stack(path: str | os.PathLike) -> np.ndarray:
-  """Returns all pages of an image file.
+  """Returns all pages of an image file, as images; see `pixels.image_of`.
 
   Args:
     path: as for `open_rasters`.
 
   Returns:
     uint8, uint16 or float32 [N,H,W,C]: N pages of H rows, W columns and C
-    channels, as stored, in native byte order.
+    channels, in native byte order.
 
   Raises:
     InputError: as `open_rasters`; or a page has more than `MAX_PAGE_VALUES`
       values, or pixels that are NaN or inf.
   """
-  with open_rasters(path) as pages, _refusing_damage(path):
+  return _read_all(path, image_of)
+
+
+def read_labels(path: str | os.PathLike) -> np.ndarray:
+  """Returns all pages of an image file, as labels; see `labels.label_of`.
+
+  Args:
+    path: as for `open_rasters`.
+
+  Returns:
+    uint8, uint16 or int32 [N,H,W,C] as `read_stack` does; C is 1, or 3 for
+    labels that are stored as colours.
+
+  Raises:
+    InputError: as `read_stack`; or the file does not hold labels.
+  """
+  return _read_all(path, label_of)
+
+
+def _read_all(path, meaning):
+  with open_rasters(path, meaning) as pages, _refusing_damage(path):
     shape = pages[0].shape
     check_size(path, shape)
     whole = slice(0, shape[0]), slice(0, shape[1])
@@ -83,42 +109,57 @@ def _check_finite(path, images):
     )
 
 
-def read_numbered_page(path: str | os.PathLike, number: int) -> np.ndarray:
+def read_image_page(path: str | os.PathLike, number: int) -> np.ndarray:
   """Returns one page [H,W,C] of an image file; see `read_stack`."""
-  with open_rasters(path) as pages, _refusing_damage(path):
+  return _read_page(path, number, image_of)
+
+
+def read_label_page(path: str | os.PathLike, number: int) -> np.ndarray:
+  """Returns one page [H,W,C] of a label file; see `read_labels`."""
+  return _read_page(path, number, label_of)
+
+
+def _read_page(path, number, meaning):
+  with open_rasters(path, meaning) as pages, _refusing_damage(path):
     height, width, _ = pages[number].shape
     check_size(path, pages[number].shape)
-    page = pages[number][:height, :width]
+    page = pages[number][slice(0, height), slice(0, width)]
   _check_finite(path, page[None])
   return page
 
 
-def count_pages(path: str | os.PathLike) -> int:
+def count_pages(path: str | os.PathLike, meaning: Meaning = image_of) -> int:
   """Returns how many pages an image file has; see `open_rasters`."""
   if Path(path).suffix.lower() in ('.png', '.jpg', '.jpeg'):
     return 1  # It need not be opened, which takes long for many files.
-  with open_rasters(path) as pages:
+  with open_rasters(path, meaning) as pages:
     return len(pages)
 
 
 @contextlib.contextmanager
-def open_rasters(path: str | os.PathLike) -> Iterator[list[Raster]]:
+def open_rasters(
+  path: str | os.PathLike, meaning: Meaning = image_of
+) -> Iterator[list[Raster]]:
   """Yields the pages of an image file, which stays open for the block.
 
   Pages of TIFF, Zarr and .npy may have any size; only the windows asked for are
-  read. A PNG or JPEG has no windows: it is decoded as a whole at the first one.
+  read. Other files have no windows: each is decoded as a whole at the first
+  one.
 
   Args:
-    path: a .tif or .tiff of any number of pages, a .png, .jpg or .jpeg, a .npy
-      of shape [H,W], [N,H,W] or [N,H,W,C], or a .zarr folder of these shapes,
-      or OME-Zarr, of which the finest scale is taken.
+    path: a .tif or .tiff of any number of pages, a .png, .jpg, .jpeg, .bmp,
+      .gif or .webp, a .npy of shape [H,W], [N,H,W] or [N,H,W,C], or a Zarr
+      folder of these shapes, or OME-Zarr, of which the finest scale is taken.
+    meaning: what stored samples mean: `pixels.image_of`, `labels.label_of` or
+      `labels.map_of`.
 
   Raises:
     InputError: the file is missing, a directory, of another ending or dtype,
       truncated or corrupt, empty, or has pages of unequal shape; or more than
-      `MAX_PAGE_VALUES` values would be decoded at once. Some damage is found
-      only when a window is read. Changed bytes can go unseen in a JPEG, a .npy,
-      a Zarr and an uncompressed TIFF: they have no checksum.
+      `MAX_PAGE_VALUES` values would be decoded at once; or as `meaning`. Some
+      damage is found only when a window is read. Changed bytes can go unseen in
+      a JPEG, BMP, GIF, .npy, a Zarr and an uncompressed TIFF: they have no
+      checksum.
   """
   path = Path(path)
   if zarr.is_zarr(path):
@@ -130,7 +171,15 @@ def open_rasters(path: str | os.PathLike) -> Iterator[list[Raster]]:
     raise InputError(f'{path}: {what}')
   with contextlib.ExitStack() as stack:
     with _refusing_damage(path):
-      pages = stack.enter_context(reader.open_pages(path))
+      stored = stack.enter_context(reader.open_pages(path))
+      pages = [meaning(page, path) for page in stored]
+    first = pages[0]
+    for i, page in enumerate(pages):
+      if (page.shape, page.dtype) != (first.shape, first.dtype):
+        raise InputError(
+          f'{path}: page {i} is {page.dtype}{list(page.shape)}, page 0 '
+          f'{first.dtype}{list(first.shape)}; pages must be equal'
+        )
     yield [_refusing_raster(path, page) for page in pages]
 
 
@@ -144,18 +193,26 @@ def _refusing_raster(path, page):
   return Raster(page.shape, page.dtype, read)
 
 
-def decode_picture(data: bytes, source: str) -> np.ndarray:
-  """Returns [H,W,C], the pixels of a PNG or JPEG of these bytes.
+def decode_picture(
+  data: bytes, source: str, meaning: Meaning = image_of
+) -> np.ndarray:
+  """Returns [H,W,C], the only page of a PNG, JPEG or the like of these bytes.
 
   Args:
     data: the bytes of the file.
     source: says in messages whose bytes they are.
+    meaning: as for `open_rasters`.
 
   Raises:
-    InputError: as `read_stack`.
+    InputError: as `read_stack`, or there are several pages.
   """
   with _refusing_damage(source):
-    return png_jpeg.decode(io.BytesIO(data), source)
+    pages = png_jpeg.pages_of_bytes(data, source)
+    if len(pages) > 1:
+      raise InputError(f'{source}: animated; expected one image')
+    page = meaning(pages[0], source)
+    whole = page[slice(0, page.shape[0]), slice(0, page.shape[1])]
+    return np.ascontiguousarray(whole)
 
 
 @contextlib.contextmanager
@@ -192,7 +249,8 @@ def write_stack(
   """Writes a stack that `read_stack` returns unchanged, as [N,H,W,C].
 
   The file appears under its name whole or not at all, and replaces one that
-  was there. A TIFF is uncompressed, one page per image, minimum is black.
+  was there. A TIFF is uncompressed, one page per image, minimum is black. A
+  .png with a palette returns through `read_labels`.
 
   Args:
     path: a .tif, .tiff or .npy, or a .png for one uint8 image. Its directory
@@ -220,6 +278,9 @@ def write_stack(
     if ending != '.png' or array.shape[3:] == (3,):
       raise InputError(f'{given} with a palette; only a .png of 1 channel can')
     palette = complete_palette(palette)
+  if ending == '.npy' and array.ndim == 3:
+    if array.shape[0] == 3 or array.shape[2] in (3, 4):
+      array = array[..., None]  # Or it could be one image of 3 channels.
   try:
     with replacing(path) as temporary:
       if ending == '.png':
@@ -296,7 +357,7 @@ def list_images(path: str | os.PathLike) -> list[Path]:
 
   Args:
     path: an image file, or a directory; folders below it and names that begin
-      with a dot are passed over.
+      with a dot are passed over. The number of other files is said.
 
   Raises:
     InputError: nothing is there, or nothing with an ending `read_stack` takes.
@@ -305,11 +366,17 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   if path.is_file():
     _known_ending(path, _FORMATS)
     return [path]
-  found = [f for f in path.glob('[!.]*') if f.is_file()]
-  found = [f for f in found if f.suffix.lower() in _FORMATS]
+  files = [f for f in path.glob('[!.]*') if f.is_file()]
+  found = [f for f in files if f.suffix.lower() in _FORMATS]
   if not found:
     what = 'no image in this' if path.is_dir() else 'no such file or'
     raise InputError(f'{path}: {what} directory; expected {" ".join(_FORMATS)}')
+  if len(files) > len(found):
+    endings = {f.suffix.lower() or f.name for f in files} - _FORMATS.keys()
+    say_once(
+      f'{path}: {len(files) - len(found)} file(s) of other endings are passed '
+      f'over: {" ".join(sorted(endings)[:8])}'
+    )
   return sorted(found, key=_natural_key)
 
 

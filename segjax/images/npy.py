@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.images.windows import Raster, stack_shape, stored_dtype
+from segjax.images.windows import (
+  StoredPage,
+  bits_of,
+  stack_shape,
+  stored_dtype,
+)
 
 
 @contextlib.contextmanager
-def open_pages(path: Path) -> Iterator[list[Raster]]:
+def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   """Yields the pages of a .npy of shape [H,W], [N,H,W] or [N,H,W,C]."""
   stored = np.lib.format.open_memmap(path, mode='r')
-  shape = stack_shape(path, stored.shape)
   dtype = stored_dtype(path, stored.shape, stored.dtype)
+  shape, doubt = stack_shape(path, stored.shape)
 
   def read(number, rows, columns):
     # Mapped anew for every window: pages of a map that lasts stay in memory.
@@ -25,7 +30,13 @@ def open_pages(path: Path) -> Iterator[list[Raster]]:
     return array.reshape(shape)[number, rows, columns]
 
   yield [
-    Raster(shape[1:], dtype, functools.partial(read, i))
+    StoredPage(
+      shape[1:],
+      dtype,
+      functools.partial(read, i),
+      bits_of(dtype),
+      doubt=doubt,
+    )
     for i in range(shape[0])
   ]
 

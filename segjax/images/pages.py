@@ -13,13 +13,13 @@ from segjax.images import files
 def read_page(
   file: Path, dtypes: Sequence[str], num_channels: int
 ) -> np.ndarray:
-  """Returns the one page [H, W, C] of an image file, as stored.
+  """Returns the one page [H, W, C] of an image file, as an image.
 
   Raises:
     InputError: the file holds several pages, another dtype or number of
       channels, or `files.read_stack` refuses it.
   """
-  image = _only_page(file)
+  image = _only_page(file, files.read_stack(file))
   if image.dtype not in dtypes or image.shape[-1] != num_channels:
     raise InputError(
       f'{file}: {image.dtype} of {image.shape[-1]} channels; expected '
@@ -34,23 +34,25 @@ def read_rgb(file: Path) -> np.ndarray:
 
 
 def read_indices(path: Path) -> np.ndarray:
-  """Returns uint8 or uint16 [H, W], indices as a palette or gray PNG has them.
+  """Returns integers [H, W], 0 or more, as a palette or gray PNG has them.
 
   Raises:
-    InputError: as `files.read_stack`; or the file has colours, not indices.
+    InputError: as `files.read_labels`; or the file has colours, not indices, or
+      negative numbers.
   """
-  label = _only_page(path)
-  if label.shape[-1] != 1 or label.dtype == np.float32:
+  label = _only_page(path, files.read_labels(path))
+  if label.shape[-1] != 1:
     raise InputError(
       f'{path}: {label.dtype} of {label.shape[-1]} channel(s); expected class '
       'indices, in the palette or gray label image as distributed, not one '
       'saved again in colours'
     )
+  if label.min() < 0:
+    raise InputError(f'{path}: label {label.min()}; expected 0 or more')
   return label[..., 0]
 
 
-def _only_page(file):
-  stack = files.read_stack(file)
+def _only_page(file, stack):
   if len(stack) != 1:
     raise InputError(
       f'{file}: {len(stack)} pages, a stack or volume; expected one image'

@@ -1,73 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PNG and JPEG files, decoded and encoded as a whole by Pillow.
+"""PNG, JPEG, BMP, GIF and WebP files, decoded as a whole by Pillow.
 
-Only this file and `legends`, which draws text, know Pillow. Its plug-in classes
-are called directly because `Image.open` reports a large image by a warning, and
-catching warnings is not safe among threads.
+PNG is also encoded. Only this file and `legends`, which draws text, know
+Pillow. Its plug-in classes are called directly because `Image.open` reports a
+large image by a warning, and catching warnings is not safe among threads.
 """
 
 import contextlib
 import functools
+import io
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import (
+  BmpImagePlugin,
+  GifImagePlugin,
+  Image,
+  ImageFile,
+  JpegImagePlugin,
+  PngImagePlugin,
+  WebPImagePlugin,
+)
 
 from segjax.errors import InputError
-from segjax.images.windows import Raster, stored_dtype
+from segjax.images.windows import StoredPage, check_size, stored_dtype
 
-_PNG_START = b'\x89PNG'
+# What the first bytes of a file say that it is, whatever its name.
+_PLUGINS = (
+  (b'\x89PNG', PngImagePlugin.PngImageFile),
+  (b'BM', BmpImagePlugin.BmpImageFile),
+  (b'GIF8', GifImagePlugin.GifImageFile),
+  (b'RIFF', WebPImagePlugin.WebPImageFile),
+  (b'', JpegImagePlugin.JpegImageFile),
+)
+_LOSSY = {
+  'JPEG': 'JPEG',
+  # It does not say whether it is lossless.
+  'WEBP': 'WebP, if it is not lossless,',
+}
+_ORIENTATION = 0x0112  # Tag of EXIF and TIFF.
 _PNG_END = b'\xaeB`\x82'  # The checksum of the last chunk, which is empty.
 
 
 @contextlib.contextmanager
-def open_pages(path: Path) -> Iterator[list[Raster]]:
-  """Yields the only page of a PNG or JPEG.
+def open_pages(path: Path) -> Iterator[list[StoredPage]]:
+  """Yields the only page of such a file, or the frames of an animated GIF.
 
-  Opening reads the header. The first window decodes the picture, which stays in
-  memory as long as the page.
+  Opening reads the header; of an animated GIF it decodes all frames. Otherwise
+  the first window decodes the picture, which stays in memory as long as the
+  page.
   """
-  with open(path, 'rb') as file:
-    _, shape, dtype = _open(file, path)
+  yield pages_of(lambda: open(path, 'rb'), path)
+
+
+def pages_of(
+  begin: Callable[[], BinaryIO], source: Path | str
+) -> list[StoredPage]:
+  """Returns the pages of such a file; see `open_pages`.
+
+  Args:
+    begin: () -> the file, opened at its begin.
+    source: names the file in messages.
+
+  Raises:
+    InputError: the picture is an animated PNG or WebP, too large, or of a kind
+      that is not read. Reading raises it for a file that is cut. On damaged
+      bytes Pillow raises whatever its parsers run into.
+  """
+  with begin() as file:
+    picture = _open(file)
+    if isinstance(picture, GifImagePlugin.GifImageFile) and picture.is_animated:
+      return _frames(picture, source)
+    page = _page(picture, file, source)
   lock = threading.Lock()
 
   @functools.cache
   def pixels():
-    with open(path, 'rb') as file:
-      return decode(file, path)
+    with begin() as file:
+      return decode(file, page, source)
 
   def read(rows, columns):
     with lock:  # The other threads wait for the first one's picture.
       decoded = pixels()
     return decoded[rows, columns]
 
-  yield [Raster(shape, dtype, read)]
+  return [StoredPage(read=read, **page)]
 
 
-def decode(file: BinaryIO, source: Path | str) -> np.ndarray:
-  """Returns the pixels [H,W,C] of a PNG or JPEG, uint8 or uint16, no alpha.
+def pages_of_bytes(data: bytes, source: str) -> list[StoredPage]:
+  """Returns `pages_of` a file of these bytes."""
+  return pages_of(lambda: io.BytesIO(data), source)
 
-  Args:
-    file: opened at its begin.
-    source: names the file in messages.
 
-  Raises:
-    InputError: as `_open`; or the file is cut. On damaged bytes Pillow raises
-      whatever its parsers run into.
-  """
-  picture, shape, dtype = _open(file, source)
+def decode(file: BinaryIO, page: dict, source: Path | str) -> np.ndarray:
+  """Returns all samples [H,W,C] of the `page` that `_page` describes."""
+  picture = _open(file)
   if picture.format == 'PNG':
     # Decoding ignores checksums and whether there is an end.
     picture.verify()
     if file.read(len(_PNG_END)) != _PNG_END:
       raise InputError(f'{source}: truncated; expected a whole image')
     file.seek(0)
-    picture, *_ = _open(file, source)
-  pixels = np.asarray(picture).reshape(*shape[:2], -1)[..., : shape[2]]
-  return pixels.astype(dtype, copy=False)
+    picture = _open(file)
+  samples = np.asarray(picture).reshape(page['shape'])
+  if page['palette'] is None and 1 < page['bits'] < 8:
+    # Pillow has scaled them to 0..255.
+    samples = samples // (255 // (2 ** page['bits'] - 1))
+  return samples.astype(page['dtype'], copy=False)
 
 
 def encode(
@@ -87,37 +130,103 @@ def encode(
   picture.save(file, 'PNG')
 
 
-def _open(
-  file: BinaryIO, source: Path | str
-) -> tuple[ImageFile.ImageFile, tuple[int, int, int], np.dtype]:
-  """Returns a PNG or JPEG, whichever the first bytes say, not yet decoded.
-
-  Returns:
-    The picture, the shape [H,W,C] of its pixels without alpha, and their dtype.
-
-  Raises:
-    InputError: the picture is animated, too large, or of a mode that is not
-      read.
-  """
-  is_png = file.read(len(_PNG_START)) == _PNG_START
+def _open(file: BinaryIO) -> ImageFile.ImageFile:
+  """Returns the picture that the first bytes announce, not yet decoded."""
+  start = file.read(4)
   file.seek(0)
-  if is_png:
-    picture = PngImagePlugin.PngImageFile(file)
-    if picture.is_animated:
-      raise InputError(f'{source}: animated; expected one image')
-  else:
-    picture = JpegImagePlugin.JpegImageFile(file)
-  bits = 16 if '16' in str(picture.tile[0].args) else 8
+  plugin = next(plugin for begin, plugin in _PLUGINS if start.startswith(begin))
+  return plugin(file)
+
+
+def _page(picture, file, source):
+  """Returns the fields of a `StoredPage` but for `read`."""
+  if getattr(picture, 'is_animated', False):
+    raise InputError(f'{source}: animated; expected one image')
+  # The raw mode, such as L;4 or RGB;16B. WebP has no tile yet.
+  raw = str(picture.tile[0].args) if picture.tile else ''
+  bits = 16 if '16' in raw and picture.format == 'PNG' else 8
   known = ['I;16'] if bits == 16 else ['1', 'L', 'LA', 'P', 'RGB', 'RGBA']
   if picture.mode not in known:
     raise InputError(
       f'{source}: {bits}-bit {picture.mode}; expected gray, palette or '
       '8-bit RGB'
     )
+  dtype = np.dtype(f'u{bits // 8}')
+  if picture.mode == '1':
+    bits, dtype = 1, np.dtype(bool)
+  elif picture.format == 'PNG' and raw in ('L;2', 'L;4'):
+    bits = int(raw[-1])
   bands = picture.getbands()
-  shape = (picture.height, picture.width, len(bands) - ('A' in bands))
-  return (
-    picture,
-    shape,
-    stored_dtype(source, shape, np.dtype(f'u{bits // 8}'), shape),
-  )
+  shape = picture.height, picture.width, len(bands)
+  return {
+    'shape': shape,
+    'dtype': stored_dtype(source, shape, dtype, shape),
+    'bits': bits,
+    'palette': _palette(picture) if picture.mode == 'P' else None,
+    'has_alpha': 'A' in bands,
+    'orientation': _orientation(picture, file),
+    'lossy': _LOSSY.get(picture.format, ''),
+  }
+
+
+def _palette(picture):
+  """Returns u8[K, 3]."""
+  mode, data = picture.palette.getdata()
+  mode = mode.partition(';')[0]
+  table = np.frombuffer(data, np.uint8)
+  table = table[: len(table) // len(mode) * len(mode)].reshape(-1, len(mode))
+  return table[:, [mode.index(channel) for channel in 'RGB']]
+
+
+def _orientation(picture, file):
+  """Returns the orientation that EXIF or XMP asks for; 1 without any."""
+  if picture.format == 'PNG':
+    exif = Image.Exif()
+    exif.load(_png_exif(file))
+  elif picture.format in ('JPEG', 'WEBP'):
+    exif = picture.getexif()
+  else:
+    return 1
+  orientation = exif.get(_ORIENTATION, 1)
+  return orientation if orientation in range(1, 9) else 1
+
+
+def _png_exif(file):
+  """Returns the bytes of a PNG's EXIF, which may be behind its pixels."""
+  at = file.tell()
+  try:
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+      size, kind = struct.unpack('>I4s', head)
+      if kind == b'eXIf':
+        return file.read(size)
+      file.seek(size + 4, 1)
+    return b''
+  finally:
+    file.seek(at)
+
+
+def _frames(picture, source):
+  """Returns the frames of an animated GIF, gray if all of their colours are."""
+  shape = picture.n_frames, picture.height, picture.width, 3
+  check_size(source, shape)
+  frames = np.empty(shape, np.uint8)
+  for i, frame in enumerate(frames):
+    picture.seek(i)
+    frame[:] = np.asarray(picture.convert('RGB'))
+  if (frames == frames[..., :1]).all():
+    frames = frames[..., :1]
+
+  def read(i, rows, columns):
+    return frames[i, rows, columns]
+
+  return [
+    StoredPage(
+      frames.shape[1:],
+      frames.dtype,
+      functools.partial(read, i),
+      bits=8,
+      lossy='GIF animation',
+    )
+    for i in range(len(frames))
+  ]

@@ -2,13 +2,16 @@
 """TIFF files: pages read by windows, and uncompressed files to write in place.
 
 This is the only file that knows tifffile, which decodes LZW, JPEG and others
-through imagecodecs.
+through imagecodecs. Axes that the metadata of ImageJ, OME or tifffile name are
+honoured: C gives channels, any other axis gives pages.
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,15 +20,33 @@ import numpy as np
 import tifffile
 
 from segjax.errors import InputError
-from segjax.images.windows import CACHE_BYTES, DTYPES, Raster, stored_dtype
+from segjax.images.windows import CACHE_BYTES, StoredPage, stored_dtype
+
+# Names of compressions that are lossy, at least in some files.
+_LOSSY = re.compile('JPEG|JP2000|WEBP|LERC|JETRAW')
+_RGB_OR_GRAY = (
+  tifffile.PHOTOMETRIC.MINISBLACK,
+  tifffile.PHOTOMETRIC.RGB,
+  tifffile.PHOTOMETRIC.LINEAR_RAW,
+)
 
 
 @contextlib.contextmanager
-def open_pages(path: Path) -> Iterator[list[Raster]]:
-  """Yields the pages of a TIFF. Alpha is left out."""
-  # Without OME: its metadata may send the reader to other files.
-  with tifffile.TiffFile(path, is_ome=False) as tif:
-    yield _rasters(path, tif)
+def open_pages(path: Path) -> Iterator[list[StoredPage]]:
+  """Yields the pages of a TIFF, but for its pyramids and transparency masks."""
+  with tifffile.TiffFile(path) as tif:
+    xml = tif.ome_metadata or ''
+  # Of this file, and of those that the planes lie in.
+  uuids = set(re.findall(r'<(?:\w+:)?OME[^>]*\sUUID="\s*([^"\s]+)', xml))
+  uuids.update(re.findall(r'<(?:\w+:)?UUID[^>]*>\s*([^<\s]+)', xml))
+  # Other files that OME metadata name are not opened.
+  with tifffile.TiffFile(path, is_ome=bool(xml) and len(uuids) < 2) as tif:
+    if len(uuids) > 1 and len(tif.pages) > 1:
+      raise InputError(
+        f'{path}: is one of several files of an OME-TIFF, whose planes go '
+        'together; save them as one file'
+      )
+    yield _stored_pages(path, tif)
 
 
 def create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -59,17 +80,18 @@ def page_offsets(path: Path) -> list[int]:
     return [page.dataoffsets[0] for page in tif.pages]
 
 
-def _rasters(path, tif):
+def _stored_pages(path, tif):
   """Returns the pages of an open TIFF."""
-  pages, shape = _pages(path, tif)
+  # All of them: a file has frames only where a caller asks tifffile for them.
+  pages = [page for page in tif.pages if isinstance(page, tifffile.TiffPage)]
+  _check_whole(path, tif, pages)
+  full = [page for page in pages if not page.subfiletype & 5]
+  pages = full or pages
+  dtype = _checked_dtype(path, pages)
+  shape = (*_size(pages[0]), pages[0].samplesperpixel)
   is_mapped = all(page.is_memmappable for page in pages)
   segment_shape = (1,) if is_mapped else pages[0].chunks
-  if pages[0].dtype is None:
-    raise InputError(
-      f'{path}: samples of {pages[0].bitspersample} bits in a format without a '
-      f'dtype; expected {", ".join(DTYPES)}'
-    )
-  dtype = stored_dtype(path, shape, pages[0].dtype, segment_shape)
+  dtype = stored_dtype(path, shape, dtype, segment_shape)
   count = max(1, CACHE_BYTES // (math.prod(segment_shape) * dtype.itemsize))
   decode = functools.lru_cache(count)(_decode_segment)
 
@@ -83,8 +105,7 @@ def _rasters(path, tif):
     )
     if page.axes == 'SYX':
       stored = np.moveaxis(stored, 0, -1)
-    window = stored.reshape(*shape[:2], -1)[rows, columns]
-    return window[..., : shape[-1]]
+    return stored.reshape(shape)[rows, columns]
 
   def read_segments(page, rows, columns):
     length = page.tilelength if page.is_tiled else page.rowsperstrip
@@ -95,20 +116,100 @@ def _rasters(path, tif):
     window = np.empty(
       (rows.stop - rows.start, columns.stop - columns.start, shape[-1]), dtype
     )
-    for plane in range(min(planes, shape[-1])):
+    for plane in range(planes):
       channels = slice(plane, plane + 1) if planes > 1 else slice(None)
       for i in range(rows.start // length, -(-rows.stop // length)):
         for j in range(columns.start // width, -(-columns.stop // width)):
           segment = decode(page, (plane * down + i) * across + j)
           _paste(
             window[..., channels],
-            segment[..., : shape[-1]],
+            segment,
             (i * length - rows.start, j * width - columns.start),
           )
     return window
 
   read = read_mapped if is_mapped else read_segments
-  return [Raster(shape, dtype, functools.partial(read, page)) for page in pages]
+  stored = [
+    StoredPage(shape, dtype, functools.partial(read, page), **_meaning(page))
+    for page in pages
+  ]
+  groups = _channel_groups(path, tif, pages)
+  if groups is None:
+    return stored
+  return [_joined(path, [stored[i] for i in group]) for group in groups]
+
+
+def _size(page):
+  return page.imagelength, page.imagewidth
+
+
+def _meaning(page):
+  """Returns what the tags of a page say about its samples, for `StoredPage`."""
+  orientation = page.tags.valueof('Orientation', 1)
+  palette = None
+  if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+    palette = page.colormap.T
+    # Some writers store bytes where 16 bits are due.
+    palette = (palette >> (8 if palette.max() > 255 else 0)).astype(np.uint8)
+  lossy = tifffile.COMPRESSION(page.compression).name
+  if not _LOSSY.search(lossy):
+    lossy = ''
+  elif lossy != 'JPEG':
+    lossy += ', if it is not lossless,'
+  return {
+    'bits': page.bitspersample,
+    'palette': palette,
+    'is_inverted': page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+    # 1, 2: associated and unassociated alpha (TIFF 6.0, ExtraSamples).
+    'has_alpha': page.extrasamples[-1:] in ((1,), (2,)),
+    'orientation': orientation if orientation in range(1, 9) else 1,
+    'lossy': lossy,
+  }
+
+
+def _channel_groups(path, tif, pages):
+  """Returns [N, C], numbers of the pages that are channels of one image.
+
+  None if each page is an image.
+  """
+  if len(tif.series) != 1:
+    return None
+  [series] = tif.series
+  sizes = dict(zip(series.axes, series.shape, strict=True))
+  if sizes.get('C', 1) == 1:
+    return None
+  if 'S' in sizes:
+    raise InputError(
+      f'{path}: axes {series.axes} of shape {list(series.shape)}, channels of '
+      'several samples each; save it with one of the axes C and S'
+    )
+  if pages[0].axes != 'YX' or not series.axes.endswith('YX'):
+    return None
+  numbers = {page.index: number for number, page in enumerate(pages)}
+  order = [numbers.get(page and page.index) for page in series.pages]
+  if None in order or len(order) != math.prod(series.shape[:-2]):
+    raise InputError(
+      f'{path}: its metadata name {math.prod(series.shape[:-2])} planes of '
+      f'axes {series.axes}, of which {len(pages)} are in the file'
+    )
+  grid = np.array(order).reshape(series.shape[:-2])
+  return np.moveaxis(grid, series.axes.index('C'), -1).reshape(-1, sizes['C'])
+
+
+def _joined(path, pages):
+  """Returns pages of one channel each as one page."""
+  first = pages[0]
+  if first.palette is not None:
+    raise InputError(
+      f'{path}: {len(pages)} channels, each in the colours of a palette; save '
+      'them as gray'
+    )
+
+  def read(rows, columns):
+    return np.concatenate([page.read(rows, columns) for page in pages], axis=-1)
+
+  shape = (*first.shape[:2], len(pages) * first.shape[2])
+  return dataclasses.replace(first, shape=shape, read=read)
 
 
 def _decode_segment(page, index):
@@ -145,30 +246,48 @@ def _paste(window, segment, at):
   window[tuple(into)] = segment[tuple(of)]
 
 
-def _pages(
-  path: Path, tif: tifffile.TiffFile
-) -> tuple[list[tifffile.TiffPage], tuple[int, int, int]]:
-  """Returns the pages of a TIFF and the shape [H,W,C] of each, without alpha.
+def _checked_dtype(path: Path, pages: Sequence[tifffile.TiffPage]) -> np.dtype:
+  """Returns the dtype of the samples.
 
   Raises:
-    InputError: the file is not whole, or the pages are unequal.
+    InputError: the pages are unequal, or in colours or a codec not read.
   """
-  # All of them: a file has frames only where a caller asks tifffile for them.
-  pages = [page for page in tif.pages if isinstance(page, tifffile.TiffPage)]
-  _check_whole(path, tif, pages)
   first = pages[0]
   for i, page in enumerate(pages):
-    kind = f'{page.axes} {page.dtype}{list(page.shape)}'
-    expected = f'{first.axes} {first.dtype}{list(first.shape)}'
+    kind, expected = _kind(page), _kind(first)
     if kind != expected or page.axes not in ('YX', 'YXS', 'SYX'):
       raise InputError(
         f'{path}: page {i} is {kind}, page 0 {expected}; pages must be equal '
         'and of axes YX, YXS or SYX'
       )
-  # 1, 2: associated and unassociated alpha (TIFF 6.0, ExtraSamples).
-  alpha = first.extrasamples[-1:] in ((1,), (2,))
-  channels = first.samplesperpixel - alpha
-  return pages, (first.imagelength, first.imagewidth, channels)
+  if first.dtype is None or first.bitspersample > 8 * first.dtype.itemsize:
+    raise InputError(
+      f'{path}: samples of {first.bitspersample} bits in a format without a '
+      'dtype; expected booleans, integers or floats of at most 64 bits'
+    )
+  photometric = tifffile.PHOTOMETRIC
+  known = [*_RGB_OR_GRAY, photometric.MINISWHITE, photometric.PALETTE]
+  compression = tifffile.COMPRESSION(first.compression)
+  if 'JPEG' in compression.name:  # Decoders make RGB of it.
+    known.append(photometric.YCBCR)
+  if first.photometric not in known:
+    raise InputError(
+      f'{path}: colours are stored as {photometric(first.photometric).name}; '
+      'expected gray, a palette or RGB'
+    )
+  try:
+    tifffile.TIFF.DECOMPRESSORS[compression]
+  except KeyError as e:
+    raise InputError(
+      f'{path}: codec {compression.name} is not supported; save it '
+      'uncompressed or with LZW or DEFLATE'
+    ) from e
+  return first.dtype
+
+
+def _kind(page):
+  photometric = tifffile.PHOTOMETRIC(page.photometric).name
+  return f'{page.axes} {page.dtype}{list(page.shape)} {photometric}'
 
 
 def _check_whole(
@@ -186,7 +305,13 @@ def _check_whole(
     num_tags, next_offset = _directory(file, tif.tiff, page.offset)
     if next_offset != following[i] or num_tags != len(page.tags):
       raise InputError(f'{where} page {i} or what follows it is out of reach')
-    segments = zip(page.dataoffsets, page.databytecounts, strict=True)
+    segments = [*zip(page.dataoffsets, page.databytecounts, strict=True)]
+    missing = segments.count((0, 0))
+    if missing:
+      raise InputError(
+        f'{path}: {missing} of {len(segments)} strips or tiles of page {i} are '
+        'not stored (a sparse TIFF); save it with all of them'
+      )
     inside = sum(0 < a < a + n <= file.size for a, n in segments)
     if inside != math.prod(page.chunked):
       raise InputError(

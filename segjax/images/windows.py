@@ -3,11 +3,13 @@
 
 A window is two slices, rows and columns, whose starts and stops are given. This
 file also holds the rules that all formats share: which dtypes are read, how
-many values are decoded at once, which axes an array may have.
+many values are decoded at once, which axes an array may have, how a page is
+turned.
 """
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +36,7 @@ class Raster:
 
   Attributes:
     shape: H, W, C.
-    dtype: uint8, uint16 or float32.
+    dtype: uint8, uint16, or float32 of an image and int32 of a label.
     read: (rows, columns) -> [h, w, C] of that dtype.
   """
 
@@ -44,6 +46,70 @@ class Raster:
 
   def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
     return self.read(*window)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredPage:
+  """A page as its file stores it, and what the file says about its samples.
+
+  `pixels.image_of` and `labels.label_of` decide what the samples mean.
+
+  Attributes:
+    shape: H, W, C; C counts all samples of a pixel, also alpha.
+    dtype: booleans, integers or floats, in native byte order.
+    read: (rows, columns) -> [h, w, C] of that dtype.
+    bits: bits of a sample, fewer than its dtype has if the file packs them.
+    palette: u8[K, 3], the colour of each value; None if there is no palette.
+    is_inverted: whether 0 is white (MINISWHITE).
+    has_alpha: whether the last sample is alpha.
+    orientation: 1 to 8, as EXIF and TIFF number them; 1 is upright.
+    lossy: name of the compression if it can change values, else ''.
+    doubt: says how else an image of these axes could be read, else ''.
+  """
+
+  shape: tuple[int, int, int]
+  dtype: np.dtype
+  read: Callable[[slice, slice], np.ndarray]
+  bits: int
+  palette: np.ndarray | None = None
+  is_inverted: bool = False
+  has_alpha: bool = False
+  orientation: int = 1
+  lossy: str = ''
+  doubt: str = ''
+
+
+def upright(page: StoredPage) -> StoredPage:
+  """Returns the page turned and mirrored as its orientation asks for."""
+  height, width, channels = page.shape
+  is_transposed = page.orientation >= 5
+  if is_transposed:
+    height, width = width, height
+  flips_rows = page.orientation in (3, 4, 7, 8)
+  flips_columns = page.orientation in (2, 3, 6, 7)
+
+  def read(rows, columns):
+    if flips_rows:
+      rows = slice(height - rows.stop, height - rows.start)
+    if flips_columns:
+      columns = slice(width - columns.stop, width - columns.start)
+    if is_transposed:
+      window = page.read(columns, rows).swapaxes(0, 1)
+    else:
+      window = page.read(rows, columns)
+    return window[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]
+
+  shape = height, width, channels
+  return dataclasses.replace(page, shape=shape, read=read, orientation=1)
+
+
+@functools.cache
+def say_once(text: str) -> None:
+  """Prints a text, but no second time."""
+  # Imported late: jax takes seconds, and most files need no word.
+  from segjax.devices import processes
+
+  processes.say(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,38 +176,64 @@ def stored_dtype(
   dtype: np.dtype,
   decoded: Sequence[int] = (),
 ) -> np.dtype:
-  """Returns the dtype of the pixels that are read from an array.
+  """Returns the dtype of stored samples, in native byte order.
 
   Args:
     path: names the file in messages.
     shape: of the array, or of one page.
-    dtype: as stored; booleans are read as uint8.
+    dtype: as stored.
     decoded: shape of the part that is decoded at once.
 
   Raises:
-    InputError: the array has no pixels, its dtype is none of `DTYPES`, or the
-      part has more than `MAX_PAGE_VALUES` values.
+    InputError: the array has no pixels, its samples are neither booleans nor
+      integers nor floats of at most 64 bits, or the part has more than
+      `MAX_PAGE_VALUES` values.
   """
   if 0 in shape:
     raise InputError(f'{path}: shape {list(shape)} has no pixels')
   check_size(path, decoded)
-  name = 'uint8' if dtype.kind == 'b' else dtype.name
-  if name not in DTYPES:
-    raise InputError(f'{path}: dtype {dtype}; expected {", ".join(DTYPES)}')
-  return np.dtype(name)
+  if dtype.kind not in 'biuf' or dtype.itemsize > 8:
+    raise InputError(
+      f'{path}: dtype {dtype}; expected booleans, integers or floats of at '
+      'most 64 bits'
+    )
+  return dtype.newbyteorder('=')
+
+
+def bits_of(dtype: np.dtype) -> int:
+  """Returns the bits of a sample that uses all of its dtype; 1 of a boolean."""
+  return 1 if dtype.kind == 'b' else 8 * dtype.itemsize
 
 
 def stack_shape(
   path: Path, shape: tuple[int, ...]
-) -> tuple[int, int, int, int]:
-  """Returns [N,H,W,C] of an array file; raises InputError if it has none."""
+) -> tuple[tuple[int, int, int, int], str]:
+  """Returns [N,H,W,C] of an array without named axes, and what is doubtful.
+
+  Raises:
+    InputError: another number of axes; or three, of which the last may be
+      channels.
+  """
+  doubt = ''
   match shape:
     case (height, width):
-      return 1, height, width, 1
+      return (1, height, width, 1), doubt
     case (pages, height, width):
-      return pages, height, width, 1
+      if width in (3, 4):
+        raise InputError(
+          f'{path}: shape {list(shape)} is one image [H,W,C] of {width} '
+          f'channels, or {pages} pages [N,H,W] {width} pixels wide; save it as '
+          f'{[1, *shape]} or {[*shape, 1]}, [N,H,W,C]'
+        )
+      if pages == 3:
+        doubt = (
+          f'shape {list(shape)} is 3 pages [N,H,W], or one image [C,H,W] of 3 '
+          f'channels; save it as {[*shape, 1]} or {[1, height, width, 3]}, '
+          '[N,H,W,C]'
+        )
+      return (pages, height, width, 1), doubt
     case (pages, height, width, channels):
-      return pages, height, width, channels
+      return (pages, height, width, channels), doubt
   raise InputError(
     f'{path}: shape {list(shape)}; expected [H,W], [N,H,W] or [N,H,W,C]'
   )

@@ -7,6 +7,8 @@ This is the only file that knows tensorstore.
 import contextlib
 import functools
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from segjax.errors import InputError
 from segjax.images.windows import (
   CACHE_BYTES,
   Canvas,
-  Raster,
+  StoredPage,
+  bits_of,
+  say_once,
   stack_shape,
   stored_dtype,
 )
@@ -25,35 +29,52 @@ from segjax.images.windows import (
 # Rows and columns of the chunks that are written.
 CHUNK = 512
 
+_METADATA = ('zarr.json', '.zarray', '.zgroup', '.zattrs')
+# What tensorstore decodes.
+_CODECS = {
+  2: ('blosc', 'bz2', 'gzip', 'zlib', 'zstd'),
+  3: (
+    'blosc',
+    'bytes',
+    'crc32c',
+    'gzip',
+    'sharding_indexed',
+    'transpose',
+    'zstd',
+  ),
+}
+
 
 def is_zarr(path: Path) -> bool:
-  """Whether the path is a folder whose name ends in .zarr."""
-  return path.suffix.lower() == '.zarr' and path.is_dir()
+  """Whether the path is a folder with the files of a Zarr, or named .zarr."""
+  return path.is_dir() and (
+    path.suffix.lower() == '.zarr'
+    or any((path / name).is_file() for name in _METADATA)
+  )
 
 
 @contextlib.contextmanager
-def open_pages(path: Path) -> Iterator[list[Raster]]:
+def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   """Yields the pages of a Zarr v2 or v3.
 
-  The array has the shape of a .npy that is read; or the folder is an OME-Zarr:
-  of its first (finest) scale t and z are pages, and c is channels.
+  The array has the shape of a .npy that is read, or names its dimensions; or
+  the folder is an OME-Zarr: of its first (finest) scale t and z are pages, and
+  c is channels.
   """
   folder, axes = _finest_scale(path)
-  driver = 'zarr3' if (folder / 'zarr.json').is_file() else 'zarr'
-  if driver == 'zarr' and not (folder / '.zarray').is_file():
-    raise InputError(f'{folder}: no Zarr array; expected .zarray or zarr.json')
-  store = tensorstore.open(
-    {
-      'driver': driver,
-      'kvstore': {'driver': 'file', 'path': f'{folder}/'},
-      'context': {'cache_pool': {'total_bytes_limit': CACHE_BYTES}},
-    },
-    read=True,
-  ).result()
+  store = _open(folder)
+  doubt = ''
+  labels = [label.lower() for label in store.domain.labels]
+  if not axes and all(len(label) == 1 for label in labels):
+    axes = ''.join(labels)
   if not axes:
-    stack_shape(path, store.shape)
+    _, doubt = stack_shape(path, store.shape)
     axes = {2: 'yx', 3: 'zyx', 4: 'zyxc'}[store.rank]
-  elif len(axes) != store.rank or not set('yx') <= set(axes) <= set('tczyx'):
+  elif (
+    len({*axes}) != store.rank
+    or len(axes) != store.rank
+    or not {*'yx'} <= {*axes} <= {*'tczyx'}
+  ):
     raise InputError(
       f'{path}: axes {axes} of shape {list(store.shape)}; expected y, x and '
       'any of t, c and z'
@@ -62,19 +83,117 @@ def open_pages(path: Path) -> Iterator[list[Raster]]:
   shape = (sizes['y'], sizes['x'], sizes.get('c', 1))
   chunk = store.chunk_layout.read_chunk_template.shape
   dtype = stored_dtype(path, store.shape, store.dtype.numpy_dtype, chunk)
+  _check_chunks(folder, store)
 
   def read(t, z, rows, columns):
     at = {'t': t, 'z': z, 'y': rows, 'x': columns, 'c': slice(None)}
-    window = store[tuple(at[axis] for axis in axes)].read().result()
+    window = _result(store[tuple(at[axis] for axis in axes)].read())
     left = [axis for axis in axes if axis in 'yxc']
     window = window.transpose([left.index(a) for a in 'yxc' if a in left])
     return window.reshape(*window.shape[:2], -1)
 
   yield [
-    Raster(shape, dtype, functools.partial(read, t, z))
+    StoredPage(
+      shape, dtype, functools.partial(read, t, z), bits_of(dtype), doubt=doubt
+    )
     for t in range(sizes.get('t', 1))
     for z in range(sizes.get('z', 1))
   ]
+
+
+def _open(folder):
+  """Returns the array of a folder, opened by tensorstore."""
+  version = 3 if (folder / 'zarr.json').is_file() else 2
+  name = 'zarr.json' if version == 3 else '.zarray'
+  if not (folder / name).is_file():
+    raise InputError(f'{folder}: no Zarr array; expected .zarray or zarr.json')
+  metadata = json.loads((folder / name).read_text('utf-8'))
+  if version == 3 and metadata.get('node_type') != 'array':
+    raise InputError(
+      f'{folder}: is a Zarr group; expected an array, or OME-Zarr'
+    )
+  for codec in _codecs(metadata, version):
+    if codec not in _CODECS[version]:
+      raise InputError(
+        f'{folder}: codec {codec} is not supported; expected of '
+        f'{", ".join(_CODECS[version])}'
+      )
+  files = {'driver': 'file', 'path': f'{folder}/'}
+  context = tensorstore.Context(
+    {'cache_pool': {'total_bytes_limit': CACHE_BYTES}}
+  )
+  if version == 2:
+    # Both are newer than the format, and tensorstore knows neither: checksums
+    # of zstd, which its decoder checks anyway, and nested chunks by default.
+    if metadata.get('compressor'):
+      metadata['compressor'].pop('checksum', None)
+    if 'dimension_separator' not in metadata and _has_nested_chunks(folder):
+      metadata['dimension_separator'] = '/'
+    memory = {'driver': 'memory', 'path': 'metadata/'}
+    written = tensorstore.KvStore.open(memory, context=context).result()
+    written.write(name, json.dumps(metadata).encode()).result()
+    changed = {'driver': 'memory', 'path': f'metadata/{name}'}
+    files = {
+      'driver': 'kvstack',
+      'layers': [{'base': files}, {'exact': name, 'base': changed}],
+    }
+  spec = {'driver': 'zarr3' if version == 3 else 'zarr', 'kvstore': files}
+  return _result(tensorstore.open(spec, read=True, context=context))
+
+
+def _result(future):
+  """Returns what a call of tensorstore gives; its errors become short."""
+  try:
+    return future.result()
+  except ValueError as e:
+    raise ValueError(str(e).partition(' [tensorstore_spec')[0]) from e
+
+
+def _codecs(metadata, version):
+  """Returns the names of all codecs that an array was written with."""
+  if version == 2:
+    stages = [metadata.get('compressor'), *(metadata.get('filters') or ())]
+    return [stage['id'] for stage in stages if stage]
+  names = []
+  for stage in metadata['codecs']:
+    names.append(stage['name'])
+    inner = stage.get('configuration', {})
+    for key in ('codecs', 'index_codecs'):
+      names += _codecs({'codecs': inner.get(key, ())}, version)
+  return names
+
+
+def _has_nested_chunks(folder):
+  return any(f.name.isdecimal() and f.is_dir() for f in folder.iterdir())
+
+
+def _check_chunks(folder, store):
+  """Refuses an array without any chunk, and says how many are missing.
+
+  A missing chunk stands for the fill value, but is also what a copy that was
+  cut short looks like.
+  """
+  chunk = store.chunk_layout.write_chunk_template.shape
+  counts = [-(-n // c) for n, c in zip(store.shape, chunk, strict=True)]
+  total = math.prod(counts)
+  rank = len(counts)
+  key = re.compile(rf'(c[./])?\d+([./]\d+){{{rank - 1}}}')
+  names = (
+    file.relative_to(folder).as_posix()
+    for file in folder.rglob('*')
+    if not file.is_dir()
+  )
+  found = sum(1 for name in names if key.fullmatch(name))
+  if found == 0:
+    raise InputError(
+      f'{folder}: none of its {total} chunks is there; copy the whole folder'
+    )
+  if found < total:
+    say_once(
+      f'{folder}: {total - found} of {total} chunks are missing and read as '
+      f'{store.fill_value if store.fill_value is not None else 0}, the fill '
+      'value'
+    )
 
 
 def open_canvas(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> Canvas:
@@ -83,26 +202,27 @@ def open_canvas(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> Canvas:
   The folder is made if it does not exist.
   """
   chunk = [1, *(min(CHUNK, side) for side in shape[1:3]), *shape[3:]]
-  store = tensorstore.open(
-    {
-      'driver': 'zarr3',
-      'kvstore': {'driver': 'file', 'path': f'{path}/'},
-      'metadata': {
-        'shape': list(shape),
-        'data_type': dtype.name,
-        'chunk_grid': {
-          'name': 'regular',
-          'configuration': {'chunk_shape': chunk},
-        },
-        'codecs': [
-          {'name': 'bytes', 'configuration': {'endian': 'little'}},
-          {'name': 'zstd', 'configuration': {'level': 1}},
-        ],
+  spec = {
+    'driver': 'zarr3',
+    'kvstore': {'driver': 'file', 'path': f'{path}/'},
+    # Or `open_pages` would take chunks of background for missing ones.
+    'store_data_equal_to_fill_value': True,
+  }
+  if not (path / 'zarr.json').exists():
+    spec['metadata'] = {
+      'shape': list(shape),
+      'data_type': dtype.name,
+      'chunk_grid': {
+        'name': 'regular',
+        'configuration': {'chunk_shape': chunk},
       },
-    },
-    open=True,
-    create=True,
-  ).result()
+      'codecs': [
+        {'name': 'bytes', 'configuration': {'endian': 'little'}},
+        {'name': 'zstd', 'configuration': {'level': 1}},
+      ],
+      'dimension_names': [*'zyxc'][: len(shape)],
+    }
+  store = tensorstore.open(spec, open=True, create=True).result()
 
   def write(n, rows, columns, values):
     try:
@@ -117,13 +237,15 @@ def open_canvas(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> Canvas:
 
 def _finest_scale(path):
   """Returns the folder of the array, and its axes if it is OME-Zarr."""
-  attributes = {}
-  if (path / 'zarr.json').is_file():
-    metadata = json.loads((path / 'zarr.json').read_text('utf-8'))
-    attributes = metadata.get('attributes', {})
-    attributes = attributes.get('ome', attributes)
-  elif (path / '.zattrs').is_file():
-    attributes = json.loads((path / '.zattrs').read_text('utf-8'))
+  attributes = _attributes(path)
+  if 'bioformats2raw.layout' in attributes:
+    series = [f for f in path.iterdir() if f.name.isdecimal() and f.is_dir()]
+    if len(series) != 1:
+      raise InputError(
+        f'{path}: holds {len(series)} series; name one of them, such as '
+        f'{path / "0"}'
+      )
+    path, attributes = series[0], _attributes(series[0])
   if 'multiscales' not in attributes:
     return path, ''
   scales = attributes['multiscales'][0]
@@ -136,3 +258,14 @@ def _finest_scale(path):
   if any(len(name) != 1 for name in names):
     raise InputError(f'{path}: axes {names}; expected of t, c, z, y and x')
   return folder, ''.join(names)
+
+
+def _attributes(path):
+  """Returns the attributes of a group or array that OME-Zarr defines."""
+  if (path / 'zarr.json').is_file():
+    metadata = json.loads((path / 'zarr.json').read_text('utf-8'))
+    attributes = metadata.get('attributes', {})
+    return attributes.get('ome', attributes)
+  if (path / '.zattrs').is_file():
+    return json.loads((path / '.zattrs').read_text('utf-8'))
+  return {}

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError, did_you_mean
+from segjax.fields import check_type
 from segjax.models.alexnet import CaffeNet
 from segjax.models.backbone import Classifier
 from segjax.models.fcn import (
@@ -78,7 +79,7 @@ def create_model(config: Mapping[str, Any]) -> Segmenter:
   """
   name = config['name'] if 'name' in config else None
   fields = {field: config[field] for field in config if field != 'name'}
-  if name not in SEGMENTERS:
+  if name not in (*SEGMENTERS,):  # It may be of any type.
     raise InputError(f'model.name={name!r} is not one of {tuple(SEGMENTERS)}')
   return _make(SEGMENTERS[name], name, fields)
 
@@ -97,9 +98,10 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
   for field, value in fields.items():
     if field not in known:
       raise InputError(
-        f'model.{field}={value!r} is no field of {name}, which has {known}'
-        f'{did_you_mean(field, known)}'
+        f'model.{field}={value!r} is no field of {name}, which has '
+        f'{(*known,)}{did_you_mean(field, ("name", *known))}'
       )
+    check_type(f'model.{field}', value, known[field])
   fields = {field: _tuples(value) for field, value in fields.items()}
   if 'dtype' in fields:
     if fields['dtype'] not in DTYPES:
@@ -107,9 +109,6 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
         f'model.dtype={fields["dtype"]!r} is not one of {DTYPES}'
       )
     fields['dtype'] = jnp.dtype(fields['dtype'])
-  for field in ('dropout_blocks', 'learned', 'heads', 'streams'):
-    if not isinstance(fields.get(field, ()), tuple):
-      raise InputError(f'model.{field}={fields[field]!r} must be a tuple')
   if fields.get('heads'):
     _check_heads(fields['heads'])
     fields.setdefault('num_classes', sum(size for _, size in fields['heads']))
@@ -132,11 +131,8 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
   return model
 
 
-def _check_heads(heads: tuple[Any, ...]) -> None:
-  for head in heads:
-    match head:
-      case (str(), int(size)) if size >= 1:
-        continue
+def _check_heads(heads: tuple[tuple[str, int], ...]) -> None:
+  if not all(size >= 1 for _, size in heads):
     raise InputError(
       f'model.heads={heads} must be pairs of a name and a number of classes '
       ">= 1, such as (('sem', 33), ('geo', 3))"
@@ -152,12 +148,13 @@ def _check_dropout_blocks(model: UNet) -> None:
     )
 
 
-def _fields(make: Any) -> tuple[str, ...]:
-  """Names of the fields that a config of the model can have."""
+def _fields(make: Any) -> dict[str, Any]:
+  """Fields that a config of the model can have, with their annotations."""
   while isinstance(make, functools.partial):
     make = make.func
-  names = (field.name for field in dataclasses.fields(make))
-  return tuple(name for name in names if name not in _NOT_FIELDS)
+  types = {field.name: field.type for field in dataclasses.fields(make)}
+  types['dtype'] = str  # One of `DTYPES`.
+  return {name: types[name] for name in types if name not in _NOT_FIELDS}
 
 
 def _tuples(value: Any) -> Any:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import export
 from ml_collections import ConfigDict
 
-from segjax.atomic import check_absent, check_folder, replacing_folder
+from segjax.atomic import check_absent, check_folder, replacing
 from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.errors import InputError
 from segjax.geometry import AnySize, Geometry, UNetGeometry
@@ -69,7 +69,7 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
   if not overwrite:
     check_absent([path])
   names = {PROGRAM, PARAMS, ABOUT}
-  if path.exists() and not (
+  if os.path.lexists(path) and not (
     path.is_dir() and {file.name for file in path.iterdir()} <= names
   ):
     raise InputError(
@@ -103,7 +103,8 @@ def write(
   """
   check_output(path, overwrite)
   try:
-    with replacing_folder(path) as folder:
+    with replacing(path, overwrite) as folder:
+      folder.mkdir()
       (folder / PROGRAM).write_bytes(exported.serialize())
       files.write_params(folder / PARAMS, params)
       (_, image, *_), _ = _arguments(exported)
@@ -117,6 +118,7 @@ def write(
       }
       text = json.dumps(described, indent=2)
       (folder / ABOUT).write_text(text + '\n', encoding='utf-8')
+      check_output(path, overwrite)  # Again, since it may have come meanwhile.
   except OSError as e:
     raise InputError(f'{path} cannot be written: {e.strerror or e}') from e
 

@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of an output: the values in them, their names, what they spare."""
 
+import contextlib
 import functools
+import json
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from segjax import locks
 from segjax.atomic import check_folder
 from segjax.errors import InputError
 
 KINDS = ('probabilities', 'labels', 'logits', 'overlay')
 DTYPES = ('float32', 'float16', 'uint8')
 ENDINGS = ('.tif', '.tiff', '.png', '.npy', '.zarr')
+
+# Files of a Zarr array v2 or v3: metadata, and chunks or their folders.
+_OF_ZARR = re.compile(r'zarr\.json|\.zarray|\.zattrs|c|\d+([./]\d+)*')
 
 
 def encode(
@@ -150,3 +157,46 @@ def check_other_folder(output: Path, source: Path) -> None:
       f'output {output} is the folder of the input {source}, where what is '
       'written would be input the next time; give another output'
     )
+
+
+def check_replaceable(output: Path) -> None:
+  """Raises InputError if an output is a folder, but no Zarr array.
+
+  Which is one with the metadata of an array and no files but its own.
+  """
+  if not output.is_dir() or output.is_symlink():
+    return
+  names = os.listdir(output)
+  is_array = False
+  if output.suffix.lower() == '.zarr':
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      if 'zarr.json' in names:
+        text = (output / 'zarr.json').read_text('utf-8')
+        is_array = json.loads(text).get('node_type') == 'array'
+      else:
+        is_array = '.zarray' in names
+  others = [name for name in names if not _OF_ZARR.fullmatch(name)]
+  if others or not is_array:
+    raise InputError(
+      f'output {output} is a folder and no Zarr array, so it is not replaced; '
+      'give another output'
+    )
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+  """Makes a folder of outputs, and keeps other runs out until the block ends.
+
+  It is removed if it was made and stays empty.
+
+  Raises:
+    InputError: another run is writing to the folder, or it cannot be made.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(locks.hold(folder))
+    except OSError as e:
+      raise InputError(
+        f'output {folder} cannot be made a folder: {e.strerror}'
+      ) from e
+    yield

@@ -2,9 +2,10 @@
 """Unfinished outputs: written block by block, continued after a crash.
 
 An unfinished output lies beside the output, in the folder `OUTPUT.partial`: a
-canvas, a journal of each process that names the blocks that are on the disk,
-and a lock, which ends with the process that holds it. The output gets its name
-when no block is missing.
+canvas and a journal of each process that names the blocks that are on the disk.
+A lock of the folder ends with the process that holds it. The output gets its
+name when no block is missing. A folder of that name that has no such journal is
+somebody else's, and is left alone.
 """
 
 import contextlib
@@ -12,18 +13,18 @@ import errno
 import json
 import os
 import re
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from segjax import locks
+from segjax.atomic import REPLACED, place, remove, temporary_folder
 from segjax.devices import processes
 from segjax.errors import InputError
+from segjax.prediction.outputs import check_replaceable
 
 # Between entries in the journal, each of which waits for the disk.
 RECORD_EVERY_SECONDS = 1.0
@@ -70,12 +71,14 @@ def open_partial(
     path: the output, a file or a folder.
     identity: everything that decides the output, by names for messages; values
       are str or numbers.
-    overwrite: whether to drop an output that was begun with another identity.
+    overwrite: whether to replace an output that exists, and to drop one that
+      was begun with another identity.
     finish: called with the folder in the first process, when all are through.
 
   Raises:
     InputError: the output was begun with another identity, another run is
-      writing it, or it cannot be written; then why.
+      writing it, somebody else made it meanwhile, or it cannot be written; then
+      why.
   """
   path = Path(path)
   folder = unfinished_folder(path)
@@ -104,7 +107,13 @@ def open_partial(
   def put():
     if processes.is_first():
       finish(folder)
-      _put(folder / path.name, path)
+      output = folder / path.name
+      if output.is_file():
+        with open(output, 'rb') as file:
+          os.fsync(file.fileno())
+      if overwrite:
+        check_replaceable(path)
+      place(output, path, overwrite)
 
   def check(error):
     if error is not None:
@@ -116,7 +125,7 @@ def open_partial(
       if processes.is_first():
         lock = _lock(path, folder, identity, overwrite)
         stack.enter_context(lock)
-        _mend(folder)
+        _mend(folder, path)
 
     try:
       processes.together(begin)
@@ -140,7 +149,7 @@ def open_partial(
     finally:
       is_first = processes.is_first()
       if is_wrong or (is_first and (is_done or not _read_journals(folder))):
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder, path)
 
 
 def remove_leftover(path: Path, identity: Mapping[str, str]) -> None:
@@ -150,12 +159,12 @@ def remove_leftover(path: Path, identity: Mapping[str, str]) -> None:
   """
   folder = unfinished_folder(path)
   with contextlib.suppress(OSError):
-    lock = locks.take(folder / 'lock') if folder.is_dir() else None
+    lock = locks.take(folder) if _is_ours(folder) else None
     if lock is not None:
       with lock:
-        journal = folder / 'journal'
-        if not journal.exists() or _is_same(path, journal, identity, True):
-          shutil.rmtree(folder)
+        is_rest = not (folder / 'journal').exists()
+        if is_rest or _is_same(path, folder, identity, overwrite=True):
+          _remove(folder, path)
 
 
 def _cannot_write(path, error, kept=None):
@@ -164,58 +173,109 @@ def _cannot_write(path, error, kept=None):
   return InputError(f'{path}: cannot be written; {reason}{goes_on}')
 
 
-def _lock(path, folder, identity, overwrite) -> BinaryIO:
-  """Returns the file that locks the folder, which is made if need be."""
-  if folder.is_dir():
-    lock = locks.take(folder / 'lock')
+def _lock(path, folder, identity, overwrite) -> locks.Lock:
+  """Returns the lock of the folder, which is made if need be."""
+  if os.path.lexists(folder) and (not folder.is_dir() or os.listdir(folder)):
+    if not _is_ours(folder):
+      raise _foreign(path, folder)
+    lock = locks.take(
+      folder, check=lambda: _is_same(path, folder, identity, overwrite)
+    )
     if lock is None:
       raise _busy(path, folder)
     with contextlib.ExitStack() as stack:
       stack.enter_context(lock)
-      if _is_same(path, folder / 'journal', identity, overwrite):
+      if _is_same(path, folder, identity, overwrite):
         stack.pop_all()
         return lock
-      shutil.rmtree(folder)
+      _remove(folder, path)
   # Under another name until the journal says whose it is.
-  unfinished = folder.with_name(f'.{folder.name}.{uuid.uuid4().hex}.new')
-  try:
+  with temporary_folder(path.parent) as temporary:
+    unfinished = temporary / folder.name
     unfinished.mkdir()
-    (unfinished / 'journal').write_text(f'{json.dumps(identity)}\n', 'ascii')
-    lock = locks.take(unfinished / 'lock')
-    os.rename(unfinished, folder)
-  except OSError as e:
-    shutil.rmtree(unfinished, ignore_errors=True)
-    if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
-      raise _busy(path, folder) from e
-    raise
+    with open(unfinished / 'journal', 'w', encoding='ascii') as file:
+      file.write(f'{json.dumps(identity)}\n')
+      file.flush()
+      os.fsync(file.fileno())
+    lock = locks.take(unfinished)
+    try:
+      os.rename(unfinished, folder)
+    except OSError as e:
+      if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        raise (_busy if _is_ours(folder) else _foreign)(path, folder) from e
+      raise
   if lock is None:  # Somebody else has found it, or removed it.
     raise _busy(path, folder)
+  lock.moved_to(folder)
   return lock
 
 
 def _busy(path, folder):
   return InputError(
-    f'{path}: another run is writing it, in {folder}; '
-    f'{locks.holder(folder / "lock")}'
+    f'{path}: another run is writing it, in {folder}; {locks.holder(folder)}'
   )
 
 
-def _is_same(path, journal, identity, overwrite):
-  """Whether the journal is of this identity; raises InputError if it is not."""
+def _foreign(path, folder):
+  return InputError(
+    f'{path}: {folder} is needed for what is unfinished, and holds something '
+    'that segjax did not make; rename it, or give another output'
+  )
+
+
+def _begun(folder):
+  """Returns the identity that a folder was begun with; None of other folders.
+
+  Of what a removal that was killed has left, it is empty.
+  """
   try:
-    with open(journal, encoding='ascii') as file:
+    with open(folder / 'journal', encoding='ascii') as file:
       begun = json.loads(file.readline())
-    changed = [name for name in identity if begun.get(name) != identity[name]]
   except FileNotFoundError:
+    names = os.listdir(folder) if folder.is_dir() else ['']
+    is_rest = all(name == locks.NAME for name in names)
+    return (
+      {} if is_rest and locks.is_file_of_lock(folder / locks.NAME) else None
+    )
+  except (OSError, ValueError):
+    return None
+  return begun if isinstance(begun, dict) else None
+
+
+def _is_ours(folder):
+  return not folder.is_symlink() and _begun(folder) is not None
+
+
+def _is_same(path, folder, identity, overwrite):
+  """Whether the folder is of this identity; InputError if it is of another."""
+  if not (folder / 'journal').exists():
     return False  # The rest of a removal that was killed.
-  except (OSError, ValueError, AttributeError):
-    changed = ['a journal that cannot be read']
+  begun = _begun(folder) or {}
+  changed = [name for name in identity if begun.get(name) != identity[name]]
   if changed and not overwrite:
     raise InputError(
-      f'{path}: {journal.parent} was begun with other {", ".join(changed)}; '
+      f'{path}: {folder} was begun with other {", ".join(changed)}; '
       'give --overwrite to begin anew'
     )
   return not changed
+
+
+def _remove(folder, path):
+  """Removes an unfinished output that is locked, but no file of another.
+
+  The journal and the file of the lock go last, so that what is left by a kill
+  in between is known for what it is.
+  """
+  picture = path.with_suffix('.npy').name
+  for name in (path.name, picture):
+    remove(folder / name)
+    remove(folder / f'.{name}.new')  # See `open_canvas`.
+  remove(folder / REPLACED)
+  for journal in sorted(_journals(folder), reverse=True):
+    remove(journal)
+  remove(folder / locks.NAME)
+  with contextlib.suppress(OSError):
+    folder.rmdir()
 
 
 def _own_journal():
@@ -232,12 +292,16 @@ def _journals(folder):
   ]
 
 
-def _mend(folder):
+def _mend(folder, path):
   """Removes from journals what a crash has cut off, or left without a canvas.
 
   The latter after it gave the output its name.
   """
-  others = {'lock', 'replaced', *(file.name for file in _journals(folder))}
+  output = folder / path.name
+  with contextlib.suppress(FileNotFoundError):
+    if os.path.samefile(output, path):
+      output.unlink()  # To be written to, it must not be the output.
+  others = {locks.NAME, REPLACED, *(file.name for file in _journals(folder))}
   has_canvas = any(
     file.name not in others and not file.name.startswith('.')
     for file in folder.iterdir()
@@ -265,14 +329,3 @@ def _read_journals(folder):
       page, number, pixels = map(int, line.split())
       blocks[page, number] = pixels
   return blocks
-
-
-def _put(output, path):
-  """Gives the output its name."""
-  if output.is_file():
-    with open(output, 'rb') as file:
-      os.fsync(file.fileno())
-  if path.is_dir() or (path.exists() and output.is_dir()):
-    # A folder is not replaced in one step.
-    os.replace(path, output.with_name('replaced'))
-  os.replace(output, path)

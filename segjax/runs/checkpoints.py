@@ -275,9 +275,18 @@ def _read_scores(manager: ocp.CheckpointManager) -> dict[int, float | None]:
 def _read_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
   """The score, and digests of the arrays, of a checkpoint."""
   record = integrity.read_record(manager.directory, step)
-  if record is None:  # Of segjax before it kept any.
-    score = manager.metadata(step).custom_metadata.get('score')
-    record = {'score': score, 'sha256': None}
+  if record is None:
+    metadata = manager.metadata(step).custom_metadata or {}
+    if 'score' not in metadata:  # Unlike those of segjax before it kept any.
+      logging.log_first_n(
+        logging.WARNING,
+        'checkpoint %d in %s has lost its record: its contents are not '
+        'checked, and it is not called best',
+        1,
+        step,
+        manager.directory,
+      )
+    record = {'score': metadata.get('score'), 'sha256': None}
   return record
 
 

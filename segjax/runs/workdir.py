@@ -2,9 +2,9 @@
 """The folder of a run: the config that it was made with, and its lock.
 
 `config.json` in a workdir says which experiment its checkpoints and metrics
-belong to. A run that is started again with the same command goes on, and one
-with another model or data set is refused before it mixes with them. The file
-`lock` keeps a second run out while one is there.
+belong to, and has a checksum of that. A run that is started again with the same
+command goes on, and one with another model or data set is refused before it
+mixes with them. A lock of the folder keeps a second run out while one is there.
 """
 
 import contextlib
@@ -20,17 +20,15 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 
 from segjax import locks
-from segjax.atomic import replacing
+from segjax.atomic import remove_leftovers, replacing
 from segjax.devices import processes
 from segjax.errors import InputError
+from segjax.runs.integrity import digest_of_values
 
 # How long an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
 
-# In this time a run that ends or is refused frees its lock, and one that has
-# just taken it writes its name.
-_LOCK_TRIES = 5
-_SECONDS_BETWEEN_TRIES = 0.1
+_SEAL = 'seal'  # The checksum of the other settings in the file.
 
 # Settings that a later version added to configs, with the values that earlier
 # runs had in effect. Those of a model and of `prediction` have such defaults.
@@ -91,48 +89,16 @@ def lock_workdir(workdir: str | os.PathLike) -> Iterator[None]:
       or `workdir` is not writable.
   """
   with contextlib.ExitStack() as stack:
-    lock = _locked(pathlib.Path(workdir))
-    processes.together(
-      lambda: processes.is_first() and stack.enter_context(lock)
-    )
-    yield
 
+    def enter():
+      try:
+        if processes.is_first():
+          stack.enter_context(locks.hold(workdir, 'workdir'))
+      except OSError as error:
+        raise _cannot_write(workdir, error.strerror) from error
 
-@contextlib.contextmanager
-def _locked(workdir: pathlib.Path) -> Iterator[None]:
-  made = [f for f in (workdir, *workdir.parents) if not os.path.exists(f)]
-  file = workdir / 'lock'
-  for attempt in range(_LOCK_TRIES):
-    if attempt:
-      time.sleep(_SECONDS_BETWEEN_TRIES)
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      before = workdir.stat()
-      lock = locks.take(file)
-    except FileNotFoundError:  # Removed by a run that made it and is refused.
-      continue
-    except OSError as error:
-      raise _cannot_write(workdir, error.strerror) from error
-    if lock:
-      break
-  else:
-    raise InputError(
-      f'workdir {workdir} has a run already: {locks.holder(file)}; wait until '
-      'it ends, or give another --workdir'
-    )
-  locked = workdir.stat()
-  try:
+    processes.together(enter)
     yield
-  finally:
-    # The file goes first: who opens it until it is closed notices.
-    with lock, contextlib.suppress(OSError):
-      changed = workdir.stat().st_mtime_ns != locked.st_mtime_ns
-      file.unlink()
-      if not changed:
-        os.utime(workdir, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with contextlib.suppress(OSError):
-      for folder in made:
-        folder.rmdir()
 
 
 def claim_workdir(
@@ -142,8 +108,9 @@ def claim_workdir(
 ) -> None:
   """Makes `workdir` and writes its `config.json`, or checks the one there.
 
-  Proves that it can be written to. Of the processes of a run one calls it, in
-  `lock_workdir`, and then all `check_claimed`.
+  Proves that it can be written to, and removes what killed runs left in it. Of
+  the processes of a run one calls it, in `lock_workdir`, and then all
+  `check_claimed`.
 
   Args:
     workdir: folder of the run, on a mounted file system.
@@ -162,10 +129,13 @@ def claim_workdir(
   new = json.loads(json.dumps(config.to_dict()))
   try:
     workdir.mkdir(parents=True, exist_ok=True)
+    for folder in (workdir, workdir / 'checkpoints', workdir / 'pictures'):
+      remove_leftovers(folder)
     if file.exists():
       _check_same(workdir, _read(file), new, may_change)
     with replacing(file) as temporary:
-      text = json.dumps(new, indent=2, sort_keys=True)
+      sealed = new | {_SEAL: digest_of_values(new)}
+      text = json.dumps(sealed, indent=2, sort_keys=True)
       temporary.write_text(text + '\n', encoding='utf-8')
   except OSError as error:
     raise _cannot_write(workdir, error.strerror) from error
@@ -224,6 +194,14 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     raise InputError(f'cannot read {file}: {error}') from error
   if not isinstance(settings, dict):
     raise InputError(f'cannot read {file}: it holds no settings')
+  # Runs of earlier versions have none.
+  seal = settings.pop(_SEAL, None)
+  if seal not in (None, digest_of_values(settings)):
+    raise InputError(
+      f'{file} was changed or damaged since it was written: its checksum is '
+      f'another; restore it, or remove its line "{_SEAL}" if the change is '
+      'meant'
+    )
   for section, name in _DROPPED:
     if section in settings and name in settings[section]:
       del settings[section][name]

@@ -115,7 +115,7 @@ def write_params(
   arrays = flatten_dict(params, sep='/')
   arrays = {name: np.asarray(array) for name, array in arrays.items()}
   try:
-    with replacing(path) as temporary:
+    with replacing(path, overwrite) as temporary:
       if path.suffix.lower() == '.npz':
         with open(temporary, 'xb') as file:
           text = np.array(json.dumps(dict(about)))
