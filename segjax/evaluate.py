@@ -40,6 +40,10 @@ _SCORES = (
   'frequency_weighted_iu',
   'mean_dice',
 )
+_OBJECT_SCORES = (
+  *('seg', 'mean_ap'),
+  *(f'ap/{threshold:.2f}' for threshold in cells.THRESHOLDS),
+)
 
 
 class Evaluation(NamedTuple):
@@ -118,10 +122,23 @@ def check_metric(
   ]
   if model.num_classes == 2:
     known.append(_STACK_METRIC)
-  if best_metric not in known:
+  examples = dataset.heldout if len(dataset.heldout) else dataset.train
+  if 'instances' in examples[0]:
+    known += _OBJECT_SCORES
+  kind, _, name = best_metric.partition('/')
+  if kind in ('iu', 'dice') and name in dataset.class_names:
+    _check_class(model.head_sizes, dataset, best_metric, name)
+  elif best_metric not in known:
     raise InputError(
-      f'evaluation.best_metric={best_metric!r} is not one of {known}'
+      f'evaluation.best_metric={best_metric!r} is not one of {known}, nor '
+      f'iu/CLASS or dice/CLASS of the classes {list_some(dataset.class_names)}'
     )
+  if best_metric in _OBJECT_SCORES:
+    if not any(np.any(example['instances']) for example in examples):
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores objects; none of '
+        f"{len(examples)} labels has one; hold out others, or use 'mean_iu'"
+      )
   if best_metric == _STACK_METRIC:
     labels = [example['label'] for example in dataset.heldout]
     sizes = {label.shape for label in labels}
@@ -147,6 +164,24 @@ def check_metric(
         f'evaluation.best_metric={best_metric!r} scores a stack; the held-out '
         f"images have {len(sizes)} sizes; use 'mean_iu'"
       )
+
+
+def _check_class(head_sizes, dataset, best_metric, name):
+  """Raises InputError if no held-out label has the class to be scored."""
+  index, head = dataset.class_names.index(name), 0
+  while index >= head_sizes[head]:
+    index -= head_sizes[head]
+    head += 1
+  for example in dataset.heldout:
+    label = example['label']
+    if np.any((label if len(head_sizes) == 1 else label[..., head]) == index):
+      return
+  if len(dataset.heldout):
+    raise InputError(
+      f'evaluation.best_metric={best_metric!r}: none of the '
+      f'{len(dataset.heldout)} held-out labels has a pixel of class {name!r}; '
+      "hold out others, or use 'mean_iu'"
+    )
 
 
 def _found(dataset: Dataset) -> str:

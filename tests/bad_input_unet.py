@@ -41,6 +41,8 @@ SETTINGS = {
   'loss_reduction=max': ["loss_reduction='max'", "'mean'"],
   'num_train_steps=many': ['--config.num_train_steps', "'many'", 'int'],
   'evaluation.every_steps=0': ['evaluation.every_steps=0', 'at least 1'],
+  'evaluation.best_metric=dice/cel': ["='dice/cel' is not", 'membrane, cell'],
+  'evaluation.best_metric=mean_ap': ["='mean_ap' is not", "'mean_dice'"],
   'learning_rate=1': [
     'config.learning_rate is no setting; there are ',
     'did you mean schedule.learning_rate?',

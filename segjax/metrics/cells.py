@@ -131,6 +131,12 @@ def average_precision(
   Raises:
     InputError: a threshold is outside [0.5, 1), shapes differ, or an id is
       negative or no integer.
+
+  >>> import numpy, segjax
+  >>> truth = numpy.array([[1, 1, 1, 1, 0, 2]])
+  >>> found = numpy.array([[7, 7, 7, 0, 8, 0]])  # IoU of 7 with 1 is 3/4.
+  >>> segjax.average_precision(truth, found, [0.5, 0.9]).round(2).tolist()
+  [0.33, 0.0]
   """
   hits, num_true, num_predicted = count_hits(truth, predicted, thresholds)
   whole = num_true + num_predicted - hits
