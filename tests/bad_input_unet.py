@@ -38,6 +38,7 @@ SETTINGS = {
   'accumulate_steps=2': ['batch_size=1', 'accumulate_steps=2'],
   'parallel=vmap': ["parallel='vmap'", "'pmap'"],
   'profile_steps=(3,2)': ['profile_steps=(3, 2)', '(0, 0) for none'],
+  'loss=dice': ["loss='dice'", "'dice_cross_entropy'"],
   'loss_reduction=max': ["loss_reduction='max'", "'mean'"],
   'num_train_steps=many': ['--config.num_train_steps', "'many'", 'int'],
   'evaluation.every_steps=0': ['evaluation.every_steps=0', 'at least 1'],
