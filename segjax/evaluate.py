@@ -2,7 +2,8 @@
 """Scores of a network on whole images; also a command line.
 
 `python -m segjax.evaluate --workdir=DIR` prints the table of a run again, and
-`--config=CONFIG --params=FILE` that of converted weights.
+`--config=CONFIG --params=FILE` that of converted weights. `--images=DIR` scores
+a folder that is not the run's.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -10,6 +11,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('evaluate')
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +22,11 @@ from ml_collections import ConfigDict
 from segjax import network_flags, networks, pictures
 from segjax.command_flags import SPLITS
 from segjax.contracts import SegmentationModel
-from segjax.data import Dataset, create_dataset
+from segjax.data import Dataset, create_dataset, folder
 from segjax.data.examples import IGNORE_LABEL, Chained, list_some
+from segjax.data.label_counts import count_labels
+from segjax.data.sets import look_of
+from segjax.data.survey import find_layout
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.losses import split_heads
@@ -40,6 +45,8 @@ _SCORES = (
   'frequency_weighted_iu',
   'mean_dice',
 )
+# Settings of a folder that say what the values of labels mean.
+_CODING = ('colours', 'ignore_value', 'label_values', 'label_kind')
 _OBJECT_SCORES = (
   *('seg', 'mean_ap'),
   *(f'ap/{threshold:.2f}' for threshold in cells.THRESHOLDS),
@@ -107,7 +114,9 @@ def evaluate(
 
 def title(num_images: int, split: str, average: bool) -> str:
   """Returns what a table of scores is of."""
-  how = 'mean of 8 turns and flips' if average else 'one pass'
+  how = 'one pass'
+  if average:
+    how = 'test-time augmentation: mean of 8 turns and flips'
   return f'{num_images} images ({split}), {how}'
 
 
@@ -349,6 +358,10 @@ def main(_):
   args = flags.FLAGS
   network = network_flags.load_from_flags()
   config = network.config
+  if args.images is not None:
+    dataset = _open_folder(network, args.images, args.labels, args.match)
+    _print_scores(network, dataset, dataset.heldout, args.images, args.tta)
+    return
   if args.data_dir is not None:
     config.data.dir = args.data_dir
   dataset = create_dataset(config.data)
@@ -369,13 +382,96 @@ def main(_):
       f'split {args.split!r} is empty: the config holds out no example of '
       f'data.name={config.data.name!r}; use another of {SPLITS}'
     )
-  average = args.average
-  if average is None:
-    average = config.evaluation.average
-  count = {'heldout': len(dataset.heldout), 'train': len(dataset.train)}
-  count['all'] = sum(count.values())
+  _print_scores(network, dataset, examples, args.split, args.tta)
+
+
+def _print_scores(network, dataset, examples, what, tta):
+  model, params, config = network
+  average = config.evaluation.average if tta is None else tta
   scores = evaluate(
-    network.model, network.params, examples, config, dataset, average=average
+    model, params, examples, config, dataset, average=average
   ).scores
-  processes.say(title(count[args.split], args.split, average))
+  processes.say(title(len(examples), what, average))
   processes.say(writers.table(scores))
+
+
+def _open_folder(network, images, labels, match):
+  """Returns the pairs of a folder as held-out examples, and checks them.
+
+  Labels are stored as those of the run if these were in a folder, else as class
+  indices. All of them are read once.
+  """
+  model, _, config = network
+  if len(model.head_sizes) > 1:
+    raise InputError(
+      f'--images={images}: a folder has one label for a pixel; the network has '
+      f'{len(model.head_sizes)} heads'
+    )
+  names, palette = look_of(config.data, model.num_classes)
+
+  def load():
+    coding = {'colours': (), 'ignore_value': (IGNORE_LABEL,)}
+    own_match = ''
+    if config.data.name == 'folder':
+      data = config.data.to_dict()
+      coding |= {name: data[name] for name in _CODING if name in data}
+      own_match = data.get('match', '')
+    root, found_images, found_labels, found_match = find_layout(
+      images, labels, match or own_match
+    )
+    loaded = folder.load(
+      dir=str(root),
+      images=found_images,
+      labels=found_labels,
+      match=found_match,
+      class_names=names,
+      train_list='',
+      heldout_list='',
+      heldout_fraction=0.0,
+      seed=0,
+      **coding,
+    )
+    return dataclasses.replace(
+      loaded, train=(), heldout=loaded.train, palette=palette
+    )
+
+  dataset = processes.together(load)
+  channels = dataset.heldout[0]['image'].shape[-1]
+  if channels != model.in_channels:
+    raise InputError(
+      f'--images={images} has {channels} channel(s); the network takes '
+      f'{model.in_channels}'
+    )
+  networks.check_fits(model, dataset, read_prediction(config)[0])
+  [counts] = count_labels(dataset.heldout).pixels
+  _check_counts(counts, dataset, images)
+  if config.evaluation.best_metric == _STACK_METRIC:
+    try:
+      check_metric(model, dataset, _STACK_METRIC)
+    except InputError:
+      processes.say(
+        f'{_STACK_METRIC} is of images of one size that show cells and have no '
+        'ignored pixel; the scores are of pixels alone'
+      )
+      config.evaluation.best_metric = 'mean_iu'
+  return dataset
+
+
+def _check_counts(counts, dataset, images):
+  """Says which classes a folder lacks; refuses labels that show no class."""
+  names = dataset.class_names
+  missing = [name for k, name in enumerate(names) if not counts[k]]
+  if counts[IGNORE_LABEL] and not counts[1 : len(names)].any():
+    values = ', '.join(
+      f'{value} is {name}'
+      for value, name in zip(dataset.stored, (*names, 'ignored'), strict=False)
+    )
+    raise InputError(
+      f'--images={images}: in {len(dataset.heldout)} labels {counts[0]:,} px '
+      f'are {names[0]} and {counts[IGNORE_LABEL]:,} px are ignored, and no '
+      f'other class is there{values and f"; in labels of the run {values}"}'
+    )
+  if missing:
+    processes.say(
+      f'no label has a pixel of class {list_some(map(repr, missing))}'
+    )
