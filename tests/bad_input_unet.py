@@ -265,6 +265,10 @@ CASES = {
     SCORE + ' --images={new}',
     ['{new}: no such folder'],
   ),
+  'labels to score that are not there': (
+    SCORE + ' --images={tree}/images --labels={new}',
+    ['{new}: no such folder'],
+  ),
   'labels to score without images': (
     SCORE + ' --labels={tree}/images',
     ['give --images=DIR', 'for example: python -m segjax.evaluate'],

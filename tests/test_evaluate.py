@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores that rank checkpoints, and scores of a folder."""
 
+import json
 import re
 import types
 
 import numpy as np
 import pytest
 from commands import run
+from small_runs import make_run
 from trees import write_picture
 
 import segjax
 from segjax import evaluate
+from segjax.data import create_dataset
 from segjax.data.examples import Dataset
 from segjax.errors import InputError
 from segjax.models.unet import UNet
@@ -114,6 +117,8 @@ def test_a_folder_is_read_as_the_run_read_its_own(tmp_path):
     example['label'], np.where(CELLS == 2, 255, CELLS)
   )
   config.data = dict(name='arrays', class_names=NAMES)
+  with pytest.raises(InputError, match='takes --images=DIR and --labels=DIR'):
+    create_dataset(config.data)
   with pytest.raises(InputError, match=r'masks/0.png: label 7 in row 0'):
     evaluate._open_folder(network(config), tmp_path, None, '')
   write_pairs(tmp_path, [np.where(CELLS == 2, 255, CELLS)], 'other')
@@ -153,12 +158,17 @@ def test_what_a_folder_lacks_is_said(tmp_path, capsys):
 
 
 def test_evaluate_prints_the_scores_of_a_folder(tmp_path):
-  """They are those of the network's predictions, counted by NumPy."""
-  images = RNG.integers(0, 255, (3, 40, 50), np.uint8)
-  labels = (images > 128).astype(np.uint8)
-  net = segjax.fit(
-    images, labels, num_train_steps=2, base_width=4, workdir=tmp_path / 'run'
-  )
+  """They are those of the network's predictions, counted by NumPy.
+
+  The run says what that of `segjax.fit` on arrays does.
+  """
+  make_run(tmp_path / 'run')
+  file = tmp_path / 'run' / 'config.json'
+  settings = json.loads(file.read_text())
+  settings['data'] = {'name': 'arrays', 'class_names': NAMES}
+  settings['evaluation']['best_metric'] = 'mean_iu'
+  file.write_text(json.dumps(settings))
+  net = segjax.load_run(tmp_path / 'run')
   new = tmp_path / 'new'
   images = RNG.integers(0, 255, (2, 40, 50), np.uint8)
   labels = (images > 99).astype(np.uint8)
@@ -182,6 +192,6 @@ def test_evaluate_prints_the_scores_of_a_folder(tmp_path):
   assert title == f'2 images ({new}), one pass'
   dice = dict(line.rsplit(maxsplit=1) for line in table if 'dice' in line)
   for k in range(2):
-    assert float(dice[f'dice/class {k}']) == pytest.approx(
+    assert float(dice[f'dice/{NAMES[k]}']) == pytest.approx(
       2 * hits[k] / sizes[k], abs=1e-3
     )
