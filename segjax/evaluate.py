@@ -2,7 +2,8 @@
 """Scores of a network on whole images; also a command line.
 
 `python -m segjax.evaluate --workdir=DIR` prints the table of a run again, and
-`--config=CONFIG --params=FILE` that of converted weights.
+`--config=CONFIG --params=FILE` that of converted weights. `--images=DIR` scores
+a folder that is not the run's.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -10,6 +11,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('evaluate')
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,8 +23,11 @@ from ml_collections import ConfigDict
 from segjax import network_flags, networks, pictures
 from segjax.command_flags import SPLITS
 from segjax.contracts import SegmentationModel
-from segjax.data import Dataset, create_dataset
+from segjax.data import Dataset, create_dataset, folder
 from segjax.data.examples import IGNORE_LABEL, Chained, list_some
+from segjax.data.label_counts import count_labels
+from segjax.data.sets import look_of
+from segjax.data.survey import find_layout
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.losses import split_heads
@@ -39,6 +44,13 @@ _SCORES = (
   'mean_accuracy',
   'mean_iu',
   'frequency_weighted_iu',
+  'mean_dice',
+)
+# Settings of a folder that say what the values of labels mean.
+_CODING = ('colours', 'ignore_value', 'label_values', 'label_kind')
+_OBJECT_SCORES = (
+  *('seg', 'mean_ap'),
+  *(f'ap/{threshold:.2f}' for threshold in cells.THRESHOLDS),
 )
 
 
@@ -128,7 +140,9 @@ def evaluate(
 
 def title(num_images: int, split: str, average: bool) -> str:
   """Returns what a table of scores is of."""
-  how = 'mean of 8 turns and flips' if average else 'one pass'
+  how = 'one pass'
+  if average:
+    how = 'test-time augmentation: mean of 8 turns and flips'
   return f'{num_images} images ({split}), {how}'
 
 
@@ -143,10 +157,23 @@ def check_metric(
   ]
   if model.num_classes == 2:
     known.append(_STACK_METRIC)
-  if best_metric not in known:
+  examples = dataset.heldout if len(dataset.heldout) else dataset.train
+  if 'instances' in examples[0]:
+    known += _OBJECT_SCORES
+  kind, _, name = best_metric.partition('/')
+  if kind in ('iu', 'dice') and name in dataset.class_names:
+    _check_class(model.head_sizes, dataset, best_metric, name)
+  elif best_metric not in known:
     raise InputError(
-      f'evaluation.best_metric={best_metric!r} is not one of {known}'
+      f'evaluation.best_metric={best_metric!r} is not one of {known}, nor '
+      f'iu/CLASS or dice/CLASS of the classes {list_some(dataset.class_names)}'
     )
+  if best_metric in _OBJECT_SCORES:
+    if not any(np.any(example['instances']) for example in examples):
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores objects; none of '
+        f"{len(examples)} labels has one; hold out others, or use 'mean_iu'"
+      )
   if best_metric == _STACK_METRIC:
     labels = [example['label'] for example in dataset.heldout]
     sizes = {label.shape for label in labels}
@@ -174,6 +201,24 @@ def check_metric(
       )
 
 
+def _check_class(head_sizes, dataset, best_metric, name):
+  """Raises InputError if no held-out label has the class to be scored."""
+  index, head = dataset.class_names.index(name), 0
+  while index >= head_sizes[head]:
+    index -= head_sizes[head]
+    head += 1
+  for example in dataset.heldout:
+    label = example['label']
+    if np.any((label if len(head_sizes) == 1 else label[..., head]) == index):
+      return
+  if len(dataset.heldout):
+    raise InputError(
+      f'evaluation.best_metric={best_metric!r}: none of the '
+      f'{len(dataset.heldout)} held-out labels has a pixel of class {name!r}; '
+      "hold out others, or use 'mean_iu'"
+    )
+
+
 def _found(dataset: Dataset) -> str:
   """Returns what a data set without a cell to score holds, and what to do."""
   names = {0: dataset.class_names[0], IGNORE_LABEL: 'ignored'}
@@ -198,7 +243,7 @@ def _evaluate_stack(predict, examples, num_pictures, complete, class_names):
   counts = np.sum(matrices, axis=0)
   ius = dict(enumerate(map(_mean_iu, matrices)))
   pixels = confusion.segmentation_scores(counts)
-  del pixels['iu']  # One for each class; the mean is there.
+  del pixels['iu'], pixels['dice']  # By class; the means are there.
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=complete)
   empty = [e['name'] for e in examples if not e['label'].any()]
   if empty and processes.is_first():
@@ -264,13 +309,18 @@ def _evaluate_classes(
 ):
   """Scores of `confusion`, counted image by image and divided once.
 
-  Those of several heads are named after them, `sem_mean_iu`; the IU of single
-  classes is `iu/NAME`. Examples with instances also give `seg`, see
-  `metrics.cells`, of the components of class 1.
+  Those of several heads are named after them, `sem_mean_iu`; IU and Dice of
+  single classes are `iu/NAME` and `dice/NAME`. Examples with instances also
+  give `seg`, `ap/THRESHOLD` and `mean_ap`, see `metrics.cells`, of the
+  components of class 1, and the numbers of objects, `objects/true` and
+  `objects/predicted`. Average precision is the mean over the images that have
+  an object in truth or prediction.
   """
   sizes = [size for _, size in heads]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
   matches = [np.zeros((0, 3), np.int64)]
+  # A row for each image: hits by threshold, true objects, predicted objects.
+  hits = [np.zeros((0, len(cells.THRESHOLDS) + 2), np.int64)]
   own = [i for i in processes.share(len(examples)) if i < len(examples)]
   # Spread over the set: neighbours may be frames of one film.
   spread = [i * len(own) // num_pictures for i in range(num_pictures)]
@@ -294,6 +344,8 @@ def _evaluate_classes(
       if 'instances' in example:
         found = label_instances(predicted[..., 1])
         matches.append(cells.match_objects(example['instances'], found))
+        row = cells.count_hits(example['instances'], found, cells.THRESHOLDS)
+        hits.append(np.hstack(row)[None])
       split = split_heads(predicted, example['label'], sizes)
       for head, (probability, label) in enumerate(split):
         matrix = confusion.confusion_matrix(
@@ -325,7 +377,7 @@ def _evaluate_classes(
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''
     values = confusion.segmentation_scores(matrix, present_only=present_only)
-    class_ius = values.pop('iu')
+    class_ius, class_dices = values.pop('iu'), values.pop('dice')
     scores |= {f'{prefix}{key}': value for key, value in values.items()}
     names = dataset.class_names[first : first + size]
     if sole := _sole_class(matrix, names):
@@ -338,10 +390,17 @@ def _evaluate_classes(
       f'{prefix}iu/{key}': float(iu)
       for key, iu in zip(names, class_ius, strict=True)
     }
+    scores |= {
+      f'{prefix}dice/{key}': float(dice)
+      for key, dice in zip(names, class_dices, strict=True)
+    }
     first += size
   matched = processes.gather_rows(np.concatenate(matches))
   if len(matched):
     scores['seg'] = cells.mean_jaccard(matched)
+  found_objects = processes.gather_rows(np.concatenate(hits))
+  if len(found_objects):
+    scores |= _object_scores(found_objects)
   extremes = []
   if complete:
     rows = np.array([*ius.items()], np.float64).reshape(-1, 2)
@@ -357,11 +416,35 @@ def _evaluate_classes(
   )
 
 
+def _object_scores(rows):
+  """Average precision and numbers of objects from rows of `count_hits`."""
+  objects = rows[:, -2:].sum(axis=1)
+  scores = {}
+  some = rows[objects > 0]
+  if len(some):
+    true_positives = some[:, :-2]
+    whole = objects[objects > 0, None] - true_positives
+    precisions = (true_positives / whole).mean(axis=0)
+    scores |= {
+      f'ap/{threshold:.2f}': float(precision)
+      for threshold, precision in zip(cells.THRESHOLDS, precisions, strict=True)
+    }
+    scores['mean_ap'] = float(precisions.mean())
+  num_true, num_predicted = rows[:, -2:].sum(axis=0)
+  scores['objects/true'] = int(num_true)
+  scores['objects/predicted'] = int(num_predicted)
+  return scores
+
+
 def main(_):
   processes.join()
   args = flags.FLAGS
   network = network_flags.load_from_flags()
   config = network.config
+  if args.images is not None:
+    dataset = _open_folder(network, args.images, args.labels, args.match)
+    _print_scores(network, dataset, dataset.heldout, args.images, args.tta)
+    return
   if args.data_dir is not None:
     config.data.dir = args.data_dir
   dataset = create_dataset(config.data)
@@ -382,13 +465,96 @@ def main(_):
       f'split {args.split!r} is empty: the config holds out no example of '
       f'data.name={config.data.name!r}; use another of {SPLITS}'
     )
-  average = args.average
-  if average is None:
-    average = config.evaluation.average
-  count = {'heldout': len(dataset.heldout), 'train': len(dataset.train)}
-  count['all'] = sum(count.values())
+  _print_scores(network, dataset, examples, args.split, args.tta)
+
+
+def _print_scores(network, dataset, examples, what, tta):
+  model, params, config = network
+  average = config.evaluation.average if tta is None else tta
   scores = evaluate(
-    network.model, network.params, examples, config, dataset, average=average
+    model, params, examples, config, dataset, average=average
   ).scores
-  processes.say(title(count[args.split], args.split, average))
+  processes.say(title(len(examples), what, average))
   processes.say(writers.table(scores))
+
+
+def _open_folder(network, images, labels, match):
+  """Returns the pairs of a folder as held-out examples, and checks them.
+
+  Labels are stored as those of the run if these were in a folder, else as class
+  indices. All of them are read once.
+  """
+  model, _, config = network
+  if len(model.head_sizes) > 1:
+    raise InputError(
+      f'--images={images}: a folder has one label for a pixel; the network has '
+      f'{len(model.head_sizes)} heads'
+    )
+  names, palette = look_of(config.data, model.num_classes)
+
+  def load():
+    coding = {'colours': (), 'ignore_value': (IGNORE_LABEL,)}
+    own_match = ''
+    if config.data.name == 'folder':
+      data = config.data.to_dict()
+      coding |= {name: data[name] for name in _CODING if name in data}
+      own_match = data.get('match', '')
+    root, found_images, found_labels, found_match = find_layout(
+      images, labels, match or own_match
+    )
+    loaded = folder.load(
+      dir=str(root),
+      images=found_images,
+      labels=found_labels,
+      match=found_match,
+      class_names=names,
+      train_list='',
+      heldout_list='',
+      heldout_fraction=0.0,
+      seed=0,
+      **coding,
+    )
+    return dataclasses.replace(
+      loaded, train=(), heldout=loaded.train, palette=palette
+    )
+
+  dataset = processes.together(load)
+  channels = dataset.heldout[0]['image'].shape[-1]
+  if channels != model.in_channels:
+    raise InputError(
+      f'--images={images} has {channels} channel(s); the network takes '
+      f'{model.in_channels}'
+    )
+  networks.check_fits(model, dataset, read_prediction(config)[0])
+  [counts] = count_labels(dataset.heldout).pixels
+  _check_counts(counts, dataset, images)
+  if config.evaluation.best_metric == _STACK_METRIC:
+    try:
+      check_metric(model, dataset, _STACK_METRIC)
+    except InputError:
+      processes.say(
+        f'{_STACK_METRIC} is of images of one size that show cells and have no '
+        'ignored pixel; the scores are of pixels alone'
+      )
+      config.evaluation.best_metric = 'mean_iu'
+  return dataset
+
+
+def _check_counts(counts, dataset, images):
+  """Says which classes a folder lacks; refuses labels that show no class."""
+  names = dataset.class_names
+  missing = [name for k, name in enumerate(names) if not counts[k]]
+  if counts[IGNORE_LABEL] and not counts[1 : len(names)].any():
+    values = ', '.join(
+      f'{value} is {name}'
+      for value, name in zip(dataset.stored, (*names, 'ignored'), strict=False)
+    )
+    raise InputError(
+      f'--images={images}: in {len(dataset.heldout)} labels {counts[0]:,} px '
+      f'are {names[0]} and {counts[IGNORE_LABEL]:,} px are ignored, and no '
+      f'other class is there{values and f"; in labels of the run {values}"}'
+    )
+  if missing:
+    processes.say(
+      f'no label has a pixel of class {list_some(map(repr, missing))}'
+    )

@@ -271,6 +271,7 @@ def _read_labels(
     return two, [
       Line('data.label_kind', 'instances', why),
       Line('data.w0', 10.0, 'border weights between the objects'),
+      Line('evaluation.best_metric', 'mean_ap', 'of objects, not of pixels'),
     ]
   lines = []
   classes = [value for value in values if value != _IGNORED]

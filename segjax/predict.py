@@ -307,7 +307,7 @@ def main(_):
     args.output,
     kind=args.kind,
     dtype=args.dtype,
-    average=args.average,
+    average=args.tta,
     tile_size_px=args.tile_size_px,
     overwrite=args.overwrite,
     other_inputs=[

@@ -18,7 +18,7 @@ NETWORK = {'workdir', 'checkpoint', 'config', 'params'}
 OWN = {
   'plan': {'images', 'labels', 'output', 'network', 'minutes', 'match'},
   'train': {'config', 'workdir', '[no]dry_run'},
-  'evaluate': NETWORK | {'split', 'data_dir', '[no]average'},
+  'evaluate': NETWORK | {'split', 'data_dir', 'images', 'labels', '[no]tta'},
   'predict': NETWORK | {'input', 'output', 'kind', 'artifact'},
   'instances': {'input', 'output', 'threshold'},
   'export': NETWORK | {'output', 'size_px'},

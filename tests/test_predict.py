@@ -86,7 +86,7 @@ def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
     '--kind=logits',
     '--checkpoint=2',
     '--tile_size_px=34',
-    '--noaverage',
+    '--notta',
     '--overwrite',
   )
   assert process.returncode == 0, process.stderr

@@ -238,7 +238,9 @@ def test_evaluate_prints_the_table_of_the_run(unbroken):
   process = run('evaluate', f'--workdir={workdir}')
   assert process.returncode == 0, process.stderr
   title, *scores = process.stdout.splitlines()
-  assert title == '1 images (heldout), mean of 8 turns and flips'
+  assert title == (
+    '1 images (heldout), test-time augmentation: mean of 8 turns and flips'
+  )
   assert f'{title}, step {NUM_STEPS}' in printed
   assert scores == table(printed)
   assert process.stderr == ''
