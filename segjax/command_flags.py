@@ -14,6 +14,7 @@ from absl import flags
 from segjax import network_flags
 from segjax.errors import InputError
 from segjax.prediction.outputs import DTYPES, KINDS
+from segjax.weights import published
 
 SPLITS = ('heldout', 'train', 'all')
 
@@ -182,7 +183,8 @@ def _define_convert() -> None:
     'input',
     None,
     'File of weights: .caffemodel, .pth, .pt, .h5, .keras, .npz or '
-    '.safetensors.',
+    f'.safetensors; or {" or ".join(published.SOURCES)}, which is downloaded '
+    'and kept in the cache.',
   )
   flags.DEFINE_enum(
     'model',
@@ -194,7 +196,8 @@ def _define_convert() -> None:
       *('googlenet', 'googlenet_conv'),
     ),
     'Network that the weights are for. Classifiers that end in _conv are fully '
-    'convolutional.',
+    'convolutional. By default it is that of the weights that are downloaded; '
+    'a file needs it.',
   )
   flags.DEFINE_string('output', None, 'File to write: .npz or .safetensors.')
   flags.DEFINE_integer(
@@ -249,6 +252,11 @@ def _define_convert() -> None:
   _define_overwrite('Replace the output if it exists.')
 
 
+def _check_convert() -> None:
+  if flags.FLAGS.model is None and not published.is_name(flags.FLAGS.input):
+    raise InputError('give --model=NETWORK, which the weights are for')
+
+
 def _define_instances() -> None:
   flags.DEFINE_string(
     'input', None, 'File, Zarr or folder of maps that segjax.predict wrote.'
@@ -293,7 +301,8 @@ def _define_plan() -> None:
   flags.DEFINE_string(
     'init',
     '',
-    'Weights that fcn8s starts from: a file of segjax.convert, or random.',
+    'Weights that fcn8s starts from: a file of segjax.convert, '
+    f'{", ".join(published.SOURCES)}, or random.',
   )
   flags.DEFINE_enum(
     'pixels',
@@ -390,8 +399,9 @@ COMMANDS = {
     'convert',
     'Converts weights of Caffe, torchvision and Keras.',
     '--input=fcn8s.caffemodel --model=fcn8s --output=fcn8s.npz',
-    ('input', 'model', 'output'),
+    ('input', 'output'),
     _define_convert,
+    _check_convert,
   ),
   'prepare': Command(
     'prepare',

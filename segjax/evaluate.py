@@ -12,6 +12,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('evaluate')
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -53,16 +54,38 @@ _OBJECT_SCORES = (
 )
 
 
+class Panel(NamedTuple):
+  """A picture of one prediction.
+
+  Attributes:
+    name: of the example.
+    picture: u8[h, w, 3].
+    mean_iu: of this example alone; NaN if all its pixels are ignored.
+  """
+
+  name: str
+  picture: np.ndarray
+  mean_iu: float
+
+
 class Evaluation(NamedTuple):
   """Scores of a network, and what its predictions look like.
 
   Attributes:
     scores: name -> number.
-    panels: (name of the example, u8[h, w, 3]) of some examples.
+    panels: of some examples.
+    extremes: of the examples with the best and the worst mean IU; [] unless
+      there are two examples.
+    sole_class: name of the class that all pixels are predicted as, though the
+      labels have others; '' if there is none.
+    columns: what the pictures show, from left to right.
   """
 
   scores: dict[str, float]
-  panels: list[tuple[str, np.ndarray]]
+  panels: list[Panel]
+  extremes: list[Panel] = []
+  sole_class: str = ''
+  columns: str = ''
 
 
 def evaluate(
@@ -78,8 +101,8 @@ def evaluate(
   """Returns the scores and pictures of a network on whole images.
 
   Process p of P predicts examples p, p + P, p + 2P, ...; all get the scores of
-  all examples, and process 0 the pictures, which are of its own where each
-  image counts for itself.
+  all examples, and process 0 the pictures; `panels` are of its own examples
+  where each image counts for itself.
 
   Args:
     model: of the run.
@@ -88,7 +111,8 @@ def evaluate(
     config: of the run; reads `evaluation`, `preprocessing` and `prediction`.
     dataset: names and colours of the classes.
     average: whether to predict by the mean over the eight turns and flips.
-    complete: whether to compute what takes long: the warping error.
+    complete: whether to compute what takes long: the warping error, and which
+      examples are the best and the worst.
   """
   preprocessing, tiles = read_prediction(config, average=average)
 
@@ -101,6 +125,7 @@ def evaluate(
       examples,
       config.evaluation.num_pictures,
       complete,
+      dataset.class_names,
     )
   return _evaluate_classes(
     predict,
@@ -109,6 +134,7 @@ def evaluate(
     heads=(*zip(model.head_names, model.head_sizes, strict=True),),
     num_pictures=config.evaluation.num_pictures,
     present_only=config.evaluation.present_only,
+    complete=complete,
   )
 
 
@@ -203,17 +229,22 @@ def _found(dataset: Dataset) -> str:
   return f'they hold {found} alone, and those to train on no cell; mend them'
 
 
-def _evaluate_stack(predict, examples, num_pictures, warping):
+def _evaluate_stack(predict, examples, num_pictures, complete, class_names):
   """Scores of membranes and cells: `neuron.evaluate_stack` and the pixels'."""
   examples = list(examples)
   labels = np.stack([example['label'] for example in examples])
   stack = _predict_stack(predict, [example['image'] for example in examples])
-  counts = confusion.confusion_matrix(
-    labels, np.argmax(stack, axis=-1), num_classes=stack.shape[-1]
-  )
+  matrices = [
+    confusion.confusion_matrix(
+      label, np.argmax(probability, axis=-1), num_classes=stack.shape[-1]
+    )
+    for label, probability in zip(labels, stack, strict=True)
+  ]
+  counts = np.sum(matrices, axis=0)
+  ius = dict(enumerate(map(_mean_iu, matrices)))
   pixels = confusion.segmentation_scores(counts)
   del pixels['iu'], pixels['dice']  # By class; the means are there.
-  scores = neuron.evaluate_stack(labels, stack[..., 1], warping=warping)
+  scores = neuron.evaluate_stack(labels, stack[..., 1], warping=complete)
   empty = [e['name'] for e in examples if not e['label'].any()]
   if empty and processes.is_first():
     logging.log_first_n(  # Once a run, not at every evaluation.
@@ -223,21 +254,24 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
       1,
       list_some(empty),
     )
-  panels = [
-    (
-      example['name'],
-      pictures.panel(
-        example['image'],
-        example['label'],
-        example.get('weight'),
-        probability[..., 1],
-      ),
+
+  def draw(index):
+    example = examples[index]
+    picture = pictures.panel(
+      example['image'],
+      example['label'],
+      example.get('weight'),
+      stack[index, ..., 1],
     )
-    for example, probability in zip(
-      examples[:num_pictures], stack, strict=False
-    )
-  ]
-  return Evaluation(scores | pixels, panels)
+    return Panel(example['name'], picture, ius[index])
+
+  return Evaluation(
+    scores | pixels,
+    [draw(i) for i in range(min(num_pictures, len(examples)))],
+    [draw(i) for i in _best_and_worst(ius)] if complete else [],
+    _sole_class(counts, class_names),
+    pictures.PANEL_COLUMNS,
+  )
 
 
 def _predict_stack(predict, images):
@@ -250,8 +284,28 @@ def _predict_stack(predict, images):
   return stack.reshape(-1, *own.shape[1:])[: len(images)]
 
 
+def _mean_iu(matrix, present_only=False):
+  """Returns the mean IU of one example, NaN if all its pixels are ignored."""
+  if not matrix.any():
+    return math.nan
+  return confusion.segmentation_scores(matrix, present_only)['mean_iu']
+
+
+def _best_and_worst(ius):
+  """Returns two keys of index -> mean IU, or none if there are no two."""
+  ranked = sorted((-iu, i) for i, iu in ius.items() if not math.isnan(iu))
+  return [ranked[0][1], ranked[-1][1]] if len(ranked) > 1 else []
+
+
+def _sole_class(matrix, class_names):
+  """Returns the only class predicted, '' unless labels have several."""
+  predicted = np.flatnonzero(matrix.any(axis=0))
+  is_sole = len(predicted) == 1 and matrix.any(axis=1).sum() > 1
+  return class_names[predicted[0]] if is_sole else ''
+
+
 def _evaluate_classes(
-  predict, examples, dataset, heads, num_pictures, present_only
+  predict, examples, dataset, heads, num_pictures, present_only, complete
 ):
   """Scores of `confusion`, counted image by image and divided once.
 
@@ -264,13 +318,24 @@ def _evaluate_classes(
   """
   sizes = [size for _, size in heads]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
-  panels, matches = [], [np.zeros((0, 3), np.int64)]
+  matches = [np.zeros((0, 3), np.int64)]
   # A row for each image: hits by threshold, true objects, predicted objects.
   hits = [np.zeros((0, len(cells.THRESHOLDS) + 2), np.int64)]
   own = [i for i in processes.share(len(examples)) if i < len(examples)]
   # Spread over the set: neighbours may be frames of one film.
   spread = [i * len(own) // num_pictures for i in range(num_pictures)]
   shown = {own[i] for i in spread if i < len(own)}
+  ius, panels = {}, {}
+
+  def draw(index, example, probability, label):
+    picture = pictures.segmentation_panel(
+      example['image'],
+      label,
+      np.argmax(probability, axis=-1),
+      dataset.class_names[: sizes[0]],
+      dataset.palette,
+    )
+    panels[index] = Panel(example['name'], picture, ius[index])
 
   def count():
     for index in own:
@@ -283,19 +348,23 @@ def _evaluate_classes(
         hits.append(np.hstack(row)[None])
       split = split_heads(predicted, example['label'], sizes)
       for head, (probability, label) in enumerate(split):
-        prediction = np.argmax(probability, axis=-1)
-        counts[head] += confusion.confusion_matrix(
-          label, prediction, num_classes=sizes[head]
+        matrix = confusion.confusion_matrix(
+          label, np.argmax(probability, axis=-1), num_classes=sizes[head]
         )
-        if head == 0 and index in shown:
-          panel = pictures.segmentation_panel(
-            example['image'],
-            label,
-            prediction,
-            dataset.class_names[: sizes[0]],
-            dataset.palette,
-          )
-          panels.append((example['name'], panel))
+        counts[head] += matrix
+        if head == 0:
+          ius[index] = _mean_iu(matrix, present_only)
+          if index in shown:
+            draw(index, example, probability, label)
+
+  def draw_extremes():
+    for index in _best_and_worst(ius) if processes.is_first() else ():
+      if index not in panels:  # It may be another process's.
+        example = examples[index]
+        predicted = predict(example['image'])
+        draw(
+          index, example, *next(split_heads(predicted, example['label'], sizes))
+        )
 
   processes.together(count)
   counts = [processes.gather(matrix).sum(axis=0) for matrix in counts]
@@ -304,13 +373,15 @@ def _evaluate_classes(
       f'all pixels of the {len(examples)} examples are ignored; at least one '
       'must have a label'
     )
-  scores, first = {}, 0
+  scores, soles, first = {}, [], 0
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''
     values = confusion.segmentation_scores(matrix, present_only=present_only)
     class_ius, class_dices = values.pop('iu'), values.pop('dice')
     scores |= {f'{prefix}{key}': value for key, value in values.items()}
     names = dataset.class_names[first : first + size]
+    if sole := _sole_class(matrix, names):
+      soles.append(sole)
     others = class_ius[1:][~np.isnan(class_ius[1:])]
     if names[0] == 'background' and len(names) > 2 and len(others):
       # PASCAL-Context is a task of 59 classes, without the background.
@@ -327,10 +398,22 @@ def _evaluate_classes(
   matched = processes.gather_rows(np.concatenate(matches))
   if len(matched):
     scores['seg'] = cells.mean_jaccard(matched)
-  rows = processes.gather_rows(np.concatenate(hits))
-  if len(rows):
-    scores |= _object_scores(rows)
-  return Evaluation(scores, panels)
+  found = processes.gather_rows(np.concatenate(hits))
+  if len(found):
+    scores |= _object_scores(found)
+  extremes = []
+  if complete:
+    rows = np.array([*ius.items()], np.float64).reshape(-1, 2)
+    ius |= {int(index): iu for index, iu in processes.gather_rows(rows)}
+    processes.together(draw_extremes)
+    extremes = [panels[i] for i in _best_and_worst(ius) if i in panels]
+  return Evaluation(
+    scores,
+    [panels[i] for i in sorted(shown)],
+    extremes,
+    ', '.join(soles),
+    pictures.SEGMENTATION_COLUMNS,
+  )
 
 
 def _object_scores(rows):

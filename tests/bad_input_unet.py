@@ -66,7 +66,8 @@ SETTINGS = {
   'optimizer.weight_decay=-1.0': ['weight_decay=-1.0', '>= 0'],
   'seed=4294967296': ['seed=4294967296', 'below 2**31'],
   'model.depth=1000000': ['depth=1000000', '<= 20'],
-  'schedule.warmup_steps=4': ['warmup_steps=4', 'num_train_steps=4'],
+  'schedule.warmup_steps=-1': ['warmup_steps=-1', 'at least 0'],
+  'num_train_steps=0': ['num_train_steps=0', 'at least 1'],
 }
 # What a card of one's own may do -> what the message says.
 CARDS = {
