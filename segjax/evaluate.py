@@ -398,9 +398,9 @@ def _evaluate_classes(
   matched = processes.gather_rows(np.concatenate(matches))
   if len(matched):
     scores['seg'] = cells.mean_jaccard(matched)
-  found_objects = processes.gather_rows(np.concatenate(hits))
-  if len(found_objects):
-    scores |= _object_scores(found_objects)
+  found = processes.gather_rows(np.concatenate(hits))
+  if len(found):
+    scores |= _object_scores(found)
   extremes = []
   if complete:
     rows = np.array([*ius.items()], np.float64).reshape(-1, 2)
