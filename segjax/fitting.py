@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from segjax import networks, recipes
+from segjax.data.border_weights import class_balance, class_counts
 from segjax.data.examples import (
   IGNORE_LABEL,
   Dataset,
   check_label,
   digest_of_arrays,
+  list_some,
 )
+from segjax.data.folder import weigh
 from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import find_layout
 from segjax.errors import InputError
@@ -73,6 +76,8 @@ def fit(
   >>> probabilities.shape
   (80, 80, 2)
   """
+  if network not in ('unet', 'fcn8s'):
+    raise InputError(f"network={network!r} is not one of 'unet', 'fcn8s'")
   dataset = None
   if isinstance(images, (str, os.PathLike)):
     if not isinstance(labels, (str, os.PathLike, type(None))):
@@ -90,7 +95,7 @@ def fit(
     config.data.seed = seed
   else:
     dataset = _dataset_of_arrays(
-      images, labels, class_names, heldout_fraction, seed
+      images, labels, network, class_names, heldout_fraction, seed
     )
     names = dataset.class_names
     first = dataset.train[0]['image']
@@ -127,16 +132,18 @@ def fit(
 
 
 def _dataset_of_arrays(
-  images, labels, class_names, heldout_fraction, seed
+  images, labels, network, class_names, heldout_fraction, seed
 ) -> Dataset:
-  if labels is None or len(images) != len(labels):
+  counts = [0 if group is None else len(group) for group in (images, labels)]
+  if counts[0] != counts[1] or not counts[0]:
     raise InputError(
-      f'{len(images)} images and '
-      f'{0 if labels is None else len(labels)} labels; expected one for each'
+      f'{counts[0]} images and {counts[1]} labels; expected one for each'
     )
-  if not 0 <= heldout_fraction < 1:
+  num_heldout = round(heldout_fraction * counts[0])
+  if not 0 <= heldout_fraction < 1 or num_heldout == counts[0]:
     raise InputError(
-      f'heldout_fraction={heldout_fraction}; expected 0 <= it < 1'
+      f'heldout_fraction={heldout_fraction} of {counts[0]} images; expected 0 '
+      'or more, so that some are left to train on'
     )
   labels = [np.asarray(label) for label in labels]
   for i, label in enumerate(labels):
@@ -153,9 +160,16 @@ def _dataset_of_arrays(
       'such as label > 0'
     )
   num_classes = len(class_names) or int(classes.max(initial=0)) + 1
+  if not 2 <= num_classes < IGNORE_LABEL:
+    raise InputError(
+      f'labels hold {list_some(map(str, values))}; expected two classes at '
+      'least, 0..K-1'
+    )
   examples = []
   for i, (image, label) in enumerate(zip(images, labels, strict=True)):
     image = np.asarray(image)
+    if image.dtype == np.float64:
+      image = image.astype(np.float32)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[:2] != label.shape:
       raise InputError(
@@ -166,14 +180,28 @@ def _dataset_of_arrays(
       raise InputError(
         f'image {i} is {image.dtype}; expected uint8, uint16 or float32'
       )
+    if image.dtype.kind == 'f' and not np.isfinite(image).all():
+      raise InputError(f'image {i} has pixels that are NaN or infinite')
+    first = examples[0]['image'] if examples else image
+    if (image.dtype, image.shape[-1]) != (first.dtype, first.shape[-1]):
+      raise InputError(
+        f'image {i} is {image.dtype} of {image.shape[-1]} channel(s), image 0 '
+        f'{first.dtype} of {first.shape[-1]}; expected one kind'
+      )
     label = check_label(label, num_classes, f'label {i}')
     examples.append({'image': image, 'label': label, 'name': str(i)})
   order = np.random.default_rng(seed).permutation(len(examples))
-  held = {*order[: round(heldout_fraction * len(examples))].tolist()}
+  held = {*order[:num_heldout].tolist()}
+  train = [e for i, e in enumerate(examples) if i not in held]
+  if network == 'unet':  # All classes weigh the same, as for a folder.
+    counts = [class_counts(e['label'], num_classes) for e in train]
+    class_weights = class_balance(np.sum(counts, axis=0))
+    for example in examples:
+      example['weight'] = weigh(example['label'], class_weights, 0.0, 1.0)
   return Dataset(
     class_names=tuple(class_names)
     or tuple(f'class {k}' for k in range(num_classes)),
-    train=[e for i, e in enumerate(examples) if i not in held],
+    train=train,
     heldout=[e for i, e in enumerate(examples) if i in held],
     digest=digest_of_arrays(examples),
   )

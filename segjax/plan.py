@@ -27,6 +27,7 @@ from segjax import dry_run, recipes
 from segjax.atomic import replacing
 from segjax.convert import convert_published
 from segjax.data import create_dataset
+from segjax.data.pairing import find_key
 from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import (
   Layout,
@@ -48,8 +49,10 @@ _STEPS_OF_ACCELERATOR = 10_000
 _IGNORED = 255
 _MOST_CLASSES = 64
 _MOST_VALUES = 32  # That are classes and do not count up from 0.
+_MOST_DOUBTFUL = 12  # Values of one piece each that may be classes.
 _MANY = 5  # Pieces in an image, between which border weights are of use.
 _OUTPUT_OF_PAPER = 388
+_MOST_MINUTES = 100_000
 _SIDE_OF_DEPTH_4 = 128
 
 
@@ -134,12 +137,8 @@ def plan(
   if train_list:
     lines.append(Line('data.train_list', train_list))
     lines.append(Line('data.heldout_list', heldout_list))
-  elif len(found.pages) < 2:
-    lines.append(Line('data.heldout_fraction', 0.0, 'of one image'))
   else:
-    lines.append(
-      Line('data.heldout_fraction', heldout_fraction, 'drawn by files')
-    )
+    lines.append(_split(found, heldout_fraction, layout.root, group))
   dtype, channels = found.kind
   if network == 'unet':
     base = f'recipes.unet_folder_config(CLASS_NAMES, in_channels={channels})'
@@ -159,6 +158,8 @@ def plan(
     labels = f'objects, {found.components:g} pieces in a usual image'
   else:
     labels = say_values(sorted(found.values), found.values)
+    if len(names) > 2 and found.label_channels == 1:
+      labels += '; classes (or else --label_kind=instances)'
   rows = [
     ('images', f'{len(found.pages)} of {say_sizes(found.sizes)}'),
     ('pixels', f'{dtype}, {channels} channel(s), from {low:g} to {high:g}'),
@@ -223,6 +224,23 @@ def decide(
   return [*lines, *steps]
 
 
+def _split(found: Survey, fraction: float, root: Path, group: str) -> Line:
+  files = {page.files[0] for page in found.pages}
+  units = {find_key(file, root, group) for file in files} if group else files
+  if len(found.pages) == 1:
+    return Line('data.heldout_fraction', 0.0, 'there is one image')
+  if len(files) == 1:
+    return Line('data.heldout_fraction', fraction, 'the last pages')
+  if len(units) == 1:
+    raise InputError(
+      f'{group!r} finds one group in all images, {units.pop()!r}; expected at '
+      'least two, of which one can be held out'
+    )
+  fraction = min(max(fraction, 1 / len(units)), 0.5) if fraction else fraction
+  unit = 'groups' if group else 'files'
+  return Line('data.heldout_fraction', round(fraction, 4), f'drawn by {unit}')
+
+
 def _short(value):
   text = repr(value)
   return text if len(text) < 40 else f'{text[:36]} ...'
@@ -237,6 +255,15 @@ def _read_labels(
     raise InputError(
       f'all labels hold the value {values[0]} alone; expected two classes at '
       'least'
+    )
+  if label_kind == 'instances' and found.label_channels == 3:
+    raise InputError(
+      '--label_kind=instances: labels are in colours; expected one channel, '
+      'which numbers the objects'
+    )
+  if found.label_channels == 1 and values[0] < 0:
+    raise InputError(
+      f'labels hold {values[0]}; expected whole numbers of 0 and above'
     )
   two = 'background', 'object'
   total = sum(found.values.values())
@@ -257,10 +284,16 @@ def _read_labels(
         'data.ignore_value', (), 'set it to the colour of unlabelled pixels'
       ),
     ]
-  counts_up = values[0] == 0 and len(values) > 3
+  # Such as objects that are numbered, or organs.
+  in_one_piece = values[0] == 0 and len(values) > 3 and found.single > 0.9
+  if in_one_piece and not label_kind and len(values) <= _MOST_DOUBTFUL:
+    raise InputError(
+      f'labels hold {values}, and nearly all of these are one piece in an '
+      'image: give --label_kind=classes, or --label_kind=instances if they '
+      'number objects'
+    )
   is_instances = label_kind == 'instances' or (
-    not label_kind
-    and (found.num_masks > 1 or (counts_up and found.single > 0.9))
+    not label_kind and (found.num_masks > 1 or in_one_piece)
   )
   if is_instances:
     why = (
@@ -275,6 +308,11 @@ def _read_labels(
     ]
   lines = []
   classes = [value for value in values if value != _IGNORED]
+  if values == [0, 1, _IGNORED] and not found.num_with_255:
+    raise InputError(
+      'some labels hold 0 and 1, others 0 and 255, and none both 1 and 255; '
+      'expected masks of one kind'
+    )
   if len(values) == 2:
     names, ignored = two, ()
     if values != [0, 1]:
@@ -282,9 +320,12 @@ def _read_labels(
   elif classes == [*range(min(len(classes), _MOST_CLASSES))]:
     ignored = (_IGNORED,) if _IGNORED in values else ()
   elif len(values) <= _MOST_VALUES:
-    classes, ignored = values, ()
+    # Other indices leave out some; (0, 128, 255) are none.
+    indices = classes[-1] < _MOST_CLASSES and _IGNORED in values
+    classes = classes if indices else values
+    ignored = (_IGNORED,) if indices else ()
     lines.append(
-      Line('data.label_values', tuple(values), 'all values that labels hold')
+      Line('data.label_values', tuple(classes), 'the values of the labels')
     )
   else:
     raise InputError(
@@ -418,8 +459,10 @@ def _for_fcn(
 
 
 def _steps(config: ConfigDict, minutes: float) -> list[Line]:
-  if minutes <= 0:
-    raise InputError(f'--minutes={minutes:g}; expected more than 0')
+  if not 0 < minutes <= _MOST_MINUTES:
+    raise InputError(
+      f'--minutes={minutes:g}; expected more than 0, at most {_MOST_MINUTES}'
+    )
   if jax.default_backend() == 'cpu':
     flops = dry_run.count_flops(config)
     rate = _RATE_OF_CORE * (os.cpu_count() or 1)
@@ -458,9 +501,14 @@ def _card(
   values = sorted(found.values)
   total = sum(found.values.values())
   classes = []
+  is_numbered = any(line.name == 'data.label_kind' for line in lines)
   for k, name in enumerate(names):
     comment = ''
-    if len(values) >= len(names) and found.num_masks < 2:
+    if is_numbered:
+      share = found.values.get(0, 0) / total
+      share = 1 - share if k else share
+      comment = f'  # {share:.2%} of the pixels'
+    elif len(values) >= len(names):
       value = values[k]
       comment = f'  # {value}: {found.values[value] / total:.2%} of the pixels'
     classes.append(f'  {name!r},{comment}')
@@ -497,13 +545,17 @@ def get_config():
 def main(_) -> None:
   args = flags.FLAGS
   output = Path(args.output)
-  if output.suffix != '.py':
+  if output.suffix != '.py' or ':' in output.name:
     raise InputError(
       f'--output={output}: a card is a Python file, such as mine.py'
     )
+  if not output.absolute().parent.is_dir():
+    raise InputError(f'--output={output}: no folder {output.absolute().parent}')
   if output.exists() and not args.overwrite:
     raise InputError(f'{output} exists; give --overwrite to replace it')
-  layout = find_layout(args.images, args.labels, args.match)
+  layout = find_layout(
+    args.images, args.labels, args.match, need_all=not args.train_list
+  )
   planned = plan(
     layout,
     args.network,

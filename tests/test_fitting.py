@@ -41,6 +41,15 @@ def test_arrays_and_folders_give_networks_that_predict(tmp_path, capsys):
     (IMAGES, LABELS / 2, r'label 0 is float64\[40, 50\]; expected integers'),
     (IMAGES[:, :9], LABELS, r'image 0 is uint8\[9, 50, 1\] and its label \[40'),
     (IMAGES.astype(int), LABELS, 'image 0 is int64; expected uint8'),
+    ([], [], '0 images and 0 labels'),
+    (None, None, '0 images and 0 labels'),
+    (IMAGES, 0 * LABELS, 'labels hold 0; expected two classes'),
+    (IMAGES / np.nan, LABELS, 'image 0 has pixels that are NaN'),
+    (
+      [*IMAGES[:4], np.dstack(3 * [IMAGES[4]])],
+      LABELS,
+      r'image 4 is uint8 of 3 channel\(s\), image 0 uint8 of 1',
+    ),
   ],
 )
 def test_what_does_not_go_together_is_refused(images, labels, message):

@@ -51,14 +51,19 @@ def classes(*values):
 
 
 OBJECTS = np.zeros((40, 50), np.uint8)
-for number in range(6):
-  OBJECTS[6 * number : 6 * number + 4, 5:30] = number + 1
+for number in range(13):
+  OBJECTS[3 * number : 3 * number + 2, 5:30] = number + 1
 CASES = {
   'masks': (classes(0, 255), dict(label_values=(0, 255), ignore_value=())),
   'bits': (classes(0, 1), dict(label_values=(), ignore_value=())),
   'indices': (classes(0, 1, 2), dict(label_values=(), ignore_value=())),
   'ignored': (classes(0, 1, 2, 255), dict(ignore_value=(255,))),
   'values': (classes(0, 50, 200), dict(label_values=(0, 50, 200))),
+  'gray levels': (classes(0, 128, 255), dict(label_values=(0, 128, 255))),
+  'a class is missing': (
+    classes(0, 2, 3, 255),
+    dict(label_values=(0, 2, 3), ignore_value=(255,)),
+  ),
   'objects': (OBJECTS, dict(label_kind='instances', w0=10.0)),
 }
 
@@ -83,7 +88,7 @@ def test_labels_mean_what_they_say(tmp_path, name):
   else:
     assert config.evaluation.best_metric == 'mean_iu'
     for k, value in enumerate(values):
-      k = 255 if name == 'ignored' and value == 255 else k
+      k = 255 if config.data.ignore_value == (255,) and value == 255 else k
       np.testing.assert_array_equal(got == k, label == value)
 
 
@@ -146,6 +151,63 @@ def test_labels_of_no_meaning_are_refused(tmp_path, label, message):
   write_set(tmp_path, 5 * [label])
   with pytest.raises(InputError, match=message):
     config_of(tmp_path)
+
+
+ORGANS = np.zeros((40, 50), np.uint8)
+for number in (1, 2, 3):
+  ORGANS[10 * number : 10 * number + 6, 5:30] = number
+
+
+def test_organs_are_not_taken_for_numbered_objects(tmp_path):
+  write_set(tmp_path, 5 * [ORGANS])
+  with pytest.raises(
+    InputError, match='labels hold .0, 1, 2, 3.*--label_kind='
+  ):
+    config_of(tmp_path)
+  config, _ = config_of(tmp_path, label_kind='classes')
+  assert config.model.num_classes == 4
+  config, _ = config_of(tmp_path, label_kind='instances')
+  assert config.model.num_classes == 2
+
+
+def test_masks_of_two_kinds_are_refused(tmp_path):
+  write_set(tmp_path, 3 * [classes(0, 1)] + 3 * [classes(0, 255)])
+  with pytest.raises(
+    InputError, match='some labels hold 0 and 1, others 0 and'
+  ):
+    config_of(tmp_path)
+
+
+def test_indices_of_two_palettes_are_refused(tmp_path):
+  write_set(tmp_path, 5 * [classes(0, 1)])
+  black, white = np.zeros((2, 3), np.uint8), np.full((2, 3), 255, np.uint8)
+  for i in range(5):
+    palette = np.concatenate([black[:1], white[:1]])[:: 1 if i else -1]
+    write_picture(tmp_path / 'labels' / f'{i}.png', classes(0, 1), palette)
+  with pytest.raises(
+    InputError, match='the colour of index 0 is .0, 0, 0., and'
+  ):
+    config_of(tmp_path)
+
+
+@pytest.mark.parametrize(('count', 'held'), [(1, ['s-4']), (2, 5 * ['t'])])
+def test_one_stack_holds_out_its_last_pages_and_two_one(tmp_path, count, held):
+  for name in 'st'[:count]:
+    for kind, array in (('images', IMAGE), ('labels', classes(0, 1))):
+      file = tmp_path / kind / f'{name}.tif'
+      file.parent.mkdir(exist_ok=True)
+      write_stack(file, np.uint8(5 * [array]))
+  config, _ = config_of(tmp_path)
+  dataset = create_dataset(config.data)
+  names = [example['name'] for example in dataset.heldout]
+  assert names == held or {name[0] for name in names} in ({'s'}, {'t'})
+  assert len(dataset.train) == 5 * count - len(names)
+
+
+def test_one_group_of_all_is_refused(tmp_path):
+  write_set(tmp_path, 5 * [classes(0, 1)])
+  with pytest.raises(InputError, match='finds one group'):
+    config_of(tmp_path, group='(images)')
 
 
 def test_two_commands_and_no_file_of_ones_own(tmp_path):

@@ -18,6 +18,7 @@ LAYOUTS = {
   'annotations': ('images/a.tif', ['annotations/a.png'], 'a'),
   'nnU-Net': ('imagesTr/a_0000.png', ['labelsTr/a.png'], 'a'),
   'suffix of a folder': ('images/a.png', ['labels/a_mask.png'], 'a'),
+  'frames beside masks': ('a_0000.png', ['a_0000_mask.png'], 'a_0000'),
   'suffix _mask': ('a.png', ['a_mask.png'], 'a'),
   'suffix _seg': ('a.b.png', ['a.b_seg.png'], 'a.b'),
   'suffix _labels': ('a.png', ['a_labels.png'], 'a'),
@@ -122,6 +123,13 @@ def test_colours_are_counted(tmp_path):
   found = survey(find_layout(tmp_path, None), need_all=True)
   assert found.values == {(0, 0, 0): 18, (9, 0, 200): 2}
   assert found.label_channels == 3
+
+
+def test_two_labels_of_one_name_are_refused(tmp_path):
+  write(tmp_path, 'images/a.png', ['labels/a.png'])
+  write_stack(tmp_path / 'labels' / 'a.tif', MASK[None])
+  with pytest.raises(InputError, match='a.png and a.tif have one name'):
+    survey(find_layout(tmp_path, None), need_all=True)
 
 
 @pytest.mark.parametrize('numbered', [True, False])

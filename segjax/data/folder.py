@@ -73,7 +73,8 @@ def load(
       or path below `dir`. Of a stack these are all pages; a-0 is one.
     heldout_list: the same for what is held out. '' for both draws instead.
     heldout_fraction: share of files to hold out where there are no lists, in
-      [0, 1). All pages of a stack go together, since neighbours look alike.
+      [0, 1). All pages of a stack go together, since neighbours look alike; of
+      one stack alone, its last pages are held out.
     seed: of the draw. It depends on the names of the files alone.
     label_values: value of each class in label images that hold no indices,
       such as (0, 255) for masks of 0 and 255. See `LabelCoding`.
@@ -150,7 +151,7 @@ def load(
     if balance:
       class_weights = _balance(train, read_label, len(class_names))
     weighting = functools.partial(
-      _weight, class_weights=class_weights, w0=w0, sigma=sigma_px
+      weigh, class_weights=class_weights, w0=w0, sigma=sigma_px
     )
   examples = functools.partial(
     FolderExamples,
@@ -290,8 +291,20 @@ def _read_instances(page, coding):
   return (carved > 0).astype(np.int32), instances
 
 
-def _weight(label, class_weights, w0, sigma):
-  """Returns the class weights, and on background the border weights, f32."""
+def weigh(
+  label: np.ndarray, class_weights: np.ndarray, w0: float, sigma: float
+) -> np.ndarray:
+  """Returns the class weights, and on background the border weights.
+
+  Args:
+    label: i32[H, W], class indices; others are ignored.
+    class_weights: f32[K].
+    w0: see `border_weights.border_weights`.
+    sigma: see `border_weights.border_weights`.
+
+  Returns:
+    f32[H, W], 0 where the label is ignored.
+  """
   ignored = label >= len(class_weights)
   weight = np.where(ignored, 0, class_weights[np.where(ignored, 0, label)])
   if w0:
@@ -373,6 +386,10 @@ def _listed(file, known, needed):
 def _drawn(groups, fraction, seed):
   if not 0 <= fraction < 1:
     raise InputError(f'heldout_fraction={fraction}; expected 0 <= it < 1')
+  if len(groups) == 1 and len({page.files for page in groups[0]}) == 1:
+    [pages] = groups  # Of one stack, the last pages are furthest from the rest.
+    count = len(pages) - round(fraction * len(pages))
+    return tuple(pages[:count]), tuple(pages[count:])
   num_heldout = round(fraction * len(groups))
   if fraction > 0 and num_heldout in (0, len(groups)):
     raise InputError(

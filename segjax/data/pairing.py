@@ -6,6 +6,7 @@ their paths, or else their stem: the file name without its ending.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -58,10 +59,11 @@ def find_pairs(
   keyed_images, keyed_labels = (
     _by_key(root, files, match) for files in (image_files, label_files)
   )
-  for files in keyed_images.values():
+  for key, files in keyed_images.items():
     if len(files) > 1:
       raise InputError(
-        f'{files[0]} and {files[1].name} have one name; expected one of them'
+        f'{files[0]} and {files[1].name} have one name, {key!r}; expected one '
+        'of them, or another match'
       )
   alone = sorted(keyed_images.keys() ^ keyed_labels.keys())
   pairs = [
@@ -85,7 +87,7 @@ def find_key(path: Path, root: Path, match: str) -> str:
     InputError: `match` is no expression with a group, or is not found.
   """
   if not match:
-    return path.stem
+    return unicodedata.normalize('NFC', path.stem)
   try:
     pattern = re.compile(match)
   except re.error as e:
@@ -99,7 +101,8 @@ def find_key(path: Path, root: Path, match: str) -> str:
   found = pattern.search(below)
   if found is None or found[1] is None:
     raise InputError(f'{match!r} is not found in {below}')
-  return found[1]
+  # macOS and others write accents in two ways.
+  return unicodedata.normalize('NFC', found[1])
 
 
 def _list(root: Path, where: str) -> list[Path]:

@@ -20,7 +20,12 @@ from segjax.data.examples import list_some
 from segjax.data.folder import Page, pages_of
 from segjax.data.pairing import find_pairs
 from segjax.errors import InputError
-from segjax.images.files import list_images, read_image_page, read_label_page
+from segjax.images.files import (
+  list_images,
+  read_image_page,
+  read_label_page,
+  read_palette,
+)
 
 _THREADS = 4
 _BLOCK = 64  # Pairs in the queue of the threads.
@@ -30,8 +35,12 @@ _LABEL_FOLDERS = (
   *('groundtruth', 'gt', 'train_labels'),
 )
 _SUFFIXES = ('_masks', '_mask', '_labels', '_label', '_segmentation', '_seg')
-# What is left of a name without nnU-Net's channel, or without a suffix.
-_STEM = rf'([^/]+?)(?:_0000|{"|".join(_SUFFIXES)})?\.[^./]+$'
+# What is left of a name without a suffix; and without nnU-Net's channel, too.
+_SUFFIX = '|'.join(_SUFFIXES)
+_STEMS = tuple(
+  rf'([^/]+?)(?i:{endings})?\.[^./]+$'
+  for endings in (_SUFFIX, f'_0000|{_SUFFIX}')
+)
 _MOST_COLOURS = 256
 _MOST_VALUES = 2**16
 _LOOKED_AT = 16  # Labels whose components are counted.
@@ -61,6 +70,7 @@ class Survey(NamedTuple):
       labels spread over the set.
     components: median number of components of an image above its lowest value,
       in the same labels.
+    num_with_255: labels that hold 255 and another value above 0.
   """
 
   pages: tuple[Page, ...]
@@ -72,12 +82,14 @@ class Survey(NamedTuple):
   num_masks: int
   single: float
   components: float
+  num_with_255: int
 
 
 def find_layout(
   images: str | os.PathLike,
   labels: str | os.PathLike | None,
   match: str = '',
+  need_all: bool = True,
 ) -> Layout:
   """Returns where the images and the labels of a set are.
 
@@ -86,12 +98,13 @@ def find_layout(
       the set, in which both are found by their usual names.
     labels: folder or pattern of the labels.
     match: see `find_pairs`; '' looks for one that fits.
+    need_all: see `find_pairs`.
 
   Raises:
     InputError: they are not found; says what is known.
   """
   if labels is None:
-    return _find_in(Path(images).expanduser().absolute(), match)
+    return _find_in(Path(images).expanduser().absolute(), match, need_all)
   for path in (images, labels):
     if not re.search(r'[*?\[]', str(path)) and not os.path.isdir(
       os.path.expanduser(path)
@@ -113,18 +126,22 @@ def find_layout(
     )
   images, labels = below
   return Layout(
-    root, images, labels, match or _fitting_match(root, images, labels)
+    root,
+    images,
+    labels,
+    match or _fitting_match(root, images, labels, need_all),
   )
 
 
-def _find_in(root: Path, match: str) -> Layout:
+def _find_in(root: Path, match: str, need_all: bool) -> Layout:
   if not root.is_dir():
     raise InputError(f'{root}: no such folder')
+  folders = {f.name.lower(): f.name for f in root.iterdir() if f.is_dir()}
   pairs = [
-    (images, labels)
+    (folders[images.lower()], folders[labels.lower()])
     for images in _IMAGE_FOLDERS
     for labels in _LABEL_FOLDERS
-    if (root / images).is_dir() and (root / labels).is_dir()
+    if {images.lower(), labels.lower()} <= folders.keys()
   ]
   if pairs:
     found = pairs[0]
@@ -134,7 +151,12 @@ def _find_in(root: Path, match: str) -> Layout:
     match = match or '([^/]+)/(?:images|masks)/'
   else:
     names = [file.stem for file in _images(root)]
-    suffixes = [s for s in _SUFFIXES if any(n.endswith(s) for n in names)]
+    suffixes = [
+      name[-len(suffix) :]  # As it is written there.
+      for suffix in _SUFFIXES
+      for name in names
+      if name.lower().endswith(suffix)
+    ]
     if not suffixes:
       raise InputError(
         f'{root}: found neither folders images and labels (or '
@@ -143,7 +165,8 @@ def _find_in(root: Path, match: str) -> Layout:
         '--labels=FOLDER'
       )
     found = '.', f'*{suffixes[0]}.*'
-  return Layout(root, *found, match or _fitting_match(root, *found))
+  match = match or _fitting_match(root, *found, need_all)
+  return Layout(root, *found, match)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -153,12 +176,12 @@ def _images(folder: Path) -> list[Path]:
     return []
 
 
-def _fitting_match(root: Path, images: str, labels: str) -> str:
-  """Returns the match by which each image has a label; raises without one."""
+def _fitting_match(root: Path, images: str, labels: str, need_all: bool) -> str:
+  """Returns the match by which images have labels; raises without one."""
   errors = []
-  for match in ('', _STEM):
+  for match in ('', *_STEMS):
     try:
-      find_pairs(root, images, labels, match, need_all=True)
+      find_pairs(root, images, labels, match, need_all)
       return match
     except InputError as error:
       errors.append(error)
@@ -192,11 +215,18 @@ def survey(
   root, images, labels, match = layout
   pairs = find_pairs(root, images, labels, match, need_all)
   channels = [pair.key for pair in pairs if pair.image.stem.endswith('_0001')]
-  if channels:
+  if channels and images == 'imagesTr':
     raise InputError(
       f'{root / images}: {channels[0]} is a second channel in a file of its '
       'own; expected one file an image, which has all channels'
     )
+  for pair in pairs:
+    # Masks of single objects lie in a folder for each image.
+    if len(pair.labels) > 1 and '*' not in os.path.dirname(labels):
+      raise InputError(
+        f'{pair.labels[0]} and {pair.labels[1].name} have one name; expected '
+        'one of them'
+      )
   pages = [page for pair in pairs for page in pages_of(pair)]
   report(len(pages))
   step = -(-len(pages) // _LOOKED_AT)
@@ -205,6 +235,7 @@ def survey(
   kinds: dict = {}
   label_kinds: dict = {}
   ranges, single, components = [], [], []
+  num_with_255, colours = 0, {}
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     for start in range(0, len(pages), _BLOCK):
       block = range(start, min(start + _BLOCK, len(pages)))
@@ -214,6 +245,10 @@ def survey(
         label_kinds.setdefault(found.label_channels, []).append(found.file)
         ranges.append(found.range)
         values.update(found.values)
+        num_with_255 += 255 in found.values and any(
+          value not in (0, 255) for value in found.values
+        )
+        _check_colours(found, colours)
         if len(values) > _MOST_VALUES:
           raise InputError(
             f'{layout.root / labels}: labels of more than {_MOST_VALUES} '
@@ -240,7 +275,26 @@ def survey(
     num_masks=max(len(page.files) - 1 for page in pages),
     single=float(np.nanmean(single)) if not np.isnan(single).all() else 0.0,
     components=float(np.median(components)),
+    num_with_255=num_with_255,
   )
+
+
+def _check_colours(found, colours):
+  """Raises InputError where an index has another colour than in a file before.
+
+  Programs that make a palette for each file number the colours as they come.
+  """
+  palette = found.palette
+  if palette is None:
+    return
+  for value in found.values:
+    colour = tuple(palette[value].tolist())
+    known, file = colours.setdefault(value, (colour, found.label_file))
+    if known != colour:
+      raise InputError(
+        f'{found.label_file}: the colour of index {value} is {colour}, and '
+        f'{known} in {file}; expected one palette, or labels in RGB'
+      )
 
 
 def _say_kind(kind):
@@ -251,6 +305,8 @@ def _say_kind(kind):
 
 class _Found(NamedTuple):
   file: Path
+  label_file: Path
+  palette: np.ndarray | None
   size: tuple[int, int]
   kind: tuple[np.dtype, int]
   range: tuple[float, float]
@@ -277,6 +333,12 @@ def _look(page: Page, counts_components: bool) -> _Found:
   if len(labels) > 1:  # A mask for each object.
     label = np.zeros(label.shape, np.int32)
     for number, mask in enumerate(labels, start=1):
+      if len(np.unique(mask[mask > 0])) > 1:
+        raise InputError(
+          f'{label_files[number - 1]}: values {np.unique(mask).tolist()} in '
+          f'one of {len(labels)} masks of {image_file}; expected 0 and one '
+          'other, for one object a mask'
+        )
       label[mask > 0] = number
   values = _count_values(label, label_files[0])
   single = components = None
@@ -284,6 +346,8 @@ def _look(page: Page, counts_components: bool) -> _Found:
     single, components = _components(label)
   return _Found(
     file=image_file,
+    label_file=label_files[0],
+    palette=read_palette(label_files[0]) if len(labels) == 1 else None,
     size=image.shape[:2],
     kind=(image.dtype, image.shape[-1]),
     range=(float(image.min()), float(image.max())),

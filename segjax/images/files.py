@@ -128,6 +128,18 @@ def _read_page(path, number, meaning):
   return page
 
 
+def read_palette(path: str | os.PathLike) -> np.ndarray | None:
+  """Returns the palette uint8[N, 3] of a file's first page, or None."""
+  palettes = []
+
+  def keep(page, path):
+    palettes.append(page.palette)
+    return label_of(page, path)
+
+  with open_rasters(path, keep):
+    return palettes[0]
+
+
 def count_pages(path: str | os.PathLike, meaning: Meaning = image_of) -> int:
   """Returns how many pages an image file has; see `open_rasters`."""
   if Path(path).suffix.lower() in ('.png', '.jpg', '.jpeg'):
