@@ -29,8 +29,12 @@ COPIES = {
   'benchmarks/README.md': 'benchmarks.md',
   'CHANGELOG.md': 'changelog.md',
 }
-# What else a link may lead to.
-LINKED = {'segjax/__init__.pyi': 'api.md', **COPIES}
+# What a link may lead to, beside the files in docs/.
+LINKED = {
+  'segjax/__init__.pyi': 'api.md',
+  **COPIES,
+  **{f'notebooks/{p.name}': f'notebooks/{p.stem}.md' for p in NOTEBOOKS},
+}
 
 
 def on_files(files, config):
