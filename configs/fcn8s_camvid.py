@@ -5,12 +5,10 @@ Data      CamVid as prepared for SegNet, 360 x 480 px: 367 frames to train on;
           the 101 of val.txt are held out.
 Command   python -m segjax.main --config=configs/fcn8s_camvid.py:ARGUMENT \
             --config.data.dir=CAMVID --config.init.path=vgg16.npz
-Weights   python -m segjax.convert --input=vgg16-397923af.pth \
-            --model=vgg16 --output=vgg16.npz
-          makes vgg16.npz from torchvision's VGG16. Only its convolutions are
-          used; fc6 and fc7 start from random values. To start from the fc6 and
-          fc7 of the classifier too, set config.init.initial to the score layers
-          alone.
+Weights   python -m segjax.convert --input=torchvision:vgg16 --output=vgg16.npz
+          downloads torchvision's VGG16. Only its convolutions are used; fc6 and
+          fc7 start from random values. To start from the fc6 and fc7 of the
+          classifier too, set config.init.initial to the score layers alone.
 
 The recipe is ours: all skips at once, padding of each layer instead of 100 px,
 crops and flips, Adam. Biases learn at twice the learning rate, as in FCN.

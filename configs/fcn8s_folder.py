@@ -6,15 +6,14 @@ Data      DIR/images and DIR/labels, matched by name: PNG, JPEG or TIFF, of any
           other values, listed in config.data.label_values; or colours, listed
           in config.data.colours.
 Command   python -m segjax.plan --images=DIR/images --labels=DIR/labels \
-            --network=fcn8s --init=vgg16.npz --output=mine.py
+            --network=fcn8s --init=keras:vgg16 --output=mine.py
           reads your images and writes a card for them. By hand:
           cp configs/fcn8s_folder.py configs/mine.py
           copies this card. Name your classes in the copy, CLASS_NAMES, then:
           python -m segjax.main --config=configs/mine.py \
             --config.data.dir=DIR --config.init.path=vgg16.npz
-Weights   python -m segjax.convert --input=VGG_ILSVRC_16_layers.caffemodel \
-            --model=vgg16 --output=vgg16.npz
-          makes vgg16.npz from Caffe's VGG16. For other weights, set
+Weights   python -m segjax.convert --input=keras:vgg16 --output=vgg16.npz
+          downloads Keras's VGG16, which is Caffe's. For other weights, set
           config.preprocessing to what they were trained with.
 
 The recipe is ours: all skips at once, whole images, Adam. One fifth of the

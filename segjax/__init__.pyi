@@ -35,5 +35,6 @@ from .metrics.warping import warping_error as warping_error
 from .metrics.confusion import confusion_matrix as confusion_matrix
 from .metrics.confusion import segmentation_scores as segmentation_scores
 from .metrics.cells import seg as seg
+from .metrics.cells import average_precision as average_precision
 
 __version__: str

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from absl import flags
 
 from segjax import network_flags
+from segjax.errors import InputError
 from segjax.prediction.outputs import DTYPES, KINDS
+from segjax.weights import published
 
 SPLITS = ('heldout', 'train', 'all')
 
@@ -55,13 +57,12 @@ def _define_train() -> None:
   )
 
 
-def _define_average() -> None:
+def _define_tta() -> None:
   flags.DEFINE_bool(
-    'average',
+    'tta',
     None,
-    'Average predictions over the eight turns and flips of an image '
-    '(test-time augmentation). By default evaluation.average of the config '
-    'decides.',
+    'Test-time augmentation: average predictions over the eight turns and '
+    'flips of an image. By default evaluation.average of the config decides.',
   )
 
 
@@ -79,7 +80,37 @@ def _define_evaluate() -> None:
     'Folder of the data, if it has moved since the run. By default it is '
     'data.dir of the config.',
   )
-  _define_average()
+  flags.DEFINE_string(
+    'images',
+    None,
+    'Folder of other images to score, or a pattern of their paths, instead of '
+    'the data of the run. Without --labels it is the folder of a set, as for '
+    'segjax.plan.',
+  )
+  flags.DEFINE_string(
+    'labels',
+    None,
+    'Folder of the labels of --images, or a pattern of their paths. They are '
+    'stored as those that the run was trained on if these were in a folder, '
+    'and else as class indices, with 255 for ignored pixels.',
+  )
+  _define_match('By default it is data.match of the config, or one that fits.')
+  _define_tta()
+
+
+def _check_evaluate() -> None:
+  network_flags.check_flags()
+  args = flags.FLAGS
+  given = [
+    name for name in ('split', 'data_dir') if not args[name].using_default_value
+  ]
+  if args.images is not None and given:
+    raise InputError(
+      f'--images={args.images} is scored instead of the data of the run; leave '
+      f'out --{given[0]}'
+    )
+  if args.images is None and (args.labels is not None or args.match):
+    raise InputError('give --images=DIR, whose labels are to be scored')
 
 
 def _define_predict() -> None:
@@ -120,7 +151,7 @@ def _define_predict() -> None:
     'Type of the computation. By default it is the one that the network was '
     'trained in.',
   )
-  _define_average()
+  _define_tta()
   flags.DEFINE_integer(
     'tile_size_px',
     None,
@@ -152,7 +183,8 @@ def _define_convert() -> None:
     'input',
     None,
     'File of weights: .caffemodel, .pth, .pt, .h5, .keras, .npz or '
-    '.safetensors.',
+    f'.safetensors; or {" or ".join(published.SOURCES)}, which is downloaded '
+    'and kept in the cache.',
   )
   flags.DEFINE_enum(
     'model',
@@ -164,7 +196,8 @@ def _define_convert() -> None:
       *('googlenet', 'googlenet_conv'),
     ),
     'Network that the weights are for. Classifiers that end in _conv are fully '
-    'convolutional.',
+    'convolutional. By default it is that of the weights that are downloaded; '
+    'a file needs it.',
   )
   flags.DEFINE_string('output', None, 'File to write: .npz or .safetensors.')
   flags.DEFINE_integer(
@@ -219,6 +252,11 @@ def _define_convert() -> None:
   _define_overwrite('Replace the output if it exists.')
 
 
+def _check_convert() -> None:
+  if flags.FLAGS.model is None and not published.is_name(flags.FLAGS.input):
+    raise InputError('give --model=NETWORK, which the weights are for')
+
+
 def _define_instances() -> None:
   flags.DEFINE_string(
     'input', None, 'File, Zarr or folder of maps that segjax.predict wrote.'
@@ -263,7 +301,8 @@ def _define_plan() -> None:
   flags.DEFINE_string(
     'init',
     '',
-    'Weights that fcn8s starts from: a file of segjax.convert, or random.',
+    'Weights that fcn8s starts from: a file of segjax.convert, '
+    f'{", ".join(published.SOURCES)}, or random.',
   )
   flags.DEFINE_enum(
     'pixels',
@@ -274,13 +313,7 @@ def _define_plan() -> None:
   flags.DEFINE_float(
     'minutes', 30.0, 'How long the run may take on the processors here, about.'
   )
-  flags.DEFINE_string(
-    'match',
-    '',
-    'Regular expression found in the paths of an image and of its label; they '
-    r'have its first group in common, such as (\d+)_.*. By default it is the '
-    'file name without its ending.',
-  )
+  _define_match('By default it is the file name without its ending.')
   flags.DEFINE_string(
     'group',
     '',
@@ -301,6 +334,15 @@ def _define_plan() -> None:
     'heldout_list', '', 'File with an image to hold out in each line.'
   )
   _define_overwrite('Replace the card if it exists.')
+
+
+def _define_match(default: str) -> None:
+  flags.DEFINE_string(
+    'match',
+    '',
+    'Regular expression found in the paths of an image and of its label; they '
+    rf'have its first group in common, such as (\d+)_.*. {default}',
+  )
 
 
 def _define_overwrite(help_text: str) -> None:
@@ -328,7 +370,7 @@ COMMANDS = {
     '--workdir=RUN --split=heldout',
     (),
     _define_evaluate,
-    network_flags.check_flags,
+    _check_evaluate,
   ),
   'predict': Command(
     'predict',
@@ -357,8 +399,9 @@ COMMANDS = {
     'convert',
     'Converts weights of Caffe, torchvision and Keras.',
     '--input=fcn8s.caffemodel --model=fcn8s --output=fcn8s.npz',
-    ('input', 'model', 'output'),
+    ('input', 'output'),
     _define_convert,
+    _check_convert,
   ),
   'prepare': Command(
     'prepare',

@@ -2,11 +2,13 @@
 """Converts weights of Caffe, torchvision and Keras into segjax parameters.
 
 `python -m segjax.convert --input=FILE --model=fcn8s --output=net.npz`
+`python -m segjax.convert --input=torchvision:vgg16 --output=vgg16.npz`
 
 Reads .caffemodel, .pth and .safetensors state dicts, Keras's VGG16 (.h5,
-.keras), and .npz and .safetensors that this wrote. None of the frameworks is
-needed but PyTorch for .pth. Nothing is left out, and nothing left at its
-initial value, that --ignore and --initial don't name.
+.keras), .npz and .safetensors that this wrote, and what `weights.published`
+downloads. None of the frameworks is needed but PyTorch for .pth. Nothing is
+left out, and nothing left at its initial value, that --ignore and --initial
+don't name.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -34,7 +36,7 @@ from segjax.models.backbone import FullyConnected
 from segjax.models.fcn import FCN
 from segjax.models.googlenet import caffe_name
 from segjax.prediction.outputs import check_apart
-from segjax.weights import caffe, files, keras, torchvision
+from segjax.weights import caffe, files, keras, published, torchvision
 from segjax.weights.fixed import fixed_layers
 from segjax.weights.matching import Report, Tensor, match
 
@@ -61,7 +63,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     return {name: Tensor(name, a, 'HWIO') for name, a in arrays.items()}
   raise InputError(
     f'{path} has none of the endings .caffemodel, .pth, .pt, .h5, .hdf5, '
-    '.keras, .npz, .safetensors'
+    f'.keras, .npz, .safetensors, and is not {" or ".join(published.SOURCES)}'
   )
 
 
@@ -128,7 +130,7 @@ def convert_file(
   """Converts a file, and returns where everything came to lie.
 
   Args:
-    source: see `read_tensors`.
+    source: see `read_tensors`; or a name of `published.SOURCES`.
     model_name: one of `CONVERTIBLE`.
     output: .npz or .safetensors; appears whole or not at all.
     num_classes: of the model; None for the file's, or the sum of the heads.
@@ -151,6 +153,8 @@ def convert_file(
   check_apart([Path(output)], [Path(source)])
   files.check_output(Path(output), overwrite)
   remove_leftovers(Path(output).parent)
+  if published.is_name(os.fspath(source)):
+    source = published.fetch(os.fspath(source))
   classes = {} if num_classes is None else {'num_classes': num_classes}
   model = make_model(model_name, **classes, **fields)
   tensors = read_tensors(source)
@@ -164,12 +168,31 @@ def convert_file(
       f'those of model={model_name}'
     )
   params, report = convert(tensors, model, initial=initial, ignore=ignore)
-  about = {'model': model_name, 'pixels': pixels or said.get('pixels')}
+  pixels = pixels or said.get('pixels')
+  if not pixels and any(t.layout == 'OIHW' for t in tensors.values()):
+    pixels = _usual_pixels(source, report)
+  about = {'model': model_name, 'pixels': pixels}
   if isinstance(model, FCN):
     about['padding'] = said.get('padding', model.padding)
   about = {name: value for name, value in about.items() if value}
   files.write_params(output, params, overwrite, about)
   return report
+
+
+def convert_published(name: str) -> Path:
+  """Returns published weights as an .npz, which is kept beside the download.
+
+  Args:
+    name: key in `published.SOURCES`.
+
+  Raises:
+    InputError: see `published.fetch`.
+  """
+  source = published.find(name)
+  output = source.path.with_suffix('.npz')
+  if not output.exists():
+    convert_file(published.fetch(name), source.model, output, overwrite=True)
+  return output
 
 
 def _about(source, tensors):
@@ -178,9 +201,20 @@ def _about(source, tensors):
   about = files.read_about(source) if ending in files.ENDINGS else {}
   if not about and ending in ('.caffemodel', '.h5', '.hdf5', '.keras'):
     about['pixels'] = files.PIXELS[0]
-  elif not about and any(t.layout == 'OIHW' for t in tensors.values()):
-    about['pixels'] = files.PIXELS[1]
   return about
+
+
+def _usual_pixels(source, report):
+  """The scale of pixels that the layer names of a state dict imply."""
+  modules = {name.rpartition('.')[0] for _, name in report.matched}
+  if not modules:
+    raise InputError(
+      f'{source} has no layer names of torchvision or Caffe, which would say '
+      f'the pixels that it was trained on; give --pixels={files.PIXELS[0]} or '
+      f'--pixels={files.PIXELS[1]}'
+    )
+  # Networks with Caffe's names, which the others here have, came from Caffe.
+  return files.PIXELS[not modules.isdisjoint(torchvision.vgg16_layers())]
 
 
 def _windows(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -240,7 +274,7 @@ def main(_):
   }
   report = convert_file(
     args.input,
-    args.model,
+    args.model or published.find(args.input).model,
     args.output,
     num_classes=args.num_classes,
     fields={k: v for k, v in fields.items() if v not in (None, '', [])},

@@ -2,7 +2,8 @@
 """Scores of a network on whole images; also a command line.
 
 `python -m segjax.evaluate --workdir=DIR` prints the table of a run again, and
-`--config=CONFIG --params=FILE` that of converted weights.
+`--config=CONFIG --params=FILE` that of converted weights. `--images=DIR` scores
+a folder that is not the run's.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -10,6 +11,8 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('evaluate')
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +23,11 @@ from ml_collections import ConfigDict
 from segjax import network_flags, networks, pictures
 from segjax.command_flags import SPLITS
 from segjax.contracts import SegmentationModel
-from segjax.data import Dataset, create_dataset
+from segjax.data import Dataset, create_dataset, folder
 from segjax.data.examples import IGNORE_LABEL, Chained, list_some
+from segjax.data.label_counts import count_labels
+from segjax.data.sets import look_of
+from segjax.data.survey import find_layout
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.losses import split_heads
@@ -38,7 +44,28 @@ _SCORES = (
   'mean_accuracy',
   'mean_iu',
   'frequency_weighted_iu',
+  'mean_dice',
 )
+# Settings of a folder that say what the values of labels mean.
+_CODING = ('colours', 'ignore_value', 'label_values', 'label_kind')
+_OBJECT_SCORES = (
+  *('seg', 'mean_ap'),
+  *(f'ap/{threshold:.2f}' for threshold in cells.THRESHOLDS),
+)
+
+
+class Panel(NamedTuple):
+  """A picture of one prediction.
+
+  Attributes:
+    name: of the example.
+    picture: u8[h, w, 3].
+    mean_iu: of this example alone; NaN if all its pixels are ignored.
+  """
+
+  name: str
+  picture: np.ndarray
+  mean_iu: float
 
 
 class Evaluation(NamedTuple):
@@ -46,11 +73,19 @@ class Evaluation(NamedTuple):
 
   Attributes:
     scores: name -> number.
-    panels: (name of the example, u8[h, w, 3]) of some examples.
+    panels: of some examples.
+    extremes: of the examples with the best and the worst mean IU; [] unless
+      there are two examples.
+    sole_class: name of the class that all pixels are predicted as, though the
+      labels have others; '' if there is none.
+    columns: what the pictures show, from left to right.
   """
 
   scores: dict[str, float]
-  panels: list[tuple[str, np.ndarray]]
+  panels: list[Panel]
+  extremes: list[Panel] = []
+  sole_class: str = ''
+  columns: str = ''
 
 
 def evaluate(
@@ -66,8 +101,8 @@ def evaluate(
   """Returns the scores and pictures of a network on whole images.
 
   Process p of P predicts examples p, p + P, p + 2P, ...; all get the scores of
-  all examples, and process 0 the pictures, which are of its own where each
-  image counts for itself.
+  all examples, and process 0 the pictures; `panels` are of its own examples
+  where each image counts for itself.
 
   Args:
     model: of the run.
@@ -76,7 +111,8 @@ def evaluate(
     config: of the run; reads `evaluation`, `preprocessing` and `prediction`.
     dataset: names and colours of the classes.
     average: whether to predict by the mean over the eight turns and flips.
-    complete: whether to compute what takes long: the warping error.
+    complete: whether to compute what takes long: the warping error, and which
+      examples are the best and the worst.
   """
   preprocessing, tiles = read_prediction(config, average=average)
 
@@ -89,6 +125,7 @@ def evaluate(
       examples,
       config.evaluation.num_pictures,
       complete,
+      dataset.class_names,
     )
   return _evaluate_classes(
     predict,
@@ -97,12 +134,15 @@ def evaluate(
     heads=(*zip(model.head_names, model.head_sizes, strict=True),),
     num_pictures=config.evaluation.num_pictures,
     present_only=config.evaluation.present_only,
+    complete=complete,
   )
 
 
 def title(num_images: int, split: str, average: bool) -> str:
   """Returns what a table of scores is of."""
-  how = 'mean of 8 turns and flips' if average else 'one pass'
+  how = 'one pass'
+  if average:
+    how = 'test-time augmentation: mean of 8 turns and flips'
   return f'{num_images} images ({split}), {how}'
 
 
@@ -117,10 +157,23 @@ def check_metric(
   ]
   if model.num_classes == 2:
     known.append(_STACK_METRIC)
-  if best_metric not in known:
+  examples = dataset.heldout if len(dataset.heldout) else dataset.train
+  if 'instances' in examples[0]:
+    known += _OBJECT_SCORES
+  kind, _, name = best_metric.partition('/')
+  if kind in ('iu', 'dice') and name in dataset.class_names:
+    _check_class(model.head_sizes, dataset, best_metric, name)
+  elif best_metric not in known:
     raise InputError(
-      f'evaluation.best_metric={best_metric!r} is not one of {known}'
+      f'evaluation.best_metric={best_metric!r} is not one of {known}, nor '
+      f'iu/CLASS or dice/CLASS of the classes {list_some(dataset.class_names)}'
     )
+  if best_metric in _OBJECT_SCORES:
+    if not any(np.any(example['instances']) for example in examples):
+      raise InputError(
+        f'evaluation.best_metric={best_metric!r} scores objects; none of '
+        f"{len(examples)} labels has one; hold out others, or use 'mean_iu'"
+      )
   if best_metric == _STACK_METRIC:
     labels = [example['label'] for example in dataset.heldout]
     sizes = {label.shape for label in labels}
@@ -148,6 +201,24 @@ def check_metric(
       )
 
 
+def _check_class(head_sizes, dataset, best_metric, name):
+  """Raises InputError if no held-out label has the class to be scored."""
+  index, head = dataset.class_names.index(name), 0
+  while index >= head_sizes[head]:
+    index -= head_sizes[head]
+    head += 1
+  for example in dataset.heldout:
+    label = example['label']
+    if np.any((label if len(head_sizes) == 1 else label[..., head]) == index):
+      return
+  if len(dataset.heldout):
+    raise InputError(
+      f'evaluation.best_metric={best_metric!r}: none of the '
+      f'{len(dataset.heldout)} held-out labels has a pixel of class {name!r}; '
+      "hold out others, or use 'mean_iu'"
+    )
+
+
 def _found(dataset: Dataset) -> str:
   """Returns what a data set without a cell to score holds, and what to do."""
   names = {0: dataset.class_names[0], IGNORE_LABEL: 'ignored'}
@@ -158,17 +229,22 @@ def _found(dataset: Dataset) -> str:
   return f'they hold {found} alone, and those to train on no cell; mend them'
 
 
-def _evaluate_stack(predict, examples, num_pictures, warping):
+def _evaluate_stack(predict, examples, num_pictures, complete, class_names):
   """Scores of membranes and cells: `neuron.evaluate_stack` and the pixels'."""
   examples = list(examples)
   labels = np.stack([example['label'] for example in examples])
   stack = _predict_stack(predict, [example['image'] for example in examples])
-  counts = confusion.confusion_matrix(
-    labels, np.argmax(stack, axis=-1), num_classes=stack.shape[-1]
-  )
+  matrices = [
+    confusion.confusion_matrix(
+      label, np.argmax(probability, axis=-1), num_classes=stack.shape[-1]
+    )
+    for label, probability in zip(labels, stack, strict=True)
+  ]
+  counts = np.sum(matrices, axis=0)
+  ius = dict(enumerate(map(_mean_iu, matrices)))
   pixels = confusion.segmentation_scores(counts)
-  del pixels['iu']  # One for each class; the mean is there.
-  scores = neuron.evaluate_stack(labels, stack[..., 1], warping=warping)
+  del pixels['iu'], pixels['dice']  # By class; the means are there.
+  scores = neuron.evaluate_stack(labels, stack[..., 1], warping=complete)
   empty = [e['name'] for e in examples if not e['label'].any()]
   if empty and processes.is_first():
     logging.log_first_n(  # Once a run, not at every evaluation.
@@ -178,21 +254,24 @@ def _evaluate_stack(predict, examples, num_pictures, warping):
       1,
       list_some(empty),
     )
-  panels = [
-    (
-      example['name'],
-      pictures.panel(
-        example['image'],
-        example['label'],
-        example.get('weight'),
-        probability[..., 1],
-      ),
+
+  def draw(index):
+    example = examples[index]
+    picture = pictures.panel(
+      example['image'],
+      example['label'],
+      example.get('weight'),
+      stack[index, ..., 1],
     )
-    for example, probability in zip(
-      examples[:num_pictures], stack, strict=False
-    )
-  ]
-  return Evaluation(scores | pixels, panels)
+    return Panel(example['name'], picture, ius[index])
+
+  return Evaluation(
+    scores | pixels,
+    [draw(i) for i in range(min(num_pictures, len(examples)))],
+    [draw(i) for i in _best_and_worst(ius)] if complete else [],
+    _sole_class(counts, class_names),
+    pictures.PANEL_COLUMNS,
+  )
 
 
 def _predict_stack(predict, images):
@@ -205,22 +284,58 @@ def _predict_stack(predict, images):
   return stack.reshape(-1, *own.shape[1:])[: len(images)]
 
 
+def _mean_iu(matrix, present_only=False):
+  """Returns the mean IU of one example, NaN if all its pixels are ignored."""
+  if not matrix.any():
+    return math.nan
+  return confusion.segmentation_scores(matrix, present_only)['mean_iu']
+
+
+def _best_and_worst(ius):
+  """Returns two keys of index -> mean IU, or none if there are no two."""
+  ranked = sorted((-iu, i) for i, iu in ius.items() if not math.isnan(iu))
+  return [ranked[0][1], ranked[-1][1]] if len(ranked) > 1 else []
+
+
+def _sole_class(matrix, class_names):
+  """Returns the only class predicted, '' unless labels have several."""
+  predicted = np.flatnonzero(matrix.any(axis=0))
+  is_sole = len(predicted) == 1 and matrix.any(axis=1).sum() > 1
+  return class_names[predicted[0]] if is_sole else ''
+
+
 def _evaluate_classes(
-  predict, examples, dataset, heads, num_pictures, present_only
+  predict, examples, dataset, heads, num_pictures, present_only, complete
 ):
   """Scores of `confusion`, counted image by image and divided once.
 
-  Those of several heads are named after them, `sem_mean_iu`; the IU of single
-  classes is `iu/NAME`. Examples with instances also give `seg`, see
-  `metrics.cells`, of the components of class 1.
+  Those of several heads are named after them, `sem_mean_iu`; IU and Dice of
+  single classes are `iu/NAME` and `dice/NAME`. Examples with instances also
+  give `seg`, `ap/THRESHOLD` and `mean_ap`, see `metrics.cells`, of the
+  components of class 1, and the numbers of objects, `objects/true` and
+  `objects/predicted`. Average precision is the mean over the images that have
+  an object in truth or prediction.
   """
   sizes = [size for _, size in heads]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
-  panels, matches = [], [np.zeros((0, 3), np.int64)]
+  matches = [np.zeros((0, 3), np.int64)]
+  # A row for each image: hits by threshold, true objects, predicted objects.
+  hits = [np.zeros((0, len(cells.THRESHOLDS) + 2), np.int64)]
   own = [i for i in processes.share(len(examples)) if i < len(examples)]
   # Spread over the set: neighbours may be frames of one film.
   spread = [i * len(own) // num_pictures for i in range(num_pictures)]
   shown = {own[i] for i in spread if i < len(own)}
+  ius, panels = {}, {}
+
+  def draw(index, example, probability, label):
+    picture = pictures.segmentation_panel(
+      example['image'],
+      label,
+      np.argmax(probability, axis=-1),
+      dataset.class_names[: sizes[0]],
+      dataset.palette,
+    )
+    panels[index] = Panel(example['name'], picture, ius[index])
 
   def count():
     for index in own:
@@ -229,21 +344,27 @@ def _evaluate_classes(
       if 'instances' in example:
         found = label_instances(predicted[..., 1])
         matches.append(cells.match_objects(example['instances'], found))
+        row = cells.count_hits(example['instances'], found, cells.THRESHOLDS)
+        hits.append(np.hstack(row)[None])
       split = split_heads(predicted, example['label'], sizes)
       for head, (probability, label) in enumerate(split):
-        prediction = np.argmax(probability, axis=-1)
-        counts[head] += confusion.confusion_matrix(
-          label, prediction, num_classes=sizes[head]
+        matrix = confusion.confusion_matrix(
+          label, np.argmax(probability, axis=-1), num_classes=sizes[head]
         )
-        if head == 0 and index in shown:
-          panel = pictures.segmentation_panel(
-            example['image'],
-            label,
-            prediction,
-            dataset.class_names[: sizes[0]],
-            dataset.palette,
-          )
-          panels.append((example['name'], panel))
+        counts[head] += matrix
+        if head == 0:
+          ius[index] = _mean_iu(matrix, present_only)
+          if index in shown:
+            draw(index, example, probability, label)
+
+  def draw_extremes():
+    for index in _best_and_worst(ius) if processes.is_first() else ():
+      if index not in panels:  # It may be another process's.
+        example = examples[index]
+        predicted = predict(example['image'])
+        draw(
+          index, example, *next(split_heads(predicted, example['label'], sizes))
+        )
 
   processes.together(count)
   counts = [processes.gather(matrix).sum(axis=0) for matrix in counts]
@@ -252,13 +373,15 @@ def _evaluate_classes(
       f'all pixels of the {len(examples)} examples are ignored; at least one '
       'must have a label'
     )
-  scores, first = {}, 0
+  scores, soles, first = {}, [], 0
   for (name, size), matrix in zip(heads, counts, strict=True):
     prefix = f'{name}_' if name else ''
     values = confusion.segmentation_scores(matrix, present_only=present_only)
-    class_ius = values.pop('iu')
+    class_ius, class_dices = values.pop('iu'), values.pop('dice')
     scores |= {f'{prefix}{key}': value for key, value in values.items()}
     names = dataset.class_names[first : first + size]
+    if sole := _sole_class(matrix, names):
+      soles.append(sole)
     others = class_ius[1:][~np.isnan(class_ius[1:])]
     if names[0] == 'background' and len(names) > 2 and len(others):
       # PASCAL-Context is a task of 59 classes, without the background.
@@ -267,11 +390,50 @@ def _evaluate_classes(
       f'{prefix}iu/{key}': float(iu)
       for key, iu in zip(names, class_ius, strict=True)
     }
+    scores |= {
+      f'{prefix}dice/{key}': float(dice)
+      for key, dice in zip(names, class_dices, strict=True)
+    }
     first += size
   matched = processes.gather_rows(np.concatenate(matches))
   if len(matched):
     scores['seg'] = cells.mean_jaccard(matched)
-  return Evaluation(scores, panels)
+  found = processes.gather_rows(np.concatenate(hits))
+  if len(found):
+    scores |= _object_scores(found)
+  extremes = []
+  if complete:
+    rows = np.array([*ius.items()], np.float64).reshape(-1, 2)
+    ius |= {int(index): iu for index, iu in processes.gather_rows(rows)}
+    processes.together(draw_extremes)
+    extremes = [panels[i] for i in _best_and_worst(ius) if i in panels]
+  return Evaluation(
+    scores,
+    [panels[i] for i in sorted(shown)],
+    extremes,
+    ', '.join(soles),
+    pictures.SEGMENTATION_COLUMNS,
+  )
+
+
+def _object_scores(rows):
+  """Average precision and numbers of objects from rows of `count_hits`."""
+  objects = rows[:, -2:].sum(axis=1)
+  scores = {}
+  some = rows[objects > 0]
+  if len(some):
+    true_positives = some[:, :-2]
+    whole = objects[objects > 0, None] - true_positives
+    precisions = (true_positives / whole).mean(axis=0)
+    scores |= {
+      f'ap/{threshold:.2f}': float(precision)
+      for threshold, precision in zip(cells.THRESHOLDS, precisions, strict=True)
+    }
+    scores['mean_ap'] = float(precisions.mean())
+  num_true, num_predicted = rows[:, -2:].sum(axis=0)
+  scores['objects/true'] = int(num_true)
+  scores['objects/predicted'] = int(num_predicted)
+  return scores
 
 
 def main(_):
@@ -279,6 +441,10 @@ def main(_):
   args = flags.FLAGS
   network = network_flags.load_from_flags()
   config = network.config
+  if args.images is not None:
+    dataset = _open_folder(network, args.images, args.labels, args.match)
+    _print_scores(network, dataset, dataset.heldout, args.images, args.tta)
+    return
   if args.data_dir is not None:
     config.data.dir = args.data_dir
   dataset = create_dataset(config.data)
@@ -299,13 +465,96 @@ def main(_):
       f'split {args.split!r} is empty: the config holds out no example of '
       f'data.name={config.data.name!r}; use another of {SPLITS}'
     )
-  average = args.average
-  if average is None:
-    average = config.evaluation.average
-  count = {'heldout': len(dataset.heldout), 'train': len(dataset.train)}
-  count['all'] = sum(count.values())
+  _print_scores(network, dataset, examples, args.split, args.tta)
+
+
+def _print_scores(network, dataset, examples, what, tta):
+  model, params, config = network
+  average = config.evaluation.average if tta is None else tta
   scores = evaluate(
-    network.model, network.params, examples, config, dataset, average=average
+    model, params, examples, config, dataset, average=average
   ).scores
-  processes.say(title(count[args.split], args.split, average))
+  processes.say(title(len(examples), what, average))
   processes.say(writers.table(scores))
+
+
+def _open_folder(network, images, labels, match):
+  """Returns the pairs of a folder as held-out examples, and checks them.
+
+  Labels are stored as those of the run if these were in a folder, else as class
+  indices. All of them are read once.
+  """
+  model, _, config = network
+  if len(model.head_sizes) > 1:
+    raise InputError(
+      f'--images={images}: a folder has one label for a pixel; the network has '
+      f'{len(model.head_sizes)} heads'
+    )
+  names, palette = look_of(config.data, model.num_classes)
+
+  def load():
+    coding = {'colours': (), 'ignore_value': (IGNORE_LABEL,)}
+    own_match = ''
+    if config.data.name == 'folder':
+      data = config.data.to_dict()
+      coding |= {name: data[name] for name in _CODING if name in data}
+      own_match = data.get('match', '')
+    root, found_images, found_labels, found_match = find_layout(
+      images, labels, match or own_match
+    )
+    loaded = folder.load(
+      dir=str(root),
+      images=found_images,
+      labels=found_labels,
+      match=found_match,
+      class_names=names,
+      train_list='',
+      heldout_list='',
+      heldout_fraction=0.0,
+      seed=0,
+      **coding,
+    )
+    return dataclasses.replace(
+      loaded, train=(), heldout=loaded.train, palette=palette
+    )
+
+  dataset = processes.together(load)
+  channels = dataset.heldout[0]['image'].shape[-1]
+  if channels != model.in_channels:
+    raise InputError(
+      f'--images={images} has {channels} channel(s); the network takes '
+      f'{model.in_channels}'
+    )
+  networks.check_fits(model, dataset, read_prediction(config)[0])
+  [counts] = count_labels(dataset.heldout).pixels
+  _check_counts(counts, dataset, images)
+  if config.evaluation.best_metric == _STACK_METRIC:
+    try:
+      check_metric(model, dataset, _STACK_METRIC)
+    except InputError:
+      processes.say(
+        f'{_STACK_METRIC} is of images of one size that show cells and have no '
+        'ignored pixel; the scores are of pixels alone'
+      )
+      config.evaluation.best_metric = 'mean_iu'
+  return dataset
+
+
+def _check_counts(counts, dataset, images):
+  """Says which classes a folder lacks; refuses labels that show no class."""
+  names = dataset.class_names
+  missing = [name for k, name in enumerate(names) if not counts[k]]
+  if counts[IGNORE_LABEL] and not counts[1 : len(names)].any():
+    values = ', '.join(
+      f'{value} is {name}'
+      for value, name in zip(dataset.stored, (*names, 'ignored'), strict=False)
+    )
+    raise InputError(
+      f'--images={images}: in {len(dataset.heldout)} labels {counts[0]:,} px '
+      f'are {names[0]} and {counts[IGNORE_LABEL]:,} px are ignored, and no '
+      f'other class is there{values and f"; in labels of the run {values}"}'
+    )
+  if missing:
+    processes.say(
+      f'no label has a pixel of class {list_some(map(repr, missing))}'
+    )

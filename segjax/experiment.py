@@ -14,7 +14,7 @@ from segjax.data import IGNORE_LABEL
 from segjax.devices import parallel
 from segjax.devices.parallel import DataParallel
 from segjax.errors import InputError
-from segjax.losses import REDUCTIONS
+from segjax.losses import LOSSES, REDUCTIONS
 from segjax.models import Segmenter, create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction.predictor import check_prediction
@@ -62,6 +62,7 @@ def create_experiment(config: ConfigDict) -> Experiment:
       augmentation=settings.augmentation,
       ignore_label=IGNORE_LABEL,
       reduction=settings.loss_reduction,
+      loss=settings.loss,
       accumulate_steps=settings.accumulate_steps,
       axis_name=axis_name,
       split_rows=split_rows,
@@ -92,6 +93,8 @@ def _check(settings: Settings, model: nn.Module) -> None:
       f'profile_steps={settings.profile_steps} must be the first and the last '
       'step to trace, such as (10, 12), or (0, 0) for none'
     )
+  if settings.loss not in LOSSES:
+    raise InputError(f'loss={settings.loss!r} is not one of {LOSSES}')
   if settings.loss_reduction not in REDUCTIONS:
     raise InputError(
       f'loss_reduction={settings.loss_reduction!r} is not one of {REDUCTIONS}'

@@ -19,7 +19,7 @@ from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import find_layout
 from segjax.errors import InputError
 from segjax.networks import Network
-from segjax.plan import decide, plan
+from segjax.plan import decide, local_weights, plan
 from segjax.train import train_and_evaluate
 
 Images = str | os.PathLike | Sequence[np.ndarray] | np.ndarray
@@ -106,7 +106,7 @@ def fit(
       int(np.median(sides)),
       first.shape[-1],
       measure_pixels(dataset.train),
-      init,
+      local_weights(network, init),
       '',
       minutes,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weighted pixel-wise cross-entropy."""
+"""Weighted pixel-wise cross-entropy, and the soft Dice loss of an image."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -11,6 +11,7 @@ import optax
 
 from segjax.errors import InputError
 
+LOSSES = ('cross_entropy', 'dice_cross_entropy')
 REDUCTIONS = ('mean', 'mean_of_images', 'sum')
 
 Array = TypeVar('Array', jax.Array, np.ndarray)
@@ -52,6 +53,77 @@ def cross_entropy(
     losses = weight * losses
   total = jnp.sum(jnp.where(valid, losses, 0.0))
   return total, jnp.sum(valid, dtype=jnp.float32)
+
+
+def dice_loss(
+  logits: jax.Array, label: jax.Array, ignore_label: int
+) -> jax.Array:
+  """Returns 1 minus the soft Dice coefficient of an image, a mean over classes.
+
+  1 - mean_k 2 sum_x p_k(x) y_k(x) / sum_x (p_k(x) + y_k(x)) with
+  p = softmax(logits), y_k(x) = 1 where the label is k and else 0, x over the
+  pixels that are not ignored, and k over the classes that the label has.
+
+  The soft Dice loss is that of Milletari et al. 2016 (V-Net), who square p and
+  y in the denominator; without the squares it is that of nnU-Net (Isensee et
+  al. 2021), which adds it to the cross-entropy. Ours: class 0 counts as the
+  others do, for it need not be a background, and a class that the label lacks
+  is left out, so that no constant has to keep 0 / 0 away.
+
+  Args:
+    logits: f32[..., K], of one image.
+    label: i32[...] in 0..K-1, or `ignore_label`.
+    ignore_label: label of pixels that count nowhere.
+
+  Returns:
+    f32[] in [0, 1]; 0 if all pixels are ignored.
+  """
+  num_classes = logits.shape[-1]
+  valid = (label != ignore_label)[..., None]
+  probability = jnp.where(valid, jax.nn.softmax(logits), 0.0)
+  truth = jnp.where(valid, jax.nn.one_hot(label, num_classes), 0.0)
+  pixels = tuple(range(label.ndim))
+  both = jnp.sum(probability * truth, pixels)
+  size = jnp.sum(truth, pixels)
+  whole = jnp.sum(probability, pixels) + size
+  present = size > 0
+  dice = jnp.where(present, 2 * both / jnp.where(present, whole, 1.0), 0.0)
+  num_present = jnp.sum(present)
+  return (num_present - jnp.sum(dice)) / jnp.maximum(num_present, 1)
+
+
+def image_loss(
+  logits: jax.Array,
+  label: jax.Array,
+  weight: jax.Array | None,
+  ignore_label: int,
+  loss: str,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the loss of an image, summed over pixels, and their number.
+
+  'cross_entropy' is `cross_entropy`. 'dice_cross_entropy' adds the `dice_loss`
+  of the image for each of its pixels that count. So both are sums over a batch,
+  which devices and parts of it add up, and `reduce_image` divides once: with
+  'mean_of_images' the loss of a batch is the mean cross-entropy plus the mean
+  Dice loss of its images; with 'mean', too, if as many pixels count in each
+  image, else an image weighs by their number.
+
+  Args:
+    logits: see `cross_entropy`.
+    label: see `cross_entropy`.
+    weight: see `cross_entropy`, to which alone it applies.
+    ignore_label: see `cross_entropy`.
+    loss: one of `LOSSES`.
+
+  Raises:
+    InputError: there is no such loss.
+  """
+  if loss not in LOSSES:
+    raise InputError(f'loss={loss!r} is not one of {LOSSES}')
+  total, count = cross_entropy(logits, label, weight, ignore_label)
+  if loss == 'dice_cross_entropy':
+    total += count * dice_loss(logits, label, ignore_label)
+  return total, count
 
 
 def split_heads(

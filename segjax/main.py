@@ -6,7 +6,6 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
   run('train')
 
-import shlex
 from pathlib import Path
 
 from absl import flags
@@ -16,6 +15,7 @@ from segjax import dry_run, train
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.runs.checkpoints import newest_step
+from segjax.runs.report import predict_command
 from segjax.settings import read_settings
 
 
@@ -33,8 +33,4 @@ def main(_):
   workdir = Path(args.workdir or Path('runs', name))
   train.train_and_evaluate(args.config, workdir)
   if newest_step(workdir / 'checkpoints') == args.config.num_train_steps:
-    run = shlex.quote(str(workdir))
-    processes.say(
-      f'to predict: python -m segjax.predict --workdir={run} --input=IMAGES '
-      '--output=PREDICTIONS'
-    )
+    processes.say(f'to predict: {predict_command(workdir)}')

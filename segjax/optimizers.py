@@ -18,18 +18,20 @@ def create_schedule(
 ) -> optax.Schedule:
   """Returns step -> learning rate.
 
-  Linear warm-up from 0 over `warmup_steps`, then constant, or a half cosine
-  that ends at 0 at `num_steps`.
+  Linear warm-up from 0 over `warmup_steps`, see `shorten_warmup`, then
+  constant, or a half cosine that ends at 0 at `num_steps`.
   """
   if name not in SCHEDULES:
     raise InputError(f'schedule.name={name!r} is not one of {SCHEDULES}')
   if learning_rate <= 0:
     raise InputError(f'schedule.learning_rate={learning_rate} must be > 0')
-  if not 0 <= warmup_steps < num_steps:
-    raise InputError(
-      f'warmup_steps={warmup_steps} must be >= 0 and less than '
-      f'num_train_steps={num_steps}'
-    )
+  for field, value, least in (
+    ('schedule.warmup_steps', warmup_steps, 0),
+    ('num_train_steps', num_steps, 1),
+  ):
+    if value < least:
+      raise InputError(f'{field}={value} must be at least {least}')
+  warmup_steps = shorten_warmup(warmup_steps, num_steps)
   if name == 'cosine':
     return optax.warmup_cosine_decay_schedule(
       0.0 if warmup_steps else learning_rate,
@@ -44,6 +46,11 @@ def create_schedule(
     ],
     [warmup_steps],
   )
+
+
+def shorten_warmup(warmup_steps: int, num_steps: int) -> int:
+  """Returns the steps of warm-up: a tenth of all where there are too many."""
+  return warmup_steps if warmup_steps < num_steps else num_steps // 10
 
 
 def create_optimizer(

@@ -46,6 +46,12 @@ _RAMP = np.array(
   ],
   np.float64,
 )
+# What the rows below show, from left to right.
+PANEL_COLUMNS = (
+  'image, label, weights of the loss (if there are any), probability, errors '
+  '(orange: missed, blue: invented)'
+)
+SEGMENTATION_COLUMNS = 'image, label, prediction, prediction over the image'
 _GAP_PX = 6
 _OVERLAY_OPACITY = 0.5
 

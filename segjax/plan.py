@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from segjax import dry_run, recipes
 from segjax.atomic import replacing
+from segjax.convert import convert_published
 from segjax.data import create_dataset
 from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import (
@@ -38,7 +39,7 @@ from segjax.data.survey import (
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs.writers import progress_bar, table
-from segjax.weights import files
+from segjax.weights import files, published
 
 # FLOPs a second of a core: configs/unet_isbi.py:cpu takes 5.64e10 a step, and
 # 2,200 steps in 28 minutes on two cores.
@@ -92,7 +93,8 @@ def plan(
   Args:
     layout: where the images and labels are.
     network: 'unet' or 'fcn8s'.
-    init: a file of weights to start from; 'random' for none.
+    init: a file of weights to start from, or a name of `published.SOURCES`;
+      'random' for none.
     pixels: scale of the pixels of `init`, if the file doesn't say it; one of
       `files.PIXELS`.
     minutes: how long a run may take on this machine's processors, about.
@@ -105,6 +107,7 @@ def plan(
   Raises:
     InputError: the folder cannot be trained on; says why.
   """
+  init = local_weights(network, init)  # Before what takes minutes.
   with progress_bar(0, 0, desc='reading', unit='image', disable=None) as bar:
 
     def report(total):
@@ -152,10 +155,14 @@ def plan(
     config, int(np.median(sides)), channels, measured, init, pixels, minutes
   )
   low, high = found.range
+  if config.data.label_kind == 'instances':
+    labels = f'objects, {found.components:g} pieces in a usual image'
+  else:
+    labels = say_values(sorted(found.values), found.values)
   rows = [
     ('images', f'{len(found.pages)} of {say_sizes(found.sizes)}'),
     ('pixels', f'{dtype}, {channels} channel(s), from {low:g} to {high:g}'),
-    ('labels', _say_labels(found)),
+    ('labels', labels),
     ('classes', ', '.join(names)),
     ('split', f'{len(dataset.train)} trained on, {len(dataset.heldout)} held'),
   ]
@@ -166,6 +173,21 @@ def plan(
   ]
   card = _card(network, layout, names, found, base, lines)
   return Plan(config, card, table(rows))
+
+
+def local_weights(network: str, init: str) -> str:
+  """Returns `init` of `plan`, as a file where it names published weights.
+
+  Raises:
+    InputError: they cannot be downloaded, see `published.fetch`; or the network
+      starts from no weights.
+  """
+  if network == 'unet' and init not in ('', 'random'):
+    raise InputError(
+      f'init={init}: unet starts from random weights; give network=fcn8s, or '
+      'no init'
+    )
+  return str(convert_published(init)) if published.is_name(init) else init
 
 
 def decide(
@@ -204,13 +226,6 @@ def decide(
 def _short(value):
   text = repr(value)
   return text if len(text) < 40 else f'{text[:36]} ...'
-
-
-def _say_labels(found: Survey) -> str:
-  if found.num_masks > 1:
-    return f'a mask for each object, at most {found.num_masks} an image'
-  values = say_values(sorted(found.values), found.values)
-  return f'{len(found.values)} values: {values}'
 
 
 def _read_labels(
@@ -256,6 +271,7 @@ def _read_labels(
     return two, [
       Line('data.label_kind', 'instances', why),
       Line('data.w0', 10.0, 'border weights between the objects'),
+      Line('evaluation.best_metric', 'mean_ap', 'of objects, not of pixels'),
     ]
   lines = []
   classes = [value for value in values if value != _IGNORED]
@@ -342,7 +358,8 @@ def _for_fcn(
   if not init:
     raise InputError(
       'fcn8s starts from an image classifier: give --init=FILE, an .npz of '
-      'segjax.convert, or --init=random for a network that knows nothing'
+      f'segjax.convert, or --init={", --init=".join(published.SOURCES)}, or '
+      '--init=random for a network that knows nothing'
     )
   lines = [
     Line('init.path', init if init == 'random' else os.path.abspath(init))

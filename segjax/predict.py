@@ -152,8 +152,9 @@ def _predict_files(
     average = config.evaluation.average
   colours = None
   class_names, palette = look_of(config.data, model.num_classes)
-  # Two classes without colours of their own stay a gray picture.
-  if kind == 'labels' and (palette is not None or model.num_classes > 2):
+  if kind == 'labels':
+    if palette is None and model.num_classes == 2:
+      palette = np.array([(0, 0, 0), (255, 255, 255)], np.uint8)
     colours = complete_palette(palette)
   encoder = functools.partial(
     encode,
@@ -306,7 +307,7 @@ def main(_):
     args.output,
     kind=args.kind,
     dtype=args.dtype,
-    average=args.average,
+    average=args.tta,
     tile_size_px=args.tile_size_px,
     overwrite=args.overwrite,
     other_inputs=[

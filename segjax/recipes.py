@@ -140,6 +140,9 @@ def _start_config(num_train_steps: int) -> ml_collections.ConfigDict:
   config.mesh = dict(space=1)
   config.num_train_steps = num_train_steps
   config.batch_size = 1  # Examples a step, over all devices.
+  # Or 'dice_cross_entropy', which adds the soft Dice loss of each image. Pixel
+  # weights apply to the cross-entropy alone.
+  config.loss = 'cross_entropy'
   config.accumulate_steps = 1  # Parts of a batch, computed one after another.
   config.profile_steps = (0, 0)  # First and last step to trace; (0, 0): none.
   config.compilation_cache = True  # Keeps programs in ~/.cache/segjax.

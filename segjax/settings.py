@@ -262,6 +262,7 @@ class Settings:
   prediction: TileSettings
   model: Mapping[str, Any]
   data: Mapping[str, Any]
+  loss: str = 'cross_entropy'
 
   def __post_init__(self):
     _check_least(
@@ -288,7 +289,7 @@ def read_settings(config: ConfigDict) -> Settings:
   from segjax.models import FCNS, UNETS
 
   sections = config.to_dict()
-  _check_names('', sections, _types(Settings))
+  _check_names('', sections, _types(Settings), _needed(Settings))
   check_type('model', sections['model'], Mapping[str, Any])
   name = sections['model'].get('name')
   if name in (*UNETS, *FCNS):  # Another name is refused by `models`.
@@ -327,18 +328,22 @@ def _types(kind: Any) -> dict[str, Any]:
   return {field.name: field.type for field in dataclasses.fields(kind)}
 
 
+def _needed(kind: Any) -> list[str]:
+  """Returns the fields of a dataclass that a config cannot leave out."""
+  return [
+    field.name
+    for field in dataclasses.fields(kind)
+    if field.default is dataclasses.MISSING or kind is Augmentation
+  ]
+
+
 def _build(section: str, kind: Any, given: Any, **changes: Any) -> Any:
   """Returns a dataclass of a section, with the sections that are in it.
 
   Fields that configs got later may be missing.
   """
   fields = _types(kind)
-  needed = [
-    field.name
-    for field in dataclasses.fields(kind)
-    if field.default is dataclasses.MISSING or kind is Augmentation
-  ]
-  _check_names(section, given, fields, needed)
+  _check_names(section, given, fields, _needed(kind))
   values = {}
   for name, value in given.items():
     if dataclasses.is_dataclass(fields[name]):

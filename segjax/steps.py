@@ -75,6 +75,7 @@ def make_train_step(
   augmentation: Augmentation,
   ignore_label: int,
   reduction: str,
+  loss: str = 'cross_entropy',
   accumulate_steps: int = 1,
   axis_name: str | None = None,
   split_rows: Callable[[Any], Any] = lambda pixels: pixels,
@@ -98,6 +99,7 @@ def make_train_step(
     augmentation: how tiles vary.
     ignore_label: label that counts nowhere.
     reduction: of the loss over the global batch; see `losses.reduce_image`.
+    loss: of an image; see `losses.image_loss`.
     accumulate_steps: parts of the batch that are computed one after another,
       for as many times less memory. Sums over the batch stay what they are.
     axis_name: of the `pmap` axis that splits the batch; None under `jit`.
@@ -144,14 +146,14 @@ def make_train_step(
     )[0]
     sums = [
       (
-        *losses.cross_entropy(scores, truth, weight, ignore_label),
+        *losses.image_loss(scores, truth, weight, ignore_label, loss),
         jnp.sum(jnp.argmax(scores, -1) == truth, dtype=jnp.float32),
       )
       for scores, truth in losses.split_heads(logits, label, model.head_sizes)
     ]
     total, count, correct = jax.tree.map(lambda *terms: sum(terms), *sums)
-    loss, divisor = losses.reduce_image(total, count, reduction)
-    return loss, (divisor, count, correct)
+    reduced, divisor = losses.reduce_image(total, count, reduction)
+    return reduced, (divisor, count, correct)
 
   def batch_loss(params, keys, prepared):
     sums = jax.vmap(example_loss, (None, *[0] * 5))(params, keys, *prepared)

@@ -5,7 +5,6 @@ Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 """
 
 import os
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax import networks, steps
-from segjax.atomic import replacing
 from segjax.data import Dataset, create_dataset
 from segjax.data.label_counts import check_labels
 from segjax.data.pipeline import create_batches, have_one_size
@@ -23,9 +21,9 @@ from segjax.devices.profiling import tracing
 from segjax.errors import InputError
 from segjax.evaluate import Evaluation, check_metric, evaluate, title
 from segjax.experiment import Experiment, create_experiment
-from segjax.images.files import write_stack
-from segjax.runs import writers
+from segjax.runs import report, writers
 from segjax.runs.checkpoints import Checkpoints, newest_step
+from segjax.runs.run_warnings import RunWarnings, check_start
 from segjax.runs.training_log import TrainingLog
 from segjax.runs.workdir import (
   check_claimed,
@@ -55,8 +53,6 @@ MAY_CHANGE = (
   'data.sbd_dir',
   'data.context_dir',
 )
-
-_LABELS = 'labels.txt'  # Their digest, and what they hold.
 
 
 def train_and_evaluate(
@@ -100,7 +96,7 @@ def _train_in(
 ) -> dict[str, float]:
   """Goes on from what `workdir` holds, or begins."""
   model, init, devices, settings = experiment
-  start_params, origin, counted = {}, '', ''
+  start_params, origin, counted, doubts = {}, '', '', {}
   trained_steps = newest_step(workdir / 'checkpoints')
   if trained_steps is None:
     start_params, origin = processes.together(
@@ -114,6 +110,9 @@ def _train_in(
     )
     # Last, for it takes longest; before anything is written.
     counted = _counted_labels(workdir, dataset, config)
+    doubts = processes.together(
+      lambda: check_start(config, dataset.train, counted)
+    )
   elif trained_steps > config.num_train_steps:
     raise InputError(
       f'{workdir} is at step {trained_steps} already, beyond '
@@ -129,7 +128,9 @@ def _train_in(
   )
   processes.together(lambda: check_claimed(workdir))
   if counted and processes.is_first():
-    _write_text(workdir / _LABELS, f'{dataset.digest}\n{counted}\n')
+    report.write_text(workdir / report.LABELS, f'{dataset.digest}\n{counted}\n')
+  warnings = RunWarnings(workdir, config, processes.is_first())
+  warnings.warn(doubts)
 
   def evaluate_heldout(params, **how):
     return evaluate(model, params, dataset.heldout, config, dataset, **how)
@@ -155,6 +156,8 @@ def _train_in(
     processes.say(writers.parameter_table(state.params))
     if counted:
       processes.say(counted)
+    if settings.preprocessing.measured:
+      processes.say(f'pixels: {settings.preprocessing}')
     processes.say(f'{workdir}: from step {start} to {end}')
     tile_size, cut = config.tile_size_px, None
     if tile_size and not have_one_size(dataset.train):
@@ -183,7 +186,9 @@ def _train_in(
       ) as progress,
       tracing(first_traced, last_traced, workdir / 'profile') as trace,
     ):
-      log = TrainingLog(writer, progress, config.log_every_steps)
+      log = TrainingLog(
+        writer, progress, config.log_every_steps, warnings.check_loss
+      )
       for step in range(start + 1, end + 1):
         trace(step, state)
         with progress.waiting_for_data():
@@ -197,14 +202,16 @@ def _train_in(
           log.flush()  # What is saved has a finite loss and gradient.
           saved, scores = devices.get(state), None
           if evaluates and len(dataset.heldout):
-            scores, panels = evaluate_heldout(
+            evaluation = evaluate_heldout(
               parallel.to_local(saved.params), average=False, complete=False
             )
+            scores = evaluation.scores
             writer.write_scalars(
               step, {f'heldout/{name}': scores[name] for name in scores}
             )
-            if panels:  # A process may have no image of its own.
-              writer.write_images(step, {'heldout': panels[0][1]})
+            for panel in evaluation.panels[:1]:
+              writer.write_images(step, {'heldout': panel.picture})
+            warnings.check_predictions(step, evaluation.sole_class)
           writer.flush()  # A kill would leave a gap before what is saved.
           checkpoints.save(step, saved, scores)
         if stops:
@@ -214,31 +221,34 @@ def _train_in(
       checkpoints.wait()
     params = parallel.to_local(devices.get(state).params)
 
-  if not len(dataset.heldout):
-    processes.say('no example is held out: no scores, no pictures')
-    return {}
-  average = config.evaluation.average
-  return _report(
-    workdir,
-    evaluate_heldout(params, average=average),
-    f'{title(len(dataset.heldout), "heldout", average)}, step {end}',
-  )
+  said = 'no example is held out: no scores, no pictures of predictions'
+  evaluation = Evaluation({}, [])
+  if count := len(dataset.heldout):
+    average = config.evaluation.average
+    said = f'{title(count, "heldout", average)}, step {end}'
+    evaluation = evaluate_heldout(params, average=average)
+  if processes.is_first():
+    report.finish_run(
+      workdir,
+      config,
+      said,
+      evaluation.scores,
+      evaluation.panels,
+      evaluation.extremes,
+      evaluation.columns,
+    )
+  return evaluation.scores
 
 
 def _counted_labels(workdir: Path, dataset: Dataset, config: ConfigDict) -> str:
   """Returns the table of the labels, all of them read unless they have been."""
   counted = ''
-  if (workdir / _LABELS).is_file():
-    counted = (workdir / _LABELS).read_text(encoding='utf-8')
+  if (workdir / report.LABELS).is_file():
+    counted = (workdir / report.LABELS).read_text(encoding='utf-8')
   digest, _, text = counted.partition('\n')
   # Either all processes read them or none.
   is_known = processes.gather(np.array(digest == dataset.digest)).all()
   return text.strip() if is_known else check_labels(dataset, config.data)
-
-
-def _write_text(file: Path, text: str) -> None:
-  with replacing(file) as temporary:
-    temporary.write_text(text, encoding='utf-8')
 
 
 def _with_measured_pixels(
@@ -255,27 +265,4 @@ def _with_measured_pixels(
   with config.ignore_type():
     for name in taken:
       config.preprocessing[name] = found[name]
-  said = ', '.join(f'{name} {config.preprocessing[name]}' for name in taken)
-  processes.say(f'pixels of the training images: {said}')
   return config
-
-
-def _report(
-  workdir: Path, evaluation: Evaluation, title: str
-) -> dict[str, float]:
-  """Prints and writes, once, what a run ends with; returns the scores."""
-  if not processes.is_first():
-    return evaluation.scores
-  print(title)
-  print(writers.table(evaluation.scores))
-  _write_text(
-    workdir / 'scores.txt', f'{title}\n{writers.table(evaluation.scores)}\n'
-  )
-  folder = workdir / 'pictures'
-  folder.mkdir(exist_ok=True)
-  for name, panel in evaluation.panels:
-    # A name may come from a file, and must not lead out of the folder.
-    name = re.sub(r'[^\w.-]', '_', name)
-    write_stack(folder / f'{name}.png', panel[None])
-  print(f'pictures: {folder}', flush=True)
-  return evaluation.scores

@@ -195,6 +195,18 @@ CASES = {
     CONVERT + 'fcn32s --input={tree}/narrow.caffemodel',
     ['conv1_1[0] has shape [4, 3, 3, 3]', 'does not fit'],
   ),
+  'weights of no known network': (
+    'convert --input={tree}/narrow.caffemodel --output={new}.npz',
+    ['give --model=NETWORK', '--model=fcn8s'],
+  ),
+  'weights of a name that is not published': (
+    'convert --input=torchvision:resnet50 --output={new}.npz',
+    ['torchvision:resnet50', 'not one of torchvision:vgg16, keras:vgg16'],
+  ),
+  'caffemodel by name': (
+    'convert --input=caffe:fcn8s-heavy-pascal --output={new}.npz',
+    ['shelhamer/fcn', '--input=fcn8s-heavy-pascal.caffemodel'],
+  ),
   'weights of another ending': (
     'convert --model=fcn32s --input={tree}/narrow.caffemodel '
     '--output={new}.pth',

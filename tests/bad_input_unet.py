@@ -8,6 +8,7 @@ import numpy as np
 import tifffile
 from commands import CONFIG, DEMO, TINY_NET
 from small_runs import make_run, write_isbi
+from trees import write_picture
 
 from segjax.images.files import write_stack
 
@@ -38,9 +39,12 @@ SETTINGS = {
   'accumulate_steps=2': ['batch_size=1', 'accumulate_steps=2'],
   'parallel=vmap': ["parallel='vmap'", "'pmap'"],
   'profile_steps=(3,2)': ['profile_steps=(3, 2)', '(0, 0) for none'],
+  'loss=dice': ["loss='dice'", "'dice_cross_entropy'"],
   'loss_reduction=max': ["loss_reduction='max'", "'mean'"],
   'num_train_steps=many': ['--config.num_train_steps', "'many'", 'int'],
   'evaluation.every_steps=0': ['evaluation.every_steps=0', 'at least 1'],
+  'evaluation.best_metric=dice/cel': ["='dice/cel' is not", 'membrane, cell'],
+  'evaluation.best_metric=mean_ap': ["='mean_ap' is not", "'mean_dice'"],
   'learning_rate=1': [
     'config.learning_rate is no setting; there are ',
     'did you mean schedule.learning_rate?',
@@ -62,7 +66,8 @@ SETTINGS = {
   'optimizer.weight_decay=-1.0': ['weight_decay=-1.0', '>= 0'],
   'seed=4294967296': ['seed=4294967296', 'below 2**31'],
   'model.depth=1000000': ['depth=1000000', '<= 20'],
-  'schedule.warmup_steps=4': ['warmup_steps=4', 'num_train_steps=4'],
+  'schedule.warmup_steps=-1': ['warmup_steps=-1', 'at least 0'],
+  'num_train_steps=0': ['num_train_steps=0', 'at least 1'],
 }
 # What a card of one's own may do -> what the message says.
 CARDS = {
@@ -252,6 +257,54 @@ CASES = {
   'unknown split': (
     SCORE + ' --split=test',
     ['--split', 'heldout|train|all'],
+  ),
+  'images to score without labels': (
+    SCORE + ' --images={tree}/images',
+    ['{tree}/images: found neither', '--images=FOLDER and --labels=FOLDER'],
+  ),
+  'images to score that are not there': (
+    SCORE + ' --images={new}',
+    ['{new}: no such folder'],
+  ),
+  'labels to score that are not there': (
+    SCORE + ' --images={tree}/images --labels={new}',
+    ['{new}: no such folder'],
+  ),
+  'labels to score without images': (
+    SCORE + ' --labels={tree}/images',
+    ['give --images=DIR', 'for example: python -m segjax.evaluate'],
+  ),
+  'a split of images to score': (
+    SCORE + ' --images={tree}/images --split=all',
+    ['--images={tree}/images is scored instead', 'leave out --split'],
+  ),
+  'a label to score outside the classes': (
+    SCORE + ' --images={tree}/score7',
+    ['{tree}/score7/labels/b.png: label 7 in row 3', '0..1, or (255,)'],
+  ),
+  'masks of 0 and 255 to score as class indices': (
+    SCORE + ' --images={tree}/score255',
+    ['2 labels', 'px are ignored', '0 is membrane, 1 is cell, 255 is ignored'],
+  ),
+  'an image to score without its label': (
+    SCORE + ' --images={tree}/score_half',
+    ['{tree}/score_half', 'not in both: b', 'each image needs a label'],
+  ),
+  'a label to score of another size': (
+    SCORE + ' --images={tree}/score_size',
+    ['score_size/labels/b.png: label of 9 x 20 px', '20 x 20 px', 'equal'],
+  ),
+  'labels to score as JPEG': (
+    SCORE + ' --images={tree}/score_jpeg',
+    ['{tree}/score_jpeg/labels/a.jpg: JPEG changes values'],
+  ),
+  'colours to score': (
+    SCORE + ' --images={tree}/score_rgb',
+    ['{tree}/score_rgb has 3 channel(s); the network takes 1'],
+  ),
+  'a match of images to score that is no expression': (
+    SCORE + ' --images={tree}/score255 --match=[',
+    ["'[' is no regular expression"],
   ),
   'unknown checkpoint': (
     SCORE + ' --checkpoint=last',
@@ -447,6 +500,23 @@ def write_tree(tree):
   write_stack(tree / 'colour.png', np.zeros((1, 20, 20, 3), np.uint8))
   write_stack(tree / 'images' / 'a.png', np.zeros((1, 24, 18), np.uint8))
   write_stack(tree / 'images' / 'b.png', np.zeros((1, 20, 30), np.uint8))
+  gray = np.zeros((20, 20), np.uint8)
+  cell = gray.copy()
+  cell[3:, 4:] = 1
+  pairs = {  # The images, the first label and the second one.
+    'score7': (gray, cell, 7 * cell),
+    'score255': (gray, 255 * cell, 255 * cell),
+    'score_half': (gray, cell, None),
+    'score_size': (gray, cell, cell[:9]),
+    'score_rgb': (np.stack(3 * [gray], axis=-1), cell, cell),
+  }
+  for name, (image, *labels) in pairs.items():
+    for stem, label in zip('ab', labels, strict=True):
+      write_picture(tree / name / 'images' / f'{stem}.png', image)
+      if label is not None:
+        write_picture(tree / name / 'labels' / f'{stem}.png', label)
+  write_picture(tree / 'score_jpeg' / 'images' / 'a.png', gray)
+  write_picture(tree / 'score_jpeg' / 'labels' / 'a.jpg', cell)
   (tree / 'linked').symlink_to(tree / 'images')
   (tree / 'links').mkdir()
   (tree / 'dangling.tif').symlink_to('nothing')

@@ -11,6 +11,7 @@ import concurrent.futures
 import shlex
 
 import bad_input_fcn
+import bad_input_own
 import bad_input_results
 import bad_input_unet
 import pytest
@@ -20,6 +21,7 @@ TABLES = {
   'unet': bad_input_unet,
   'fcn': bad_input_fcn,
   'results': bad_input_results,
+  'own': bad_input_own,
 }
 CASES = {
   name: (table, *case)
@@ -27,6 +29,7 @@ CASES = {
   for name, case in module.CASES.items()
 }
 COMMANDS = (
+  'plan',
   'main',
   'evaluate',
   'predict',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SEG against hand counts, a plain loop and the challenge's own package."""
+"""SEG and average precision against hand counts, loops and CTC's package."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segjax import evaluate
 from segjax.errors import InputError
 from segjax.metrics import cells
 
@@ -134,3 +135,44 @@ def test_equals_the_package_of_the_challenge(tmp_path):
 def test_refuses(labels, results, message):
   with pytest.raises(InputError, match=message):
     cells.seg(labels, results)
+
+
+def test_average_precision_is_that_of_a_loop_over_all_pairs():
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    truth = np.kron(rng.integers(0, 9, (3, 3)), np.ones((6, 6), int))
+    found = np.where(rng.random(truth.shape) < 0.25, 0, truth * 3)
+    found[:3] = 50
+    want = []
+    ids = [i for i in np.unique(truth) if i], [j for j in np.unique(found) if j]
+    for threshold in cells.THRESHOLDS:
+      hits = 0
+      for i in ids[0]:
+        for j in ids[1]:
+          a, b = truth == i, found == j
+          hits += (a & b).sum() / (a | b).sum() > threshold
+      want.append(hits / (len(ids[0]) + len(ids[1]) - hits))
+    np.testing.assert_allclose(cells.average_precision(truth, found), want)
+    assert want[0] > 0
+
+
+def test_average_precision_at_its_edges():
+  empty, one = np.zeros((4, 4), int), np.ones((4, 4), int)
+  half = one.copy()
+  half[:2] = 0
+  assert np.isnan(cells.average_precision(empty, empty)).all()
+  assert (cells.average_precision(empty, one) == 0).all()
+  assert (cells.average_precision(one, one) == 1).all()
+  assert cells.average_precision(one, half, [0.5]) == 0  # IoU is not above it.
+  with pytest.raises(InputError, match='0.3'):
+    cells.average_precision(one, one, [0.3])
+
+
+def test_evaluation_averages_precision_over_images_with_objects():
+  one, empty = np.ones((4, 4), int), np.zeros((4, 4), int)
+  pairs = [(one, one), (empty, one), (empty, empty)]
+  rows = [np.hstack(cells.count_hits(*p, cells.THRESHOLDS)) for p in pairs]
+  scores = evaluate._object_scores(np.stack(rows))
+  assert scores['ap/0.50'] == scores['ap/0.95'] == scores['mean_ap'] == 0.5
+  assert (scores['objects/true'], scores['objects/predicted']) == (1, 2)
+  assert 'mean_ap' not in evaluate._object_scores(np.stack(rows[2:]))

@@ -77,7 +77,7 @@ def test_scores_by_hand():
   )
 
 
-def test_present_only_changes_the_mean_iu_alone():
+def test_present_only_changes_mean_iu_and_mean_dice_alone():
   # Class 1 is in no label but predicted twice, class 2 is nowhere, and class 3
   # is in the labels but never predicted.
   matrix = np.array([[6, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [2, 1, 0, 0]])
@@ -85,6 +85,8 @@ def test_present_only_changes_the_mean_iu_alone():
   present = confusion.segmentation_scores(matrix, present_only=True)
   assert union.pop('mean_iu') == pytest.approx((6 / 9 + 0 + 0) / 3)
   assert present.pop('mean_iu') == pytest.approx((6 / 9 + 0) / 2)
+  assert union.pop('mean_dice') == pytest.approx((12 / 15 + 0 + 0) / 3)
+  assert present.pop('mean_dice') == pytest.approx((12 / 15 + 0) / 2)
   np.testing.assert_equal(present, union)
   np.testing.assert_allclose(present['iu'], [6 / 9, 0, np.nan, 0])
   assert present['mean_accuracy'] == pytest.approx((6 / 7 + 0) / 2)
@@ -158,3 +160,24 @@ def test_counts_refuse_shapes_that_would_broadcast():
 def test_bad_matrices_are_refused(matrix, message):
   with pytest.raises(InputError, match=message):
     confusion.segmentation_scores(matrix)
+
+
+def test_dice_is_f1_of_the_pixels_of_each_class():
+  rng = np.random.default_rng(0)
+  label, prediction = rng.integers(0, 3, (2, 500))
+  label[:50] = 255
+  prediction[prediction == 2] = 3  # Class 2 is never found, 3 never labelled.
+  matrix = confusion.confusion_matrix(label, prediction, num_classes=5)
+  scores = confusion.segmentation_scores(matrix)
+  want = []
+  for k in range(4):
+    pairs = [
+      (a == k, b == k) for a, b in zip(label[50:], prediction[50:], strict=True)
+    ]
+    hits = sum(a and b for a, b in pairs)
+    want.append(2 * hits / sum(int(a) + int(b) for a, b in pairs))
+  assert want[2] == want[3] == 0 < min(want[:2])
+  np.testing.assert_allclose(scores['dice'], [*want, np.nan])
+  assert scores['mean_dice'] == pytest.approx(np.mean(want))
+  present = confusion.segmentation_scores(matrix, present_only=True)
+  assert present['mean_dice'] == pytest.approx(np.mean(want[:3]))

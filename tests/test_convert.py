@@ -26,7 +26,7 @@ from segjax.models.backbone import Classifier
 from segjax.models.googlenet import googlenet
 from segjax.models.layers import Conv
 from segjax.models.upsampling import deconvolution
-from segjax.weights import files
+from segjax.weights import files, torchvision
 from segjax.weights.matching import Tensor, arrange
 
 
@@ -132,6 +132,39 @@ def test_pixels_are_those_of_the_framework_unless_given(tmp_path):
       pixels=given,
     )
     assert files.read_about(output) == {'model': 'vgg16', 'pixels': expected}
+
+
+@pytest.mark.parametrize(
+  ('state', 'expected'),
+  [
+    ({'conv1_1.weight': (1, 3, 3, 3), 'conv1_1.bias': (1,)}, '0..255'),
+    # Of torchvision's layers, those without `features` are enough.
+    (
+      {'classifier.3.weight': (5, 5), 'classifier.3.bias': (5,)},
+      'standardised',
+    ),
+    ({'stem.0.weight': (1, 3, 3, 3), 'stem.0.bias': (1,)}, None),
+  ],
+)
+def test_names_in_a_state_dict_imply_the_pixels(tmp_path, state, expected):
+  source, output = tmp_path / 'torch.npz', tmp_path / 'net.npz'
+  np.savez(source, **{k: np.ones(v, np.float32) for k, v in state.items()})
+  layers = {p.rpartition('/')[0] for p in random_params(VGG16(num_classes=2))}
+  names = torchvision.tensors_of(files.read_arrays(source))
+  found = {path.rpartition('/')[0] for path in names}
+  arguments = dict(
+    num_classes=2,
+    fields={'width': 1 / 64, 'fc_features': 5},
+    initial=[*layers - found],
+    ignore=[*found - layers],
+  )
+  if expected is None:
+    with pytest.raises(InputError, match='give --pixels=0..255 or'):
+      convert.convert_file(source, 'vgg16', output, **arguments)
+    assert not output.exists()
+    arguments['pixels'] = expected = 'standardised'
+  convert.convert_file(source, 'vgg16', output, **arguments)
+  assert files.read_about(output) == {'model': 'vgg16', 'pixels': expected}
 
 
 def test_googlenets_slashes():

@@ -18,7 +18,7 @@ NETWORK = {'workdir', 'checkpoint', 'config', 'params'}
 OWN = {
   'plan': {'images', 'labels', 'output', 'network', 'minutes', 'match'},
   'train': {'config', 'workdir', '[no]dry_run'},
-  'evaluate': NETWORK | {'split', 'data_dir', '[no]average'},
+  'evaluate': NETWORK | {'split', 'data_dir', 'images', 'labels', '[no]tta'},
   'predict': NETWORK | {'input', 'output', 'kind', 'artifact'},
   'instances': {'input', 'output', 'threshold'},
   'export': NETWORK | {'output', 'size_px'},
@@ -46,7 +46,7 @@ def test_help_shows_every_flag_and_imports_no_jax(name):
   assert COMMANDS[name].summary in process.stdout
   imported = re.findall(r'\| +([\w.]+)$', process.stderr, flags=re.MULTILINE)
   assert 'absl.flags' in imported
-  assert not {'jax', 'flax', 'scipy', 'tensorstore'} & {*imported}
+  assert not {'jax', 'flax', 'pooch', 'scipy', 'tensorstore'} & {*imported}
   shown = re.findall(r'^  --([\w\[\]]+): ', process.stdout, flags=re.MULTILINE)
   assert OWN[name] <= {*shown}
 

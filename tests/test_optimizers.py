@@ -70,7 +70,8 @@ def test_schedules():
   )
   for wrong in (
     ('linear', 0.1, 0, 100),
-    ('cosine', 0.1, 100, 100),
+    ('cosine', 0.1, -1, 100),
+    ('cosine', 0.1, 0, 0),
     ('cosine', -0.1, 0, 100),
   ):
     with pytest.raises(InputError):
@@ -148,6 +149,14 @@ def test_biases_of_named_layers_learn_at_their_own_rate():
   assert scores == pytest.approx(all_biases | {'conv1/bias': plain})
   decaying = update(bias_rate=2.0, bias_decay=True, bias_layers=('score',))
   assert decaying['score_fr/bias'] == pytest.approx(2 * plain)
+
+
+def test_a_warmup_of_all_steps_is_shortened_to_a_tenth():
+  for name in ('constant', 'cosine'):
+    rates = create_schedule(name, 0.5, warmup_steps=100, num_steps=60)
+    same = create_schedule(name, 0.5, warmup_steps=6, num_steps=60)
+    assert rates(6) == pytest.approx(0.5) and rates(3) == pytest.approx(0.25)
+    assert [rates(i) for i in range(60)] == [same(i) for i in range(60)]
 
 
 def test_wrong_recipes_are_refused():

@@ -79,7 +79,9 @@ def test_labels_mean_what_they_say(tmp_path, name):
   if name == 'objects':
     np.testing.assert_array_equal(got, label > 0)
     assert config.model.num_classes == 2
+    assert config.evaluation.best_metric == 'mean_ap'
   else:
+    assert config.evaluation.best_metric == 'mean_iu'
     for k, value in enumerate(values):
       k = 255 if name == 'ignored' and value == 255 else k
       np.testing.assert_array_equal(got == k, label == value)

@@ -86,7 +86,7 @@ def test_command_writes_what_its_flags_say(workdir, stack, tmp_path):
     '--kind=logits',
     '--checkpoint=2',
     '--tile_size_px=34',
-    '--noaverage',
+    '--notta',
     '--overwrite',
   )
   assert process.returncode == 0, process.stderr
@@ -124,10 +124,13 @@ def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
   output = tmp_path / 'labels.png'
   predict_files(load_run(workdir), tmp_path / 'in.png', output, kind='labels')
   with Image.open(output) as picture:
-    assert picture.mode == 'L'
-    written = np.asarray(picture)
+    assert picture.mode == 'P'
+    written = np.asarray(picture)  # Classes; they are shown in their colours.
+    shown = np.asarray(picture.convert('RGB'))
   expected = in_process(workdir, stack[0])
   np.testing.assert_array_equal(written, expected[..., 1] > expected[..., 0])
+  for channel in range(3):
+    np.testing.assert_array_equal(shown[..., channel], 255 * written)
   said = f'{output}: labels of 1 images, by tiles of 66 x 66 px\n'
   assert capsys.readouterr().out == said
 

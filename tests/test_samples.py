@@ -313,10 +313,10 @@ def test_wide_types_keep_their_values(tmp_path, capsys, dtype, ending):
       tifffile.imwrite(path, array, photometric='minisblack')
 
   write(array)
-  windows.say_once.cache_clear()
+  windows._said.clear()
   assert_read(path, array.astype(np.float32))
   said = capsys.readouterr().out.splitlines()
-  line = f'{tmp_path}: images of {dtype} are read as float32, their values '
+  line = f'{path}: images of {dtype} are read as float32, their values '
   assert said == ([] if dtype == 'float32' else [f'{line}unchanged'])
   assert_read(path, array.astype(np.int32), label_of)
   if dtype[0] == 'f':
@@ -556,7 +556,7 @@ def test_bioformats2raw_layout(tmp_path, series):
 def test_files_of_other_endings_are_counted(tmp_path, capsys):
   for name in ('a.png', 'b.webp', 'c.heic', 'd.heic', 'e.txt', '.f.txt'):
     (tmp_path / name).touch()
-  windows.say_once.cache_clear()
+  windows._said.clear()
   for _ in range(2):
     assert len(files.list_images(tmp_path)) == 2
   said = '3 file(s) of other endings are passed over: .heic .txt'

@@ -47,8 +47,9 @@ def put(config, name, value):
 
 
 # Cards from before these fields are read.
-LATER = tuple(
-  f'preprocessing.{field}' for field in ('limits', 'dtype', 'measured')
+LATER = (
+  'loss',
+  *(f'preprocessing.{field}' for field in ('limits', 'dtype', 'measured')),
 )
 
 

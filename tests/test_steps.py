@@ -31,6 +31,7 @@ def make_step(
   split_rows=lambda x: x,
   reduction='mean',
   accumulate_steps=1,
+  loss='cross_entropy',
 ):
   return steps.make_train_step(
     MODEL,
@@ -43,6 +44,7 @@ def make_step(
     preprocessing=PreprocessingSettings(0.5, 0.2, ()),
     ignore_label=255,
     reduction=reduction,
+    loss=loss,
     accumulate_steps=accumulate_steps,
     axis_name=axis_name,
     split_rows=split_rows,
@@ -111,6 +113,33 @@ def test_parts_on_eight_devices_equal_one_batch(mode):
     jax.tree.leaves(given), jax.tree.leaves(expected), strict=True
   ):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize('reduction', REDUCTIONS)
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_dice_of_images_adds_up_over_devices_and_parts(mode, reduction):
+  batch = next(create_batches(examples(16), 16, seed=0, start_step=0))
+  batch['label'][:3, :20] = 255  # So that images differ in their pixels.
+  batch['label'][3] = 255
+  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  make = functools.partial(
+    make_step, loss='dice_cross_entropy', reduction=reduction
+  )
+  expected = jax.jit(make())(state, batch)
+  run = parallel.parallelize(
+    functools.partial(make, accumulate_steps=2), mode, 16
+  )
+  given = run.get(run.step(run.put_state(state), run.put_batch(batch)))
+  for a, b in zip(
+    jax.tree.leaves(given), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+  _, without = jax.jit(make_step(reduction=reduction))(state, batch)
+  added = expected[1]['loss'] - without['loss']
+  if reduction == 'sum':
+    assert added > 100  # A Dice loss for each pixel.
+  else:
+    assert 0.2 < added < 1  # The mean of the Dice losses.
 
 
 @pytest.mark.parametrize('reduction', REDUCTIONS)
@@ -245,7 +274,7 @@ def make_tile_step(
     SCHEDULE,
     tile_size=26,
     augmentation=AUGMENTATION,
-    standardise=lambda image: (image - 0.5) / 0.2,
+    preprocessing=PreprocessingSettings(0.5, 0.2, ()),
     ignore_label=255,
     reduction=reduction,
     axis_name=axis_name,

@@ -23,6 +23,7 @@ from commands import (
   start,
   tiny_config,
 )
+from test_report import check_alone
 from test_writers import read_events
 
 from segjax import steps, train
@@ -237,7 +238,9 @@ def test_evaluate_prints_the_table_of_the_run(unbroken):
   process = run('evaluate', f'--workdir={workdir}')
   assert process.returncode == 0, process.stderr
   title, *scores = process.stdout.splitlines()
-  assert title == '1 images (heldout), mean of 8 turns and flips'
+  assert title == (
+    '1 images (heldout), test-time augmentation: mean of 8 turns and flips'
+  )
   assert f'{title}, step {NUM_STEPS}' in printed
   assert scores == table(printed)
   assert process.stderr == ''
@@ -348,15 +351,24 @@ def test_every_argument_trains(argument, tmp_path):
 
 @pytest.mark.parametrize('parallel', ['jit', 'pmap'])
 @pytest.mark.smoke
-def test_eight_devices_train_and_evaluate(parallel, tmp_path):
+def test_eight_devices_train_and_evaluate(parallel, tmp_path, capsys):
   config = tiny_config()
   config.batch_size = 8
+  config.schedule.warmup_steps = 100
   config.parallel = parallel
   scores = train.train_and_evaluate(config, tmp_path)
   assert {'v_rand', 'pixel_error', 'mean_iu'} <= scores.keys()
   assert all(np.isfinite(value) for value in scores.values())
   assert saved_steps(tmp_path) == [2, 4]
-  assert [f.name for f in (tmp_path / 'pictures').iterdir()] == ['slice-00.png']
+  names = {f.name for f in (tmp_path / 'pictures').iterdir()}
+  assert names == {'slice-00.png', 'learning_curve.png'}
+  said = capsys.readouterr()
+  assert said.err.startswith('compiling (about a minute the first time)\n')
+  assert said.out.count('warning: warm-up: ') == 1
+  assert f'report: {tmp_path / "report.html"}\n' in said.out
+  page = check_alone((tmp_path / 'report.html').read_text())
+  for text in (f'{scores["v_rand"]:.4f}', 'warm-up', 'membrane'):
+    assert text in page.texts
 
 
 def finish_as_unbroken(command, unbroken):
@@ -389,7 +401,7 @@ def table(printed):
   """The lines of the scores: the last but for the pictures and what is next."""
   lines = printed.splitlines()
   first = next(i for i, line in enumerate(lines) if line.startswith('v_rand '))
-  others = ('pictures: ', 'to predict: ')
+  others = ('pictures: ', 'report: ', 'to predict: ')
   return [line for line in lines[first:] if not line.startswith(others)]
 
 

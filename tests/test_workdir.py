@@ -212,7 +212,11 @@ def test_a_run_with_the_old_setting_of_the_mesh_is_read_and_goes_on(tmp_path):
 
 def test_what_a_setting_did_before_it_was_there_goes_on(tmp_path):
   workdir.claim_workdir(tmp_path, make_config())
-  added = {'accumulate_steps': 1, 'mesh': {'space': 1}}
+  added = {
+    'accumulate_steps': 1,
+    'mesh': {'space': 1},
+    'loss': 'cross_entropy',
+  }
   later = make_config()
   later.update(added)
   workdir.claim_workdir(tmp_path, later)

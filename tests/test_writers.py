@@ -123,6 +123,7 @@ def test_progress_line(clock):
     progress.update(1300)  # 200 steps in 30 s, since the first call.
   wait = 'data wait 0.0%'
   assert stream.getvalue().splitlines() == [
+    'compiling (about a minute the first time)',  # Before step 1001.
     f'step 1100/4000  loss 0.25  4 images/s  {wait}  eta 24:10',
     f'step 1200/4000  loss 0.1873  error 2  20 images/s  {wait}  eta 04:40',
     f'step 1300/4000  10 images/s  {wait}  eta 06:45',
@@ -154,7 +155,8 @@ def test_progress_is_one_bar_on_a_terminal(clock, monkeypatch):
         clock.append(clock[-1] + 0.5)
       clock.append(clock[-1] + 1.5)
       progress.update(step, loss=1 / step)
-  *frames, last = stream.getvalue().split('\r')
+  first, *frames, last = stream.getvalue().split('\r')
+  assert first == 'compiling (about a minute the first time)'  # It goes away.
   assert '\n' not in ''.join(frames) and last.count('\n') == 1
   assert '| 10/10 [' in last
   assert 'loss 0.1, 10 images/s, data wait 25.0%]' in last
@@ -200,3 +202,19 @@ def test_progress_of_another_process_is_silent():
   with writers.Progress(10, stream=stream, enabled=False) as progress:
     progress.update(1, loss=1.0)
   assert stream.getvalue() == ''
+
+
+def test_nothing_compiles_where_no_step_is_left():
+  for stream in (io.StringIO(), Terminal()):
+    with writers.Progress(10, 10, stream=stream):
+      pass
+    assert stream.getvalue() == ''
+
+
+def test_rows_are_read_back(tmp_path):
+  assert writers.read_rows(tmp_path) == []
+  with writers.MetricWriter(tmp_path) as writer:
+    writer.write_scalars(1, {'loss': 0.5})
+    writer.write_scalars(2, {'loss': float('nan')})
+    rows = writers.read_rows(tmp_path)
+  assert rows == [{'step': 1, 'loss': 0.5}, {'step': 2, 'loss': None}]

@@ -320,14 +320,6 @@ def _balance(items, read_label, num_classes):
 
 def _check_labels(pairs: Iterable[Pair], label_kind: str) -> None:
   for pair in pairs:
-    for file in pair.labels:
-      if file.suffix.lower() in ('.jpg', '.jpeg'):
-        raise InputError(
-          f'{file}: JPEG changes values; expected labels in another format. '
-          'Masks of black and white can be saved by a threshold: '
-          "Image.open('a.jpg').convert('L').point(lambda v: 255 * (v > 127))"
-          ".save('a.png') of Pillow"
-        )
     if len(pair.labels) > 1 and label_kind != 'instances':
       raise InputError(
         f'{pair.image}: {len(pair.labels)} labels have its name, '

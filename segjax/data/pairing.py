@@ -72,8 +72,8 @@ def find_pairs(
   if not pairs or (alone and need_all):
     raise InputError(
       f'{root}: {len(alone)} of the names in {images} and {labels} are not in '
-      f'both: {list_some(alone, 5)}; each image needs a label of its name, '
-      'or list those that have one in train_list and heldout_list'
+      f'both: {list_some(alone, 5)}; each image needs a label of its name; to '
+      'train on those that have one, list them in train_list and heldout_list'
     )
   return pairs
 

@@ -26,7 +26,7 @@ from segjax.fields import check_type
 def _load_arrays(class_names: Sequence[str]) -> Dataset:
   raise InputError(
     "data.name='arrays' is of a network that segjax.fit trained on arrays, "
-    'which are not on disk; give images and labels in folders'
+    'which are not on disk; segjax.evaluate takes --images=DIR and --labels=DIR'
   )
 
 

@@ -92,6 +92,11 @@ def find_layout(
   """
   if labels is None:
     return _find_in(Path(images).expanduser().absolute(), match)
+  for path in (images, labels):
+    if not re.search(r'[*?\[]', str(path)) and not os.path.isdir(
+      os.path.expanduser(path)
+    ):
+      raise InputError(f'{path}: no such folder')
   parts = [Path(p).expanduser().absolute().parts for p in (images, labels)]
   # Down to the folder that both are in, and above the first pattern.
   depth = 0

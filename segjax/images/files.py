@@ -374,8 +374,9 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   if len(files) > len(found):
     endings = {f.suffix.lower() or f.name for f in files} - _FORMATS.keys()
     say_once(
+      f'endings in {path}',
       f'{path}: {len(files) - len(found)} file(s) of other endings are passed '
-      f'over: {" ".join(sorted(endings)[:8])}'
+      f'over: {" ".join(sorted(endings)[:8])}',
     )
   return sorted(found, key=_natural_key)
 

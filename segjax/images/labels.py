@@ -39,7 +39,9 @@ def label_of(page: StoredPage, path: Path | str) -> Raster:
   if page.lossy:
     raise InputError(
       f'{path}: {page.lossy} changes values; expected labels in a lossless '
-      'format, such as PNG or TIFF'
+      'format, such as PNG or TIFF. A mask of black and white can be saved '
+      "again by a threshold; with Pillow: Image.open('a.jpg').convert('L')"
+      ".point(lambda v: 255 * (v > 127)).save('a.png')"
     )
   if page.is_inverted:
     raise InputError(

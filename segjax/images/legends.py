@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Legends: swatches with names, for under a picture.
 
-Only this file draws text. It knows Pillow, as `png_jpeg` does.
+Only this file and `runs.curves` draw text. They know Pillow, as `png_jpeg`
+does.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,18 +17,19 @@ from segjax.images.windows import (
   stored_dtype,
 )
 
+_PARSING = threading.Lock()
+
 
 @contextlib.contextmanager
 def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   """Yields the pages of a .npy of shape [H,W], [N,H,W] or [N,H,W,C]."""
-  stored = np.lib.format.open_memmap(path, mode='r')
+  stored = _map(path)
   dtype = stored_dtype(path, stored.shape, stored.dtype)
   shape, doubt = stack_shape(path, stored.shape)
 
   def read(number, rows, columns):
     # Mapped anew for every window: pages of a map that lasts stay in memory.
-    array = np.lib.format.open_memmap(path, mode='r')
-    return array.reshape(shape)[number, rows, columns]
+    return _map(path).reshape(shape)[number, rows, columns]
 
   yield [
     StoredPage(
@@ -51,6 +53,13 @@ def create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 def page_offsets(path: Path) -> list[int]:
   """Returns the position of the first byte of each page of `create`."""
-  stored = np.lib.format.open_memmap(path, mode='r')
+  stored = _map(path)
   page = stored.nbytes // len(stored)
   return [stored.offset + i * page for i in range(len(stored))]
+
+
+def _map(path: Path) -> np.memmap:
+  # NumPy parses the header as Python, which two threads cannot do at once in
+  # Python 3.11 (CPython issue 106905).
+  with _PARSING:
+    return np.lib.format.open_memmap(path, mode='r')

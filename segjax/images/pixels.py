@@ -43,8 +43,10 @@ def image_of(page: StoredPage, path: Path | str) -> Raster:
   if page.has_alpha:
     channels -= 1
     say_once(
-      f'{_folder(path)}: the alpha channel of images is left out; save a '
-      'channel of measurements as a TIFF without the ExtraSamples tag of alpha'
+      'alpha',
+      f'{path}: the alpha channel of images is left out, here and elsewhere; '
+      'save a channel of measurements as a TIFF without the ExtraSamples tag '
+      'of alpha',
     )
   if page.palette is not None:
     table = page.palette
@@ -68,19 +70,15 @@ def image_of(page: StoredPage, path: Path | str) -> Raster:
     convert = functools.partial(_to_float, path=path)
     if page.dtype != dtype:
       say_once(
-        f'{_folder(path)}: images of {page.dtype} are read as float32, their '
-        'values unchanged'
+        f'as float32: {page.dtype}',
+        f'{path}: images of {page.dtype} are read as float32, their values '
+        'unchanged',
       )
 
   def read(rows, columns):
     return convert(page.read(rows, columns)[..., :channels])
 
   return Raster(shape, dtype, read)
-
-
-def _folder(path):
-  """Returns what a remark names, which is made but once for a folder."""
-  return path.parent if isinstance(path, Path) else 'data set'
 
 
 def _look_up(indices, table, path):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """PNG, JPEG, BMP, GIF and WebP files, decoded as a whole by Pillow.
 
-PNG is also encoded. Only this file and `legends`, which draws text, know
-Pillow. Its plug-in classes are called directly because `Image.open` reports a
-large image by a warning, and catching warnings is not safe among threads.
+PNG is also encoded. Only this file, and `legends` and `runs.curves`, which
+draw, know Pillow. Its plug-in classes are called directly because `Image.open`
+reports a large image by a warning, and catching warnings is not safe among
+threads.
 """
 
 import contextlib
@@ -128,6 +129,22 @@ def encode(
   if palette is not None:
     picture.putpalette(palette.tobytes())
   picture.save(file, 'PNG')
+
+
+def encode_preview(
+  picture: np.ndarray, most_width: int = 1600, most_pixels: int = 1_200_000
+) -> bytes:
+  """Returns a JPEG of a picture u8[H, W, 3], made smaller if it is large."""
+  height, width = picture.shape[:2]
+  scale = max(1.0, width / most_width, (height * width / most_pixels) ** 0.5)
+  image = Image.fromarray(picture)
+  if scale > 1:
+    size = max(round(width / scale), 1), max(round(height / scale), 1)
+    image = image.resize(size, Image.Resampling.LANCZOS)
+  file = io.BytesIO()
+  # All colours at full resolution: panels hold maps of classes and text.
+  image.save(file, 'JPEG', quality=88, subsampling=0)
+  return file.getvalue()
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:

@@ -9,9 +9,9 @@ turned.
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +28,9 @@ MAX_PAGE_VALUES = 2**30
 CACHE_BYTES = 2**27
 
 DTYPES = ('uint8', 'uint16', 'float32')
+
+_SAYING = threading.Lock()
+_said: set[str] = set()  # Kinds of texts that have been printed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +106,15 @@ def upright(page: StoredPage) -> StoredPage:
   return dataclasses.replace(page, shape=shape, read=read, orientation=1)
 
 
-@functools.cache
-def say_once(text: str) -> None:
-  """Prints a text, but no second time."""
+def say_once(kind: str, text: str) -> None:
+  """Prints a text, the first one of its kind alone."""
   # Imported late: jax takes seconds, and most files need no word.
   from segjax.devices import processes
 
+  with _SAYING:
+    if kind in _said:
+      return
+    _said.add(kind)
   processes.say(text)
 
 

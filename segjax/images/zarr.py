@@ -190,9 +190,10 @@ def _check_chunks(folder, store):
     )
   if found < total:
     say_once(
+      f'chunks of {folder}',
       f'{folder}: {total - found} of {total} chunks are missing and read as '
       f'{store.fill_value if store.fill_value is not None else 0}, the fill '
-      'value'
+      'value',
     )
 
 

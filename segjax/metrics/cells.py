@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SEG, the segmentation accuracy of the Cell Tracking Challenge.
+"""Scores of objects: SEG and average precision.
 
-The Jaccard index of every reference object with the object of the result that
-covers more than half of it, 0 where none does; the mean over the reference
-objects of all frames. The U-Net paper reports it as "IOU" (table 2). Objects of
-the result that match nothing are not punished, so that frames whose truth marks
-only some of the cells can be scored. The challenge's field of interest is not
-known here: cut frames to it before.
+SEG is the segmentation accuracy of the Cell Tracking Challenge: the Jaccard
+index of every reference object with the object of the result that covers more
+than half of it, 0 where none does; the mean over the reference objects of all
+frames. The U-Net paper reports it as "IOU" (table 2). Objects of the result
+that match nothing are not punished, so that frames whose truth marks only some
+of the cells can be scored; average precision punishes them. The challenge's
+field of interest is not known here: cut frames to it before.
 
 Contract: host numpy. Ids of objects are positive integers, 0 is background. A
 frame is [H,W], or [D,H,W] of a volume.
@@ -17,6 +18,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from segjax.errors import InputError
+
+# IoU thresholds of the 2018 Data Science Bowl: 0.5, 0.55, ..., 0.95.
+THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
 
 def match_objects(label: np.ndarray, result: np.ndarray) -> np.ndarray:
@@ -101,3 +105,57 @@ def mean_jaccard(counts: np.ndarray) -> float:
     raise InputError('no frame has a reference object; SEG is undefined')
   size, found, both = counts.T
   return float(np.mean(both / (size + found - both)))
+
+
+def average_precision(
+  truth: np.ndarray,
+  predicted: np.ndarray,
+  thresholds: Sequence[float] = THRESHOLDS,
+) -> np.ndarray:
+  """Returns TP / (TP + FP + FN) of the objects of one image by threshold.
+
+  A predicted object is a true positive (TP) if its intersection over union
+  with an object of the truth is greater than the threshold; the other predicted
+  objects are false positives (FP), the other true ones false negatives (FN).
+  The 2018 Data Science Bowl ranks by its mean over the thresholds and images.
+  Predicted objects that the truth does not mark are punished, unlike in `seg`.
+
+  Args:
+    truth: integers, ids of the true objects; of any shape.
+    predicted: the same, ids of the objects found.
+    thresholds: T numbers in [0.5, 1), where an object has one match at most.
+
+  Returns:
+    float64[T], NaN if neither image has an object.
+
+  Raises:
+    InputError: a threshold is outside [0.5, 1), shapes differ, or an id is
+      negative or no integer.
+
+  >>> import numpy, segjax
+  >>> truth = numpy.array([[1, 1, 1, 1, 0, 2]])
+  >>> found = numpy.array([[7, 7, 7, 0, 8, 0]])  # IoU of 7 with 1 is 3/4.
+  >>> segjax.average_precision(truth, found, [0.5, 0.9]).round(2).tolist()
+  [0.33, 0.0]
+  """
+  hits, num_true, num_predicted = count_hits(truth, predicted, thresholds)
+  whole = num_true + num_predicted - hits
+  return np.divide(hits, whole, out=np.full(len(hits), np.nan), where=whole > 0)
+
+
+def count_hits(
+  truth: np.ndarray, predicted: np.ndarray, thresholds: Sequence[float]
+) -> tuple[np.ndarray, int, int]:
+  """Returns TP by threshold, int64[T], and the true and predicted objects.
+
+  Args and Raises as `average_precision`.
+  """
+  wrong = [t for t in thresholds if not 0.5 <= t < 1]
+  if wrong:
+    raise InputError(f'thresholds holds {wrong[0]}; must be in [0.5, 1)')
+  # An IoU above 1/2 implies more than half of the true object.
+  sizes, found, both = match_objects(truth, predicted).T
+  iou = both / (sizes + found - both)
+  hits = (iou[:, None] > np.asarray(thresholds)).sum(axis=0)
+  num_predicted = int(np.count_nonzero(np.unique(predicted)))
+  return hits, len(sizes), num_predicted

@@ -9,6 +9,10 @@ predicted as class j, t_i = sum_j n_ij and u_i = t_i + sum_j n_ji - n_ii,
   mean IU                mean_i n_ii / u_i
   frequency weighted IU  sum_i t_i (n_ii / u_i) / sum_i t_i
 
+Beside them the Dice coefficient, F1 of the pixels of a class, and its mean:
+
+  Dice                   2 n_ii / (t_i + sum_j n_ji)
+
 Counts first, ratios last: matrices of batches and processes are summed as
 integers, and `segmentation_scores` divides once. Never a mean of means.
 """
@@ -124,21 +128,21 @@ def confusion_counts(
 def segmentation_scores(
   matrix: np.ndarray, present_only: bool = False
 ) -> dict[str, Any]:
-  """Returns FCN's four metrics and the per-class IU, all in [0, 1].
+  """Returns FCN's four metrics, Dice, and IU and Dice by class, in [0, 1].
 
-  A class in neither labels nor predictions has no IU: it is NaN in `iu` and
-  left out of the mean. One that is predicted but in no label has IU 0. Mean
-  accuracy leaves out every class without labels.
+  A class in neither labels nor predictions has no IU and no Dice: it is NaN in
+  `iu` and `dice` and left out of their means. One that is predicted but in no
+  label has IU and Dice 0. Mean accuracy leaves out every class without labels.
 
   Args:
     matrix: int[K,K], rows the true class, summed over the whole dataset.
-    present_only: whether mean IU, too, leaves out every class without labels,
-      as FCN's does on SIFT Flow (arXiv 1411.4038v2, footnote 10). Nothing else
-      depends on it.
+    present_only: whether mean IU and mean Dice, too, leave out every class
+      without labels, as FCN's mean IU does on SIFT Flow (arXiv 1411.4038v2,
+      footnote 10). Nothing else depends on it.
 
   Returns:
-    `pixel_accuracy`, `mean_accuracy`, `mean_iu`, `frequency_weighted_iu` as
-    floats and `iu` as float64[K].
+    `pixel_accuracy`, `mean_accuracy`, `mean_iu`, `frequency_weighted_iu`,
+    `mean_dice` as floats, `iu` and `dice` as float64[K].
 
   Raises:
     InputError: the matrix is not square and integer, has a negative count,
@@ -167,13 +171,16 @@ def segmentation_scores(
     raise InputError('no pixel was counted; at least one must have a label')
   union = labelled + matrix.sum(axis=0) - hits
   iu = _ratio(hits, union)
+  dice = _ratio(2 * hits, union + hits)
   present = labelled > 0
   return {
     'pixel_accuracy': float(hits.sum() / total),
     'mean_accuracy': float(np.nanmean(_ratio(hits, labelled))),
     'mean_iu': float(np.nanmean(iu[present] if present_only else iu)),
     'frequency_weighted_iu': float(labelled[present] @ iu[present] / total),
+    'mean_dice': float(np.nanmean(dice[present] if present_only else dice)),
     'iu': iu,
+    'dice': dice,
   }
 
 

@@ -2,6 +2,7 @@
 """Log of the training steps, and the end of a run that diverges."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,10 +17,21 @@ class TrainingLog:
   `heldout/NAME`, so that no curve mixes the two.
   """
 
-  def __init__(self, writer, progress, every_steps):
+  def __init__(
+    self, writer, progress, every_steps, check: Callable[[int], None]
+  ):
+    """Starts a log.
+
+    Args:
+      writer: gets means of the metrics.
+      progress: shows the loss.
+      every_steps: steps from one report to the next.
+      check: is called with the step of each report, once it is on disk.
+    """
     self._writer = writer
     self._progress = progress
     self._every_steps = every_steps
+    self._check = check
     self._pending = None
     self._since_report = []
 
@@ -55,3 +67,4 @@ class TrainingLog:
       self._since_report = []
       self._writer.write_scalars(step, means)
       self._progress.update(step, loss=means['train/loss'])
+      self._check(step)

@@ -36,6 +36,7 @@ _ADDED = {
   'accumulate_steps': 1,
   'compilation_cache': True,
   'evaluation': {'present_only': False},
+  'loss': 'cross_entropy',
   'mesh': {'space': 1},
   'preprocessing': {'dtype': '', 'limits': [], 'measured': []},
   'profile_steps': [0, 0],

@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from segjax.atomic import replacing
 
+_COMPILING = 'compiling (about a minute the first time)'
+
 
 class MetricWriter:
   """Scalars to `metrics.jsonl`, scalars and pictures to `tensorboard/`.
@@ -103,6 +105,13 @@ class MetricWriter:
       self._tensorboard.close()
 
 
+def read_rows(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """Returns the complete rows of `metrics.jsonl`, [] without the file."""
+  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  text = _rows_until(path.read_bytes(), math.inf) if path.exists() else ''
+  return [json.loads(line) for line in text.splitlines()]
+
+
 def _rows_until(text: bytes, last_step: float) -> str:
   """The complete rows of `text` up to and with `last_step`."""
   rows = []
@@ -124,7 +133,7 @@ class Progress:
   The rate and the share of time that was spent waiting for data count from the
   call before, evaluation and saving included. The estimated time of arrival
   (eta) follows from the mean rate since the first call: the time before it
-  holds the compilation.
+  holds the compilation, which is announced when the block begins.
   """
 
   def __init__(
@@ -154,11 +163,22 @@ class Progress:
     self._waited = 0.0  # Seconds since the last call.
 
   def __enter__(self) -> 'Progress':
+    if self._is_compiling():
+      # On a terminal the bar takes the place of this text.
+      end = '' if self._stream.isatty() else '\n'
+      print(_COMPILING, end=end, file=self._stream, flush=True)
     return self
 
   def __exit__(self, *unused_exception) -> None:
     if self._bar is not None:
       self._bar.close()
+    elif self._is_compiling() and self._stream.isatty():
+      print(file=self._stream)
+
+  def _is_compiling(self) -> bool:
+    """Whether steps are to come, and none has been shown yet."""
+    has_steps = self._last[0] < self._total_steps
+    return self._enabled and self._first is None and has_steps
 
   @contextlib.contextmanager
   def waiting_for_data(self) -> Iterator[None]:
@@ -223,7 +243,7 @@ def table(
   rows = list(rows.items()) if isinstance(rows, Mapping) else list(rows)
   columns = []
   for i, values in enumerate(zip(*rows, strict=True)):
-    texts = [*header[i : i + 1], *map(_format, values)]
+    texts = [*header[i : i + 1], *map(format_value, values)]
     is_number = all(not isinstance(value, str) or not value for value in values)
     justify = str.rjust if is_number else str.ljust
     width = max(map(len, texts))
@@ -252,7 +272,8 @@ def parameter_table(params: Any) -> str:
   return table(rows, header=('parameter', 'shape', 'count', 'mean', 'std'))
 
 
-def _format(value: Any) -> str:
+def format_value(value: Any) -> str:
+  """Returns a value as tables show it."""
   if isinstance(value, float | np.floating):
     is_small = value != 0 and abs(value) < 0.001
     return f'{value:.2e}' if is_small else f'{value:.4f}'

@@ -58,7 +58,7 @@ def is_bilinear(tensor: Tensor, kernel: int) -> bool:
   """Whether a deconvolution is Caffe's bilinear one of `kernel` x `kernel`.
 
   Each class onto itself by the bilinear kernel, onto others by zero; or, in
-  groups of one class, the diagonal alone.
+  groups of one class, the diagonal alone. Rounded to float16 it counts too.
   """
   values = tensor.values
   if tensor.layout == 'HWIO' and values.ndim == 4:
@@ -72,7 +72,10 @@ def is_bilinear(tensor: Tensor, kernel: int) -> bool:
     return False
   weights = bilinear_weights(kernel)
   expected = mixing[..., None, None] * np.outer(weights, weights)
-  return np.allclose(values, expected, rtol=0, atol=1e-6)
+  halves = expected.astype(np.float16)  # Of files that were saved in float16.
+  return any(
+    np.allclose(values, e, rtol=0, atol=1e-6) for e in (expected, halves)
+  )
 
 
 def _is_constant(tensor, value):

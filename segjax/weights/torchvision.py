@@ -6,6 +6,7 @@ Torchvision's VGG16 was trained on RGB images in [0, 1], standardised with mean
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,9 @@ _VGG16_DENSE = {
   'classifier.3': 'fc7',
   'classifier.6': 'fc8',
 }
+# weights_only=True runs code from a file before 2.6 (CVE-2025-32434).
+_OLDEST_TORCH = (2, 6)
+_PARALLEL = 'module.'  # The prefix that torch.nn.DataParallel adds.
 _KINDS = {'weight': 'kernel', 'bias': 'bias'}
 
 
@@ -29,11 +33,12 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Returns the arrays of a .pth, .pt or .safetensors by their names.
 
   A .pth is a pickle; `torch.load` reads it with `weights_only=True`, which
-  runs no code from it.
+  runs no code from it since torch 2.6. Of `{'state_dict': ...}` the inner dict
+  is read; the prefix `module.` of DataParallel is taken off.
 
   Raises:
-    InputError: the file cannot be read or holds something else than tensors,
-      or the package that reads it is missing.
+    InputError: the file cannot be read or holds something else than dense
+      tensors, or the package that reads it is missing or too old.
   """
   if Path(path).suffix.lower() == '.safetensors':
     return read_arrays(path)
@@ -43,23 +48,68 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     raise InputError(
       f'{path}: .pth needs a package: pip install torch; or give .safetensors'
     ) from e
+  _check_torch(torch.__version__, path)
+  _check_start(path)
   try:
     state = torch.load(path, map_location='cpu', weights_only=True)
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except Exception as e:  # Which ones a garbled file can raise, nobody says.
     first_line = str(e).partition('\n')[0]
+    if 'Weights only load failed' in first_line:
+      raise InputError(
+        f'{path} holds Python objects, such as a whole pickled model, which '
+        'are not loaded because they can run code; save model.state_dict()'
+      ) from e
     raise InputError(f'{path} is not a whole state dict: {first_line}') from e
+  if isinstance(state, Mapping) and isinstance(
+    state.get('state_dict'), Mapping
+  ):
+    state = state['state_dict']  # A checkpoint of a training loop.
   if not isinstance(state, Mapping) or not all(
-    isinstance(value, torch.Tensor) for value in state.values()
+    isinstance(name, str) and isinstance(value, torch.Tensor)
+    for name, value in state.items()
   ):
     raise InputError(
       f'{path} is not a state dict of tensors; save model.state_dict()'
     )
+  if state and all(name.startswith(_PARALLEL) for name in state):
+    state = {name[len(_PARALLEL) :]: state[name] for name in state}
+  for name, tensor in state.items():
+    if tensor.layout != torch.strided:
+      raise InputError(
+        f'{path}: {name} is a sparse tensor; save {name}.to_dense()'
+      )
   return {
     name: tensor.detach().to(torch.float32).numpy()
     for name, tensor in state.items()
   }
+
+
+def _check_torch(version, path):
+  major, minor = (int(n) for n in re.findall(r'\d+', version)[:2])
+  if (major, minor) < _OLDEST_TORCH:
+    raise InputError(
+      f'{path}: torch {version} can run code from a .pth '
+      '(CVE-2025-32434); install torch>=2.6, or give .safetensors'
+    )
+
+
+def _check_start(path):
+  """Refuses pages and pointers that were saved in place of the file."""
+  try:
+    with open(path, 'rb') as file:
+      start = file.read(200).lstrip().lower()
+  except OSError as e:
+    raise InputError(f'cannot read {path}: {e.strerror or e}') from e
+  if start.startswith(b'version https://git-lfs'):
+    raise InputError(
+      f'{path} is a git-LFS pointer, not the file; run git lfs pull'
+    )
+  if start.startswith((b'<!doctype html', b'<html')):
+    raise InputError(
+      f'{path} is an HTML page, not the file; download the file itself'
+    )
 
 
 def tensors_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

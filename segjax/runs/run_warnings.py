@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warnings of a run that isn't working, each with the setting that helps.
+
+They are what experience says, and no proof: a run goes on whatever they say.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from segjax.atomic import replacing
+from segjax.optimizers import shorten_warmup
+from segjax.runs.writers import read_rows
+
+_FILE = 'warnings.txt'
+_RARE_PERCENT = 1.0
+_LEAST_RANGE = 1 / 16  # Of what an integer can hold.
+_IMAGES = 16  # Looked at, spread over the set.
+_PIXELS = 65_536  # Looked at in each of them.
+_LEAST_WINDOWS = 6  # Logged means of the loss that are compared.
+_NOISE = 0.01  # The share by which the loss must fall at least.
+_ROW = re.compile(r'(.+?) +([\d,]+) +([\d.]+)% +([\d,]+) +([\d,]+) +([\d,]+)')
+
+
+class RunWarnings:
+  """Warnings of one run: each is said once, and kept in `warnings.txt`."""
+
+  def __init__(self, workdir: Path, config: ConfigDict, enabled: bool = True):
+    """Reads what the run has been warned of.
+
+    Args:
+      workdir: folder of the run.
+      config: of the run.
+      enabled: False says and writes nothing, for all processes but the first.
+    """
+    self._workdir = workdir
+    self._config = config
+    self._enabled = enabled
+    self._loss_is_checked = not enabled
+
+  def warn(self, warnings: dict[str, str]) -> None:
+    """Says and writes those of `warnings`, name -> text, that are new."""
+    if not self._enabled:
+      return
+    lines = read_warnings(self._workdir)
+    for name, text in warnings.items():
+      if any(line.startswith(f'{name}: ') for line in lines):
+        continue
+      lines.append(f'{name}: {text}')
+      tqdm.write(f'warning: {lines[-1]}')  # Above the bar, if there is one.
+      with replacing(self._workdir / _FILE) as temporary:
+        temporary.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+  def check_loss(self, step: int) -> None:
+    """Warns, once after a tenth of the steps, if the loss has not fallen."""
+    config = self._config
+    warmup = shorten_warmup(
+      config.schedule.warmup_steps, config.num_train_steps
+    )
+    if self._loss_is_checked or step < warmup + config.num_train_steps / 10:
+      return
+    rows = read_rows(self._workdir)
+    losses = [row['train/loss'] for row in rows if row.get('train/loss')]
+    if len(losses) >= _LEAST_WINDOWS:
+      self._loss_is_checked = True
+      self.warn(check_losses(losses, step))
+
+  def check_predictions(self, step: int, sole_class: str) -> None:
+    """Warns if all held-out pixels are predicted as one class, '' if not."""
+    if sole_class:
+      settings = ['a smaller config.schedule.learning_rate']
+      settings += _balancing(self._config)
+      self.warn(
+        {
+          'one class': f'at step {step} every pixel of the held-out images is '
+          f'predicted as {sole_class!r}. If later scores do not change that, '
+          f'try {" or ".join(settings)}'
+        }
+      )
+
+
+def read_warnings(workdir: Path) -> list[str]:
+  """Returns the warnings of a run, `NAME: TEXT`."""
+  file = workdir / _FILE
+  return file.read_text(encoding='utf-8').splitlines() if file.exists() else []
+
+
+def check_losses(losses: Sequence[float], step: int) -> dict[str, str]:
+  """Returns a warning if the last third of losses is as high as the first.
+
+  Args:
+    losses: means over equal numbers of steps, two at least.
+    step: the last step.
+  """
+  third = max(len(losses) // 3, 1)
+  first, last = np.mean(losses[:third]), np.mean(losses[-third:])
+  if last < first - _NOISE * abs(first):
+    return {}
+  return {
+    'loss': f'up to step {step} the loss has not fallen: its mean was '
+    f'{first:.4g} at first and is {last:.4g} now. Try '
+    'config.schedule.learning_rate ten times smaller, or ten times larger, '
+    'and see whether images and labels belong together'
+  }
+
+
+def check_start(
+  config: ConfigDict, examples: Sequence[dict], labels: str
+) -> dict[str, str]:
+  """Returns warnings that need no training, name -> text.
+
+  Args:
+    config: of the run.
+    examples: to train on, one at least; reads some of their images.
+    labels: the table of labels, see `data.label_counts`.
+  """
+  warmup, steps = config.schedule.warmup_steps, config.num_train_steps
+  warnings = {}
+  if (shortened := shorten_warmup(warmup, steps)) != warmup:
+    warnings['warm-up'] = (
+      f'config.schedule.warmup_steps={warmup} is not less than '
+      f'num_train_steps={steps}; {shortened} steps of warm-up are used. Set '
+      'config.schedule.warmup_steps to choose another number'
+    )
+  if not config.preprocessing.limits:
+    warnings |= _check_range(examples)
+  return warnings | _check_rare(config, labels)
+
+
+def read_labels_table(text: str) -> list[tuple[str, ...]]:
+  """Returns the rows of the table of `data.label_counts`.
+
+  Returns:
+    (class, training pixels, their share in percent, training images, held-out
+    pixels, held-out images), as they are written.
+  """
+  matches = [_ROW.fullmatch(line.strip()) for line in text.splitlines()]
+  return [match.groups() for match in matches if match]
+
+
+def _check_range(examples):
+  """Returns a warning if integer images use little of what they can hold."""
+  lows, highs, dtypes = [], [], set()
+  for index in {i * len(examples) // _IMAGES for i in range(_IMAGES)}:
+    image = examples[index]['image']
+    dtypes.add(image.dtype)
+    values = image.reshape(-1)
+    # Single pixels may be dead or hot.
+    ends = np.percentile(values[:: -(-values.size // _PIXELS)], (0.1, 99.9))
+    lows.append(ends[0])
+    highs.append(ends[1])
+  dtype = max(dtypes, key=lambda dtype: dtype.itemsize)
+  if dtype.kind not in 'iu':
+    return {}
+  low, high, full = min(lows), max(highs), np.iinfo(dtype).max
+  if high - low >= _LEAST_RANGE * full:
+    return {}
+  return {
+    'range': f'nearly all pixels of the training images are in {low:.0f} to '
+    f'{high:.0f}, and {dtype} holds 0 to {full}: to the network they look '
+    'alike. Set '
+    "config.preprocessing.measured=('limits', 'mean', 'std')"
+  }
+
+
+def _check_rare(config, labels):
+  """Returns a warning if classes are rare and the loss takes no account."""
+  settings = _balancing(config)
+  is_balanced = config.data.get('balance') or (
+    config.get('loss') == 'dice_cross_entropy'
+  )
+  rare = sorted(
+    (float(percent), name)
+    for name, pixels, percent, *_ in read_labels_table(labels)
+    if pixels != '0' and name != 'ignored' and float(percent) < _RARE_PERCENT
+  )
+  if not rare or is_balanced or not settings:
+    return {}
+  named = ', '.join(f'{name!r} ({percent:.2f} %)' for percent, name in rare[:6])
+  more = f' and {len(rare) - 6} more' if len(rare) > 6 else ''
+  return {
+    'rare classes': f'of all training pixels, under 1 % are of {named}{more}. '
+    f'If they are not found, set {" or ".join(settings)}'
+  }
+
+
+def _balancing(config):
+  """Returns the settings by which rare classes count for more, if any."""
+  settings = ['config.data.balance=True'] if 'balance' in config.data else []
+  if config.get('loss') is not None:
+    settings.append("config.loss='dice_cross_entropy'")
+  return settings

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores that rank checkpoints, and scores of a folder."""
+
+import json
+import re
+import types
+
+import numpy as np
+import pytest
+from commands import run
+from small_runs import make_run
+from trees import write_picture
+
+import segjax
+from segjax import evaluate
+from segjax.data import create_dataset
+from segjax.data.examples import Dataset
+from segjax.errors import InputError
+from segjax.models.unet import UNet
+from segjax.networks import Network
+from segjax.recipes import unet_folder_config
+
+RNG = np.random.default_rng(0)
+NAMES = ('background', 'cell')
+MODEL = UNet(depth=1, base_width=2)
+
+
+def dataset(*labels, instances=True):
+  """A data set whose images are equal, the last one trained on."""
+  examples = [
+    {
+      'image': np.zeros((8, 8, 1), np.uint8),
+      'label': (label > 0).astype(np.int32),
+      'name': str(i),
+    }
+    | ({'instances': label} if instances else {})
+    for i, label in enumerate(labels)
+  ]
+  return Dataset(NAMES, examples[-1:], examples[:-1], '')
+
+
+CELLS = np.zeros((8, 8), np.int32)
+CELLS[:4, :3] = 1
+CELLS[:4, 5:] = 2
+NO_CELLS = 0 * CELLS
+
+
+def test_every_score_that_may_rank_is_there(monkeypatch):
+  data = dataset(NO_CELLS, CELLS, CELLS)
+  probability = np.where(CELLS > 0, 0.9, 0.1)
+  scores = np.stack([1 - probability, probability], axis=-1)
+  monkeypatch.setattr(evaluate, 'predict_stored', lambda *_: scores)
+  got = evaluate.evaluate(
+    MODEL, {}, data.heldout, unet_folder_config(NAMES), data, average=False
+  ).scores
+  for name in got:
+    if name.startswith('objects/'):
+      with pytest.raises(InputError, match=f"best_metric='{name}' is not"):
+        evaluate.check_metric(MODEL, data, name)
+    else:
+      evaluate.check_metric(MODEL, data, name)
+  # 24 of 48 predicted pixels, and 2 of 4 objects, in one image of two, are so.
+  assert got['dice/cell'] == pytest.approx(2 * 24 / (24 + 48))
+  assert got['iu/cell'] == pytest.approx(24 / 48)
+  assert got['mean_ap'] == got['ap/0.95'] == 0.5
+  assert (got['objects/true'], got['objects/predicted']) == (2, 4)
+
+
+@pytest.mark.parametrize(
+  ('labels', 'instances', 'name', 'message'),
+  [
+    ([CELLS, CELLS], False, 'mean_ap', "best_metric='mean_ap' is not one of"),
+    ([CELLS, CELLS], True, 'dice/cel', 'of the classes background, cell'),
+    ([CELLS, CELLS], True, 'dice', "best_metric='dice' is not one of"),
+    ([CELLS, CELLS], True, 'ap/0.5', "'ap/0.50'"),
+    ([NO_CELLS, CELLS], True, 'ap/0.50', 'none of 1 labels has one; hold out'),
+    ([NO_CELLS, CELLS], False, 'iu/cell', "held-out .* of class 'cell'; hold"),
+  ],
+)
+def test_a_score_that_would_not_be_there_is_refused(
+  labels, instances, name, message
+):
+  with pytest.raises(InputError, match=message):
+    evaluate.check_metric(MODEL, dataset(*labels, instances=instances), name)
+
+
+def test_classes_of_each_head_are_looked_for_in_its_label():
+  model = types.SimpleNamespace(
+    num_classes=4, head_names=('sem', 'geo'), head_sizes=(2, 2)
+  )
+  label = np.stack([np.zeros((8, 8), int), np.ones((8, 8), int)], axis=-1)
+  example = {'image': np.zeros((8, 8, 1), np.uint8), 'label': label}
+  data = Dataset(('sky', 'sea', 'flat', 'steep'), [example], [example], '')
+  for name in ('iu/sky', 'dice/steep', 'sem_mean_iu'):
+    evaluate.check_metric(model, data, name)
+  for name in ('iu/sea', 'iu/flat'):
+    with pytest.raises(InputError, match=re.escape(name)):
+      evaluate.check_metric(model, data, name)
+
+
+def network(config):
+  return Network(MODEL, {}, config)
+
+
+def write_pairs(root, labels, masks='masks'):
+  for i, label in enumerate(labels):
+    write_picture(root / 'images' / f'{i}.png', np.zeros((8, 8), np.uint8))
+    write_picture(root / masks / f'{i}.png', label)
+
+
+def test_a_folder_is_read_as_the_run_read_its_own(tmp_path):
+  write_pairs(tmp_path, [np.where(CELLS == 1, 7, np.where(CELLS, 9, 3))])
+  config = unet_folder_config(NAMES)
+  config.data.update(label_values=(3, 7), ignore_value=(9,))
+  [example] = evaluate._open_folder(network(config), tmp_path, None, '').heldout
+  np.testing.assert_array_equal(
+    example['label'], np.where(CELLS == 2, 255, CELLS)
+  )
+  config.data = dict(name='arrays', class_names=NAMES)
+  with pytest.raises(InputError, match='takes --images=DIR and --labels=DIR'):
+    create_dataset(config.data)
+  with pytest.raises(InputError, match=r'masks/0.png: label 7 in row 0'):
+    evaluate._open_folder(network(config), tmp_path, None, '')
+  write_pairs(tmp_path, [np.where(CELLS == 2, 255, CELLS)], 'other')
+  data = evaluate._open_folder(
+    network(config), tmp_path / 'images', tmp_path / 'other', ''
+  )
+  np.testing.assert_array_equal(data.heldout[0]['label'], example['label'])
+  assert data.class_names == NAMES and not len(data.train)
+
+
+def test_objects_of_a_folder_are_scored(tmp_path, monkeypatch):
+  write_pairs(tmp_path, [CELLS, NO_CELLS])
+  config = unet_folder_config(NAMES)
+  config.data.label_kind = 'instances'
+  data = evaluate._open_folder(network(config), tmp_path, None, '')
+  probability = np.where(CELLS == 1, 0.9, 0.1)
+  scores = np.stack([1 - probability, probability], axis=-1)
+  monkeypatch.setattr(evaluate, 'predict_stored', lambda *_: scores)
+  got = evaluate.evaluate(
+    MODEL, {}, data.heldout, config, data, average=False
+  ).scores
+  assert got['seg'] == 0.5
+  assert got['mean_ap'] == (1 / 2 + 0) / 2
+
+
+def test_what_a_folder_lacks_is_said(tmp_path, capsys):
+  write_pairs(tmp_path, [CELLS[:4] > 0, CELLS > 0])
+  write_picture(tmp_path / 'images' / '0.png', np.zeros((4, 8), np.uint8))
+  config = unet_folder_config((*NAMES, 'debris'))
+  config.evaluation.best_metric = 'v_rand'
+  net = Network(MODEL.clone(num_classes=3), {}, config)
+  evaluate._open_folder(net, tmp_path, None, '')
+  out = capsys.readouterr().out
+  assert "no label has a pixel of class 'debris'" in out
+  assert 'v_rand is of images of one size' in out
+  assert config.evaluation.best_metric == 'mean_iu'
+
+
+def test_evaluate_prints_the_scores_of_a_folder(tmp_path):
+  """They are those of the network's predictions, counted by NumPy.
+
+  The run says what that of `segjax.fit` on arrays does.
+  """
+  make_run(tmp_path / 'run')
+  file = tmp_path / 'run' / 'config.json'
+  settings = json.loads(file.read_text())
+  settings['data'] = {'name': 'arrays', 'class_names': NAMES}
+  settings['evaluation']['best_metric'] = 'mean_iu'
+  file.write_text(json.dumps(settings))
+  net = segjax.load_run(tmp_path / 'run')
+  new = tmp_path / 'new'
+  images = RNG.integers(0, 255, (2, 40, 50), np.uint8)
+  labels = (images > 99).astype(np.uint8)
+  labels[:, :9] = 255
+  hits, sizes = np.zeros((2, 2))
+  for i in range(2):
+    write_picture(new / 'images' / f'{i}.png', images[i])
+    write_picture(new / 'labels' / f'{i}.png', labels[i])
+    probabilities = segjax.predict_image(
+      net.model, net.params, net.prepare(images[i, ..., None])
+    )
+    predicted = np.argmax(probabilities, axis=-1)[9:]
+    for k in range(2):
+      hits[k] += np.sum((predicted == k) & (labels[i, 9:] == k))
+      sizes[k] += np.sum(predicted == k) + np.sum(labels[i, 9:] == k)
+  process = run(
+    'evaluate', f'--workdir={tmp_path / "run"}', f'--images={new}', '--notta'
+  )
+  assert process.returncode == 0, process.stderr
+  title, *table = process.stdout.splitlines()
+  assert title == f'2 images ({new}), one pass'
+  dice = dict(line.rsplit(maxsplit=1) for line in table if 'dice' in line)
+  for k in range(2):
+    assert float(dice[f'dice/{NAMES[k]}']) == pytest.approx(
+      2 * hits[k] / sizes[k], abs=1e-3
+    )

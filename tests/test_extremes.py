@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The best and the worst held-out image, and predictions of one class only."""
+
+import numpy as np
+import pytest
+
+from segjax import evaluate
+from segjax.data.examples import Dataset
+
+pytestmark = pytest.mark.smoke
+
+NAMES = ('wall', 'cell')
+# Columns of 10 that an image's prediction has wrong; None for all ignored.
+WRONG = (3, 1, None, 4, 0, 2)
+
+
+def examples_of(wrong):
+  examples = []
+  for number, columns in enumerate(wrong):
+    label = np.zeros((10, 10), np.int32)
+    label[:, 5:] = 1
+    image = np.full((10, 10, 1), columns or 0, np.uint8)
+    if columns is None:
+      label[:] = 255
+    examples.append({'image': image, 'label': label, 'name': f'i{number}'})
+  return examples
+
+
+def predict(image):
+  """The probabilities of walls, `image` columns too wide."""
+  probability = np.zeros((10, 10, 2), np.float32)
+  probability[:, : 5 + image[0, 0, 0], 0] = 1
+  probability[:, 5 + image[0, 0, 0] :, 1] = 1
+  return probability
+
+
+def evaluate_classes(examples, **options):
+  return evaluate._evaluate_classes(
+    predict,
+    examples,
+    Dataset(NAMES, [], examples, ''),
+    heads=(('', 2),),
+    present_only=False,
+    **{'num_pictures': 1, 'complete': True} | options,
+  )
+
+
+def iu(wrong):
+  return (5 / (5 + wrong) + (5 - wrong) / 5) / 2
+
+
+def test_best_and_worst_by_their_own_mean_iu():
+  examples = examples_of(WRONG)
+  got = evaluate_classes(examples)
+  assert [p.name for p in got.panels] == ['i0']
+  best, worst = got.extremes
+  assert (best.name, worst.name) == ('i4', 'i3')
+  assert best.mean_iu == 1 and worst.mean_iu == pytest.approx(iu(4))
+  assert got.panels[0].mean_iu == pytest.approx(iu(3))
+  # The same pictures as where all are shown.
+  shown = {p.name: p for p in evaluate_classes(examples, num_pictures=6).panels}
+  np.testing.assert_array_equal(worst.picture, shown['i3'].picture)
+  np.testing.assert_array_equal(best.picture, shown['i4'].picture)
+  assert np.isnan(shown['i2'].mean_iu)
+
+
+def test_best_and_worst_of_a_stack():
+  examples = examples_of((3, 1, 4, 0))
+  got = evaluate._evaluate_stack(predict, examples, 1, True, NAMES)
+  assert [p.name for p in got.panels] == ['i0']
+  assert [p.name for p in got.extremes] == ['i3', 'i2']
+  assert got.extremes[1].mean_iu == pytest.approx(iu(4))
+
+
+def test_none_is_best_of_one_or_while_training():
+  assert evaluate_classes(examples_of((3,))).extremes == []
+  assert evaluate_classes(examples_of((3, 1)), complete=False).extremes == []
+
+
+def test_predictions_of_one_class_only():
+  assert evaluate_classes(examples_of((5, 5))).sole_class == 'wall'
+  assert evaluate_classes(examples_of((5, 4))).sole_class == ''
+  stack = evaluate._evaluate_stack(
+    predict, examples_of((5, 5)), 1, False, NAMES
+  )
+  assert stack.sole_class == 'wall'
+  walls = examples_of((5, 5))
+  for example in walls:
+    example['label'][:] = 0  # They are right.
+  assert evaluate_classes(walls).sole_class == ''
