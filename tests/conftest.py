@@ -27,7 +27,7 @@ jax.config.update('jax_disable_most_optimizations', True)
 # The files that take longest, first, or one worker waits for the other's last.
 _LONG = (
   *('processes', 'train', 'steps', 'compilation_cache', 'recipes', 'bad_input'),
-  *('unet', 'predict_streamed', 'buckets', 'dry_run'),
+  *('unet', 'predict_streamed', 'notebooks', 'buckets', 'dry_run'),
 )
 
 
