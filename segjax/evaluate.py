@@ -35,6 +35,7 @@ from segjax.metrics import cells, confusion, neuron
 from segjax.prediction.components import label_instances
 from segjax.prediction.predictor import predict_stored
 from segjax.runs import writers
+from segjax.runs.integrity import is_digest_of
 from segjax.settings import read_prediction
 
 # Asks for the scores of ISBI 2012, of a stack of membranes and cells.
@@ -448,7 +449,8 @@ def main(_):
   if args.data_dir is not None:
     config.data.dir = args.data_dir
   dataset = create_dataset(config.data)
-  if network.data_sha256 not in (None, dataset.digest):
+  known = network.data_sha256
+  if known is not None and not is_digest_of(known, dataset.digest):
     raise InputError(
       f'the data are not those that {args.workdir} was trained on: the digest '
       'of images and labels differs'

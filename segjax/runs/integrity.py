@@ -150,3 +150,13 @@ def _digest(leaf):
   digest = hashlib.sha256(f'{leaf.dtype}{list(leaf.shape)}'.encode())
   digest.update(array.reshape(-1).view(np.uint8).data)
   return digest.hexdigest()
+
+
+def is_digest_of(known: str, digest: str) -> bool:
+  """Returns whether a run's digest is that of a data set.
+
+  Args:
+    known: of the run, which may be older than the second half of digests.
+    digest: `Dataset.digest`.
+  """
+  return known in (digest, digest.partition('+')[0])

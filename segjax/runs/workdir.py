@@ -23,7 +23,7 @@ from segjax import locks
 from segjax.atomic import remove_leftovers, replacing
 from segjax.devices import processes
 from segjax.errors import InputError
-from segjax.runs.integrity import digest_of_values
+from segjax.runs.integrity import digest_of_values, is_digest_of
 
 # How long an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
@@ -222,7 +222,7 @@ def _check_same(
   names = [
     name
     for name in sorted({**old, **new})
-    if (name not in old or name not in new or old[name] != new[name])
+    if (name not in old or name not in new or not _equal(name, old, new))
     and not any(f'{name}.'.startswith(f'{prefix}.') for prefix in may_change)
   ]
   if not names:
@@ -238,6 +238,12 @@ def _check_same(
     f'workdir {workdir} was made with {_list(names, old)}; this run has '
     f'{_list(names, new)}; {advice}'
   )
+
+
+def _equal(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+  if name == 'data_sha256' and isinstance(old[name], str):
+    return is_digest_of(old[name], new[name])
+  return old[name] == new[name]
 
 
 def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
