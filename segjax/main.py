@@ -30,7 +30,7 @@ def main(_):
     return
   if read_settings(args.config).compilation_cache:
     use_compilation_cache()
-  workdir = Path(args.workdir or Path('runs', name))
+  workdir = args.workdir or Path('runs', name)  # A URL is no path.
   train.train_and_evaluate(args.config, workdir)
-  if newest_step(workdir / 'checkpoints') == args.config.num_train_steps:
+  if newest_step(Path(workdir, 'checkpoints')) == args.config.num_train_steps:
     processes.say(f'to predict: {predict_command(workdir)}')

@@ -287,7 +287,8 @@ def test_divergence_names_the_step_and_keeps_a_checkpoint(tmp_path):
     f'--workdir={tmp_path}',
   )
   assert process.returncode == 1
-  *progress, message = process.stderr.splitlines()
+  first, *progress, message = process.stderr.splitlines()
+  assert first.startswith('compiling ')
   assert message.startswith('error: loss is ')
   assert 'at step 2;' in message
   assert all(line.startswith('step ') for line in progress)
