@@ -103,141 +103,125 @@ def predict_files(
     InputError: a file or an argument is wrong, an output was made by somebody
       else meanwhile, or another run writes to it.
   """
-  with contextlib.ExitStack() as locks:
-    _predict_files(
-      network,
-      Path(source),
-      Path(output),
+  with contextlib.ExitStack() as locks:  # Of a folder of outputs.
+    source, output = Path(source), Path(output)
+    images_read = list_rasters(source)
+    is_folder = source.is_dir() and not is_zarr(source)
+    jobs, ending = plan_outputs(
+      images_read,
+      is_folder,
+      output,
       kind,
-      dtype,
-      average,
-      tile_size_px,
-      overwrite,
-      other_inputs,
-      locks,
+      len(network.model.head_sizes),
     )
-
-
-def _predict_files(
-  network,
-  source,
-  output,
-  kind,
-  dtype,
-  average,
-  tile_size_px,
-  overwrite,
-  other_inputs,
-  locks,
-):
-  """Enters the lock of a folder of outputs into the ExitStack `locks`."""
-  images_read = list_rasters(source)
-  is_folder = source.is_dir() and not is_zarr(source)
-  jobs, ending = plan_outputs(
-    images_read,
-    is_folder,
-    output,
-    kind,
-    len(network.model.head_sizes),
-  )
-  if kind == 'logits' and dtype == 'uint8':
-    raise InputError('logits do not fit dtype uint8; use float32 or float16')
-  if is_folder:
-    check_other_folder(output, source)
-  written = [file for _, file in jobs]
-  unfinished = [unfinished_folder(file) for file in written]
-  check_apart([*written, *unfinished], [*images_read, *other_inputs])
-  model, params, config = network
-  if average is None:
-    average = config.evaluation.average
-  colours = None
-  class_names, palette = look_of(config.data, model.num_classes)
-  if kind == 'labels':
-    if palette is None and model.num_classes == 2:
-      palette = np.array([(0, 0, 0), (255, 255, 255)], np.uint8)
-    colours = complete_palette(palette)
-  encoder = functools.partial(
-    encode,
-    kind=kind,
-    dtype='uint8' if ending == '.png' else dtype,
-    head_sizes=model.head_sizes,
-  )
-  params_digest = digest_of_values(digests_of_arrays(params))
-  digests = [digest_of_rasters(files) for files, _ in jobs]
-  described = config.to_dict()
-  journal = None
-  if written != [output]:
-    command = [os.path.realpath(source), kind, dtype, average, params_digest]
-    journal = FolderJournal(output, [*command, tile_size_px, described])
-    processes.together(
-      lambda: processes.is_first() and locks.enter_context(lock_folder(output))
+    if kind == 'logits' and dtype == 'uint8':
+      raise InputError('logits do not fit dtype uint8; use float32 or float16')
+    if is_folder:
+      check_other_folder(output, source)
+    written = [file for _, file in jobs]
+    unfinished = [unfinished_folder(file) for file in written]
+    check_apart([*written, *unfinished], [*images_read, *other_inputs])
+    model, params, config = network
+    if average is None:
+      average = config.evaluation.average
+    colours = None
+    class_names, palette = look_of(config.data, model.num_classes)
+    if kind == 'labels':
+      if palette is None and model.num_classes == 2:
+        palette = np.array([(0, 0, 0), (255, 255, 255)], np.uint8)
+      colours = complete_palette(palette)
+    encoder = functools.partial(
+      encode,
+      kind=kind,
+      dtype='uint8' if ending == '.png' else dtype,
+      head_sizes=model.head_sizes,
     )
-  if processes.is_first():
-    remove_leftovers(written[0].parent)
-  finished = _find_finished(journal, written, digests, overwrite)
-  if any(finished):
-    processes.say(describe_skipped(output, finished))
-  preprocessing, tiles = read_prediction(
-    config,
-    average=average,
-    activation='logits' if kind == 'logits' else 'probabilities',
-    **{} if tile_size_px is None else {'tile_size': tile_size_px},
-  )
-  preprocessing.check_channels(model.in_channels)
-  takes = model.in_channels, preprocessing
-  measured = [_measure(*job, *takes) for job in jobs]
-  _, sizes, pixels = zip(*measured, strict=True)
-  stored = of_stored_pixels(model, preprocessing)
-  settled = settle_tiles(stored, params, tiles, sizes, max(pixels))
-  stream = functools.partial(
-    stream_predict, model=stored, params=params, settings=settled
-  )
-  for (files, file), digest, (count, size, _), is_finished in zip(
-    jobs, digests, measured, finished, strict=True
-  ):
-    # Of the config's `prediction`, what counts is settled.
-    settings = repr(
-      [kind, dtype, str(max(pixels)), settled, described | {'prediction': None}]
-    )
-    identity = {
-      'parameters': params_digest,
-      'settings': digest_of_values(settings),
-      'input': digest,
-    }
-    if is_finished:
-      if processes.is_first():
-        remove_leftover(file, identity)
-      continue
-
-    def finish(folder, file=file, digest=digest):
-      if kind != 'overlay':
-        finish_picture(folder, file.name, colours if ending == '.png' else None)
-      if journal is not None:
-        journal.enter(file, digest, folder / file.name)
-
-    pages = open_pages(files, *takes, max(pixels))
-    with open_partial(file, identity, overwrite, finish) as partial:
-      if kind == 'overlay':
-        if processes.is_first():
-          names = class_names[: model.head_sizes[0]]
-          [picture] = [draw_overlay(p, stream, names, palette) for p in pages]
-          write_stack(partial.folder / file.name, picture[None])
-        step = thinning(*size)
-        how = f', of {step} x {step} px one' if step > 1 else ''
-      else:
-        plan = write_predictions(
-          partial,
-          file.name,
-          pages,
-          (count, *size),
-          stream,
-          encoder,
-          model.num_classes,
+    params_digest = digest_of_values(digests_of_arrays(params))
+    digests = [digest_of_rasters(files) for files, _ in jobs]
+    described = config.to_dict()
+    journal = None
+    if written != [output]:
+      command = [os.path.realpath(source), kind, dtype, average, params_digest]
+      journal = FolderJournal(output, [*command, tile_size_px, described])
+      processes.together(
+        lambda: (
+          processes.is_first() and locks.enter_context(lock_folder(output))
         )
-        how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
-    processes.say(f'{file}: {kind} of {count} images{how}')
-  if journal is not None and processes.is_first():
-    journal.remove()
+      )
+    if processes.is_first():
+      remove_leftovers(written[0].parent)
+    finished = _find_finished(journal, written, digests, overwrite)
+    if any(finished):
+      processes.say(describe_skipped(output, finished))
+    preprocessing, tiles = read_prediction(
+      config,
+      average=average,
+      activation='logits' if kind == 'logits' else 'probabilities',
+      **{} if tile_size_px is None else {'tile_size': tile_size_px},
+    )
+    preprocessing.check_channels(model.in_channels)
+    takes = model.in_channels, preprocessing
+    measured = [_measure(*job, *takes) for job in jobs]
+    _, sizes, pixels = zip(*measured, strict=True)
+    stored = of_stored_pixels(model, preprocessing)
+    settled = settle_tiles(stored, params, tiles, sizes, max(pixels))
+    stream = functools.partial(
+      stream_predict, model=stored, params=params, settings=settled
+    )
+    for (files, file), digest, (count, size, _), is_finished in zip(
+      jobs, digests, measured, finished, strict=True
+    ):
+      # Of the config's `prediction`, what counts is settled.
+      settings = repr(
+        [
+          kind,
+          dtype,
+          str(max(pixels)),
+          settled,
+          described | {'prediction': None},
+        ]
+      )
+      identity = {
+        'parameters': params_digest,
+        'settings': digest_of_values(settings),
+        'input': digest,
+      }
+      if is_finished:
+        if processes.is_first():
+          remove_leftover(file, identity)
+        continue
+
+      def finish(folder, file=file, digest=digest):
+        if kind != 'overlay':
+          finish_picture(
+            folder, file.name, colours if ending == '.png' else None
+          )
+        if journal is not None:
+          journal.enter(file, digest, folder / file.name)
+
+      pages = open_pages(files, *takes, max(pixels))
+      with open_partial(file, identity, overwrite, finish) as partial:
+        if kind == 'overlay':
+          if processes.is_first():
+            names = class_names[: model.head_sizes[0]]
+            [picture] = [draw_overlay(p, stream, names, palette) for p in pages]
+            write_stack(partial.folder / file.name, picture[None])
+          step = thinning(*size)
+          how = f', of {step} x {step} px one' if step > 1 else ''
+        else:
+          plan = write_predictions(
+            partial,
+            file.name,
+            pages,
+            (count, *size),
+            stream,
+            encoder,
+            model.num_classes,
+          )
+          how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
+      processes.say(f'{file}: {kind} of {count} images{how}')
+    if journal is not None and processes.is_first():
+      journal.remove()
 
 
 def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from segjax.atomic import replacing
 from segjax.optimizers import shorten_warmup
 from segjax.runs.writers import read_rows
+from segjax.settings import read_settings
 
 _FILE = 'warnings.txt'
 _RARE_PERCENT = 1.0
@@ -169,28 +170,24 @@ def _check_range(examples):
 
 def _check_rare(config, labels):
   """Returns a warning if classes are rare and the loss takes no account."""
-  settings = _balancing(config)
-  is_balanced = config.data.get('balance') or (
-    config.get('loss') == 'dice_cross_entropy'
-  )
+  balances = 'balance' in config.data and config.data.balance
+  is_balanced = balances or read_settings(config).loss == 'dice_cross_entropy'
   rare = sorted(
     (float(percent), name)
     for name, pixels, percent, *_ in read_labels_table(labels)
     if pixels != '0' and name != 'ignored' and float(percent) < _RARE_PERCENT
   )
-  if not rare or is_balanced or not settings:
+  if not rare or is_balanced:
     return {}
   named = ', '.join(f'{name!r} ({percent:.2f} %)' for percent, name in rare[:6])
   more = f' and {len(rare) - 6} more' if len(rare) > 6 else ''
   return {
     'rare classes': f'of all training pixels, under 1 % are of {named}{more}. '
-    f'If they are not found, set {" or ".join(settings)}'
+    f'If they are not found, set {" or ".join(_balancing(config))}'
   }
 
 
 def _balancing(config):
   """Returns the settings by which rare classes count for more, if any."""
   settings = ['config.data.balance=True'] if 'balance' in config.data else []
-  if config.get('loss') is not None:
-    settings.append("config.loss='dice_cross_entropy'")
-  return settings
+  return [*settings, "config.loss='dice_cross_entropy'"]
