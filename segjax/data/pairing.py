@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files are an image and its label, in the layouts that people have.
+"""Pairs of image and label files, in the layouts that people have.
 
 An image and its label have one key. It is what a regular expression finds in
 their paths, or else their stem: the file name without its ending.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a folder of images and labels holds, all of it read once.
+"""A survey of a folder of images and labels, all of them read once.
 
 `find_layout` finds the two by their usual names; `survey` reads every pair and
 keeps counts alone, so that memory doesn't grow with their number.
