@@ -477,6 +477,8 @@ def _steps(config: ConfigDict, minutes: float) -> list[Line]:
     Line('evaluation.every_steps', max(steps // 4, 1)),
     Line('checkpoints.every_steps', max(steps // 8, 1)),
   ]
+  if steps < 20 * config.log_every_steps:  # Else a curve has no points.
+    lines.append(Line('log_every_steps', max(steps // 20, 1)))
   if steps < 10 * config.schedule.warmup_steps:
     lines.append(Line('schedule.warmup_steps', steps // 10))
   return lines
