@@ -42,9 +42,9 @@ from segjax.models import create_model
 from segjax.runs.writers import progress_bar, table
 from segjax.weights import files, published
 
-# FLOPs a second of a core: configs/unet_isbi.py:cpu takes 5.64e10 a step, and
-# 2,200 steps in 28 minutes on two cores.
-_RATE_OF_CORE = 3.7e10
+# FLOPs a second of a core: configs/unet_isbi.py:cpu takes 4.85e10 a step, as
+# `dry_run.count_flops` counts, and 2,200 steps in 28 minutes on two cores.
+_RATE_OF_CORE = 3.2e10
 _STEPS_OF_ACCELERATOR = 10_000
 _IGNORED = 255
 _MOST_CLASSES = 64
