@@ -12,15 +12,17 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('evaluate')
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from segjax import network_flags, networks, pictures
+from segjax import losses, network_flags, networks, pictures
 from segjax.command_flags import SPLITS
 from segjax.contracts import SegmentationModel
 from segjax.data import Dataset, create_dataset, folder
@@ -28,9 +30,8 @@ from segjax.data.examples import IGNORE_LABEL, Chained, list_some
 from segjax.data.label_counts import count_labels
 from segjax.data.sets import look_of
 from segjax.data.survey import find_layout
-from segjax.devices import processes
+from segjax.devices import parallel, processes
 from segjax.errors import InputError
-from segjax.losses import split_heads
 from segjax.metrics import cells, confusion, neuron
 from segjax.prediction.components import label_instances
 from segjax.prediction.predictor import predict_stored
@@ -109,7 +110,8 @@ def evaluate(
     model: of the run.
     params: its parameters, on one device of this process.
     examples: what to predict; their labels are the truth.
-    config: of the run; reads `evaluation`, `preprocessing` and `prediction`.
+    config: of the run; reads `evaluation`, `preprocessing`, `prediction` and
+      what says how its loss is computed.
     dataset: names and colours of the classes.
     average: whether to predict by the mean over the eight turns and flips.
     complete: whether to compute what takes long: the warping error, and which
@@ -124,7 +126,7 @@ def evaluate(
     return _evaluate_stack(
       predict,
       examples,
-      config.evaluation.num_pictures,
+      config,
       complete,
       dataset.class_names,
     )
@@ -133,8 +135,7 @@ def evaluate(
     examples,
     dataset,
     heads=(*zip(model.head_names, model.head_sizes, strict=True),),
-    num_pictures=config.evaluation.num_pictures,
-    present_only=config.evaluation.present_only,
+    config=config,
     complete=complete,
   )
 
@@ -230,7 +231,7 @@ def _found(dataset: Dataset) -> str:
   return f'they hold {found} alone, and those to train on no cell; mend them'
 
 
-def _evaluate_stack(predict, examples, num_pictures, complete, class_names):
+def _evaluate_stack(predict, examples, config, complete, class_names):
   """Scores of membranes and cells: `neuron.evaluate_stack` and the pixels'."""
   examples = list(examples)
   labels = np.stack([example['label'] for example in examples])
@@ -246,6 +247,12 @@ def _evaluate_stack(predict, examples, num_pictures, complete, class_names):
   pixels = confusion.segmentation_scores(counts)
   del pixels['iu'], pixels['dice']  # By class; the means are there.
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=complete)
+  heads = [stack.shape[-1]]
+  image_losses = [
+    _image_loss(probability, e['label'], e.get('weight'), heads, config.loss)
+    for probability, e in zip(stack, examples, strict=True)
+  ]
+  pixels['loss'] = _mean_loss(image_losses, config)
   empty = [e['name'] for e in examples if not e['label'].any()]
   if empty and processes.is_first():
     logging.log_first_n(  # Once a run, not at every evaluation.
@@ -268,7 +275,7 @@ def _evaluate_stack(predict, examples, num_pictures, complete, class_names):
 
   return Evaluation(
     scores | pixels,
-    [draw(i) for i in range(min(num_pictures, len(examples)))],
+    [draw(i) for i in range(min(config.evaluation.num_pictures, len(ius)))],
     [draw(i) for i in _best_and_worst(ius)] if complete else [],
     _sole_class(counts, class_names),
     pictures.PANEL_COLUMNS,
@@ -305,9 +312,61 @@ def _sole_class(matrix, class_names):
   return class_names[predicted[0]] if is_sole else ''
 
 
-def _evaluate_classes(
-  predict, examples, dataset, heads, num_pictures, present_only, complete
-):
+def _image_loss(probability, label, weight, head_sizes, loss):
+  """Returns the loss of an image, summed over pixels, and their number.
+
+  Logarithms of probabilities are logits. Pixels are padded to a power of two
+  by ignored ones, so that few programs serve images of all sizes.
+
+  Args:
+    probability: f32[h, w, K], of all heads.
+    label: i32[h, w], or i32[h, w, T] for T heads.
+    weight: f32[h, w], or None.
+    head_sizes: number of classes of each head.
+    loss: see `losses.image_loss`.
+  """
+  num_pixels = probability.shape[0] * probability.shape[1]
+  spare = (1 << (num_pixels - 1).bit_length()) - num_pixels
+
+  def flat(array, value):
+    array = array.reshape(num_pixels, *array.shape[2:])
+    ends = [(0, spare), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, ends, constant_values=value)
+
+  weight = None if weight is None else flat(weight, 0)
+  heads = losses.split_heads(flat(probability, 1), flat(label, 255), head_sizes)
+  program = _loss_program(loss)
+  sums = [program(scores, truth, weight) for scores, truth in heads]
+  return np.sum(np.array(sums, np.float64), axis=0)
+
+
+@functools.cache
+def _loss_program(loss):
+  least = np.finfo(np.float32).tiny
+
+  def compute(probability, label, weight):
+    logits = jnp.log(jnp.maximum(probability, least))
+    return losses.image_loss(logits, label, weight, IGNORE_LABEL, loss)
+
+  return parallel.jit(compute)
+
+
+def _mean_loss(image_losses, config):
+  """Returns the loss of all images, as that of a batch of the training.
+
+  With the reduction 'sum', which grows with the batch, it is that of an average
+  batch.
+  """
+  reduced = [
+    losses.reduce_image(*s, config.loss_reduction) for s in image_losses
+  ]
+  total, divisor = np.sum(np.array(reduced, np.float64), axis=0)
+  if config.loss_reduction == 'sum':
+    divisor = len(image_losses) / config.batch_size
+  return float(total / divisor)
+
+
+def _evaluate_classes(predict, examples, dataset, heads, config, complete):
   """Scores of `confusion`, counted image by image and divided once.
 
   Those of several heads are named after them, `sem_mean_iu`; IU and Dice of
@@ -317,7 +376,10 @@ def _evaluate_classes(
   `objects/predicted`. Average precision is the mean over the images that have
   an object in truth or prediction.
   """
+  num_pictures = config.evaluation.num_pictures
+  present_only = config.evaluation.present_only
   sizes = [size for _, size in heads]
+  image_losses = [np.zeros((0, 2))]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
   matches = [np.zeros((0, 3), np.int64)]
   # A row for each image: hits by threshold, true objects, predicted objects.
@@ -328,10 +390,10 @@ def _evaluate_classes(
   shown = {own[i] for i in spread if i < len(own)}
   ius, panels = {}, {}
 
-  def draw(index, example, probability, label):
+  def draw(index, example, probability, truth):
     picture = pictures.segmentation_panel(
       example['image'],
-      label,
+      truth,
       np.argmax(probability, axis=-1),
       dataset.class_names[: sizes[0]],
       dataset.palette,
@@ -342,21 +404,24 @@ def _evaluate_classes(
     for index in own:
       example = examples[index]
       predicted = predict(example['image'])
+      label, weight = example['label'], example.get('weight')
+      summed = _image_loss(predicted, label, weight, sizes, config.loss)
+      image_losses.append(summed[None])
       if 'instances' in example:
         found = label_instances(predicted[..., 1])
         matches.append(cells.match_objects(example['instances'], found))
         row = cells.count_hits(example['instances'], found, cells.THRESHOLDS)
         hits.append(np.hstack(row)[None])
-      split = split_heads(predicted, example['label'], sizes)
-      for head, (probability, label) in enumerate(split):
+      split = losses.split_heads(predicted, label, sizes)
+      for head, (probability, truth) in enumerate(split):
         matrix = confusion.confusion_matrix(
-          label, np.argmax(probability, axis=-1), num_classes=sizes[head]
+          truth, np.argmax(probability, axis=-1), num_classes=sizes[head]
         )
         counts[head] += matrix
         if head == 0:
           ius[index] = _mean_iu(matrix, present_only)
           if index in shown:
-            draw(index, example, probability, label)
+            draw(index, example, probability, truth)
 
   def draw_extremes():
     for index in _best_and_worst(ius) if processes.is_first() else ():
@@ -364,7 +429,9 @@ def _evaluate_classes(
         example = examples[index]
         predicted = predict(example['image'])
         draw(
-          index, example, *next(split_heads(predicted, example['label'], sizes))
+          index,
+          example,
+          *next(losses.split_heads(predicted, example['label'], sizes)),
         )
 
   processes.together(count)
@@ -396,6 +463,8 @@ def _evaluate_classes(
       for key, dice in zip(names, class_dices, strict=True)
     }
     first += size
+  summed = processes.gather_rows(np.concatenate(image_losses))
+  scores['loss'] = _mean_loss(summed, config)
   matched = processes.gather_rows(np.concatenate(matches))
   if len(matched):
     scores['seg'] = cells.mean_jaccard(matched)

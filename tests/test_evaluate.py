@@ -5,6 +5,7 @@ import json
 import re
 import types
 
+import jax
 import numpy as np
 import pytest
 from commands import run
@@ -12,7 +13,7 @@ from small_runs import make_run
 from trees import write_picture
 
 import segjax
-from segjax import evaluate
+from segjax import evaluate, losses
 from segjax.data import create_dataset
 from segjax.data.examples import Dataset
 from segjax.errors import InputError
@@ -54,7 +55,7 @@ def test_every_score_that_may_rank_is_there(monkeypatch):
     MODEL, {}, data.heldout, unet_folder_config(NAMES), data, average=False
   ).scores
   for name in got:
-    if name.startswith('objects/'):
+    if name == 'loss' or name.startswith('objects/'):
       with pytest.raises(InputError, match=f"best_metric='{name}' is not"):
         evaluate.check_metric(MODEL, data, name)
     else:
@@ -195,3 +196,44 @@ def test_evaluate_prints_the_scores_of_a_folder(tmp_path):
     assert float(dice[f'dice/{NAMES[k]}']) == pytest.approx(
       2 * hits[k] / sizes[k], abs=1e-3
     )
+
+
+@pytest.mark.parametrize('loss', losses.LOSSES)
+@pytest.mark.parametrize('reduction', losses.REDUCTIONS)
+def test_loss_of_heldout_images_is_that_of_training(
+  monkeypatch, loss, reduction
+):
+  logits = RNG.normal(0, 3, (3, 7, 9, 2)).astype(np.float32)
+  label = RNG.choice([0, 1, 255], (3, 7, 9)).astype(np.int32)
+  weight = RNG.uniform(0, 4, (3, 7, 9)).astype(np.float32)
+  examples = [
+    {
+      'image': np.full((7, 9, 1), i, np.uint8),
+      'label': label[i],
+      'weight': weight[i],
+      'name': str(i),
+    }
+    for i in range(3)
+  ]
+  config = unet_folder_config(NAMES)
+  config.update(loss=loss, loss_reduction=reduction, batch_size=3)
+  monkeypatch.setattr(
+    evaluate,
+    'predict_stored',
+    lambda model, params, image, *_: np.asarray(
+      jax.nn.softmax(logits[image[0, 0, 0]])
+    ),
+  )
+  data = Dataset(NAMES, examples, examples, '')
+  scores = evaluate.evaluate(
+    MODEL, {}, data.heldout, config, data, average=False
+  ).scores
+  sums = [
+    losses.reduce_image(
+      *losses.image_loss(logits[i], label[i], weight[i], 255, loss), reduction
+    )
+    for i in range(3)
+  ]
+  total, divisor = np.sum(sums, axis=0)
+  want = total / max(divisor, 1)
+  assert scores['loss'] == pytest.approx(want, rel=1e-5)
