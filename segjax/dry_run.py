@@ -11,6 +11,7 @@ import math
 import os
 import socket
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -49,19 +50,10 @@ def describe(config: ConfigDict) -> str:
   whole = config.copy_and_resolve_references()
   whole.accumulate_steps = 1  # Parts are a loop, which is counted once.
   model, state, lowered = _lower(whole)
-  is_tiled = not model.geometry.takes_any_size
-  field = 'tile_size_px' if is_tiled else 'batch_size'
+  field = _size_field(model.geometry)
   bytes_with = functools.cache(functools.partial(_bytes_with, config, field))
-  own_limit, source = _bytes_per_device()
-  # All processes compile the same programs.
-  limit = int(processes.gather(np.array(own_limit)).min())
-  fits = largest_that_fits(
-    bytes_with,
-    _tile_sizes(model.geometry) if is_tiled else _batch_sizes(config),
-    limit,
-    amount=lambda size: size**2 if is_tiled else size,
-    start=config[field],
-  )
+  limit, source = _limit()
+  fits = _largest(config, model.geometry, bytes_with, limit)
   count = jax.device_count()
   kind = jax.devices()[0].device_kind
   side = _image_side(config)
@@ -79,12 +71,65 @@ def describe(config: ConfigDict) -> str:
   return table(rows)
 
 
-def count_flops(config: ConfigDict) -> float:
-  """Returns the FLOPs of a training step; nothing is compiled."""
-  cost = _lower(config)[-1].cost_analysis()
-  if cost is None:
-    raise InputError(f'{jax.default_backend()} does not count FLOPs')
-  return cost['flops']
+def _size_field(geometry: Geometry) -> str:
+  """Returns the setting by which the memory of a step is chosen."""
+  return 'batch_size' if geometry.takes_any_size else 'tile_size_px'
+
+
+def fit_to_memory(config: ConfigDict) -> tuple[str, int, float]:
+  """Returns the setting that decides on memory, a value that fits, and FLOPs.
+
+  The setting is `tile_size_px` of a U-Net, else `batch_size`. The value is that
+  of `config`, or the largest that fits if that is too large. The FLOPs are of a
+  training step with this value; NaN if the backend does not count them. A step
+  needs no more memory than it reads and writes in all, so a step is compiled
+  only where that is more than the devices have.
+
+  Raises:
+    InputError: not even the smallest fits.
+  """
+  model, _, lowered = _lower(config)
+  field = _size_field(model.geometry)
+  limit, source = _limit()
+  cost = lowered.cost_analysis() or {}
+  bytes_with = functools.cache(functools.partial(_bytes_with, config, field))
+  size = config[field]
+  most = cost.get('bytes accessed', math.inf)
+  if most > limit and bytes_with(size) > limit:
+    fits = _largest(config, model.geometry, bytes_with, limit)
+    if fits is None:
+      raise InputError(
+        f'no {field} fits: a device has {limit:,} bytes, of {source}; a '
+        'narrower network needs less'
+      )
+    config = config.copy_and_resolve_references()
+    config[field] = size = fits
+    cost = _lower(config)[-1].cost_analysis() or {}
+  return field, size, cost.get('flops', math.nan)
+
+
+def _limit() -> tuple[int, str]:
+  """Returns the bytes that every device has, and whose they are."""
+  own, source = _bytes_per_device()
+  # All processes compile the same programs.
+  return int(processes.gather(np.array(own)).min()), source
+
+
+def _largest(
+  config: ConfigDict,
+  geometry: Geometry,
+  bytes_with: Callable[[int], float],
+  limit: int,
+) -> int | None:
+  field = _size_field(geometry)
+  is_tiled = field == 'tile_size_px'
+  return largest_that_fits(
+    bytes_with,
+    _tile_sizes(geometry) if is_tiled else _batch_sizes(config),
+    limit,
+    amount=lambda size: size**2 if is_tiled else size,
+    start=config[field],
+  )
 
 
 def _tile_sizes(geometry: Geometry) -> range:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training in one call, for a notebook."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +62,7 @@ def fit(
     base_width: channels at the top of a U-Net; None for what `plan` decides.
     seed: of the draw of what is held out, of initial values and augmentation.
     workdir: folder for checkpoints, metrics and pictures, in which a run that
-      was interrupted goes on; None for a temporary one.
+      was interrupted goes on; None for one that lasts until Python ends.
 
   Raises:
     InputError: images and labels don't go together; says why.
@@ -123,12 +125,12 @@ def fit(
     config.schedule.warmup_steps = min(
       config.schedule.warmup_steps, num_train_steps // 10
     )
-  if workdir is not None:
-    train_and_evaluate(config, workdir, dataset)
-    return networks.load_run(workdir)
-  with tempfile.TemporaryDirectory(prefix='segjax-') as folder:
-    train_and_evaluate(config, Path(folder) / 'run', dataset)
-    return networks.load_run(Path(folder) / 'run')
+  if workdir is None:
+    folder = tempfile.mkdtemp(prefix='segjax-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    workdir = Path(folder) / 'run'
+  train_and_evaluate(config, workdir, dataset)
+  return networks.load_run(workdir)
 
 
 def _dataset_of_arrays(

@@ -4,7 +4,8 @@
 `python -m segjax.plan --images=DIR --output=mine.py` reads all images and
 labels once, prints what they are and what follows from it, and writes a card:
 a Python file of a few settings, each with its reason, to read and to change.
-The same data give the same card, on machines of as many cores.
+The same data give the same card, on machines of as many cores and, where it is
+scarce, of as much memory.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -43,7 +44,7 @@ from segjax.runs.writers import progress_bar, table
 from segjax.weights import files, published
 
 # FLOPs a second of a core: configs/unet_isbi.py:cpu takes 4.85e10 a step, as
-# `dry_run.count_flops` counts, and 2,200 steps in 28 minutes on two cores.
+# `dry_run` counts, and 2,200 steps in 28 minutes on two cores.
 _RATE_OF_CORE = 3.2e10
 _STEPS_OF_ACCELERATOR = 10_000
 _IGNORED = 255
@@ -219,7 +220,13 @@ def decide(
   else:
     lines = _for_fcn(side, channels, measured, init, pixels)
   _apply(config, lines)
-  steps = _steps(config, minutes)
+  field, size, flops = dry_run.fit_to_memory(config)
+  if size != config[field]:
+    why = f'what memory allows; {config[field]} would be usual'
+    lines = [line for line in lines if line.name != field]
+    lines.append(Line(field, size, why))
+    _apply(config, lines)
+  steps = _steps(config, minutes, flops)
   _apply(config, steps)
   return [*lines, *steps]
 
@@ -458,13 +465,22 @@ def _for_fcn(
   return lines
 
 
-def _steps(config: ConfigDict, minutes: float) -> list[Line]:
+def _in_memory(config: ConfigDict, lines: list[Line]) -> list[Line]:
+  """Returns the lines, with a tile or batch for which there is memory."""
+  field, fits = dry_run.fit_to_memory(config)
+  if fits == config[field]:
+    return lines
+  reason = f'what memory allows; {config[field]} would be usual'
+  lines = [line for line in lines if line.name != field]
+  return [*lines, Line(field, fits, reason)]
+
+
+def _steps(config: ConfigDict, minutes: float, flops: float) -> list[Line]:
   if not 0 < minutes <= _MOST_MINUTES:
     raise InputError(
       f'--minutes={minutes:g}; expected more than 0, at most {_MOST_MINUTES}'
     )
   if jax.default_backend() == 'cpu':
-    flops = dry_run.count_flops(config)
     rate = _RATE_OF_CORE * (os.cpu_count() or 1)
     seconds = flops / rate
     steps = int(60 * minutes / seconds)

@@ -105,6 +105,35 @@ def test_parts_take_the_flops_of_the_batch_and_fewer_bytes(limit, monkeypatch):
   assert int(last[-1]) % 16 == 0
 
 
+@pytest.mark.parametrize('make', [unet_config, fcn_config])
+def test_what_fits_is_kept_and_less_is_chosen_where_it_does_not(
+  make, monkeypatch
+):
+  config = make()
+  config.tile_size_px = config.tile_size_px or 64
+  config.batching.bucket_px = 0
+  field = 'tile_size_px' if make is unet_config else 'batch_size'
+  # Enough by far, so nothing is compiled.
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (10**12, 'a test'))
+  with monkeypatch.context() as patch:
+    patch.setattr(dry_run, '_compiled_bytes', None)
+    kept = dry_run.fit_to_memory(config)
+  assert kept[:2] == (field, config[field])
+  assert kept[2] == dry_run._lower(config)[-1].cost_analysis()['flops']
+  taken = dry_run._bytes_with(config, field, config[field])
+  limit = int(taken) - 1
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (limit, 'a test'))
+  config[field] *= 2
+  if make is unet_config:
+    config[field] = 70
+  _, size, flops = dry_run.fit_to_memory(config)
+  assert dry_run._bytes_with(config, field, size) <= limit
+  assert 0 < size < config[field] and flops < 2 * kept[2]
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (10, 'a test'))
+  with pytest.raises(InputError, match=f'no {field} fits: .* narrower network'):
+    dry_run.fit_to_memory(config)
+
+
 @pytest.mark.parametrize('start', [10, 100, 130, 3000])
 @pytest.mark.parametrize('power', [1, 2])
 def test_the_largest_is_found(start, power):

@@ -46,6 +46,15 @@ def test_counts_are_those_of_a_loop(heads):
   assert not count_labels([], heads).pixels.any()
 
 
+@pytest.mark.parametrize('train_list', ['', 'train.txt'])
+def test_a_class_that_the_draw_holds_out_is_told(train_list):
+  data = dataset_of([[[0, 1]]], [[[2]]])
+  settings = FOLDER | {'seed': 0, 'train_list': train_list}
+  with pytest.raises(InputError, match="of class 'ice'") as error:
+    check_labels(data, settings)
+  assert ('another --config.data.seed' in str(error.value)) != bool(train_list)
+
+
 def test_each_example_is_read_once_and_the_first_error_is_told():
   class Read(list):
     def __getitem__(self, index):

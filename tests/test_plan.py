@@ -8,11 +8,13 @@ import pytest
 from commands import run
 from trees import write_picture
 
+from segjax import dry_run
 from segjax.data import create_dataset
 from segjax.data.label_counts import check_labels
 from segjax.data.survey import find_layout
 from segjax.errors import InputError
 from segjax.images.files import write_stack
+from segjax.models import create_model
 from segjax.plan import plan
 from segjax.settings import read_settings
 
@@ -131,13 +133,30 @@ def test_groups_are_not_divided(tmp_path):
   assert held.isdisjoint(example['name'][0] for example in dataset.train)
 
 
-def test_an_fcn_needs_to_know_its_weights(tmp_path):
+def test_an_fcn_needs_to_know_its_weights(tmp_path, monkeypatch):
+  # Eight devices share the memory of this host.
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (10**12, 'a test'))
   write_set(tmp_path, 5 * [classes(0, 1)], np.stack(3 * [IMAGE], -1))
   with pytest.raises(InputError, match='give --init=FILE'):
     config_of(tmp_path, network='fcn8s')
   config, _ = config_of(tmp_path, network='fcn8s', init='random')
   read_settings(config)
   assert config.tile_size_px == 64 and config.preprocessing.limits
+
+
+def test_tiles_fit_into_memory(tmp_path, monkeypatch):
+  write_set(tmp_path, 5 * [classes(0, 1)])
+  usual, _ = config_of(tmp_path)
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (0, 'a test'))
+  monkeypatch.setattr(
+    dry_run,
+    '_bytes_with',
+    lambda config, field, size: float(size >= usual.tile_size_px),
+  )
+  config, card = config_of(tmp_path)
+  geometry = create_model(config.model).geometry
+  assert config.tile_size_px == usual.tile_size_px - geometry.period
+  assert f'what memory allows; {usual.tile_size_px} would' in card
 
 
 @pytest.mark.parametrize(

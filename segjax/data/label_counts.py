@@ -101,16 +101,26 @@ def check_labels(dataset: Dataset, settings: Mapping) -> str:
     dataset.class_names[end - size : end]
     for size, end in zip(sizes, ends, strict=True)
   ]
-  counts = {}
-  for split in ('train', 'heldout'):
+  counts = {
+    split: count_labels(getattr(dataset, split), len(heads))
+    for split in ('train', 'heldout')
+  }
+  for split in counts:
     examples = getattr(dataset, split)
-    counts[split] = count_labels(examples, len(heads))
     if not len(examples):
       continue
     for head, names in enumerate(heads):
       pixels = counts[split].pixels[head]
       problem = _problem(pixels, names, dataset.stored, split)
       if problem:
+        others = counts['heldout'].pixels[head]
+        missing = _missing(pixels, names, dataset.stored)
+        is_drawn = 'seed' in settings and not settings.get('train_list')
+        if is_drawn and any(others[k] for k in missing):
+          problem += (
+            '; held-out labels have it: with another --config.data.seed others '
+            'are held out'
+          )
         which = f' ({head + 1} of {len(heads)} of a pixel)'
         raise InputError(
           f'{len(examples)} {"training" if split == "train" else "held-out"} '
