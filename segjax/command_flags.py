@@ -274,6 +274,24 @@ def _define_instances() -> None:
     'seeds cuts cells that touch. By default nothing is cut: cells are '
     'connected components.',
   )
+  flags.DEFINE_integer(
+    'min_area_px', 0, 'Cells of fewer pixels are left out.', lower_bound=0
+  )
+  flags.DEFINE_bool(
+    'fill_holes', False, 'Whether holes become part of the cell around them.'
+  )
+  flags.DEFINE_list(
+    'outlines',
+    [],
+    'Outlines to write beside each file of cells, separated by commas: geojson '
+    'for QuPath, rois for ImageJ and Fiji.',
+  )
+  flags.DEFINE_float(
+    'pixel_size_um',
+    None,
+    'Side of a pixel in micrometres; the table of cells then has lengths and '
+    'areas in micrometres, too.',
+  )
   _define_overwrite('Replace files that exist.')
 
 

@@ -4,7 +4,8 @@
 `python -m segjax.instances --input=MAPS --output=FOLDER` takes what
 `segjax.predict` wrote of two classes, probabilities or labels. Frames named as
 in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
-they are is in `segjax.prediction.components`.
+they are is in `segjax.prediction.components`. A table, objects.csv, has the
+measurements of every cell, and outlines go to ImageJ and QuPath if asked for.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -13,10 +14,13 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('instances')
 
 import contextlib
+import csv
+import functools
 import itertools
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +31,7 @@ from segjax.atomic import (
   check_folder,
   place,
   remove_leftovers,
+  replacing,
   temporary_folder,
 )
 from segjax.errors import InputError
@@ -36,10 +41,16 @@ from segjax.images.files import (
   open_canvas,
   open_rasters,
 )
-from segjax.images.labels import map_of
+from segjax.images.labels import label_of, map_of
 from segjax.images.zarr import is_zarr
-from segjax.prediction.components import blocks_of, label_blocks
+from segjax.prediction.components import (
+  blocks_of,
+  fill_holes,
+  label_blocks,
+)
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
+from segjax.prediction.objects import count_areas, measure_objects
+from segjax.prediction.outlines import FORMATS, check_format, write_outlines
 from segjax.prediction.outputs import (
   check_apart,
   check_other_folder,
@@ -57,9 +68,17 @@ def label_files(
   *,
   threshold: float = 0.5,
   seed_threshold: float | None = None,
+  min_area_px: int = 0,
+  holes_filled: bool = False,
+  outlines: Sequence[str] = (),
+  pixel_size_um: float | None = None,
   overwrite: bool = False,
 ) -> None:
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
+
+  Beside them, a table has a row for each instance: the file, the page (from 0),
+  what `measure_objects` gives and, with `pixel_size_um`, lengths and areas in
+  micrometres.
 
   Of a folder, a killed call goes on when it is made again: it skips the files
   that it has finished and nobody has changed. A lock keeps other calls out of
@@ -70,15 +89,24 @@ def label_files(
       labels 0 and 1. Probabilities are floats, or uint8 of 0..255, which a
       value above 127 anywhere in the source tells from labels.
     output: a .tif for a file; for a folder a folder, made if need be, with
-      maskTTT.tif for tTTT and NAME.tif for another NAME.
+      maskTTT.tif for tTTT and NAME.tif for another NAME. The table of NAME.tif
+      is NAME.csv, that of a folder objects.csv in it.
     threshold: cells are where a map exceeds it; see `label_instances`.
     seed_threshold: seeds are where a map exceeds it; None takes components.
+    min_area_px: instances of fewer pixels are left out.
+    holes_filled: whether holes become part of the instance around them.
+    outlines: of `outlines.FORMATS`, what is written beside each TIFF.
+    pixel_size_um: side of a pixel in micrometres; None if unknown.
     overwrite: whether to replace files that exist. Maps are not replaced.
 
   Raises:
     InputError: a file or an argument is wrong, a page has more than 65535
       instances, or another run writes to the folder.
   """
+  for name in outlines:
+    check_format(name)
+  if pixel_size_um is not None and not 0 < pixel_size_um < math.inf:
+    raise InputError(f'pixel_size_um={pixel_size_um}; expected more than 0')
   files = list_rasters(source)
   is_folder = source.is_dir() and not is_zarr(source)
   if is_folder:
@@ -95,10 +123,15 @@ def label_files(
       raise InputError(f'{file} would hold two inputs; rename one of them')
   if is_folder:
     check_other_folder(output, source)
-  check_apart(outputs, files)
+  sides = [_side(file, name) for file in outputs for name in outlines]
+  sides.append(
+    output / 'objects.csv' if is_folder else output.with_suffix('.csv')
+  )
+  check_apart([*outputs, *sides], files)
   journal = None
   if is_folder:
     command = [os.path.realpath(source), threshold, seed_threshold]
+    command += [min_area_px, holes_filled]
     journal = FolderJournal(output, command)
   # Beside a file; in a folder, which is not made for a file that is refused.
   with lock_folder(output) if is_folder else contextlib.nullcontext():
@@ -109,18 +142,21 @@ def label_files(
       finished = journal.find_finished(outputs, digests)
     pending = [not is_finished for is_finished in finished]
     if not overwrite:
+      # This command made those beside what it has finished.
+      check_absent(sides if all(pending) else ())
       check_absent(itertools.compress(outputs, pending))
-    for target in itertools.compress(outputs, pending):
+    for target in (*itertools.compress(outputs, pending), *sides):
       check_replaceable(target)
     if any(finished):
       print(describe_skipped(output, finished), flush=True)
-    scale = _scale_of(files) if any(pending) else 1
+    scale = _scale_of(files)
+    settings = threshold, seed_threshold, min_area_px, holes_filled
     jobs = zip(files, outputs, digests, strict=True)
     for file, target, digest in itertools.compress(jobs, pending):
       try:
         with temporary_folder(target.parent) as folder:
           written = folder / target.name
-          total = _label_pages(file, written, scale, threshold, seed_threshold)
+          total = _label_pages(file, written, scale, *settings)
           if journal is not None:
             journal.enter(target, digest, written)
           place(written, target, overwrite)
@@ -129,6 +165,17 @@ def label_files(
           f'{target}: cannot be written; {e.strerror or e}'
         ) from e
       print(f'{target}: {total} instances', flush=True)
+    replaces = overwrite or any(finished)
+    measure = functools.partial(_measure_pages, scale=scale)
+    with replacing(sides[-1], replaces) as table:
+      _write_table(table, files, outputs, measure, pixel_size_um)
+    print(sides[-1], flush=True)
+    for file, target in zip(files, outputs, strict=True) if outlines else ():
+      with measure(file, target) as pages:
+        for name in outlines:
+          with replacing(_side(target, name), replaces) as side:
+            write_outlines(side, name, pages)
+          print(_side(target, name), flush=True)
     if journal is not None:
       journal.remove()
 
@@ -156,7 +203,9 @@ def _scale_of(files):
   return 1
 
 
-def _label_pages(file, target, scale, threshold, seed_threshold):
+def _label_pages(
+  file, target, scale, threshold, seed_threshold, min_area_px, holes_filled
+):
   """Writes the instances of all pages and returns how many there are.
 
   Memory holds what `label_blocks` says; a page of numbers is beside `target`.
@@ -168,6 +217,8 @@ def _label_pages(file, target, scale, threshold, seed_threshold):
       target, (len(pages), *shape), np.dtype(np.uint16)
     ) as canvas:
       numbers = _numbers(target.with_name('numbers'), shape)
+      if holes_filled:
+        holes = _numbers(target.with_name('holes'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(
           _Map(page, file, scale),
@@ -176,15 +227,77 @@ def _label_pages(file, target, scale, threshold, seed_threshold):
           seed_threshold,
           _BLOCK_PX,
         )
+        if holes_filled:
+          fill_holes(numbers, holes, _BLOCK_PX)
+        kept = count_areas(numbers, count, _BLOCK_PX) >= min_area_px
+        kept[0] = False
+        renumbered = np.where(kept, np.cumsum(kept), 0)
+        count = int(kept.sum())
         if count > _MAX_ID:
           raise InputError(
             f'{file} has {count} instances on a page; {_MAX_ID} fit into a file'
           )
         for rows, columns in blocks_of(shape, _BLOCK_PX):
-          canvas[n, rows, columns] = numbers[rows, columns].astype(np.uint16)
+          ids = renumbered[numbers[rows, columns]]
+          canvas[n, rows, columns] = ids.astype(np.uint16)
         total += count
       canvas.sync()
   return total
+
+
+@contextlib.contextmanager
+def _measure_pages(file, target, scale):
+  """Yields the numbers of each page that was written, and measurements."""
+  with (
+    open_rasters(file, map_of) as maps,
+    open_rasters(target, label_of) as labels,
+  ):
+    pages = []
+    for page, ids in zip(maps, labels, strict=True):
+      numbers = _Numbers(ids)
+      count = max(
+        int(ids[window].max()) for window in blocks_of(numbers.shape, _BLOCK_PX)
+      )
+      values = _Map(page, file, scale)
+      pages.append(
+        (numbers, measure_objects(numbers, values, count, _BLOCK_PX))
+      )
+    yield pages
+
+
+def _write_table(path, files, outputs, measure, pixel_size_um):
+  """Writes a row for each instance of all files."""
+  with open(path, 'x', encoding='utf-8', newline='') as out:
+    rows = csv.writer(out)
+    has_header = False
+    for file, target in zip(files, outputs, strict=True):
+      with measure(file, target) as pages:
+        for n, (_, measured) in enumerate(pages):
+          columns = {**measured, **_in_um(measured, pixel_size_um)}
+          if not has_header:
+            rows.writerow(['image', 'page', *columns])
+            has_header = True
+          for row in zip(*(c.tolist() for c in columns.values()), strict=True):
+            rows.writerow([target.stem, n, *map(_shorten, row)])
+
+
+def _in_um(measured, size):
+  if size is None:
+    return {}
+  powers = {'area': 2, 'centroid_row': 1, 'centroid_column': 1, 'perimeter': 1}
+  return {
+    f'{name}_um{power if power > 1 else ""}': size**power
+    * measured.get(name, measured.get(f'{name}_px'))
+    for name, power in powers.items()
+  }
+
+
+def _shorten(value):
+  return f'{value:.6g}' if isinstance(value, float) else value
+
+
+def _side(target, name):
+  return target.with_name(target.stem + FORMATS[name])
 
 
 def _result_name(file):
@@ -200,6 +313,16 @@ def _numbers(path, shape):
     for _ in range(shape[0]):
       file.write(bytes(shape[1] * dtype.itemsize))
   return np.memmap(path, dtype, 'r+', shape=shape)
+
+
+class _Numbers:
+  """A page [H, W, 1] of numbers as [H, W]."""
+
+  def __init__(self, page):
+    self._page, self.shape = page, page.shape[:2]
+
+  def __getitem__(self, window):
+    return self._page[window][..., 0]
 
 
 class _Map:
@@ -231,5 +354,9 @@ def main(_):
     Path(args.output),
     threshold=args.threshold,
     seed_threshold=args.seed_threshold,
+    min_area_px=args.min_area_px,
+    holes_filled=args.fill_holes,
+    outlines=args.outlines,
+    pixel_size_um=args.pixel_size_um,
     overwrite=args.overwrite,
   )

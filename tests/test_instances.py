@@ -34,7 +34,8 @@ def test_command_writes_results_of_the_challenge(tmp_path):
   process = run('instances', *paths, '--seed_threshold=0.7')
   assert process.returncode == 0, process.stderr
   names = ['mask000.tif', 'mask012.tif', 'tail.tif']
-  assert sorted(file.name for file in output.iterdir()) == names
+  written = sorted(file.name for file in output.iterdir())
+  assert written == [*names[:2], 'objects.csv', names[2]]
   lines = process.stdout.splitlines()
   for i, name in enumerate(names):
     with tifffile.TiffFile(output / name) as file:
@@ -46,7 +47,7 @@ def test_command_writes_results_of_the_challenge(tmp_path):
     assert f'{output / name}: {expected.max()} instances' in lines
   again = run('instances', *paths)
   assert again.returncode == 2
-  message = f'error: {output}/mask000.tif exists; give --overwrite to replace'
+  message = f'error: {output}/objects.csv exists; give --overwrite to replace'
   assert again.stderr == f'{message} it\n'
 
 
@@ -54,7 +55,7 @@ def test_digits_are_those_of_the_frames(tmp_path):
   names = ['t0007.tif', 't07.tif', 't00007.tif', 'cat000.tif']
   source = write_frames(tmp_path / 'in', names)
   instances.label_files(source, tmp_path / 'out')
-  written = sorted(file.name for file in (tmp_path / 'out').iterdir())
+  written = sorted(file.name for file in (tmp_path / 'out').glob('*.tif'))
   expected = ['cat000.tif', 'mask0007.tif', 't00007.tif', 't07.tif']
   assert written == expected
 
@@ -67,7 +68,8 @@ def test_a_stack_stays_a_stack(tmp_path, capsys):
   written = tifffile.imread(output)
   assert [page.max() for page in written] == [4, 1]
   said = 'maps of uint8 hold only 0 and 1; read as labels'
-  assert capsys.readouterr().out == f'{said}\n{output}: 5 instances\n'
+  lines = [said, f'{output}: 5 instances', output.with_suffix('.csv')]
+  assert capsys.readouterr().out.splitlines() == [*map(str, lines)]
 
 
 @pytest.mark.parametrize('ending', ['.tif', '.npy', '.zarr', '.png'])
@@ -147,6 +149,7 @@ def test_blocks_change_no_instance(tmp_path, monkeypatch):
         assert len(pairs[0]) == expected.max() + 1
   assert sorted(file.name for file in tmp_path.iterdir()) == [
     'in.tif',
+    'out.csv',
     'out.tif',
   ]
 

@@ -157,6 +157,65 @@ def _cut(cell, out, boxes, seed_threshold):
   return count
 
 
+def fill_holes(numbers: Any, holes: Any, block_px: int = 2048) -> None:
+  """Gives holes the number of the object around them, in place.
+
+  A hole is a 4-connected piece of background that touches one object alone and
+  not the edge of the map.
+
+  Args:
+    numbers: [H, W], 0 for background; read and assigned by windows.
+    holes: signed integers of the same shape, for numbers of the pieces.
+    block_px: side of a block, in pixels.
+  """
+  height, width = numbers.shape
+  count = label_blocks(_Background(numbers), holes, block_px=block_px)
+  # The least and the largest object beside each piece; -1 is the edge.
+  least = np.full(count + 1, np.iinfo(np.int64).max)
+  largest = np.full(count + 1, -1)
+  windows = list(blocks_of(numbers.shape, block_px))
+  for rows, columns in windows:
+    # One pixel more below and to the right: each pair is in one block.
+    ends = min(rows.stop + 1, height), min(columns.stop + 1, width)
+    window = slice(rows.start, ends[0]), slice(columns.start, ends[1])
+    ids, pieces = np.asarray(numbers[window]), np.asarray(holes[window])
+    for one, other in (
+      (np.s_[:-1], np.s_[1:]),
+      (np.s_[:, :-1], np.s_[:, 1:]),
+    ):
+      for hole, beside in ((one, other), (other, one)):
+        pair = (pieces[hole] > 0) & (ids[beside] > 0)
+        np.minimum.at(least, pieces[hole][pair], ids[beside][pair])
+        np.maximum.at(largest, pieces[hole][pair], ids[beside][pair])
+    edges = []
+    if rows.start == 0:
+      edges.append(pieces[0])
+    if columns.start == 0:
+      edges.append(pieces[:, 0])
+    if ends[0] == height:
+      edges.append(pieces[-1])
+    if ends[1] == width:
+      edges.append(pieces[:, -1])
+    for edge in edges:
+      least[edge] = -1
+  is_hole = (least == largest) & (largest > 0)
+  is_hole[0] = False
+  filling = np.where(is_hole, largest, 0)
+  for window in windows:
+    filled = filling[holes[window]]
+    numbers[window] = np.where(filled > 0, filled, numbers[window])
+
+
+class _Background:
+  """The map of what no object has."""
+
+  def __init__(self, numbers):
+    self._numbers, self.shape = numbers, numbers.shape
+
+  def __getitem__(self, window):
+    return np.asarray(self._numbers[window]) == 0
+
+
 def blocks_of(
   shape: tuple[int, int], block_px: int
 ) -> Iterator[tuple[slice, slice]]:

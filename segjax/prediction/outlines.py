@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outlines of objects, as ImageJ's ROIs and as QuPath's GeoJSON.
+
+An outline runs between the pixels of its object and the others: it encloses the
+centres of its pixels and of no other. Coordinates are those of both programs:
+x to the right, y down, and the first pixel covers 0 to 1.
+
+This is the only file that knows roifile.
+"""
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from skimage import measure
+
+from segjax.errors import InputError
+
+# Of `--outlines`: the ending of each file.
+FORMATS = {'geojson': '.geojson', 'rois': '.rois.zip'}
+
+
+def check_format(name: str) -> None:
+  """Raises InputError unless outlines can be written in a format."""
+  if name not in FORMATS:
+    raise InputError(f'outlines={name!r} is not one of {", ".join(FORMATS)}')
+  if name == 'rois' and importlib.util.find_spec('roifile') is None:
+    raise InputError(
+      "outlines='rois' needs roifile: pip install 'segjax[fiji]'"
+    )
+
+
+def trace_outlines(
+  numbers: Any, measured: Mapping[str, np.ndarray]
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+  """Yields the number of each object and its rings, f64[N, 2] of x and y.
+
+  The first ring is the outer one, the others are holes. Each ends where it
+  began. Memory holds the bounding box of one object.
+
+  Args:
+    numbers: [H, W], read by windows.
+    measured: of `objects.measure_objects`.
+  """
+  boxes = (measured[name].tolist() for name in ('top', 'left'))
+  ends = (measured[name].tolist() for name in ('bottom', 'right'))
+  for label, top, left, bottom, right in zip(
+    measured['label'].tolist(), *boxes, *ends, strict=True
+  ):
+    mask = np.asarray(numbers[slice(top, bottom), slice(left, right)]) == label
+    rings = measure.find_contours(np.pad(mask, 1), 0.5)
+    rings.sort(key=lambda ring: -np.ptp(ring, axis=0).prod())
+    # Of the centre of the first pixel, which is padding, to its corner.
+    yield label, [ring[:, ::-1] + (left - 0.5, top - 0.5) for ring in rings]
+
+
+def write_outlines(
+  file: Path,
+  name: str,
+  pages: Sequence[tuple[Any, Mapping[str, np.ndarray]]],
+) -> None:
+  """Writes the outlines of all objects.
+
+  Args:
+    file: to write.
+    name: one of `FORMATS`.
+    pages: numbers and measurements of each page; see `trace_outlines`.
+  """
+  write = {'geojson': _write_geojson, 'rois': _write_rois}[name]
+  write(file, pages)
+
+
+def _write_geojson(file, pages):
+  with open(file, 'x', encoding='utf-8') as out:
+    out.write('{"type": "FeatureCollection", "features": [')
+    separator = '\n'
+    for page, (numbers, measured) in enumerate(pages):
+      for label, rings in trace_outlines(numbers, measured):
+        feature = {
+          'type': 'Feature',
+          'geometry': {
+            'type': 'Polygon',
+            'coordinates': [ring.tolist() for ring in rings],
+            'plane': {'c': -1, 'z': page, 't': 0},
+          },
+          'properties': {'objectType': 'detection', 'name': str(label)},
+        }
+        out.write(separator + json.dumps(feature))
+        separator = ',\n'
+    out.write('\n]}\n')
+
+
+def _write_rois(file, pages):
+  import roifile
+
+  def rois():
+    for page, (numbers, measured) in enumerate(pages):
+      for label, rings in trace_outlines(numbers, measured):
+        position = page if len(pages) > 1 else None  # From 0 in roifile.
+        # Outer rings alone: a polygon of ImageJ has no holes.
+        yield roifile.ImagejRoi.frompoints(
+          rings[0][:-1], name=f'{page + 1}-{label}', position=position
+        )
+
+  roifile.roiwrite(file, rois(), mode='w')
