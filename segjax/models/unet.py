@@ -25,8 +25,8 @@ NORMS = ('none', 'batch')
 class Block(nn.Module):
   """3x3 convolutions `conv0`, `conv1`, ..., each followed by ReLU.
 
-  With `norm`, which makes a layer of a name, `norm0`, `norm1`, ... come between,
-  and the convolutions have no bias, which a norm would take off again.
+  With `norm`, which makes a layer of a name, `norm0`, `norm1`, ... come
+  between, and the convolutions have no bias, which a norm would take off again.
   """
 
   features: int
