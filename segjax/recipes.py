@@ -350,6 +350,7 @@ def unet_config(
     padding='VALID',  # Or 'SAME', with a tile_size_px of 576.
     dropout_rate=0.5,
     dropout_blocks=(-2, -1),  # The last two blocks of the contracting path.
+    norm='none',  # Or 'batch': batch normalisation before each ReLU.
     dtype='float32',  # Or 'bfloat16'.
     remat=False,  # True recomputes blocks for the gradient: less memory.
   )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax import losses
 from segjax.data.augment import (
@@ -25,7 +26,10 @@ from segjax.data.augment import (
   region_side,
 )
 from segjax.errors import InputError
+from segjax.models.layers import RUNNING
 from segjax.settings import PreprocessingSettings
+
+_EXAMPLES = 'examples'  # The axis of `vmap`.
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -33,7 +37,8 @@ class TrainState(flax.struct.PyTreeNode):
 
   Attributes:
     step: i32[], updates made.
-    params: the model's parameter tree.
+    params: the model's parameter tree, which holds the running statistics of
+      its norms, too.
     opt_state: the optimizer's.
     key: u32[2], data of the root key; constant.
   """
@@ -102,11 +107,16 @@ def make_train_step(
     loss: of an image; see `losses.image_loss`.
     accumulate_steps: parts of the batch that are computed one after another,
       for as many times less memory. Sums over the batch stay what they are.
+      A norm takes the statistics of each part, and the running ones follow the
+      mean of the parts.
     axis_name: of the `pmap` axis that splits the batch; None under `jit`.
     split_rows: spreads arrays [B, h, w, ...] over devices; changes no value.
   """
   if tile_size:
     output_size = model.geometry.output_size(tile_size)
+  options = {}
+  if getattr(model, 'norm', 'none') != 'none':
+    options['axis_names'] = (_EXAMPLES, *([axis_name] if axis_name else []))
 
   def draw(key, image, label, weight, region):
     if not tile_size:
@@ -137,27 +147,33 @@ def make_train_step(
     return shown, label, weight, {} if tile_size else ends
 
   def example_loss(params, dropout_key, image, label, weight, padded):
-    logits = model.apply(
+    logits, updated = model.apply(
       {'params': params},
       image[None],
       train=True,
       rngs={'dropout': dropout_key},
+      mutable=[RUNNING],
+      **options,
       **jax.tree.map(lambda size: size[None], padded),
-    )[0]
+    )
     sums = [
       (
         *losses.image_loss(scores, truth, weight, ignore_label, loss),
         jnp.sum(jnp.argmax(scores, -1) == truth, dtype=jnp.float32),
       )
-      for scores, truth in losses.split_heads(logits, label, model.head_sizes)
+      for scores, truth in losses.split_heads(
+        logits[0], label, model.head_sizes
+      )
     ]
     total, count, correct = jax.tree.map(lambda *terms: sum(terms), *sums)
     reduced, divisor = losses.reduce_image(total, count, reduction)
-    return reduced, (divisor, count, correct)
+    return reduced, (divisor, count, correct, updated.get(RUNNING, {}))
 
   def batch_loss(params, keys, prepared):
-    sums = jax.vmap(example_loss, (None, *[0] * 5))(params, keys, *prepared)
-    return jax.tree.map(jnp.sum, sums)
+    sums = jax.vmap(example_loss, (None, *[0] * 5), axis_name=_EXAMPLES)(
+      params, keys, *prepared
+    )
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
 
   sums_and_gradient = jax.value_and_grad(batch_loss, has_aux=True)
 
@@ -188,6 +204,7 @@ def make_train_step(
         f'{accumulate_steps}'
       )
     first = size * jax.lax.axis_index(axis_name) if axis_name else 0
+    batch_size = size * jax.lax.axis_size(axis_name) if axis_name else size
     augment_keys, dropout_keys = jax.vmap(
       _example_keys, (None, None, 0), out_axes=1
     )(state.key, state.step, first + jnp.arange(size))
@@ -196,7 +213,7 @@ def make_train_step(
     sums, gradient = summed(state.params, dropout_keys, prepared)
     if axis_name:
       sums, gradient = jax.lax.psum((sums, gradient), axis_name)
-    total, (divisor, count, correct) = sums
+    total, (divisor, count, correct, running) = sums
     scale = 1.0 / jnp.maximum(divisor, 1.0)
     gradient = jax.tree.map(lambda g: g * scale, gradient)
     updates, opt_state = optimizer.update(
@@ -208,9 +225,12 @@ def make_train_step(
       'grad_norm': optax.tree.norm(gradient),
       'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
     }
+    params = flatten_dict(optax.apply_updates(state.params, updates))
+    # All examples of a part have the same: this is the mean of the parts.
+    running = jax.tree.map(lambda x: x / batch_size, running)
     state = state.replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=unflatten_dict(params | flatten_dict(running)),
       opt_state=opt_state,
     )
     return state, metrics

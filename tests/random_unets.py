@@ -13,7 +13,9 @@ from segjax.tiling.windows import predict_image
 
 
 @functools.cache
-def random_unet(depth=1, convs_per_block=1, padding='VALID', in_channels=1):
+def random_unet(
+  depth=1, convs_per_block=1, padding='VALID', in_channels=1, norm='none'
+):
   """Returns a narrow U-Net and random variables with live biases."""
   model = UNet(
     depth=depth,
@@ -22,6 +24,7 @@ def random_unet(depth=1, convs_per_block=1, padding='VALID', in_channels=1):
     num_classes=3,
     padding=padding,
     in_channels=in_channels,
+    norm=norm,
   )
   side = model.geometry.input_size(1)
   shapes = jax.eval_shape(
@@ -29,12 +32,14 @@ def random_unet(depth=1, convs_per_block=1, padding='VALID', in_channels=1):
   )
   rng = np.random.default_rng(0)
 
-  def draw(leaf):
+  def draw(path, leaf):
+    if path[-1].key in ('scale', 'var'):
+      return np.exp(rng.normal(size=leaf.shape)).astype(np.float32)
     fan_in = np.prod(leaf.shape[:-1])
     scale = np.sqrt(2 / fan_in) if len(leaf.shape) > 1 else 0.1
     return rng.normal(scale=scale, size=leaf.shape).astype(np.float32)
 
-  return model, jax.tree.map(draw, shapes)
+  return model, jax.tree.map_with_path(draw, shapes)
 
 
 def image_of(height, width, channels=1):

@@ -12,7 +12,14 @@ import scipy.signal
 
 from segjax.errors import InputError
 from segjax.models.convolution import convolve
-from segjax.models.layers import Conv, UpConv, crop, max_pool
+from segjax.models.layers import (
+  RUNNING,
+  BatchNorm,
+  Conv,
+  UpConv,
+  crop,
+  max_pool,
+)
 from segjax.models.unet import UpBlock
 
 MODES = ('VALID', 'SAME', 'FULL')
@@ -227,7 +234,7 @@ def test_up_convolution_is_the_transposed_convolution(dtype):
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('skip_first', [True, False])
 def test_convolution_of_the_concatenation_is_the_plain_one(skip_first, dtype):
-  block = UpBlock(4, 1, 'VALID', jnp.dtype(dtype), 5, False, skip_first)
+  block = UpBlock(4, 1, 'VALID', jnp.dtype(dtype), None, 5, False, skip_first)
   x, skip = normal(10, 2, 4, 5, 6), normal(11, 2, 8, 10, 3)
   # ReLU is far from its corner, on whose sides the two types might differ.
   bias = np.float32([20, 20, -20, 20])
@@ -262,6 +269,59 @@ def test_gradients_of_biases_are_sums_over_many_pixels(layer):
   gradient = pull(jnp.ones_like(y))[0]['params']['bias']
   # A sum in bfloat16 would stay where another 1 is rounded away.
   np.testing.assert_array_equal(gradient, [y.size // 2] * 2)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('train', [False, True])
+def test_batch_norm_is_that_of_flax(train, dtype):
+  dtype = jnp.dtype(dtype)
+  x = (3 * normal(20, 2, 9, 7, 4) + normal(21, 1, 1, 1, 4)).astype(dtype)
+  params = {'scale': normal(22, 4), 'bias': normal(23, 4)}
+  running = {'mean': normal(24, 4), 'var': np.exp(normal(25, 4))}
+  flax = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
+
+  def want(params, x):
+    variables = {'params': params, 'batch_stats': running}
+    return flax.apply(variables, x, mutable=['batch_stats'])
+
+  def got(params, x):
+    variables = {'params': params | running}
+    return BatchNorm(train).apply(variables, x, mutable=[RUNNING])
+
+  values, pull, updated = jax.vjp(got, params, x, has_aux=True)
+  wanted, pull_wanted, wanted_updated = jax.vjp(want, params, x, has_aux=True)
+  assert values.dtype == dtype
+  dy = normal(26, *x.shape).astype(dtype)
+  same = functools.partial(
+    np.testing.assert_allclose, atol=TOLERANCES[dtype.name]
+  )
+  for a, b in zip(
+    jax.tree.leaves((values, pull(dy))),
+    jax.tree.leaves((wanted, pull_wanted(dy))),
+    strict=True,
+  ):
+    a, b = np.float32(a), np.float32(b)
+    same(a / np.abs(b).max(), b / np.abs(b).max())
+  if train:
+    for name in running:
+      np.testing.assert_allclose(
+        updated[RUNNING][name], wanted_updated['batch_stats'][name], rtol=1e-5
+      )
+  assert bool(updated) == train
+
+
+def test_statistics_of_bfloat16_are_float32():
+  x = (100 + normal(27, 1, 66, 66, 3)).astype(jnp.bfloat16)
+  params = BatchNorm(True).init(jax.random.key(0), x)['params']
+  y, updated = BatchNorm(True).apply({'params': params}, x, mutable=[RUNNING])
+  exact = np.float64(x).reshape(-1, 3)
+  assert y.dtype == jnp.bfloat16
+  batch = {
+    name: (updated[RUNNING][name] - 0.9 * params[name]) / 0.1
+    for name in ('mean', 'var')
+  }
+  np.testing.assert_allclose(batch['mean'], exact.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(batch['var'], exact.var(0), rtol=1e-4)
 
 
 def test_up_convolution_places_the_kernel_unflipped():

@@ -20,6 +20,7 @@ from segjax.tiling.settings import TileSettings
 from segjax.tiling.windows import predict_image
 
 UNET = UNet(base_width=4, depth=1)
+NORMALISED = UNET.clone(norm='batch')
 FCN = FCN8s(num_classes=2, width=1 / 64, fc_features=4, padding='same')
 SCHEDULE = create_schedule('constant', 0.05, 0, 100)
 OPTIMIZER = create_optimizer('sgd', SCHEDULE, 0.9, 1e-4, 0.0)
@@ -27,6 +28,7 @@ STILL = dict(elastic_sigma_px=0.0, rotation_deg=0.0, flip=False, shift_px=0.0)
 # No number of rows is a multiple of four, here or in most layers.
 CASES = {
   'unet': (UNET, 50, Augmentation(**STILL | {'elastic_sigma_px': 3.0})),
+  'unet_norm': (NORMALISED, 50, Augmentation(**STILL)),
   'fcn': (FCN, 0, Augmentation(**STILL)),
 }
 SIZE = 53

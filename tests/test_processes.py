@@ -23,6 +23,7 @@ NUM_STEPS = 5
 # 15 slices hold out 3, which two processes cannot share evenly.
 UNET = {
   **TINY_SETTINGS,
+  'model.norm': 'batch',  # Of all processes.
   'data.num_slices': 15,
   'data.size_px': 64,
   'data.gap': 0,

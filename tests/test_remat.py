@@ -15,6 +15,7 @@ from segjax.models.unet import UNet
 NARROW = dict(num_classes=3, width=1 / 64, fc_features=4, padding='same')
 NETS = {
   'unet': functools.partial(UNet, base_width=4, depth=1, dropout_blocks=(0,)),
+  'unet_norm': functools.partial(UNet, base_width=4, depth=1, norm='batch'),
   'fcn8s': functools.partial(FCN8s, **NARROW),
   'streams': functools.partial(
     FCN32s, streams=('a', 'b'), in_channels=6, **NARROW
@@ -26,7 +27,9 @@ def lowered(name, remat):
   """Loss and gradient of a net, not compiled, and what they take."""
   model = NETS[name](remat=remat)
   image = normal(2, 36, 36, model.in_channels)
-  size = {} if name == 'unet' else {'size': jnp.array([[36, 36], [30, 25]])}
+  size = (
+    {} if name.startswith('unet') else {'size': jnp.array([[36, 36], [30, 25]])}
+  )
   params = jax.jit(model.init)(jax.random.key(0), image)
   # Scores begin at zero, which no gradient gets past.
   params = jax.tree.map(lambda x: x if x.any() else x + 0.1, params)

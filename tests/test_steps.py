@@ -21,6 +21,7 @@ from segjax.optimizers import create_optimizer, create_schedule
 from segjax.settings import PreprocessingSettings
 
 MODEL = UNet(base_width=4, depth=1)
+NORMALISED = MODEL.clone(norm='batch')
 SCHEDULE = create_schedule('constant', 0.05, 0, 100)
 OPTIMIZER = create_optimizer('sgd', SCHEDULE, 0.9, 1e-4, 0.0)
 BATCH = 8
@@ -32,9 +33,10 @@ def make_step(
   reduction='mean',
   accumulate_steps=1,
   loss='cross_entropy',
+  model=MODEL,
 ):
   return steps.make_train_step(
-    MODEL,
+    model,
     OPTIMIZER,
     SCHEDULE,
     tile_size=26,
@@ -70,32 +72,36 @@ def examples(count=12):
   return made
 
 
-def train(run, num_steps=5):
+def train(run, model, num_steps=5):
   batches = create_batches(examples(), BATCH, seed=0, start_step=0)
-  state = run.put_state(steps.init_state(MODEL, OPTIMIZER, seed=0))
+  state = run.put_state(steps.init_state(model, OPTIMIZER, seed=0))
   for _ in range(num_steps):
     state, metrics = run.step(state, run.put_batch(next(batches)))
   return run.get(state), run.get(metrics)
 
 
-@pytest.fixture(scope='module')
-def single():
+@functools.cache
+def single(model):
   run = parallel.DataParallel(
-    jax.jit(make_step()), range(BATCH), *3 * (lambda tree: tree,)
+    jax.jit(make_step(model=model)), range(BATCH), *3 * (lambda tree: tree,)
   )
-  return train(run)
+  return train(run, model)
 
 
+@pytest.mark.parametrize('model', [MODEL, NORMALISED])
 @pytest.mark.parametrize('mode', parallel.MODES)
-def test_eight_devices_equal_one(mode, single):
+def test_eight_devices_equal_one(mode, model):
   assert jax.device_count() == 8
-  state, metrics = train(parallel.parallelize(make_step, mode, BATCH))
+  make = functools.partial(make_step, model=model)
+  state, metrics = train(parallel.parallelize(make, mode, BATCH), model)
   assert int(state.step) == 5
-  start = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  start = steps.init_state(model, OPTIMIZER, seed=0)
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, state)
   assert max(jax.tree.leaves(moved.params)) > 1e-2
   for a, b in zip(
-    jax.tree.leaves((state, metrics)), jax.tree.leaves(single), strict=True
+    jax.tree.leaves((state, metrics)),
+    jax.tree.leaves(single(model)),
+    strict=True,
   ):
     np.testing.assert_allclose(a, b, atol=1e-5)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from random_unets import image_of, predicted, random_unet, streamed
 
+from segjax.models.unet import NORMS
 from segjax.prediction.streaming import stream_predict
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.turns import DIHEDRAL_GROUP, restored, turned
@@ -40,9 +41,10 @@ def test_average_by_tiles_equals_that_of_whole_turned_images():
   assert np.abs(actual - plain(image=image)).max() > 0.01
 
 
+@pytest.mark.parametrize('norm', NORMS)
 @pytest.mark.parametrize('tiles_per_batch', [1, 3])
-def test_devices_and_batches_change_no_bit(tiles_per_batch, monkeypatch):
-  model, variables = random_unet()
+def test_devices_and_batches_change_no_bit(tiles_per_batch, norm, monkeypatch):
+  model, variables = random_unet(norm=norm)
   predict = functools.partial(
     streamed,
     image_of(90, 95, 1),

@@ -22,7 +22,10 @@ from segjax.tiling.settings import TileSettings
 
 
 # Few, because every example is compiled.
-@pytest.mark.parametrize('depth', [1, 2, 3])
+@pytest.mark.parametrize(
+  ('depth', 'norm'),
+  [(1, 'none'), (2, 'none'), (3, 'none'), (1, 'batch'), (2, 'batch')],
+)
 @settings(max_examples=3, deadline=None, derandomize=True)
 @given(
   convs_per_block=st.integers(1, 2),
@@ -32,9 +35,9 @@ from segjax.tiling.settings import TileSettings
   periods=st.integers(3, 6),
 )
 def test_streamed_tiles_are_the_whole_pass_whatever_the_tiling(
-  depth, convs_per_block, padding, height, width_beyond, periods
+  depth, convs_per_block, padding, norm, height, width_beyond, periods
 ):
-  model, variables = random_unet(depth, convs_per_block, padding)
+  model, variables = random_unet(depth, convs_per_block, padding, norm=norm)
   geometry = model.geometry
   core = periods * geometry.period
   tile_size = geometry.input_size(core)

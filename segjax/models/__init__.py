@@ -23,7 +23,7 @@ from segjax.models.fcn import (
   FCNGoogLeNet,
 )
 from segjax.models.googlenet import GoogLeNet
-from segjax.models.unet import UNet, UNet2015
+from segjax.models.unet import NORMS, UNet, UNet2015
 from segjax.models.vgg import VGG16
 
 UNETS = {'unet': UNet, 'unet_2015': UNet2015}
@@ -128,6 +128,8 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
     _ = model.geometry  # Raises if what it depends on is wrong.
   if isinstance(model, UNet):
     _check_dropout_blocks(model)
+    if model.norm not in NORMS:
+      raise InputError(f'model.norm={model.norm!r} is not one of {NORMS}')
   return model
 
 

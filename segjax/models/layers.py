@@ -23,6 +23,9 @@ _he_init_upconv = nn.initializers.variance_scaling(
   2.0, 'fan_in', 'normal', batch_axis=(0, 1)
 )
 
+# Collection of the next running means of `BatchNorm`.
+RUNNING = 'running'
+
 
 def convolution_padding(
   mode: str | int, kernel_size: Sequence[int], dilation: Sequence[int]
@@ -58,7 +61,7 @@ def convolution_padding(
 
 
 class Conv(nn.Module):
-  """Two-dimensional cross-correlation plus bias.
+  """Two-dimensional cross-correlation, plus bias.
 
   Attributes:
     features: output channels.
@@ -70,6 +73,7 @@ class Conv(nn.Module):
     groups: G; output channels of one of G equal runs see the input channels
       of the same run only.
     kernel_init: initialiser of the kernel [k, k, C / G, features].
+    use_bias: whether there is a bias; a norm that follows would take it off.
   """
 
   features: int
@@ -80,6 +84,7 @@ class Conv(nn.Module):
   dtype: jnp.dtype = jnp.float32
   groups: int = 1
   kernel_init: Callable = he_init
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -87,7 +92,6 @@ class Conv(nn.Module):
     in_features = x.shape[-1] // self.groups
     shape = (*self.kernel_size, in_features, self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
     y = convolve(
       x,
@@ -97,6 +101,9 @@ class Conv(nn.Module):
       self.dilation,
       self.groups,
     )
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
     return _add_bias(y, bias)
 
 
@@ -115,14 +122,74 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
   def by_rows(y, bias):
     # Backwards two sums, of rows first: XLA:CPU takes 2 to 8 times as long for
     # the sum over all pixels, which it would make of them again.
-    rows = jnp.broadcast_to(bias, (*y.shape[:2], 1, bias.size))
-    return plain(y, jax.lax.optimization_barrier(rows))
+    return plain(y, _over_rows(bias, y))
 
   return by_backend(y, bias, cpu=by_rows, default=plain)
 
 
+class BatchNorm(nn.Module):
+  """Batch normalisation of each channel (Ioffe and Szegedy, ICML 2015).
+
+  y = scale (x - mean) / sqrt(var + 1e-5) + bias, in float32. In training, mean
+  and var are those of all pixels of the batch, var without Bessel's correction,
+  as in Flax. Otherwise they are running means of those, and a pixel's output
+  depends on that pixel alone.
+
+  The running means are the parameters `mean` and `var`, so that a tree of
+  parameters is a whole network. No gradient reaches them. In training their
+  next values, .9 times the old ones plus .1 times those of the batch, are put
+  into the collection `RUNNING` if it is mutable, by the same names; the
+  training step puts them in their place.
+
+  Attributes:
+    train: whether to take the mean and var of the batch.
+    axis_names: axes of `vmap` and `pmap` along which the batch lies, too.
+  """
+
+  train: bool
+  axis_names: tuple[str, ...] = ()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, H, W, C] to the same shape and dtype."""
+    shape = (x.shape[-1],)
+    scale = self.param('scale', nn.initializers.ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    mean = self.param('mean', nn.initializers.zeros, shape)
+    var = self.param('var', nn.initializers.ones, shape)
+    y, spread = x.astype(jnp.float32), _over_channels
+    if self.train:
+      spread = _over_rows
+      running = {'mean': mean, 'var': var}
+      mean = self._mean_of(y)
+      # In two passes: a mean of squares less a squared mean cancels.
+      var = self._mean_of(jnp.square(y - spread(mean, y)))
+      if self.is_mutable_collection(RUNNING):
+        for name, new in (('mean', mean), ('var', var)):
+          moved = running[name] + 0.1 * (new - running[name])
+          self.put_variable(RUNNING, name, moved)
+    factor = scale * jax.lax.rsqrt(var + 1e-5)
+    y = (y - spread(mean, y)) * spread(factor, y) + spread(bias, y)
+    return y.astype(x.dtype)
+
+  def _mean_of(self, y):
+    # Of rows first, as in `_add_bias`.
+    mean = jax.lax.optimization_barrier(y.mean(2)).mean((0, 1))
+    return jax.lax.pmean(mean, self.axis_names) if self.axis_names else mean
+
+
+def _over_channels(values, like):
+  return values.reshape(1, 1, 1, -1)
+
+
+def _over_rows(values, like):
+  """Returns [C] as [B, H, 1, C], whose gradient is summed by rows first."""
+  rows = jnp.broadcast_to(values, (*like.shape[:2], 1, values.size))
+  return jax.lax.optimization_barrier(rows)
+
+
 class UpConv(nn.Module):
-  """2x2 up-convolution of stride 2 (transposed convolution) plus bias.
+  """2x2 up-convolution of stride 2 (transposed convolution), plus bias.
 
   With kernel K [2, 2, C, features], y[2i + a, 2j + b] = K[a, b]^T x[i, j]:
   the windows don't overlap, so a 1x1 convolution to four times the features
@@ -135,21 +202,25 @@ class UpConv(nn.Module):
   Attributes:
     features: output channels.
     dtype: compute dtype.
+    use_bias: whether there is a bias; see `Conv`.
   """
 
   features: int
   dtype: jnp.dtype = jnp.float32
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [B, H, W, C] to dtype[B, 2H, 2W, features]."""
     b, h, w, c = x.shape
     kernel = self.param('kernel', _he_init_upconv, (2, 2, c, self.features))
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernel = kernel.transpose(2, 0, 1, 3).reshape(1, 1, c, 4 * self.features)
     y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), 'VALID')
     y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(b, 2 * h, 2 * w, self.features)
+    if not self.use_bias:
+      return y
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
     return _add_bias(y, bias)
 
 

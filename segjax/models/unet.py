@@ -9,6 +9,7 @@ Sizes follow from `UNet.geometry`.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -16,16 +17,23 @@ import jax.numpy as jnp
 
 from segjax.errors import InputError
 from segjax.geometry import KERNEL, UNetGeometry
-from segjax.models.layers import Conv, UpConv, crop, max_pool
+from segjax.models.layers import BatchNorm, Conv, UpConv, crop, max_pool
+
+NORMS = ('none', 'batch')
 
 
 class Block(nn.Module):
-  """3x3 convolutions `conv0`, `conv1`, ..., each followed by ReLU."""
+  """3x3 convolutions `conv0`, `conv1`, ..., each followed by ReLU.
+
+  With `norm`, which makes a layer of a name, `norm0`, `norm1`, ... come
+  between, and the convolutions have no bias, which a norm would take off again.
+  """
 
   features: int
   convs: int
   padding: str
   dtype: jnp.dtype
+  norm: Callable[..., BatchNorm] | None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -39,8 +47,11 @@ class Block(nn.Module):
         kernel_size,
         self.padding,
         dtype=self.dtype,
+        use_bias=self.norm is None,
         name=f'conv{i}',
       )(x)
+      if self.norm is not None:
+        x = self.norm(name=f'norm{i}')(x)
       x = nn.relu(x)
     return x
 
@@ -54,7 +65,9 @@ class UpBlock(Block):
 
   @nn.compact
   def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
-    x = UpConv(self.upconv_features, self.dtype, name='upconv')(x)
+    # Without a ReLU, a norm takes off this bias, too.
+    use_bias = self.norm is None or self.upconv_relu
+    x = UpConv(self.upconv_features, self.dtype, use_bias, name='upconv')(x)
     if self.upconv_relu:
       x = nn.relu(x)
     x = jnp.concatenate((skip, x) if self.skip_first else (x, skip), axis=-1)
@@ -65,8 +78,8 @@ class UNet(nn.Module):
   """U-Net; the defaults are the paper's network.
 
   Parameters are named `down0` .. `down{depth-1}`, `bottleneck`,
-  `up{depth-1}` .. `up0` (each `conv0`, `conv1`, ...; the ups also `upconv`)
-  and `head`; level 0 is the finest.
+  `up{depth-1}` .. `up0` (each `conv0`, `conv1`, ...; the ups also `upconv`;
+  with a norm also `norm0`, `norm1`, ...) and `head`; level 0 is the finest.
 
   Attributes:
     num_classes: K, channels of the logits.
@@ -87,6 +100,9 @@ class UNet(nn.Module):
     top_upconv_halves: whether the last up-convolution halves the channels, as
       the others do (the 2015 release's doesn't).
     skip_first: order of concatenation; True puts the skip's channels first.
+    norm: 'none' (the paper), or 'batch': a `BatchNorm` between each 3x3
+      convolution and its ReLU, as in the authors' 3D U-Net (Çiçek et al.,
+      MICCAI 2016), and no bias before it.
 
   >>> import jax, segjax
   >>> segjax.UNet().geometry.output_size(572)  # The paper's network and tile.
@@ -111,6 +127,7 @@ class UNet(nn.Module):
   upconv_relu: bool = False
   top_upconv_halves: bool = True
   skip_first: bool = True
+  norm: str = 'none'
 
   @property
   def geometry(self) -> UNetGeometry:
@@ -127,12 +144,19 @@ class UNet(nn.Module):
     return (self.num_classes,)
 
   @nn.compact
-  def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+  def __call__(
+    self,
+    image: jax.Array,
+    train: bool = False,
+    axis_names: tuple[str, ...] = (),
+  ) -> jax.Array:
     """Returns the logits f32[B, h, w, K] of image [B, H, W, C].
 
     Args:
       image: standardised gray values or colours.
-      train: whether to drop out; needs an rng named 'dropout'.
+      train: whether to drop out, which needs an rng named 'dropout', and to
+        normalise by the batch.
+      axis_names: see `BatchNorm`.
 
     Raises:
       InputError: if H or W is inadmissible (see `UNetGeometry.output_size`),
@@ -149,8 +173,15 @@ class UNet(nn.Module):
     down, up = Block, UpBlock
     if self.remat:
       down, up = nn.remat(Block), nn.remat(UpBlock)
+    norm = None
+    if self.norm == 'batch':
+      norm = functools.partial(BatchNorm, train, axis_names)
     block = functools.partial(
-      down, convs=self.convs_per_block, padding=self.padding, dtype=self.dtype
+      down,
+      convs=self.convs_per_block,
+      padding=self.padding,
+      dtype=self.dtype,
+      norm=norm,
     )
     num_blocks = self.depth + 1
     dropped = {block % num_blocks for block in self.dropout_blocks}
@@ -177,6 +208,7 @@ class UNet(nn.Module):
         upconv_features=features if halves else 2 * features,
         upconv_relu=self.upconv_relu,
         skip_first=self.skip_first,
+        norm=norm,
         name=f'up{level}',
       )(x, skips[level])
     return Conv(self.num_classes, (1, 1), name='head')(x)

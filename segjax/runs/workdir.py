@@ -44,8 +44,9 @@ _ADDED = {
 # Settings that earlier versions had, and that are no longer: section and name.
 # `mesh.data` followed from the number of devices.
 _DROPPED = (('mesh', 'data'),)
-# Like `_ADDED`, but in some data sets alone; their loaders have the defaults.
-_ADDED_TO_DATA = {'data.label_values': []}
+# Like `_ADDED`, but of some data sets or networks alone, which have these
+# defaults themselves.
+_ADDED_TO_SOME = {'data.label_values': [], 'model.norm': 'none'}
 
 
 def check_writable(workdir: str | os.PathLike) -> None:
@@ -216,7 +217,7 @@ def _check_same(
   may_change: Sequence[str],
 ) -> None:
   old, new = flatten_dict(old, sep='.'), flatten_dict(new, sep='.')
-  added = flatten_dict(_ADDED, sep='.') | _ADDED_TO_DATA
+  added = flatten_dict(_ADDED, sep='.') | _ADDED_TO_SOME
   added = {k: v for k, v in added.items() if k in new}
   old = added | old
   names = [

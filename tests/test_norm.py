@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""U-Nets with batch normalisation: their names, steps, runs and files."""
+
+import functools
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import tiny_config
+from flax.traverse_util import flatten_dict, unflatten_dict
+from random_unets import image_of, random_unet
+
+from segjax import export, networks, steps, train
+from segjax.data.augment import Augmentation
+from segjax.devices import parallel
+from segjax.errors import InputError
+from segjax.models import create_model
+from segjax.models.layers import RUNNING
+from segjax.models.unet import UNet, UNet2015
+from segjax.optimizers import create_optimizer, create_schedule
+from segjax.prediction import artifact
+from segjax.runs.checkpoints import load_params
+from segjax.settings import PreprocessingSettings
+from segjax.tiling.settings import TileSettings
+from segjax.tiling.windows import predict_image
+from segjax.weights import files
+
+MODEL = UNet(base_width=4, depth=1, norm='batch', dropout_rate=0.0)
+SCHEDULE = create_schedule('constant', 0.05, 0, 100)
+OPTIMIZER = create_optimizer('adamw', SCHEDULE, 0.9, 0.1, 1.0)
+SIZE = 10  # What comes out of a tile of 26 pixels.
+
+
+def names(model):
+  return {*flatten_dict(steps.init_params(model, jax.random.key(0)), sep='/')}
+
+
+@pytest.mark.parametrize('make', [UNet, UNet2015])
+def test_before_a_norm_no_bias_is_left(make):
+  plain = names(make(base_width=2, depth=2))
+  blocks = ('down0', 'down1', 'bottleneck', 'up1', 'up0')
+  expected = plain - {f'{b}/conv{i}/bias' for b in blocks for i in (0, 1)}
+  if make is UNet:  # ReLU follows those of the 2015 release.
+    expected -= {'up0/upconv/bias', 'up1/upconv/bias'}
+  expected |= {
+    f'{block}/norm{i}/{name}'
+    for block in blocks
+    for i in (0, 1)
+    for name in ('scale', 'bias', 'mean', 'var')
+  }
+  assert names(make(base_width=2, depth=2, norm='batch')) == expected
+
+
+def test_another_norm_is_refused():
+  with pytest.raises(InputError, match=r"model.norm='layer' is not one of"):
+    create_model({'name': 'unet', 'norm': 'layer'})
+
+
+def make_step(axis_name=None, split_rows=lambda x: x, accumulate_steps=1):
+  return steps.make_train_step(
+    MODEL,
+    OPTIMIZER,
+    SCHEDULE,
+    preprocessing=PreprocessingSettings(0.5, 0.2, ()),
+    tile_size=26,
+    # Tiles are whole images, mirrored around.
+    augmentation=Augmentation(
+      elastic_sigma_px=0.0, rotation_deg=0.0, flip=False, shift_px=0.0
+    ),
+    ignore_label=255,
+    reduction='mean',
+    accumulate_steps=accumulate_steps,
+    axis_name=axis_name,
+    split_rows=split_rows,
+  )
+
+
+def batch_of(size):
+  rng = np.random.default_rng(size)
+  level = rng.integers(0, 128, (size, 1, 1, 1))  # Images differ.
+  image = level + rng.integers(0, 128, (size, SIZE, SIZE, 1))
+  label = rng.integers(0, 2, (size, SIZE, SIZE))
+  return {'image': image.astype(np.uint8), 'label': label.astype(np.int32)}
+
+
+def statistics(params):
+  return {
+    name: value
+    for name, value in flatten_dict(params, sep='/').items()
+    if name.endswith(('/mean', '/var'))
+  }
+
+
+def test_parts_have_statistics_of_their_own_of_which_the_mean_is_kept():
+  """Two parts of four images: by two batches, and one forward pass each."""
+  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  batch = batch_of(8)
+  moved, metrics = jax.jit(make_step(accumulate_steps=2))(state, batch)
+  losses, kept = [], []
+  for part in range(2):
+    half = {name: array[part::2] for name, array in batch.items()}
+    one, its_metrics = jax.jit(make_step())(state, half)
+    losses.append(its_metrics['loss'])
+    kept.append(statistics(one.params))
+    image = np.pad(
+      half['image'] / 255, [(0, 0), (8, 8), (8, 8), (0, 0)], 'reflect'
+    )
+    _, updated = MODEL.apply(
+      {'params': state.params},
+      (image.astype(np.float32) - 0.5) / 0.2,
+      train=True,
+      mutable=[RUNNING],
+    )
+    for name, value in flatten_dict(updated[RUNNING], sep='/').items():
+      np.testing.assert_allclose(kept[-1][name], value, atol=1e-5)
+  assert metrics['loss'] == pytest.approx(np.mean(losses), rel=1e-5)
+  for name, value in statistics(moved.params).items():
+    a, b = (each[name] for each in kept)
+    assert not np.allclose(a, b, atol=1e-4), name
+    np.testing.assert_allclose(value, (a + b) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_parts_on_eight_devices_equal_those_on_one(mode):
+  state, batch = steps.init_state(MODEL, OPTIMIZER, seed=0), batch_of(16)
+  make = functools.partial(make_step, accumulate_steps=2)
+  expected = jax.jit(make())(state, batch)
+  run = parallel.parallelize(make, mode, 16)
+  given = run.get(run.step(run.put_state(state), run.put_batch(batch)))
+  for a, b in zip(
+    jax.tree.leaves(given), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_evaluation_takes_the_running_statistics():
+  """Whatever else is in the batch; and they have no gradient."""
+  model, variables = random_unet(norm='batch')
+  images = np.stack([image_of(20, 20), 5 + image_of(20, 20)])
+  alone = model.apply(variables, images[:1])
+  np.testing.assert_allclose(
+    model.apply(variables, images)[:1], alone, atol=1e-5
+  )
+
+  def normalised(variables):
+    return model.clone(dropout_rate=0.0).apply(variables, images, train=True)
+
+  assert np.abs(normalised(variables)[:1] - alone).max() > 0.1
+  gradient = jax.grad(lambda v: jnp.sum(normalised(v) ** 2))(variables)
+  gradient = gradient['params']
+  for name, value in flatten_dict(gradient, sep='/').items():
+    assert np.any(value) != name.endswith(('/mean', '/var')), name
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  config = tiny_config()
+  config.batch_size = 8
+  config.model.norm = 'batch'
+  config.evaluation.average = False
+  config.evaluation.best_metric = 'mean_iu'
+  workdir = tmp_path_factory.mktemp('norm') / 'run'
+  return config, workdir, train.train_and_evaluate(config, workdir)
+
+
+def test_a_run_goes_on_bit_for_bit(run, tmp_path):
+  config, workdir, scores = run
+  shutil.copytree(workdir, tmp_path / 'run')
+  checkpoints = tmp_path / 'run' / 'checkpoints'
+  shutil.rmtree(checkpoints / '4')
+  assert train.train_and_evaluate(config, tmp_path / 'run') == scores
+  first = load_params(checkpoints, 2)
+  again, last = (
+    load_params(folder, 4) for folder in (checkpoints, workdir / 'checkpoints')
+  )
+  assert not np.allclose(*(t['up0']['norm1']['var'] for t in (first, last)))
+  jax.tree.map(np.testing.assert_array_equal, again, last)
+
+
+def test_a_run_is_not_continued_without_the_norm(run):
+  config, workdir, _ = run
+  config = config.copy_and_resolve_references()
+  config.model.norm = 'none'
+  with pytest.raises(InputError, match="made with model.norm='batch'"):
+    train.train_and_evaluate(config, workdir)
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.safetensors'])
+def test_files_of_parameters_and_artifacts_predict_the_same(
+  run, suffix, tmp_path
+):
+  network = networks.load_run(run[1])
+  image = image_of(40, 50)
+  tiles = TileSettings(tile_size=34)
+  expected = predict_image(network.model, network.params, image, tiles)
+  # The statistics matter, or equality would show little.
+  params = flatten_dict(network.params)
+  lost = {k: jnp.ones_like(v) for k, v in params.items() if k[-1] == 'mean'}
+  others = unflatten_dict(params | lost)
+  other = predict_image(network.model, others, image, tiles)
+  assert np.abs(other - expected).max() > 1e-3
+  files.write_params(tmp_path / f'net{suffix}', network.params)
+  loaded = networks.load_converted(run[0], tmp_path / f'net{suffix}')
+  got = predict_image(loaded.model, loaded.params, image, tiles)
+  np.testing.assert_array_equal(got, expected)
+  export.export_network(network, tmp_path / 'net.segjax')
+  model, params, _ = artifact.load(tmp_path / 'net.segjax')
+  got = predict_image(model, params, image, tiles)
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+  pixels = networks.about(network.config)['pixels']
+  start, _ = networks.starting_params(network.model, pixels, run[1], (), ())
+  for name, value in flatten_dict(network.params, sep='/').items():
+    np.testing.assert_array_equal(start[name], value)
