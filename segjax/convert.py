@@ -103,13 +103,15 @@ def convert(
     for path in flatten_dict(shapes)
   }
   source = {paths.get(path, path): tensor for path, tensor in source.items()}
-  if model.in_channels != 3:
-    source = {
-      path: _of_channels(tensor, model.in_channels)
-      if path.startswith('conv1')
-      else tensor
-      for path, tensor in source.items()
-    }
+  wanted: dict[str, Any] = flatten_dict(shapes, sep='/')
+  source = {
+    path: _of_channels(tensor, wanted[path].shape[2])
+    if path.startswith(('conv1_1', 'conv1/'))
+    and path in wanted
+    and path.endswith('/kernel')
+    else tensor
+    for path, tensor in source.items()
+  }
   is_fcn = isinstance(model, FCN)
   params, report = match(
     source,
@@ -232,7 +234,7 @@ def _of_channels(tensor, in_channels):
     return tensor
   axes = [tensor.layout.index(axis) for axis in 'HWIO']
   kernel = tensor.values.transpose(axes)
-  if kernel.shape[2] != 3:
+  if kernel.shape[2] != 3 or in_channels == 3:
     return tensor
   name = f'{tensor.name}, of 3 channels, spread over {in_channels}'
   return Tensor(name, surgery.spread_channels(kernel, in_channels), 'HWIO')

@@ -21,7 +21,8 @@ from segjax.settings import PreprocessingSettings, read_prediction
 
 CARDS = {
   file.stem: runpy.run_path(str(file))
-  for file in sorted((REPOSITORY / 'configs').glob('fcn*.py'))
+  for pattern in ('fcn*.py', 'unet_vgg16*.py')
+  for file in sorted((REPOSITORY / 'configs').glob(pattern))
 }
 ALL = [
   (name, argument)
