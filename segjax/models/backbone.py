@@ -203,6 +203,7 @@ class Classifier(nn.Module):
     dropout_rate: fraction of values dropped in training; None for the
       original's.
     dtype: compute dtype. Parameters and logits stay float32.
+    in_channels: C, channels of the image.
   """
 
   backbone: Callable[..., Backbone]
@@ -212,6 +213,7 @@ class Classifier(nn.Module):
   fc_features: int | None = None
   dropout_rate: float | None = None
   dtype: jnp.dtype = jnp.float32
+  in_channels: int = 3
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
@@ -225,8 +227,14 @@ class Classifier(nn.Module):
       f32[B,K], or f32[B,h,w,K] if convolutional.
 
     Raises:
-      InputError: if the image is not of the native size, or is too small.
+      InputError: if the image is not of the native size, or is too small, or
+        C is not `in_channels`.
     """
+    if image.shape[-1] != self.in_channels:
+      raise InputError(
+        f'image has {image.shape[-1]} channels; the model was built for '
+        f'in_channels={self.in_channels}'
+      )
     dense = not self.convolutional
     net = self.backbone(
       width=self.width,

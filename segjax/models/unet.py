@@ -163,13 +163,7 @@ class UNet(nn.Module):
         or C is not `in_channels`.
     """
     geometry = self.geometry
-    for size in image.shape[1:3]:
-      geometry.output_size(size)
-    if image.shape[-1] != self.in_channels:
-      raise InputError(
-        f'image has {image.shape[-1]} channels; the model was built for '
-        f'in_channels={self.in_channels}'
-      )
+    check_image(image, geometry, self.in_channels)
     down, up = Block, UpBlock
     if self.remat:
       down, up = nn.remat(Block), nn.remat(UpBlock)
@@ -212,6 +206,19 @@ class UNet(nn.Module):
         name=f'up{level}',
       )(x, skips[level])
     return Conv(self.num_classes, (1, 1), name='head')(x)
+
+
+def check_image(
+  image: jax.Array, geometry: UNetGeometry, in_channels: int
+) -> None:
+  """Raises InputError if a U-Net cannot take [B, H, W, C]."""
+  for size in image.shape[1:3]:
+    geometry.output_size(size)
+  if image.shape[-1] != in_channels:
+    raise InputError(
+      f'image has {image.shape[-1]} channels; the model was built for '
+      f'in_channels={in_channels}'
+    )
 
 
 # The authors' Caffe network of 2015 as third-party ports of it agree: the last
