@@ -358,7 +358,8 @@ def _mean_loss(image_losses, config):
   batch.
   """
   reduced = [
-    losses.reduce_image(*s, config.loss_reduction) for s in image_losses
+    losses.reduce_image(total, count, config.loss_reduction)
+    for total, count in image_losses
   ]
   total, divisor = np.sum(np.array(reduced, np.float64), axis=0)
   if config.loss_reduction == 'sum':

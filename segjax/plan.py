@@ -465,16 +465,6 @@ def _for_fcn(
   return lines
 
 
-def _in_memory(config: ConfigDict, lines: list[Line]) -> list[Line]:
-  """Returns the lines, with a tile or batch for which there is memory."""
-  field, fits = dry_run.fit_to_memory(config)
-  if fits == config[field]:
-    return lines
-  reason = f'what memory allows; {config[field]} would be usual'
-  lines = [line for line in lines if line.name != field]
-  return [*lines, Line(field, fits, reason)]
-
-
 def _steps(config: ConfigDict, minutes: float, flops: float) -> list[Line]:
   if not 0 < minutes <= _MOST_MINUTES:
     raise InputError(
