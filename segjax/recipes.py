@@ -184,6 +184,8 @@ def fcn_config(
     fc_features=placeholder(int),  # Channels of fc6 and fc7; None: 4096.
     dropout_rate=placeholder(float),  # None: the rate of the classifier.
     dtype='float32',  # Or 'bfloat16'.
+    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    precision='highest',
     remat=False,  # True recomputes blocks for the gradient: less memory.
     heads=(),  # (name, number of classes) of each head; () is one head.
     first_conv='',  # Name of the first convolution; '' keeps the trunk's.
@@ -380,6 +382,8 @@ def make_unet_vgg16(
     dropout_rate=0.5,  # Of the bottleneck.
     norm='none',  # Or 'batch', of the expanding blocks.
     dtype='float32',  # Or 'bfloat16'.
+    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    precision='default',
   )
   config.init.initial = ('up3', 'up2', 'up1', 'up0', 'head')
   config.init.ignore = ('fc6', 'fc7', 'fc8')
@@ -433,6 +437,8 @@ def unet_config(
     dropout_blocks=(-2, -1),  # The last two blocks of the contracting path.
     norm='none',  # Or 'batch': batch normalisation before each ReLU.
     dtype='float32',  # Or 'bfloat16'.
+    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    precision='default',
     remat=False,  # True recomputes blocks for the gradient: less memory.
   )
   config.data = dict(data)

@@ -45,6 +45,7 @@ MAY_CHANGE = (
   'evaluation.average',
   'prediction',
   'mesh',  # Changes the rounding alone.
+  'model.precision',  # The same.
   'model.remat',
   'compilation_cache',
   'profile_steps',

@@ -23,6 +23,7 @@ from segjax.models.fcn import (
   FCNGoogLeNet,
 )
 from segjax.models.googlenet import GoogLeNet
+from segjax.models.layers import PRECISIONS
 from segjax.models.unet import NORMS, UNet, UNet2015
 from segjax.models.unet_vgg16 import UNetVGG16
 from segjax.models.vgg import VGG16
@@ -129,6 +130,10 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
     _ = model.geometry  # Raises if what it depends on is wrong.
   if isinstance(model, UNet):
     _check_dropout_blocks(model)
+  if model.precision not in PRECISIONS:
+    raise InputError(
+      f'model.precision={model.precision!r} is not one of {PRECISIONS}'
+    )
   norm = getattr(model, 'norm', 'none')
   if norm not in NORMS:
     raise InputError(f'model.norm={norm!r} is not one of {NORMS}')

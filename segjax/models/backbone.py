@@ -23,6 +23,7 @@ from segjax.errors import InputError
 from segjax.geometry import Footprint
 from segjax.models.layers import (
   Conv,
+  at_precision,
   he_init,
   local_response_norm,
   max_pool_ceil,
@@ -204,6 +205,7 @@ class Classifier(nn.Module):
       original's.
     dtype: compute dtype. Parameters and logits stay float32.
     in_channels: C, channels of the image.
+    precision: of products in float32; see `layers.at_precision`.
   """
 
   backbone: Callable[..., Backbone]
@@ -214,8 +216,10 @@ class Classifier(nn.Module):
   dropout_rate: float | None = None
   dtype: jnp.dtype = jnp.float32
   in_channels: int = 3
+  precision: str = 'highest'
 
   @nn.compact
+  @at_precision
   def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
     """Returns the logits of image f32[B,H,W,C]: before any softmax.
 

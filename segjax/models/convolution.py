@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions of feature maps, as fast as each backend allows.
 
-GPUs and TPUs get XLA's convolution in XLA's default precision, which is TF32
-on A100 and H100 GPUs and bfloat16 on TPUs. On a CPU, where it spends its time
-in products of matrices, some are computed otherwise, equal to the rounding of
-float32:
+GPUs and TPUs get XLA's convolution, in the precision that
+`layers.at_precision` says. On a CPU, where it spends its time in products of
+matrices, some are computed otherwise, equal to the rounding of float32:
 
   * 3x3 convolutions of wide layers by Winograd's minimal filtering, four
     columns at a time, with half the multiplications (Lavin and Gray, "Fast

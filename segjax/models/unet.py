@@ -17,7 +17,14 @@ import jax.numpy as jnp
 
 from segjax.errors import InputError
 from segjax.geometry import KERNEL, UNetGeometry
-from segjax.models.layers import BatchNorm, Conv, UpConv, crop, max_pool
+from segjax.models.layers import (
+  BatchNorm,
+  Conv,
+  UpConv,
+  at_precision,
+  crop,
+  max_pool,
+)
 
 NORMS = ('none', 'batch')
 
@@ -103,6 +110,7 @@ class UNet(nn.Module):
     norm: 'none' (the paper), or 'batch': a `BatchNorm` between each 3x3
       convolution and its ReLU, as in the authors' 3D U-Net (Çiçek et al.,
       MICCAI 2016), and no bias before it.
+    precision: of products in float32; see `layers.at_precision`.
 
   >>> import jax, segjax
   >>> segjax.UNet().geometry.output_size(572)  # The paper's network and tile.
@@ -128,6 +136,7 @@ class UNet(nn.Module):
   top_upconv_halves: bool = True
   skip_first: bool = True
   norm: str = 'none'
+  precision: str = 'default'
 
   @property
   def geometry(self) -> UNetGeometry:
@@ -144,6 +153,7 @@ class UNet(nn.Module):
     return (self.num_classes,)
 
   @nn.compact
+  @at_precision
   def __call__(
     self,
     image: jax.Array,

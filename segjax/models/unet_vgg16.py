@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from segjax.geometry import UNetGeometry
 from segjax.models.backbone import scaled
-from segjax.models.layers import BatchNorm, Conv, crop, max_pool
+from segjax.models.layers import (
+  BatchNorm,
+  Conv,
+  at_precision,
+  crop,
+  max_pool,
+)
 from segjax.models.unet import UpBlock, check_image
 from segjax.models.vgg import BLOCKS
 
@@ -41,6 +47,7 @@ class UNetVGG16(nn.Module):
     dtype: compute dtype. Parameters and logits stay float32.
     norm: of the expanding blocks, see `UNet`; the trunk keeps the layers of
       its weights.
+    precision: of products in float32; see `layers.at_precision`.
   """
 
   num_classes: int = 2
@@ -50,6 +57,7 @@ class UNetVGG16(nn.Module):
   dropout_rate: float = 0.5
   dtype: jnp.dtype = jnp.float32
   norm: str = 'none'
+  precision: str = 'default'
 
   @property
   def geometry(self) -> UNetGeometry:
@@ -67,6 +75,7 @@ class UNetVGG16(nn.Module):
     return (self.num_classes,)
 
   @nn.compact
+  @at_precision
   def __call__(
     self,
     image: jax.Array,
