@@ -12,6 +12,8 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+import tensorstore
+import tifffile
 from commands import tiny_config
 from PIL import Image
 
@@ -169,6 +171,39 @@ def test_hostile_file_is_refused(name, tmp_path):
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize('location', ['start', 'end'])
+def test_chunks_of_blosc_in_shards_are_read_and_bounded(tmp_path, location):
+  array = np.random.default_rng(0).integers(0, 9, (8, 8)).astype(np.uint16)
+  endian = {'name': 'bytes', 'configuration': {'endian': 'little'}}
+  sharding = {
+    'chunk_shape': [4, 4],
+    'codecs': [endian, {'name': 'blosc', 'configuration': {'cname': 'zstd'}}],
+    'index_location': location,
+  }
+  store = tensorstore.open(
+    {
+      'driver': 'zarr3',
+      'kvstore': {'driver': 'file', 'path': f'{tmp_path}/'},
+      'metadata': {
+        'shape': [8, 8],
+        'data_type': 'uint16',
+        'codecs': [{'name': 'sharding_indexed', 'configuration': sharding}],
+      },
+    },
+    create=True,
+  ).result()
+  store[:] = array
+  np.testing.assert_array_equal(files.read_stack(tmp_path)[0, ..., 0], array)
+  shard = tmp_path / 'c' / '0' / '0'
+  data = bytearray(shard.read_bytes())
+  index = data[: 4 * 16] if location == 'start' else data[-4 * 16 - 4 :]
+  [third] = struct.unpack_from('<Q', index, 2 * 16)
+  data[third + 4 : third + 8] = struct.pack('<I', 2**31 - 1)
+  shard.write_bytes(data)
+  with pytest.raises(InputError, match='inflates to 2147483647 .* expected 32'):
+    files.read_stack(tmp_path)
+
+
 def test_small_files_within_the_bounds_are_read(tmp_path):
   side = 2000
   path = tmp_path / 'a.tif'
@@ -178,6 +213,18 @@ def test_small_files_within_the_bounds_are_read(tmp_path):
   ):
     path.write_bytes(hostile.tiff(strip, side, 3, t259=(3, [codec])))
     assert not files.read_stack(path).any()
+  for layout in ({'tile': (32, 48)}, {'rowsperstrip': 40}):
+    gray = np.full((3, 100, 90), 99, np.uint8)
+    tifffile.imwrite(
+      path,
+      gray,
+      photometric='rgb',
+      planarconfig='separate',
+      compression='jpeg',
+      **layout,
+    )
+    expected = np.moveaxis(tifffile.imread(path), 0, -1)[None]
+    np.testing.assert_array_equal(files.read_stack(path), expected)
   # Is no OME-TIFF, and took minutes.
   path.write_bytes(described('<OME' * 100_000 + '</OME>'))
   start = time.process_time()

@@ -96,7 +96,7 @@ def _ome_uuids(path: Path, xml: str | None) -> set[str] | None:
   None if it has no OME metadata that can be read.
 
   Raises:
-    InputError: the metadata name too many planes.
+    InputError: the metadata name too many planes in this file.
   """
   try:
     root = ElementTree.fromstring(xml or '')
@@ -109,8 +109,10 @@ def _ome_uuids(path: Path, xml: str | None) -> set[str] | None:
       uuids.add(element.text)
     if name == 'Pixels':
       planes += math.prod(int(element.get(f'Size{a}', 1)) for a in 'TCZ')
-  check_page_count(path, planes, path.stat().st_size)
-  return {uuid.strip() for uuid in uuids if uuid}
+  uuids = {uuid.strip() for uuid in uuids if uuid}
+  if len(uuids) < 2:
+    check_page_count(path, planes, path.stat().st_size)
+  return uuids
 
 
 def _stored_pages(path, tif):
@@ -141,8 +143,7 @@ def _stored_pages(path, tif):
     return stored.reshape(shape)[rows, columns]
 
   def read_segments(page, rows, columns):
-    length = page.tilelength if page.is_tiled else page.rowsperstrip
-    width = page.tilewidth if page.is_tiled else page.imagewidth
+    length, width = _segment_size(page)
     across = -(-shape[1] // width)
     down = -(-shape[0] // length)
     planes = page.samplesperpixel if page.axes == 'SYX' else 1
@@ -174,6 +175,13 @@ def _stored_pages(path, tif):
 
 def _size(page):
   return page.imagelength, page.imagewidth
+
+
+def _segment_size(page):
+  """Returns rows and columns of a strip or tile."""
+  if page.is_tiled:
+    return page.tilelength, page.tilewidth
+  return page.rowsperstrip, page.imagewidth
 
 
 def _meaning(page):
@@ -249,7 +257,7 @@ def _decode_segment(page, index):
     data = file.read(page.databytecounts[index])
   tables = {}
   if page.compression == tifffile.COMPRESSION.JPEG:
-    check_jpeg(data, file.path, page.chunks[:2])
+    check_jpeg(data, file.path, _segment_size(page))
     tables = {'jpegtables': page.jpegtables}
   segment, _, shape = page.keyframe.decode(data, index, **tables)
   if segment is None:
