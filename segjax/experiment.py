@@ -87,6 +87,11 @@ def _check(settings: Settings, model: nn.Module) -> None:
       f'batch_size={settings.batch_size} is not divisible by '
       f'accumulate_steps={settings.accumulate_steps}'
     )
+  if max(model.head_sizes) > IGNORE_LABEL:
+    raise InputError(
+      f'model.num_classes={max(model.head_sizes)}; expected at most '
+      f'{IGNORE_LABEL}, since pixels of label {IGNORE_LABEL} are ignored'
+    )
   first, last = settings.profile_steps
   if not 0 <= first <= last:
     raise InputError(

@@ -59,7 +59,13 @@ def read_record(
     seal = record.pop('seal')
   except FileNotFoundError:
     return None
-  except (ValueError, AttributeError, KeyError) as error:
+  except (
+    ValueError,
+    AttributeError,
+    KeyError,
+    RecursionError,
+    TypeError,
+  ) as error:
     raise DamagedError(f'{_file(directory, step)} is damaged') from error
   if seal != digest_of_values(record):
     raise DamagedError(f'{_file(directory, step)} is damaged')

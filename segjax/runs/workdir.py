@@ -192,7 +192,7 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
       f'no {file}; train first: python -m segjax.main --config=CONFIG '
       f'--workdir={file.parent}'
     ) from error
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise InputError(f'cannot read {file}: {error}') from error
   if not isinstance(settings, dict):
     raise InputError(f'cannot read {file}: it holds no settings')
