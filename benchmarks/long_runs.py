@@ -3,7 +3,7 @@
 
 `python benchmarks/long_runs.py --steps=20000 --images=5000` trains a tiny U-Net
 with 200 evaluations and 400 saves, and then predicts a folder of tiny images
-with it. Prints a table of each: resident memory (RSS), the part of it that is no
+with it. Prints a table of each: resident memory (RSS), the part that is no
 copy of a file (which the system drops when memory is short), threads and file
 descriptors of the process, at its start and then twenty times. Linux only.
 """

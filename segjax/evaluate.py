@@ -383,7 +383,10 @@ def _evaluate_classes(
     names = dataset.class_names[first : first + size]
     if sole := _sole_class(matrix, names):
       soles.append(sole)
-    others = class_ius[1:][~np.isnan(class_ius[1:])]
+    counts_in_mean = (
+      matrix.any(axis=1) if present_only else ~np.isnan(class_ius)
+    )
+    others = class_ius[1:][counts_in_mean[1:]]
     if names[0] == 'background' and len(names) > 2 and len(others):
       # PASCAL-Context is a task of 59 classes, without the background.
       scores[f'{prefix}mean_iu_but_background'] = float(others.mean())
