@@ -144,7 +144,7 @@ def title(num_images: int, split: str, average: bool) -> str:
   how = 'one pass'
   if average:
     how = 'test-time augmentation: mean of 8 turns and flips'
-  return f'{num_images} images ({split}), {how}'
+  return f'{num_images} image{"s" * (num_images != 1)} ({split}), {how}'
 
 
 def check_metric(

@@ -128,7 +128,7 @@ def label_files(
         raise InputError(
           f'{target}: cannot be written; {e.strerror or e}'
         ) from e
-      print(f'{target}: {total} instances', flush=True)
+      print(f'{target}: {total} instance{"s" * (total != 1)}', flush=True)
     if journal is not None:
       journal.remove()
 

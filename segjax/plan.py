@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from segjax import dry_run, recipes
-from segjax.atomic import replacing
+from segjax.atomic import check_absent, remove_leftovers, replacing
 from segjax.convert import convert_published
 from segjax.data import create_dataset
 from segjax.data.pairing import find_key
@@ -110,6 +110,11 @@ def plan(
   Raises:
     InputError: the folder cannot be trained on; says why.
   """
+  if pixels and (network == 'unet' or init == 'random'):
+    raise InputError(
+      f'pixels={pixels} is what weights were trained on, and this {network} '
+      'starts from random ones; leave it out'
+    )
   init = local_weights(network, init)  # Before what takes minutes.
   with progress_bar(0, 0, desc='reading', unit='image', disable=None) as bar:
 
@@ -126,7 +131,7 @@ def plan(
     Line(
       'data.images',
       layout.images,
-      f'{len(found.pages)} images, {say_sizes(found.sizes)}',
+      f'{_count(len(found.pages), "image")}, {say_sizes(found.sizes)}',
     ),
     Line('data.labels', layout.labels),
     *([Line('data.match', layout.match)] if layout.match else []),
@@ -155,7 +160,7 @@ def plan(
   )
   low, high = found.range
   if config.data.label_kind == 'instances':
-    labels = f'objects, {found.components:g} pieces in a usual image'
+    labels = f'objects, {_count(found.components, "piece")} in a usual image'
   else:
     labels = say_values(sorted(found.values), found.values)
     if len(names) > 2 and found.label_channels == 1:
@@ -239,6 +244,10 @@ def _split(found: Survey, fraction: float, root: Path, group: str) -> Line:
   fraction = min(max(fraction, 1 / len(units)), 0.5) if fraction else fraction
   unit = 'groups' if group else 'files'
   return Line('data.heldout_fraction', round(fraction, 4), f'drawn by {unit}')
+
+
+def _count(number, noun):
+  return f'{number:g} {noun}{"s" * (number != 1)}'
 
 
 def _short(value):
@@ -340,7 +349,9 @@ def _read_labels(
     Line('data.ignore_value', ignored, share(_IGNORED) if ignored else '')
   )
   if len(names) == 2 and found.components >= _MANY:
-    why = f'border weights: {found.components:g} pieces in a usual image'
+    why = (
+      f'border weights: {_count(found.components, "piece")} in a usual image'
+    )
     lines.append(Line('data.w0', 10.0, why))
   return names, lines
 
@@ -469,7 +480,7 @@ def _steps(config: ConfigDict, minutes: float) -> list[Line]:
     seconds = flops / rate
     steps = int(60 * minutes / seconds)
     steps = max(steps // 10 * 10, 10)
-    why = f'{minutes:g} minutes of about {seconds:.2g} s a step'
+    why = f'{_count(minutes, "minute")} of about {seconds:.2g} s a step'
   else:
     steps, why = _STEPS_OF_ACCELERATOR, 'usual'
   lines = [
@@ -524,7 +535,7 @@ def _card(
     settings.append(setting + comment)
   settings_text = '\n'.join(settings)
   classes_text = '\n'.join(classes)
-  return f'''"""{title} on {len(found.pages)} images of {layout.root}.
+  return f'''"""{title} on {_count(len(found.pages), 'image')} of {layout.root}.
 
 segjax.plan wrote this card; all of it may be changed. The settings that it does
 not name are those of `{base.partition('(')[0]}`.
@@ -553,8 +564,9 @@ def main(_) -> None:
     )
   if not output.absolute().parent.is_dir():
     raise InputError(f'--output={output}: no folder {output.absolute().parent}')
-  if output.exists() and not args.overwrite:
-    raise InputError(f'{output} exists; give --overwrite to replace it')
+  if not args.overwrite:
+    check_absent([output])
+  remove_leftovers(output.parent)
   layout = find_layout(
     args.images, args.labels, args.match, need_all=not args.train_list
   )
@@ -569,8 +581,11 @@ def main(_) -> None:
     train_list=args.train_list,
     heldout_list=args.heldout_list,
   )
-  with replacing(output) as temporary:
-    temporary.write_text(planned.card, encoding='utf-8')
+  try:
+    with replacing(output, args.overwrite) as temporary:
+      temporary.write_text(planned.card, encoding='utf-8')
+  except OSError as e:
+    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
   print(planned.report)
   card = shlex.quote(str(output))
   print(f'to train: python -m segjax.main --config={card} --workdir=RUN')

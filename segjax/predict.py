@@ -219,7 +219,8 @@ def predict_files(
             model.num_classes,
           )
           how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
-      processes.say(f'{file}: {kind} of {count} images{how}')
+      images = f'{count} image{"s" * (count != 1)}'
+      processes.say(f'{file}: {kind} of {images}{how}')
     if journal is not None and processes.is_first():
       journal.remove()
 

@@ -280,7 +280,7 @@ def test_evaluate_prints_the_table_of_the_run(unbroken):
   assert process.returncode == 0, process.stderr
   title, *scores = process.stdout.splitlines()
   assert title == (
-    '1 images (heldout), test-time augmentation: mean of 8 turns and flips'
+    '1 image (heldout), test-time augmentation: mean of 8 turns and flips'
   )
   assert f'{title}, step {NUM_STEPS}' in printed
   assert scores == table(printed)
