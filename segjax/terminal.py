@@ -14,13 +14,19 @@ _NOBODY_READS = (errno.EPIPE, errno.EIO)
 
 
 class _Output(io.FileIO):
-  """A file whose rest is dropped when nobody reads it, as behind `| head`."""
+  """A file whose rest is dropped when nobody reads it, as behind `| head`.
+
+  Another error, such as that of a full disk, is raised once.
+  """
+
+  _has_raised = False
 
   def write(self, data):
     try:
       return super().write(data)
     except OSError as error:
-      if error.errno not in _NOBODY_READS:
+      if error.errno not in _NOBODY_READS and not self._has_raised:
+        self._has_raised = True
         raise
       return len(data)
 
