@@ -74,6 +74,7 @@ def run(name: str, program: str | None = None) -> NoReturn:
     program: how the command was called, for its help.
   """
   terminal.make_streams_robust()
+  terminal.drop_noise()
   terminal.end_when_interrupted(_INTERRUPTED)
   command = COMMANDS[name]
   program = program or f'python -m segjax.{command.module}'

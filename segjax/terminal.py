@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -49,6 +50,22 @@ def make_streams_robust() -> None:
       line_buffering=stream.line_buffering,
     )
     setattr(sys, name, robust)
+
+
+def drop_noise() -> None:
+  """Keeps off the terminal what tensorstore says after a failed save or read.
+
+  A command tells the error in one line; for each array a traceback of the error
+  or of the event loop, which it ended, would follow.
+  """
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  show = sys.unraisablehook
+
+  def show_others(unraisable):
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      show(unraisable)
+
+  sys.unraisablehook = show_others
 
 
 def end_when_interrupted(message: str) -> None:
