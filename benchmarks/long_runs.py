@@ -62,7 +62,7 @@ def samples(
     cwd=Path(__file__).parents[1],
   ) as process:
     lines = done = due = 0
-    for line in process.stdout:
+    for line in process.stdout or ():
       if not (found := re.search(pattern, line)):
         continue
       lines += 1
@@ -71,7 +71,7 @@ def samples(
         due = done - done % every + every
         status = Path(f'/proc/{process.pid}/status').read_text()
         rss, anonymous, threads = (
-          int(re.search(rf'{name}:\s+(\d+)', status)[1])
+          int(re.findall(rf'{name}:\s+(\d+)', status)[0])
           for name in ('VmRSS', 'RssAnon', 'Threads')
         )
         files = len(os.listdir(f'/proc/{process.pid}/fd'))

@@ -20,7 +20,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
+
+# Made while they are imported, which pyright does not see.
+from tensorboardX.proto.event_pb2 import (
+  Event,  # pyright: ignore[reportAttributeAccessIssue]
+  SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboardX.proto.summary_pb2 import (
+  Summary,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tqdm import tqdm
 
 from segjax.atomic import replacing
@@ -70,7 +78,7 @@ class MetricWriter:
       f'.{time.time_ns()}',  # Its own names differ by the second alone.
     )
     if resume_step is not None:
-      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      start = SessionLog(status=SessionLog.START)
       self._add_event(resume_step + 1, session_log=start)
 
   def __enter__(self) -> 'MetricWriter':
@@ -88,8 +96,8 @@ class MetricWriter:
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
       # Not its `scalar`, which warns of the NaN of a class that is absent.
-      scalar = summary_pb2.Summary.Value(tag=name, simple_value=value)
-      self._add_event(step, summary=summary_pb2.Summary(value=[scalar]))
+      scalar = Summary.Value(tag=name, simple_value=value)
+      self._add_event(step, summary=Summary(value=[scalar]))
     self._file.write(json.dumps(row, allow_nan=False) + '\n')
     self._file.flush()
 
@@ -115,7 +123,7 @@ class MetricWriter:
 
   def _add_event(self, step: int, **content: Any) -> None:
     if self._events is not None:
-      event = event_pb2.Event(wall_time=time.time(), step=int(step), **content)
+      event = Event(wall_time=time.time(), step=int(step), **content)
       self._events.write_event(event)
 
 
