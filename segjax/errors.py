@@ -40,6 +40,11 @@ def shortened(text: str, most: int = 80) -> str:
   return f'{text[:most]}... ({len(text)} characters)'
 
 
+def counted(number: float, noun: str) -> str:
+  """Returns '1 image' or '2 images', for a message."""
+  return f'{number:.10g} {noun}{"s" * (number != 1)}'
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
   """Returns '; did you mean X?' for the nearest of `known`, '' without any.
 

@@ -26,7 +26,7 @@ from segjax.settings import (
   read_settings,
 )
 from segjax.steps import init_params
-from segjax.weights import files
+from segjax.weights import files, published
 from segjax.weights.matching import Tensor, match
 
 RANDOM = 'random'
@@ -181,6 +181,13 @@ def starting_params(
       '--config.init.path=FILE, an .npz of python -m segjax.convert, or the '
       'workdir of a run, or --config.init.path=random for a network that '
       'knows nothing'
+    )
+  if published.is_name(os.fspath(path)):
+    name = published.find(os.fspath(path)).model
+    raise InputError(
+      f'init.path={path} is no file; python -m segjax.convert --input={path} '
+      f'--output={name}.npz downloads and converts these weights: then give '
+      f'--config.init.path={name}.npz'
     )
   path = Path(path).expanduser()
   if path.is_dir():

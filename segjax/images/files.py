@@ -426,7 +426,11 @@ def digest_of_rasters(paths: Sequence[Path]) -> str:
     for file in sorted(path.rglob('*')) if path.is_dir() else [path]:
       status = file.stat()
       name = file.relative_to(path.parent)
-      digest.update(f'{name} {status.st_size} {status.st_mtime_ns}\n'.encode())
+      digest.update(
+        f'{name} {status.st_size} {status.st_mtime_ns}\n'.encode(
+          errors='surrogateescape'
+        )
+      )
   return digest.hexdigest()
 
 
