@@ -537,7 +537,8 @@ def _card(
     settings.append(setting + comment)
   settings_text = '\n'.join(settings)
   classes_text = '\n'.join(classes)
-  return f'''"""{title} on {counted(len(found.pages), 'image')} of {layout.root}.
+  images = counted(len(found.pages), 'image')
+  return f'''"""{title} on {images} of {layout.root}.
 
 segjax.plan wrote this card; all of it may be changed. The settings that it does
 not name are those of `{base.partition('(')[0]}`.
