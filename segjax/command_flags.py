@@ -16,6 +16,7 @@ from segjax.errors import InputError
 from segjax.prediction.outputs import DTYPES, KINDS
 from segjax.weights import published
 
+FORMATS = ('artifact', 'onnx')
 SPLITS = ('heldout', 'train', 'all')
 
 
@@ -168,14 +169,21 @@ def _check_predict() -> None:
 
 def _define_export() -> None:
   network_flags.define_flags()
-  flags.DEFINE_string('output', None, 'Folder to write the artifact to.')
+  flags.DEFINE_enum(
+    'format',
+    'artifact',
+    FORMATS,
+    'Format to write. An artifact is a folder that segjax.predict and jax run; '
+    'onnx is a file for ONNX runtimes.',
+  )
+  flags.DEFINE_string('output', None, 'File or folder to write.')
   flags.DEFINE_integer(
     'size_px',
     None,
     'Side of the input tiles, in pixels. By default it is that of training; a '
     'network that was trained on whole images needs it.',
   )
-  _define_overwrite('Replace an artifact that exists.')
+  _define_overwrite('Replace an export that exists.')
 
 
 def _define_convert() -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a trained network as an artifact that needs no model code.
+"""Writes a trained network so that it runs without its code, or without segjax.
 
 `python -m segjax.export --workdir=DIR --output=NET.segjax`, or with converted
 weights `--config=CONFIG --params=FILE`; then
 `python -m segjax.predict --artifact=NET.segjax --input=IMAGES --output=FILE`.
+`--format` names other formats than the artifact.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -21,7 +22,12 @@ from absl import flags
 from jax import export
 
 from segjax import network_flags
-from segjax.atomic import remove_leftovers
+from segjax.atomic import (
+  check_absent,
+  check_folder,
+  remove_leftovers,
+  replacing,
+)
 from segjax.data import look_of
 from segjax.errors import InputError
 from segjax.networks import Network
@@ -29,6 +35,7 @@ from segjax.prediction import artifact
 from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import check_prediction
 from segjax.settings import read_prediction
+from segjax.sharing import onnx_file
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings
 
@@ -59,7 +66,62 @@ def export_network(
       `artifact.write`.
   """
   artifact.check_output(output, overwrite)
-  model, params, config = network
+  model, params, _ = network
+  geometry = model.geometry
+  side, about = _describe(network, size_px)
+  (batch,) = export.symbolic_shape('n')
+  shape = (batch, side, side, model.in_channels)
+  inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
+  if geometry.takes_any_size:
+    inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
+
+  @jax.jit
+  def logits(params, image, size=None):
+    padded = {} if size is None else {'size': size}
+    return model.apply({'params': params}, image, **padded)
+
+  params = jax.tree.map(np.asarray, params)
+  exported = export.export(logits, platforms=PLATFORMS)(params, *inputs)
+  artifact.write(output, exported, params, about, overwrite)
+
+
+def export_onnx(
+  network: Network,
+  output: str | os.PathLike,
+  *,
+  size_px: int | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes a network as an ONNX file; see `onnx_file`.
+
+  Its metadata say how pixels are prepared and how tiles cover an image.
+
+  Args:
+    network: see `export_network`.
+    output: file to write, NAME.onnx.
+    size_px: see `export_network`; a U-Net takes other tiles, too.
+    overwrite: whether to replace a file that is there.
+
+  Raises:
+    InputError: see `export_network`; or a package is missing, or the file
+      exists or cannot be written.
+  """
+  output = Path(output)
+  _check_onnx(output, overwrite)
+  side, about = _describe(network, size_px)
+  model, params, _ = network
+  metadata = onnx_file.network_metadata(model, side, about)
+  content = onnx_file.to_onnx(model, params, side, metadata)
+  try:
+    with replacing(output, overwrite) as temporary:
+      temporary.write_bytes(content.SerializeToString())
+  except OSError as e:
+    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+
+
+def _describe(network, size_px):
+  """Returns the side of the tiles, and what an export says of a network."""
+  model, _, config = network
   preprocessing, settings = read_prediction(config)
   check_prediction(model, preprocessing, settings)
   prediction = config.prediction.to_dict()
@@ -77,22 +139,8 @@ def export_network(
   else:
     side = size_px
     prediction |= dict(bucket_px=side, tile_size=side)
-
-  (batch,) = export.symbolic_shape('n')
-  shape = (batch, side, side, model.in_channels)
-  inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
-  if geometry.takes_any_size:
-    inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
-
-  @jax.jit
-  def logits(params, image, size=None):
-    padded = {} if size is None else {'size': size}
-    return model.apply({'params': params}, image, **padded)
-
-  params = jax.tree.map(np.asarray, params)
-  exported = export.export(logits, platforms=PLATFORMS)(params, *inputs)
   class_names, palette = look_of(config.data, model.num_classes)
-  about = {
+  return side, {
     'geometry': artifact.describe_geometry(geometry),
     'head_sizes': model.head_sizes,
     'preprocessing': config.preprocessing.to_dict(),
@@ -101,16 +149,38 @@ def export_network(
     'class_names': class_names,
     'palette': None if palette is None else np.asarray(palette).tolist(),
   }
-  artifact.write(output, exported, params, about, overwrite)
+
+
+def _check_onnx(output, overwrite):
+  """Raises InputError if `export_onnx` will not write to `output`."""
+  if output.suffix.lower() != '.onnx':
+    raise InputError(f'output {output} must end in .onnx')
+  check_folder(output)
+  if output.is_dir():
+    raise InputError(f'output {output} is a folder; give the name of a file')
+  if not overwrite:
+    check_absent([output])
+  onnx_file.import_onnx()
+
+
+# Format -> what checks its output before a network is loaded, what writes it.
+_WRITERS = {
+  'artifact': (artifact.check_output, export_network),
+  'onnx': (_check_onnx, export_onnx),
+}
 
 
 def main(_):
   args = flags.FLAGS
-  check_apart([Path(args.output)], network_flags.paths_from_flags())
-  artifact.check_output(args.output, args.overwrite)
-  remove_leftovers(Path(args.output).parent)
+  output = Path(args.output)
+  check_apart([output], network_flags.paths_from_flags())
+  check, write = _WRITERS[args.format]
+  check(output, args.overwrite)
+  remove_leftovers(output.parent)
   network = network_flags.load_from_flags()
-  export_network(
-    network, args.output, size_px=args.size_px, overwrite=args.overwrite
+  write(network, output, size_px=args.size_px, overwrite=args.overwrite)
+  is_artifact = args.format == 'artifact'
+  print(
+    f'{output}: for {", ".join(PLATFORMS) if is_artifact else args.format}',
+    flush=True,
   )
-  print(f'{args.output}: for {", ".join(PLATFORMS)}', flush=True)

@@ -41,6 +41,22 @@ CASES = {
     EXPORT + '{new} --checkpoint=7',
     ['no checkpoint 7', 'there are [2, 4]'],
   ),
+  'export in no such format': (
+    EXPORT + '{new} --format=onix',
+    ['--format', 'onix', 'artifact', 'onnx'],
+  ),
+  'an ONNX file of another ending': (
+    EXPORT + '{new}.pb --format=onnx',
+    ['{new}.pb must end in .onnx'],
+  ),
+  'an ONNX file that exists': (
+    EXPORT + '{tree}/old.onnx --format=onnx',
+    ['{tree}/old.onnx exists', '--overwrite'],
+  ),
+  'an ONNX file in place of a folder': (
+    EXPORT + '{tree}/folder.onnx --format=onnx --overwrite',
+    ['{tree}/folder.onnx is a folder', 'name of a file'],
+  ),
   'export that exists': (
     EXPORT + '{tree}/maps',
     ['{tree}/maps exists', '--overwrite'],
@@ -182,6 +198,8 @@ def write_tree(tree):
   file.write_text(json.dumps(settings))
   (tree / 'file.txt').write_text('')
   write_stack(tree / 'maps' / 't000.tif', np.zeros((1, 9, 9), np.float32))
+  (tree / 'old.onnx').write_text('')
+  (tree / 'folder.onnx').mkdir()
   (tree / 'stopped').mkdir()
   (tree / 'stopped.tif').mkdir()
   (tree / 'stopped' / 'mask000.tif').write_text('')
