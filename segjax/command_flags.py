@@ -16,7 +16,7 @@ from segjax.errors import InputError
 from segjax.prediction.outputs import DTYPES, KINDS
 from segjax.weights import published
 
-FORMATS = ('artifact', 'onnx')
+FORMATS = ('artifact', 'onnx', 'hub')
 SPLITS = ('heldout', 'train', 'all')
 
 
@@ -174,7 +174,8 @@ def _define_export() -> None:
     'artifact',
     FORMATS,
     'Format to write. An artifact is a folder that segjax.predict and jax run; '
-    'onnx is a file for ONNX runtimes.',
+    'onnx is a file for ONNX runtimes. hub is a folder with parameters, config '
+    'and a model card.',
   )
   flags.DEFINE_string('output', None, 'File or folder to write.')
   flags.DEFINE_integer(
@@ -183,7 +184,30 @@ def _define_export() -> None:
     'Side of the input tiles, in pixels. By default it is that of training; a '
     'network that was trained on whole images needs it.',
   )
+  flags.DEFINE_list(
+    'authors', [], 'Names for the model card of hub, separated by commas.'
+  )
+  flags.DEFINE_string(
+    'license',
+    '',
+    'SPDX identifier of the licence for the model card of hub, such as '
+    'CC-BY-4.0.',
+  )
   _define_overwrite('Replace an export that exists.')
+
+
+def _check_export() -> None:
+  network_flags.check_flags()
+  args = flags.FLAGS
+  for name, formats in (
+    ('size_px', ('artifact', 'onnx')),
+    ('authors', ('hub',)),
+    ('license', ('hub',)),
+  ):
+    if args[name].present and args.format not in formats:
+      raise InputError(
+        f'--{name} is for --format={" or ".join(formats)}, not {args.format}'
+      )
 
 
 def _define_convert() -> None:
@@ -397,11 +421,11 @@ COMMANDS = {
   ),
   'export': Command(
     'export',
-    'Writes a network as an artifact that needs no model code.',
+    'Writes a network as an artifact that needs no model code, or for others.',
     '--workdir=RUN --output=net.segjax',
     ('output',),
     _define_export,
-    network_flags.check_flags,
+    _check_export,
   ),
   'convert': Command(
     'convert',

@@ -13,6 +13,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('export')
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from segjax import network_flags
+from segjax import network_flags, networks
 from segjax.atomic import (
   check_absent,
   check_folder,
@@ -34,10 +35,12 @@ from segjax.networks import Network
 from segjax.prediction import artifact
 from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import check_prediction
+from segjax.runs.workdir import sealed_text
 from segjax.settings import read_prediction
-from segjax.sharing import onnx_file
+from segjax.sharing import hub, onnx_file
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings
+from segjax.weights import files
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -119,6 +122,61 @@ def export_onnx(
     raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
 
 
+def export_hub(
+  network: Network,
+  output: str | os.PathLike,
+  *,
+  workdir: str | os.PathLike | None = None,
+  checkpoint: str = 'latest',
+  authors: Sequence[str] = (),
+  license_id: str = '',
+  overwrite: bool = False,
+) -> None:
+  """Writes a folder for a model hub: parameters, config and a model card.
+
+  `load_run` reads it. Scores and pictures of the card are those of the run.
+
+  Args:
+    network: network of a run, or one with converted weights.
+    output: folder to write.
+    workdir: folder of the run; None if there is none.
+    checkpoint: the one that the parameters are of, in words of `load_run`.
+    authors: names for the card.
+    license_id: SPDX identifier of the licence of the parameters; '' for none.
+    overwrite: whether to replace such a folder that is there.
+
+  Raises:
+    InputError: `output` exists, or holds something else, or cannot be written.
+  """
+  output = Path(output)
+  hub.check_output(output, overwrite)
+  model, params, config = network
+  workdir = None if workdir is None else Path(workdir)
+  class_names, _ = look_of(config.data, model.num_classes)
+  try:
+    with replacing(output, overwrite) as folder:
+      folder.mkdir()
+      about = networks.about(config)
+      files.write_params(folder / hub.PARAMS, params, about=about)
+      (folder / hub.CONFIG).write_text(sealed_text(config), encoding='utf-8')
+      pictures = hub.copy_pictures(workdir, folder)
+      card = hub.model_card(
+        name=output.name,
+        config=config,
+        num_params=sum(np.size(x) for x in jax.tree.leaves(params)),
+        class_names=class_names,
+        scores=hub.read_scores(workdir),
+        checkpoint=checkpoint,
+        pictures=pictures,
+        authors=authors,
+        license_id=license_id,
+      )
+      (folder / hub.CARD).write_text(card, encoding='utf-8')
+      hub.check_output(output, overwrite)  # It may have come meanwhile.
+  except OSError as e:
+    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+
+
 def _describe(network, size_px):
   """Returns the side of the tiles, and what an export says of a network."""
   model, _, config = network
@@ -163,10 +221,10 @@ def _check_onnx(output, overwrite):
   onnx_file.import_onnx()
 
 
-# Format -> what checks its output before a network is loaded, what writes it.
-_WRITERS = {
-  'artifact': (artifact.check_output, export_network),
-  'onnx': (_check_onnx, export_onnx),
+_CHECKS = {
+  'artifact': artifact.check_output,
+  'onnx': _check_onnx,
+  'hub': hub.check_output,
 }
 
 
@@ -174,13 +232,24 @@ def main(_):
   args = flags.FLAGS
   output = Path(args.output)
   check_apart([output], network_flags.paths_from_flags())
-  check, write = _WRITERS[args.format]
-  check(output, args.overwrite)
+  # Before a network is loaded, which takes seconds.
+  _CHECKS[args.format](output, args.overwrite)
   remove_leftovers(output.parent)
   network = network_flags.load_from_flags()
-  write(network, output, size_px=args.size_px, overwrite=args.overwrite)
-  is_artifact = args.format == 'artifact'
-  print(
-    f'{output}: for {", ".join(PLATFORMS) if is_artifact else args.format}',
-    flush=True,
+  sized = dict(size_px=args.size_px, overwrite=args.overwrite)
+  signed = dict(
+    workdir=args.workdir,
+    checkpoint=args.checkpoint,
+    authors=args.authors,
+    license_id=args.license,
+    overwrite=args.overwrite,
   )
+  if args.format == 'artifact':
+    export_network(network, output, **sized)
+    print(f'{output}: for {", ".join(PLATFORMS)}', flush=True)
+    return
+  if args.format == 'onnx':
+    export_onnx(network, output, **sized)
+  else:
+    export_hub(network, output, **signed)
+  print(f'{output}: {args.format}', flush=True)

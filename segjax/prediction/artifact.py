@@ -222,14 +222,14 @@ def _check_classes(described, num_classes):
 def _check_params(file, params, wanted):
   """Raises InputError unless parameters are what the program takes."""
   params, wanted = (
-    flatten_dict(jax.tree.map(lambda x: x.shape, tree), sep='/')
+    flatten_dict(jax.tree.map(lambda x: [*x.shape], tree), sep='/')
     for tree in (params, wanted)
   )
   for name in {**wanted, **params}:
     shapes = [tree.get(name) for tree in (params, wanted)]
     if shapes[0] != shapes[1]:
       has, takes = (
-        f'has no {name}' if shape is None else f'has {name} {[*shape]}'
+        f'has no {name}' if shape is None else f'has {name} {shape}'
         for shape in shapes
       )
       raise InputError(f'{file} {has}; the program {takes}')

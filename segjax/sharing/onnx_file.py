@@ -168,7 +168,7 @@ def to_onnx(
 
 
 def network_metadata(
-  model: Segmenter, tile_px: int, about: Mapping[str, Any]
+  model: SegmentationModel, tile_px: int, about: Mapping[str, Any]
 ) -> dict[str, str]:
   """Returns what an ONNX file says of its network, texts of JSON.
 
