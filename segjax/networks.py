@@ -109,7 +109,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
     return Network(model, params, config)
   if which != 'latest':
     raise InputError(
-      f'checkpoint {checkpoint!r}: {file} is of one checkpoint; ask for no other'
+      f'checkpoint {checkpoint!r}: {file} is of one only; ask for none'
     )
   arrays, _ = match(_tensors(file), _shapes(model))
   return Network(model, unflatten_dict(arrays, sep='/'), config)

@@ -31,6 +31,7 @@ from segjax.settings import read_prediction
 from segjax.steps import init_params
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings
+from segjax.tiling.windows import predict_image
 
 pytest.importorskip('jax2onnx')
 import onnx  # noqa: E402
@@ -117,16 +118,40 @@ def test_an_fcn_of_one_size(name):
     assert_close(run(converted, image, size=size), np.asarray(expected))
 
 
-def test_an_fcn_whose_images_fill_their_tiles_in_another_order_of_channels():
-  model = FCNS['8s']
+def test_the_form_for_tilers_of_an_fcn():
+  """With another order of channels, each head on its own, and no `size`."""
+  model = FCNS['two heads']
   params = fcn_nets.random_params(model)
+  tile = 2 * model.geometry.margin + model.geometry.period
   converted = onnx_file.to_onnx(
-    model, params, 40, {}, channels=(2, 1, 0), sized=False
+    model, params, tile, {}, channels=(2, 1, 0), for_tilers=True
   )
   assert [value.name for value in converted.graph.input] == ['image']
-  image = 50 * image_of(40, 40, 3)[None]
-  expected = jax.jit(model.apply)({'params': params}, image[..., ::-1])
-  assert_close(run(session(converted), image), np.asarray(expected))
+  image = image_of(tile, tile, 3)[None]
+  logits = jax.jit(model.apply)({'params': params}, image[..., ::-1])
+  expected = [jax.nn.softmax(logits[..., :3]), np.ones_like(logits[..., 3:])]
+  assert_close(run(session(converted), image), np.concatenate(expected, -1))
+  with pytest.raises(InputError, match=f'size_px={tile - 1} must be a multip'):
+    onnx_file.tiler_sizes(model.geometry, tile - 1)
+
+
+@pytest.mark.parametrize('name', ['paper', 'same'])
+def test_the_form_for_tilers_of_a_unet(name):
+  """As large as the image, on the grid of segjax's own tiles, zero around."""
+  model = UNETS[name]
+  params = random_params(model)
+  sizes = onnx_file.tiler_sizes(model.geometry, 0)
+  converted = onnx_file.to_onnx(model, params, 0, {}, for_tilers=True)
+  side, halo = sizes.least + sizes.step, sizes.halo
+  assert (side - 2 * halo) % model.geometry.period == 0
+  assert halo % model.geometry.period == 0
+  image = image_of(40, 44, model.in_channels)
+  padded = np.pad(image, [(halo, side)] * 2 + [(0, 0)], mode='reflect')
+  got = run(session(converted), padded[None, :side, :side])[0]
+  assert got.shape == (side, side, 3)
+  inner = slice(halo, side - halo)
+  expected = predict_image(model, params, image)[: side - 2 * halo]
+  assert_close(got[inner, inner], expected[:, : side - 2 * halo])
 
 
 def test_convolutions_are_plain():

@@ -6,6 +6,10 @@ returns `logits` f32[B, K, h, w]. That of a U-Net takes any batch, and every
 admissible height and width. That of an FCN takes one tile of one size, and
 `size` i32[1, 2]: height and width of the part of it, from its top left corner,
 that the image fills.
+
+For programs that cut their own tiles there is another form, `for_tilers`. It
+returns probabilities as large as the image, without the pixels that lack
+context: see `tiler_sizes`.
 """
 
 import contextlib
@@ -14,7 +18,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.extend
@@ -82,6 +86,49 @@ def describe_sizes(geometry: Geometry, tile_px: int) -> dict[str, Any]:
   }
 
 
+class TilerSizes(NamedTuple):
+  """Sizes of `image` in the form of a model for programs that cut tiles.
+
+  These take as much context on both sides, halo pixels, and put tiles side by
+  side, from the first pixel of an image on. What they write is a multiple of
+  the period, so that the tiles are on the grid of the network.
+
+  Attributes:
+    least: pixels of the smallest tile that writes something.
+    step: from there to the next; 0 if there is one size.
+    halo: pixels on each side of the output that are not valid.
+    skip: pixels before the first one that the network sees.
+  """
+
+  least: int
+  step: int
+  halo: int
+  skip: int
+
+
+def tiler_sizes(geometry: Geometry, tile_px: int) -> TilerSizes:
+  """Returns the sizes for programs that cut tiles.
+
+  With M the margin, P the period and r = size mod P of what a tile of a valid
+  U-Net writes, the network sees the tile without its first r pixels. So the
+  halo is M + r on both sides and a multiple of P, and so are tiles.
+
+  Raises:
+    InputError: an FCN's tile is no multiple of the period, or all margin.
+  """
+  margin, period = geometry.margin, geometry.period
+  if geometry.takes_any_size:
+    if tile_px % period or tile_px <= 2 * margin:
+      raise InputError(
+        f'size_px={tile_px} must be a multiple of {period} and at least '
+        f'{2 * margin + period}, for margins of {margin} px on both sides'
+      )
+    return TilerSizes(tile_px, 0, margin, 0)
+  skip = (geometry.smallest_input - 2 * margin) % period
+  halo = margin + skip
+  return TilerSizes(2 * halo + period, period, halo, skip)
+
+
 def to_onnx(
   model: SegmentationModel,
   params: Any,
@@ -89,7 +136,7 @@ def to_onnx(
   metadata: Mapping[str, str],
   *,
   channels: Sequence[int] = (),
-  sized: bool = True,
+  for_tilers: bool = False,
 ) -> 'onnx.ModelProto':
   """Returns a network as an ONNX model, computed in float32.
 
@@ -100,8 +147,8 @@ def to_onnx(
     metadata: what the file says of itself, see `onnx.ModelProto`.
     channels: order in which the network takes the channels of `image`; () for
       as they come.
-    sized: whether an FCN has the input `size`; without it, images fill their
-      tiles.
+    for_tilers: whether to return `probabilities` for programs that cut tiles;
+      an FCN then has no input `size`.
 
   Raises:
     InputError: a package is missing, the model is an artifact, or the
@@ -118,31 +165,42 @@ def to_onnx(
   geometry = model.geometry
   model = model.clone(dtype=jnp.float32)
   any_size = geometry.takes_any_size
+  sized = any_size and not for_tilers
+  skip = tiler_sizes(geometry, tile_px).skip if for_tilers else 0
   batch, rows, columns = export.symbolic_shape('batch, rows, columns')
+  first = geometry.smallest_input - geometry.period + skip
   if any_size:
     batch = 1  # The converter knows no padding and no remainder of a free one.
     sides = tile_px, tile_px
     more = [jax.ShapeDtypeStruct((batch, 2), jnp.int32)] if sized else []
-    names = ['image', *['size'] * sized]
   else:
     # The rule of the sizes; to be traced, it needs names for what is free in
     # it, and the converter knows names of inputs' sides only.
-    first = geometry.smallest_input - geometry.period
     sides = (geometry.period * n + first for n in (rows, columns))
     more = [jax.ShapeDtypeStruct((rows, columns), jnp.float32)]
-    names = ['image', _CELLS]
 
-  def logits(image, *more):
+  def compute(image, *more):
     if channels:
       image = image[..., jnp.asarray(channels)]
-    size = {'size': more[0]} if any_size and sized else {}
-    return model.apply({'params': params}, image, **size)
+    _, height, width, _ = image.shape
+    if skip:
+      image = jax.lax.slice_in_dim(image, skip, height, axis=1)
+      image = jax.lax.slice_in_dim(image, skip, width, axis=2)
+    size = {'size': more[0]} if sized else {}
+    logits = model.apply({'params': params}, image, **size)
+    if not for_tilers:
+      return logits
+    ends = np.cumsum(model.head_sizes)[:-1]
+    heads = jnp.split(logits, ends, axis=-1)
+    return jnp.concatenate([jax.nn.softmax(head) for head in heads], axis=-1)
 
   shape = (batch, *sides, model.in_channels)
   inputs = [jax.ShapeDtypeStruct(shape, jnp.float32), *more]
+  names = ['image', *['size' if any_size else _CELLS] * len(more)]
+  output = 'probabilities' if for_tilers else 'logits'
   # Traced before the converter replaces functions of jax and flax by its own.
   with plain_forms():
-    traced = jax.make_jaxpr(logits)(*inputs)
+    traced = jax.make_jaxpr(compute)(*inputs)
   with _quiet():
     converted = jax2onnx.to_onnx(
       jax.extend.core.jaxpr_as_fun(traced),
@@ -152,12 +210,15 @@ def to_onnx(
       inputs_as_nchw=[0],
       outputs_as_nchw=[0],
       input_names=names,
-      output_names=['logits'],
+      output_names=[output],
     )
   graph = converted.graph
   if not any_size:
     _free_cells(onnx, graph, first, geometry.period)
     _name_sides(graph)
+  if for_tilers and not any_size:
+    valid = geometry.margin - geometry.core_offset
+    _pad_output(onnx, graph, valid + skip, valid)
   _pool_maps(graph)
   _tidy(graph)
   converted.doc_string = (__doc__ or '').partition('\n\n')[2].strip()
@@ -213,6 +274,24 @@ def _free_cells(onnx, graph, first, period):
     ]
   for node in reversed(made):
     graph.node.insert(0, node)
+
+
+def _pad_output(onnx, graph, before, after):
+  """Makes the output as large as the image, with zeros around."""
+  (output,) = graph.output
+  pads = np.array([0, 0, before, before, 0, 0, after, after], np.int64)
+  graph.initializer.append(onnx.numpy_helper.from_array(pads, 'output_pads'))
+  for node in graph.node:
+    node.output[:] = [
+      f'{name}_valid' if name == output.name else name for name in node.output
+    ]
+  graph.node.append(
+    onnx.helper.make_node(
+      'Pad', [f'{output.name}_valid', 'output_pads'], [output.name]
+    )
+  )
+  for image, side in ((2, 'H'), (3, 'W')):
+    output.type.tensor_type.shape.dim[image].dim_param = side
 
 
 def _pool_maps(graph):
