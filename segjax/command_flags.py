@@ -16,7 +16,7 @@ from segjax.errors import InputError
 from segjax.prediction.outputs import DTYPES, KINDS
 from segjax.weights import published
 
-FORMATS = ('artifact', 'onnx', 'hub')
+FORMATS = ('artifact', 'onnx', 'hub', 'bioimageio')
 SPLITS = ('heldout', 'train', 'all')
 
 
@@ -175,7 +175,8 @@ def _define_export() -> None:
     FORMATS,
     'Format to write. An artifact is a folder that segjax.predict and jax run; '
     'onnx is a file for ONNX runtimes. hub is a folder with parameters, config '
-    'and a model card.',
+    'and a model card. bioimageio is a package for the BioImage Model Zoo, '
+    'which needs --authors and --license.',
   )
   flags.DEFINE_string('output', None, 'File or folder to write.')
   flags.DEFINE_integer(
@@ -185,13 +186,12 @@ def _define_export() -> None:
     'network that was trained on whole images needs it.',
   )
   flags.DEFINE_list(
-    'authors', [], 'Names for the model card of hub, separated by commas.'
+    'authors', [], 'Names for hub and bioimageio, separated by commas.'
   )
   flags.DEFINE_string(
     'license',
     '',
-    'SPDX identifier of the licence for the model card of hub, such as '
-    'CC-BY-4.0.',
+    'SPDX identifier of the licence for hub and bioimageio, such as CC-BY-4.0.',
   )
   _define_overwrite('Replace an export that exists.')
 
@@ -200,9 +200,9 @@ def _check_export() -> None:
   network_flags.check_flags()
   args = flags.FLAGS
   for name, formats in (
-    ('size_px', ('artifact', 'onnx')),
-    ('authors', ('hub',)),
-    ('license', ('hub',)),
+    ('size_px', ('artifact', 'onnx', 'bioimageio')),
+    ('authors', ('hub', 'bioimageio')),
+    ('license', ('hub', 'bioimageio')),
   ):
     if args[name].present and args.format not in formats:
       raise InputError(

@@ -37,7 +37,7 @@ from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import check_prediction
 from segjax.runs.workdir import sealed_text
 from segjax.settings import read_prediction
-from segjax.sharing import hub, onnx_file
+from segjax.sharing import hub, onnx_file, zoo
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings
 from segjax.weights import files
@@ -177,6 +177,57 @@ def export_hub(
     raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
 
 
+def export_bioimageio(
+  network: Network,
+  output: str | os.PathLike,
+  *,
+  authors: Sequence[str],
+  license_id: str,
+  size_px: int | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes a package for the BioImage Model Zoo; see `sharing.zoo`.
+
+  Args:
+    network: see `export_network`.
+    output: file to write, NAME.zip.
+    authors: names of those who made the network.
+    license_id: SPDX identifier of the licence of the package.
+    size_px: see `export_network`; a U-Net takes other tiles, too.
+    overwrite: whether to replace a file that is there.
+
+  Raises:
+    InputError: see `export_onnx`; or there is no author or licence.
+  """
+  output = Path(output)
+  zoo.check_output(output, overwrite)
+  if not authors or not license_id:
+    raise InputError(
+      'a package for the BioImage Model Zoo says whose it is; give --authors '
+      'and --license, such as --authors="Ada Example" --license=CC-BY-4.0'
+    )
+  side, about = _describe(network, size_px)
+  model, params, config = network
+  preprocessing, _ = read_prediction(config)
+  try:
+    with replacing(output, overwrite) as temporary:
+      zoo.write_package(
+        temporary,
+        model,
+        params,
+        preprocessing,
+        side,
+        about,
+        name=f'segjax {output.stem}',  # Names have five letters at least.
+        model_name=config.model.name,
+        data_name=config.data.name,
+        authors=authors,
+        license_id=license_id,
+      )
+  except OSError as e:
+    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+
+
 def _describe(network, size_px):
   """Returns the side of the tiles, and what an export says of a network."""
   model, _, config = network
@@ -225,6 +276,7 @@ _CHECKS = {
   'artifact': artifact.check_output,
   'onnx': _check_onnx,
   'hub': hub.check_output,
+  'bioimageio': zoo.check_output,
 }
 
 
@@ -236,20 +288,18 @@ def main(_):
   _CHECKS[args.format](output, args.overwrite)
   remove_leftovers(output.parent)
   network = network_flags.load_from_flags()
-  sized = dict(size_px=args.size_px, overwrite=args.overwrite)
-  signed = dict(
-    workdir=args.workdir,
-    checkpoint=args.checkpoint,
-    authors=args.authors,
-    license_id=args.license,
-    overwrite=args.overwrite,
-  )
+  shared = dict(overwrite=args.overwrite)
+  sized = dict(size_px=args.size_px)
+  signed = dict(authors=args.authors, license_id=args.license)
   if args.format == 'artifact':
-    export_network(network, output, **sized)
+    export_network(network, output, **shared, **sized)
     print(f'{output}: for {", ".join(PLATFORMS)}', flush=True)
     return
   if args.format == 'onnx':
-    export_onnx(network, output, **sized)
+    export_onnx(network, output, **shared, **sized)
+  elif args.format == 'bioimageio':
+    export_bioimageio(network, output, **shared, **sized, **signed)
   else:
-    export_hub(network, output, **signed)
+    origin = dict(workdir=args.workdir, checkpoint=args.checkpoint)
+    export_hub(network, output, **shared, **signed, **origin)
   print(f'{output}: {args.format}', flush=True)

@@ -73,7 +73,7 @@ CASES = {
   ),
   'authors of an artifact': (
     EXPORT + '{new} --authors=Ada',
-    ['--authors is for --format=hub'],
+    ['--authors is for --format=hub or bioimageio'],
   ),
   'export over a hub folder': (
     'export --workdir={tree}/hub --output={tree}/hub --format=hub --overwrite',
