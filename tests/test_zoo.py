@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packages for the BioImage Model Zoo, run by its own library."""
 
+import gc
 import sys
 import zipfile
 
@@ -27,6 +28,13 @@ from test_onnx import random_params  # noqa: E402
 SIGNED = dict(authors=('Ada Example',), license_id='CC-BY-4.0')
 # Of libraries of the zoo, about themselves and their Python.
 pytestmark = pytest.mark.filterwarnings('ignore')
+
+
+@pytest.fixture(autouse=True)
+def collected():
+  """Files that the library leaves open are closed before the next test."""
+  yield
+  gc.collect()
 
 
 def unet(depth=2, **changes):

@@ -187,7 +187,7 @@ def to_onnx(
       image = jax.lax.slice_in_dim(image, skip, height, axis=1)
       image = jax.lax.slice_in_dim(image, skip, width, axis=2)
     size = {'size': more[0]} if sized else {}
-    logits = model.apply({'params': params}, image, **size)
+    logits = jnp.asarray(model.apply({'params': params}, image, **size))
     if not for_tilers:
       return logits
     ends = np.cumsum(model.head_sizes)[:-1]

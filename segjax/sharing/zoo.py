@@ -86,7 +86,7 @@ def linear_scaling(
       'which a package cannot say'
     )
   low, high = preprocessing.limits or (0.0, 1.0)
-  full = _full(preprocessing)
+  full = _full(preprocessing.dtype or _PIXELS)
   stored = np.broadcast_to(np.asarray(low, float), num_channels)
   ranges = np.broadcast_to(np.subtract(high, low), num_channels)
   mean, std = np.empty((2, num_channels))
@@ -189,7 +189,7 @@ def write_package(
         *(v0_5.SpaceInputAxis(id=a, size=size) for a in axes),
       ],
       data=v0_5.IntervalOrRatioDataDescr(type=stored.dtype.name),
-      pad=v0_5.ReflectPadding(mode='reflect'),
+      pad=v0_5.ReflectPadding.model_validate({'mode': 'reflect'}),
       # Without the last one, readers would bring back the type of the pixels.
       preprocessing=[
         floats,
@@ -247,19 +247,18 @@ def write_package(
     spec.save_bioimageio_package(description, output_path=path)
 
 
-def _full(preprocessing):
-  """Returns what stored pixels are divided by."""
-  dtype = np.dtype(preprocessing.dtype or _PIXELS)
+def _full(dtype):
+  """Returns what pixels stored in a type are divided by."""
+  dtype = np.dtype(dtype)
   return np.iinfo(dtype).max if dtype.kind in 'iu' else 1
 
 
 def _sample(side, channels, dtype):
   """Returns a smooth random image [side, side, C] in the range of its type."""
   noise = np.random.default_rng(0).normal(size=(side, side, channels))
-  smooth = scipy.ndimage.gaussian_filter(noise, (3, 3, 0), mode='wrap')
+  smooth = scipy.ndimage.gaussian_filter(noise, (3, 3, 0))
   ramp = (smooth - smooth.min()) / np.ptp(smooth)
-  full = np.iinfo(dtype).max if np.dtype(dtype).kind in 'iu' else 1
-  return (ramp * full).astype(dtype)
+  return (ramp * _full(dtype)).astype(dtype)
 
 
 def _forward(model, params, prepared, sizes):
