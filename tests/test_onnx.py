@@ -220,6 +220,10 @@ def test_what_is_missing_or_wrong_is_said(tmp_path, monkeypatch):
     write(tmp_path / 'old.onnx')
   with pytest.raises(InputError, match='35 px is not admissible'):
     write(tmp_path / 'net.onnx', size_px=35)
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, '__version_info__', (0, 12, 0))
+    with pytest.raises(InputError, match='too new for the converter'):
+      write(tmp_path / 'net.onnx')
   monkeypatch.setitem(sys.modules, 'jax2onnx', None)
   with pytest.raises(InputError, match=r"pip install 'segjax\[onnx\]'"):
     write(tmp_path / 'net.onnx')

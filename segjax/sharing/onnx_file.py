@@ -49,8 +49,13 @@ def import_onnx() -> tuple[ModuleType, ModuleType]:
   """Returns the modules `jax2onnx` and `onnx`.
 
   Raises:
-    InputError: they are not installed.
+    InputError: they are not installed, or too old for jax.
   """
+  if jax.__version_info__ >= (0, 11):
+    raise InputError(
+      f'jax {jax.__version__} is too new for the converter to ONNX: pip '
+      "install 'segjax[onnx]' in an environment of its own"
+    )
   try:
     with _quiet():
       import jax2onnx
