@@ -211,8 +211,9 @@ class UNetGeometry:
   def output_size(self, input_size: int) -> int:
     """Returns the output size; raises `InputError` if there is none."""
     step, least = self.period, self.smallest_input
-    nearest_above = max(least, least + self._round_up(input_size - least))
-    if input_size != nearest_above:
+    # Asked like this, it has an answer for the symbolic sizes of an export.
+    if not (input_size >= least and (input_size - least) % step == 0):
+      nearest_above = max(least, least + self._round_up(input_size - least))
       nearest = [str(nearest_above)]
       if nearest_above > least:
         nearest.insert(0, str(nearest_above - step))

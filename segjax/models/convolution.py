@@ -15,8 +15,10 @@ matrices, some are computed otherwise, equal to the rounding of float32:
 benchmarks/README.md has what each is worth.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +64,22 @@ _NARROW = 64
 _MOST_PIXELS_NARROW = 1 << 16
 _FEWEST_PIXELS = 768
 _FEWEST_PIXELS_TRANSPOSED = 2560
+
+
+_IS_PLAIN = contextvars.ContextVar('is_plain', default=False)
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+  """What is traced inside has the definitions, not what is fast on a CPU.
+
+  For other compilers, which have their own ways to make them fast.
+  """
+  token = _IS_PLAIN.set(True)
+  try:
+    yield
+  finally:
+    _IS_PLAIN.reset(token)
 
 
 def convolve(
@@ -115,7 +133,10 @@ def by_backend(
   Exports of a symbolic batch, which may be for several platforms, hold both
   (`jax.lax.platform_dependent`), and each platform takes its own. So could
   every program, but tracing a training step then takes twice as long.
+  Inside of `plain_forms` it is default's everywhere.
   """
+  if _IS_PLAIN.get():
+    return default(x, *args)
   if any(map(export.is_symbolic_dim, x.shape)):
     return jax.lax.platform_dependent(x, *args, cpu=cpu, default=default)
   return (cpu if jax.default_backend() == 'cpu' else default)(x, *args)

@@ -342,5 +342,8 @@ def zero_beyond(x: jax.Array, extent: jax.Array | None) -> jax.Array:
 
 def crop(x: jax.Array, margin: int) -> jax.Array:
   """Returns [B, H, W, C] without `margin` pixels at each side."""
-  _, h, w, _ = x.shape
-  return x[:, margin : h - margin, margin : w - margin]
+  b, h, w, c = x.shape
+  # Not by an index, which sizes that are symbolic, as in an export, lack.
+  return jax.lax.slice(
+    x, (0, margin, margin, 0), (b, h - margin, w - margin, c)
+  )

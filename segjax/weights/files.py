@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
+import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax.atomic import check_absent, check_folder, replacing
@@ -128,7 +129,7 @@ def write_params(
       else:
         # The package writes the memory of other arrays, not their elements.
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-        _import_safetensors().numpy.save_file(
+        safetensors.numpy.save_file(
           arrays, temporary, metadata={_ABOUT: json.dumps(dict(about))}
         )
   except OSError as e:
@@ -137,8 +138,7 @@ def write_params(
 
 def check_output(path: Path, overwrite: bool) -> None:
   """Raises InputError if `write_params` will not write to `path`."""
-  if _known_ending(path) == '.safetensors':
-    _import_safetensors()
+  _known_ending(path)
   check_folder(path)
   if path.is_dir():
     raise InputError(f'output {path} is a folder; give the name of a file')
@@ -193,7 +193,6 @@ def check_inflation(file: BinaryIO) -> None:
 
 
 def _read_safetensors(path, only_about):
-  safetensors = _import_safetensors()
   try:
     with safetensors.safe_open(path, 'np') as file:
       about = (file.metadata() or {}).get(_ABOUT, '{}')
@@ -203,16 +202,6 @@ def _read_safetensors(path, only_about):
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except safetensors.SafetensorError as e:
     raise InputError(f'{path} is not a whole .safetensors: {e}') from e
-
-
-def _import_safetensors():
-  try:
-    import safetensors.numpy
-  except ImportError as e:
-    raise InputError(
-      '.safetensors needs a package: pip install safetensors; or use .npz'
-    ) from e
-  return safetensors
 
 
 def _known_ending(path):
