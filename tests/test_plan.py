@@ -105,6 +105,7 @@ def test_a_card_says_what_was_found_and_is_the_same_again(tmp_path):
   config, text = config_of(tmp_path)
   assert "config.data.images = 'images'  # 5 images, 40 x 50 px" in text
   assert '(0, 255)  # 255: 6.30% of the pixels' in text
+  assert "config.model.norm = 'batch'  # learns in far fewer steps" in text
   assert config_of(tmp_path)[1] == text
   # Pixels of the training images, by other means.
   images = [e['image'] for e in create_dataset(config.data).train]
