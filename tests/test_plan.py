@@ -81,6 +81,11 @@ def test_labels_mean_what_they_say(tmp_path, name):
   assert len(dataset.train) == 4 and len(dataset.heldout) == 1
   got = dataset.train[0]['label']
   values = np.unique(label)
+  # Objects have border weights, which come with class weights.
+  losses = ('cross_entropy', True), ('dice_cross_entropy', False)
+  is_overlap = name != 'objects'
+  assert (config.loss, config.data.balance) == losses[is_overlap]
+  assert config.model.norm == 'batch'
   if name == 'objects':
     np.testing.assert_array_equal(got, label > 0)
     assert config.model.num_classes == 2
