@@ -57,6 +57,7 @@ SETTINGS = {
   'model.depth=1.5': ['--config.model.depth', '1.5', 'int'],
   'model.depth=-1': ['depth=-1', 'depth must be >= 0'],
   'model.dtype=float16': ["model.dtype='float16'", "'bfloat16'"],
+  'model.norm=layer': ["model.norm='layer'", "'batch'"],
   'model.padding=FULL': ["padding='FULL'", "'SAME'"],
   'model.in_channels=3': ['model.in_channels=3', 'use 1'],
   'model.num_classes=1': ['model.num_classes=1', 'use 2'],
