@@ -34,10 +34,10 @@ from segjax.devices import parallel, processes
 from segjax.errors import InputError
 from segjax.metrics import cells, confusion, neuron
 from segjax.prediction.components import label_instances
-from segjax.prediction.predictor import predict_stored
+from segjax.prediction.predictor import check_prediction, predict_stored
 from segjax.runs import writers
 from segjax.runs.integrity import is_digest_of
-from segjax.settings import read_prediction
+from segjax.settings import read_prediction, read_refinement
 
 # Asks for the scores of ISBI 2012, of a stack of membranes and cells.
 _STACK_METRIC = 'v_rand'
@@ -110,17 +110,20 @@ def evaluate(
     model: of the run.
     params: its parameters, on one device of this process.
     examples: what to predict; their labels are the truth.
-    config: of the run; reads `evaluation`, `preprocessing`, `prediction` and
-      what says how its loss is computed.
+    config: of the run; reads `evaluation`, `preprocessing`, `prediction`,
+      `refinement` and what says how its loss is computed.
     dataset: names and colours of the classes.
     average: whether to predict by the mean over the eight turns and flips.
     complete: whether to compute what takes long: the warping error, and which
       examples are the best and the worst.
   """
   preprocessing, tiles = read_prediction(config, average=average)
+  refinement = read_refinement(config)
 
   def predict(image):
-    return predict_stored(model, params, image, preprocessing, tiles)
+    return predict_stored(
+      model, params, image, preprocessing, tiles, refinement
+    )
 
   if config.evaluation.best_metric == _STACK_METRIC:
     return _evaluate_stack(
@@ -511,6 +514,10 @@ def main(_):
   args = flags.FLAGS
   network = network_flags.load_from_flags()
   config = network.config
+  refinement = read_refinement(config, args.refine)
+  with config.unlocked():
+    config.refinement = dataclasses.asdict(refinement)
+  check_prediction(network.model, *read_prediction(config), refinement)
   if args.images is not None:
     dataset = _open_folder(network, args.images, args.labels, args.match)
     _print_scores(network, dataset, dataset.heldout, args.images, args.tta)
@@ -546,6 +553,8 @@ def _print_scores(network, dataset, examples, what, tta):
     model, params, examples, config, dataset, average=average
   ).scores
   processes.say(title(len(examples), what, average))
+  if text := read_refinement(config).describe():
+    processes.say(text)
   processes.say(writers.table(scores))
 
 

@@ -76,7 +76,9 @@ def create_experiment(config: ConfigDict) -> Experiment:
     lambda: steps.init_state(model, optimizer, settings.seed)
   )
   jax.eval_shape(init)  # Raises early.
-  check_prediction(model, settings.preprocessing, settings.prediction)
+  check_prediction(
+    model, settings.preprocessing, settings.prediction, settings.refinement
+  )
   return Experiment(model, init, devices, settings)
 
 

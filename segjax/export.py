@@ -101,6 +101,8 @@ def export_network(
     'class_names': class_names,
     'palette': None if palette is None else np.asarray(palette).tolist(),
   }
+  if 'refinement' in config:
+    about['refinement'] = config.refinement.to_dict()
   artifact.write(output, exported, params, about, overwrite)
 
 

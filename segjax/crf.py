@@ -96,6 +96,19 @@ class Refinement:
     """T r, the pixels on each side that decide what becomes of a pixel."""
     return self.iterations * self.radius_px
 
+  def describe(self) -> str:
+    """Returns what a command says of it; '' if it changes no score."""
+    if not self.iterations:
+      return ''
+    return (
+      f'refined by a CRF: {self.iterations} iterations in a window of '
+      f'{2 * self.radius_px + 1} px'
+    )
+
+
+# Scores stay as they are.
+OFF = Refinement(iterations=0)
+
 
 def refine(
   scores: jax.Array | np.ndarray,
@@ -145,20 +158,12 @@ def refine(
   [0, 0, 0, 1, 1, 1]
   """
   _check(scores, image, settings)
-  num_classes = scores.shape[-1]
   # Rows are outermost so that the weights of a row serve all of its classes.
   unary = jnp.asarray(scores, jnp.float32).transpose(0, 2, 1)
   image = jnp.asarray(image, jnp.float32)
   if present is None:
     present = jnp.ones(image.shape[:2], bool)
-  compatibility = None
-  if len(settings.compatibility):
-    compatibility = jnp.asarray(settings.compatibility, jnp.float32)
-    if compatibility.shape != (num_classes, num_classes):
-      raise InputError(
-        f'compatibility has shape {compatibility.shape}; expected '
-        f'({num_classes}, {num_classes}), or () for Potts'
-      )
+  compatibility = read_compatibility(settings, scores.shape[-1])
   radius = settings.radius_px
   weights = _weights(image, present, settings)
 
@@ -174,6 +179,31 @@ def refine(
 
   logits, _ = jax.lax.scan(update, unary, length=settings.iterations)
   return logits.transpose(0, 2, 1)
+
+
+def read_compatibility(
+  settings: Refinement, num_classes: int
+) -> jax.Array | None:
+  """Returns mu f32[K, K], or None for Potts.
+
+  Raises:
+    InputError: `compatibility` is of other classes, or no matrix.
+  """
+  if not len(settings.compatibility):
+    return None
+  try:
+    matrix = jnp.asarray(settings.compatibility, jnp.float32)
+  except (TypeError, ValueError) as error:
+    raise InputError(
+      'compatibility has rows of unequal length; expected '
+      f'{num_classes} x {num_classes} numbers, or () for Potts'
+    ) from error
+  if matrix.shape != (num_classes, num_classes):
+    raise InputError(
+      f'compatibility has shape {matrix.shape}; expected {num_classes} x '
+      f'{num_classes} numbers, or () for Potts'
+    )
+  return matrix
 
 
 def _neighbours(radius):
