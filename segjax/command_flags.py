@@ -107,6 +107,12 @@ def _define_evaluate() -> None:
   _define_match('By default it is data.match of the config, or one that fits.')
   _define_tta()
   _define_refine()
+  flags.DEFINE_bool(
+    'detail',
+    False,
+    'Also print scores of detail: boundary IoU, and the mean IU of the pixels '
+    'within 1 to 32 px of a border between classes (trimap).',
+  )
 
 
 def _check_evaluate() -> None:

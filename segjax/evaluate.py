@@ -32,7 +32,7 @@ from segjax.data.sets import look_of
 from segjax.data.survey import find_layout
 from segjax.devices import parallel, processes
 from segjax.errors import InputError
-from segjax.metrics import cells, confusion, neuron
+from segjax.metrics import boundaries, cells, confusion, neuron
 from segjax.prediction.components import label_instances
 from segjax.prediction.predictor import check_prediction, predict_stored
 from segjax.runs import writers
@@ -99,6 +99,7 @@ def evaluate(
   *,
   average: bool,
   complete: bool = True,
+  detail: bool = False,
 ) -> Evaluation:
   """Returns the scores and pictures of a network on whole images.
 
@@ -116,6 +117,9 @@ def evaluate(
     average: whether to predict by the mean over the eight turns and flips.
     complete: whether to compute what takes long: the warping error, and which
       examples are the best and the worst.
+    detail: whether to add the scores of `metrics.boundaries`: `boundary_iou`,
+      the mean over classes, that of each class, and `trimap_mean_iu/R` of the
+      pixels within R px of a border.
   """
   preprocessing, tiles = read_prediction(config, average=average)
   refinement = read_refinement(config)
@@ -132,6 +136,7 @@ def evaluate(
       config,
       complete,
       dataset.class_names,
+      detail,
     )
   return _evaluate_classes(
     predict,
@@ -140,6 +145,7 @@ def evaluate(
     heads=(*zip(model.head_names, model.head_sizes, strict=True),),
     config=config,
     complete=complete,
+    detail=detail,
   )
 
 
@@ -234,7 +240,7 @@ def _found(dataset: Dataset) -> str:
   return f'they hold {found} alone, and those to train on no cell; mend them'
 
 
-def _evaluate_stack(predict, examples, config, complete, class_names):
+def _evaluate_stack(predict, examples, config, complete, class_names, detail):
   """Scores of membranes and cells: `neuron.evaluate_stack` and the pixels'."""
   examples = list(examples)
   labels = np.stack([example['label'] for example in examples])
@@ -249,6 +255,12 @@ def _evaluate_stack(predict, examples, config, complete, class_names):
   ius = dict(enumerate(map(_mean_iu, matrices)))
   pixels = confusion.segmentation_scores(counts)
   del pixels['iu'], pixels['dice']  # By class; the means are there.
+  if detail:
+    totals = _no_detail(stack.shape[-1])
+    for label, probability in zip(labels, stack, strict=True):
+      _add_detail(totals, label, probability)
+    present_only = config.evaluation.present_only
+    pixels |= _detail_scores(totals, class_names, present_only)
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=complete)
   heads = [stack.shape[-1]]
   image_losses = [
@@ -369,7 +381,9 @@ def _mean_loss(image_losses, config):
   return float(total / divisor)
 
 
-def _evaluate_classes(predict, examples, dataset, heads, config, complete):
+def _evaluate_classes(
+  predict, examples, dataset, heads, config, complete, detail
+):
   """Scores of `confusion`, counted image by image and divided once.
 
   Those of several heads are named after them, `sem_mean_iu`; IU and Dice of
@@ -384,6 +398,7 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
   sizes = [size for _, size in heads]
   image_losses = [np.zeros((0, 2))]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
+  details = [_no_detail(size) for size in sizes]
   matches = [np.zeros((0, 3), np.int64)]
   # A row for each image: hits by threshold, true objects, predicted objects.
   hits = [np.zeros((0, len(cells.THRESHOLDS) + 2), np.int64)]
@@ -421,6 +436,8 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
           truth, np.argmax(probability, axis=-1), num_classes=sizes[head]
         )
         counts[head] += matrix
+        if detail:
+          _add_detail(details[head], truth, probability)
         if head == 0:
           ius[index] = _mean_iu(matrix, present_only)
           if index in shown:
@@ -445,7 +462,7 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
       'must have a label'
     )
   scores, soles, first = {}, [], 0
-  for (name, size), matrix in zip(heads, counts, strict=True):
+  for (name, size), matrix, totals in zip(heads, counts, details, strict=True):
     prefix = f'{name}_' if name else ''
     values = confusion.segmentation_scores(matrix, present_only=present_only)
     class_ius, class_dices = values.pop('iu'), values.pop('dice')
@@ -465,6 +482,10 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
       f'{prefix}dice/{key}': float(dice)
       for key, dice in zip(names, class_dices, strict=True)
     }
+    if detail:
+      totals = [processes.gather(total).sum(axis=0) for total in totals]
+      found = _detail_scores(totals, names, present_only)
+      scores |= {f'{prefix}{key}': value for key, value in found.items()}
     first += size
   summed = processes.gather_rows(np.concatenate(image_losses))
   scores['loss'] = _mean_loss(summed, config)
@@ -487,6 +508,36 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
     ', '.join(soles),
     pictures.SEGMENTATION_COLUMNS,
   )
+
+
+def _no_detail(num_classes):
+  """Returns the counts of `metrics.boundaries` before the first image."""
+  shapes = (num_classes, 3), (len(boundaries.RADII_PX), *[num_classes] * 2)
+  return [np.zeros(shape, np.int64) for shape in shapes]
+
+
+def _add_detail(totals, label, probability):
+  """Adds an image to the counts of `_no_detail`."""
+  pair = label, np.argmax(probability, axis=-1), probability.shape[-1]
+  totals[0] += boundaries.boundary_counts(*pair)
+  totals[1] += boundaries.trimap_counts(*pair)
+
+
+def _detail_scores(totals, class_names, present_only):
+  """Returns boundary IoU and the trimap curve; see `evaluate`."""
+  ious = boundaries.boundary_iou(totals[0])
+  counted = totals[0][:, 1] > 0 if present_only else ~np.isnan(ious)
+  curve = boundaries.trimap_curve(totals[1], present_only)
+  mean = float(ious[counted].mean()) if counted.any() else math.nan
+  scores = {'boundary_iou': mean}
+  scores |= {
+    f'boundary_iou/{name}': float(iou)
+    for name, iou in zip(class_names, ious, strict=True)
+  }
+  return scores | {
+    f'trimap_mean_iu/{radius}': float(iu)
+    for radius, iu in zip(boundaries.RADII_PX, curve, strict=True)
+  }
 
 
 def _object_scores(rows):
@@ -550,7 +601,13 @@ def _print_scores(network, dataset, examples, what, tta):
   model, params, config = network
   average = config.evaluation.average if tta is None else tta
   scores = evaluate(
-    model, params, examples, config, dataset, average=average
+    model,
+    params,
+    examples,
+    config,
+    dataset,
+    average=average,
+    detail=flags.FLAGS.detail,
   ).scores
   processes.say(title(len(examples), what, average))
   if text := read_refinement(config).describe():
