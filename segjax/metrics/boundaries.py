@@ -4,8 +4,8 @@
 Boundary IoU (Cheng et al., "Boundary IoU: Improving Object-Centric Image
 Segmentation Evaluation", CVPR 2021) is the IU of the pixels of a class that lie
 within d px of its contour: with G_d those of the label and P_d those of the
-prediction, |G_d and P_d| / |G_d or P_d|. As in the authors' code the edge of the
-image is a contour.
+prediction, |G_d and P_d| / |G_d or P_d|. As in the authors' code, the edge of
+the image is a contour.
 
 The trimap curve (Kohli, Ladicky, Torr 2009; Krähenbühl and Koltun 2011) is
 the mean IU of the pixels within r px of a border between classes in the label,
