@@ -66,12 +66,12 @@ def densecrf_case(scores, image, settings):
       255 * settings.intensity_width,
       pixels,
       settings.appearance_weight,
-      normalization=densecrf.NORMALIZE_AFTER,
+      normalization=densecrf.NormalizationType.NORMALIZE_AFTER,
     )
     crf.addPairwiseGaussian(
       settings.smoothness_width_px,
       settings.smoothness_weight,
-      normalization=densecrf.NORMALIZE_AFTER,
+      normalization=densecrf.NormalizationType.NORMALIZE_AFTER,
     )
     return np.asarray(crf.inference(settings.iterations))
 
