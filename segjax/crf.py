@@ -21,8 +21,8 @@ import numpy as np
 
 from segjax.errors import InputError
 
-# The authors' code of 2011 adds it to the sums that it divides by.
-_LEAST_SUM = 1e-20
+# Exponent of a kernel that is 0; below all others, and finite for gradients.
+_NOTHING = -1e30
 
 
 @functools.partial(
@@ -131,10 +131,11 @@ def refine(
   where j are the pixels of the image in the window around i, but i. The sums of
   kernels in the second line (the authors' "normalised after filtering") are
   not in the paper's formulas: by them a weight means the same in every window
-  and at borders, where neighbours are absent.
+  and at borders, where neighbours are absent. A pixel that is unlike all of its
+  neighbours follows those that it is least unlike.
 
   Pure, for `jit`, `vmap` and `grad`. With N = (2 r + 1)^2 - 1 it computes
-  T N K products a pixel and holds about 3 N numbers a pixel.
+  T N K products a pixel and holds about 4 N numbers a pixel.
 
   Args:
     scores: logits f[H, W, K] of a network, before its softmax.
@@ -229,20 +230,22 @@ def _weights(image, present, settings):
     other = jax.lax.dynamic_slice(around, (*first, 0), image.shape)
     counts = jax.lax.dynamic_slice(exists, first, image.shape[:2])
     difference = jnp.sum(jnp.square(image - other), axis=-1)
-    exponent = distance / (2 * settings.appearance_width_px**2)
-    exponent += difference / (2 * settings.intensity_width**2)
-    return counts * jnp.exp(-exponent), counts
+    exponent = -distance / (2 * settings.appearance_width_px**2)
+    exponent -= difference / (2 * settings.intensity_width**2)
+    return exponent, counts
 
   alike, counts = jax.lax.map(compare, (steps + radius, distances))
-  exponents = distances / (2 * settings.smoothness_width_px**2)
-  near = counts * jnp.exp(-exponents)[:, None, None]
-  return sum(
-    weight * kernel / (kernel.sum(axis=0, keepdims=True) + _LEAST_SUM)
-    for weight, kernel in (
-      (settings.appearance_weight, alike),
-      (settings.smoothness_weight, near),
-    )
-  )
+  near = -distances / (2 * settings.smoothness_width_px**2)
+  near = jnp.broadcast_to(near[:, None, None], counts.shape)
+
+  def normalised(exponents):
+    # k / sum k is a softmax, which no width makes 0 / 0.
+    exponents = jnp.where(counts > 0, exponents, _NOTHING)
+    return counts * jax.nn.softmax(exponents, axis=0)
+
+  return settings.appearance_weight * normalised(
+    alike
+  ) + settings.smoothness_weight * normalised(near)
 
 
 def _summed(weights: jax.Array, field: jax.Array, radius: int) -> jax.Array:

@@ -173,6 +173,22 @@ def test_gradients_are_finite_differences():
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_pixels_unlike_all_others_have_finite_gradients():
+  scores, image = drawn(5, 6, 3, 2)
+  image[2, 3] = 1.7  # exp(-500) is no number of float32.
+  settings = of(SETTINGS, intensity_width=0.05)
+
+  def loss(settings):
+    return jnp.sum(jax.nn.softmax(refine(scores, image, settings))[..., 0] ** 2)
+
+  slopes = jax.grad(loss)(jax.tree.map(jnp.float32, settings))
+  assert np.isfinite(jax.tree.leaves(slopes)).all()
+  # As the formula says, however small the kernels are.
+  refined = refine(scores, image, settings)
+  exact = mean_field(scores, image, settings)
+  np.testing.assert_allclose(jax.nn.softmax(refined), exact, atol=1e-3)
+
+
 def test_batches_and_settings_are_mapped():
   pairs = [drawn(5, 6, 3, 1, seed) for seed in range(2)]
   scores, images = map(np.stack, zip(*pairs, strict=True))

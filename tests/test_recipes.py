@@ -41,6 +41,7 @@ TRAINED = [
   ('fcn8s_folder', None),
   ('fcn8s_tfds', None),
   ('fcn8s_camvid', 'cpu'),
+  ('fcn8s_camvid', 'crf'),
 ]
 
 
