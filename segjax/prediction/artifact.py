@@ -62,10 +62,12 @@ class AnySizeGeometry(AnySize):
 def describe_geometry(geometry: Geometry) -> dict[str, Any]:
   """Returns what `artifact.json` holds of a geometry."""
   kind = AnySizeGeometry if geometry.takes_any_size else UNetGeometry
-  return {
+  described = {
     field.name: getattr(geometry, field.name)
     for field in dataclasses.fields(kind)
   }
+  # Left out where it says nothing: versions before it would refuse it.
+  return {name: value for name, value in described.items() if value != ()}
 
 
 def check_output(path: str | os.PathLike, overwrite: bool) -> None:
