@@ -30,33 +30,7 @@ ARGUMENTS = ('', 'cpu')
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """Returns the config of one of `ARGUMENTS`."""
   recipes.check_argument(argument, ARGUMENTS)
-  config = recipes.fcn_config(
-    'fcn8s',
-    dict(name='camvid', dir='', heldout='val', scale=1),
-    num_classes=11,
-    learning_rate=1e-4,
-    num_train_steps=9000,
-  )
-  config.batch_size = 4
-  config.tile_size_px = 352
-  config.loss_reduction = 'mean'
-  config.model.padding = 'same'
-  config.model.fc_features = 4096
-  config.batching = dict(order='shuffled', bucket_px=0)
-  config.preprocessing = recipes.preprocessing(
-    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-  )
-  config.init.initial = (
-    *('fc6', 'fc7'),
-    *('score_fr', 'score_pool4', 'score_pool3'),
-  )
-  config.augmentation.update(
-    dict(flip=True, shift_px=16.0, black=0.1, white=0.1, log_gamma=0.2)
-  )
-  config.optimizer.update(dict(name='adamw', momentum=0.9, weight_decay=1e-4))
-  config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
-  config.evaluation.every_steps = 900
-  config.checkpoints.every_steps = 900
+  config = recipes.camvid_config('fcn8s')
   if argument == 'cpu':
     config.data.scale = 2
     config.tile_size_px = 176

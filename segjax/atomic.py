@@ -132,21 +132,23 @@ def place(finished: Path, path: Path, overwrite: bool) -> None:
     overwrite: whether to replace what has this name.
 
   Raises:
-    InputError: something has this name by now, and `overwrite` is False.
+    InputError: something has this name by now, and `overwrite` is False; or
+      another run replaces the same folder.
   """
   if not overwrite:
     _place_anew(finished, path)
-  elif not os.path.lexists(path) or not finished.is_dir():
+  elif not finished.is_dir():
     os.replace(finished, path)  # Which replaces no folder by a file.
   else:
-    old = finished.with_name(REPLACED) / path.name
-    old.parent.mkdir(exist_ok=True)
-    os.rename(path, old)
     try:
-      os.rename(finished, path)
-    except BaseException:  # Also ctrl-c.
-      os.rename(old, path)
-      raise
+      _replace_folder(finished, path)
+    except OSError as error:
+      if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+        raise
+      raise InputError(
+        f'{path} is being replaced by another run at this moment, which goes '
+        'on; run this again to replace it once more'
+      ) from error
 
 
 def check_folder(output: Path) -> None:
@@ -160,6 +162,21 @@ def check_absent(outputs: Iterable[Path]) -> None:
   for output in outputs:
     if os.path.lexists(output):
       raise InputError(f'{output} exists; give --overwrite to replace it')
+
+
+def _replace_folder(finished, path):
+  if not os.path.lexists(path):
+    os.rename(finished, path)
+    return
+  old = finished.with_name(REPLACED) / path.name
+  old.parent.mkdir(exist_ok=True)
+  os.rename(path, old)
+  try:
+    os.rename(finished, path)
+  except BaseException:  # Also ctrl-c.
+    if not os.path.lexists(path):
+      os.rename(old, path)
+    raise
 
 
 def _place_anew(finished, path):

@@ -16,6 +16,7 @@ from segjax.errors import InputError
 from segjax.prediction.outputs import DTYPES, KINDS
 from segjax.weights import published
 
+FORMATS = ('artifact', 'onnx', 'hub', 'bioimageio')
 SPLITS = ('heldout', 'train', 'all')
 
 
@@ -168,14 +169,45 @@ def _check_predict() -> None:
 
 def _define_export() -> None:
   network_flags.define_flags()
-  flags.DEFINE_string('output', None, 'Folder to write the artifact to.')
+  flags.DEFINE_enum(
+    'format',
+    'artifact',
+    FORMATS,
+    'Format to write. An artifact is a folder that segjax.predict and jax run; '
+    'onnx is a file for ONNX runtimes. hub is a folder with parameters, config '
+    'and a model card. bioimageio is a package for the BioImage Model Zoo, '
+    'which needs --authors and --license.',
+  )
+  flags.DEFINE_string('output', None, 'File or folder to write.')
   flags.DEFINE_integer(
     'size_px',
     None,
     'Side of the input tiles, in pixels. By default it is that of training; a '
     'network that was trained on whole images needs it.',
   )
-  _define_overwrite('Replace an artifact that exists.')
+  flags.DEFINE_list(
+    'authors', [], 'Names for hub and bioimageio, separated by commas.'
+  )
+  flags.DEFINE_string(
+    'license',
+    '',
+    'SPDX identifier of the licence for hub and bioimageio, such as CC-BY-4.0.',
+  )
+  _define_overwrite('Replace an export that exists.')
+
+
+def _check_export() -> None:
+  network_flags.check_flags()
+  args = flags.FLAGS
+  for name, formats in (
+    ('size_px', ('artifact', 'onnx', 'bioimageio')),
+    ('authors', ('hub', 'bioimageio')),
+    ('license', ('hub', 'bioimageio')),
+  ):
+    if args[name].present and args.format not in formats:
+      raise InputError(
+        f'--{name} is for --format={" or ".join(formats)}, not {args.format}'
+      )
 
 
 def _define_convert() -> None:
@@ -407,11 +439,11 @@ COMMANDS = {
   ),
   'export': Command(
     'export',
-    'Writes a network as an artifact that needs no model code.',
+    'Writes a network as an artifact that needs no model code, or for others.',
     '--workdir=RUN --output=net.segjax',
     ('output',),
     _define_export,
-    network_flags.check_flags,
+    _check_export,
   ),
   'convert': Command(
     'convert',

@@ -23,6 +23,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 import segjax
+from segjax import terminal
 from segjax.errors import (
   DISK_IS_FULL,
   InputError,
@@ -40,11 +41,13 @@ except InputError as error:  # Of `locks`, on Windows.
 
 # For the other processes of a run to fail, too, where all have a reason.
 _OTHERS_SECONDS = 10
+_INTERRUPTED = 'interrupted; a run goes on with the same command'
 _HELP = ('--help', '-help', '-h', '--helpshort', '-helpshort', '-?')
 
 
 def main() -> None:
   """Runs `segjax COMMAND FLAGS`, or without a command lists them."""
+  terminal.make_streams_robust()
   program = 'segjax' if sys.argv[0].endswith('segjax') else 'python -m segjax'
   name = sys.argv[1] if len(sys.argv) > 1 else _HELP[0]
   if name in _HELP:
@@ -70,6 +73,9 @@ def run(name: str, program: str | None = None) -> NoReturn:
     name: key in `COMMANDS`.
     program: how the command was called, for its help.
   """
+  terminal.make_streams_robust()
+  terminal.drop_noise()
+  terminal.end_when_interrupted(_INTERRUPTED)
   command = COMMANDS[name]
   program = program or f'python -m segjax.{command.module}'
   command.define_flags()
@@ -92,7 +98,9 @@ def run(name: str, program: str | None = None) -> NoReturn:
       command.check_flags()
     except InputError as e:
       raise InputError(f'{e}; for example: {program} {command.example}') from e
-    importlib.import_module(f'segjax.{command.module}').main(argv)
+    module = importlib.import_module(f'segjax.{command.module}')
+    with terminal.interruptible():
+      module.main(argv)
 
   run_command(checked_main)
 
@@ -106,6 +114,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
   """
   # Information is for --verbosity=0; warnings and errors are for everybody.
   logging.set_verbosity(logging.WARNING)
+  # Not yet imported, jax would compute in float64, and be another network.
+  os.environ.pop('JAX_ENABLE_X64', None)
 
   def parse(argv):
     try:
@@ -129,7 +139,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
         raise
       _fail(f'cannot write {e.filename or "a file"}: {e.strerror}', status=1)
     except KeyboardInterrupt:
-      _fail('interrupted; a run goes on with the same command', status=130)
+      _fail(_INTERRUPTED, status=130)
     except Exception:
       _end_soon(status=1)
       raise

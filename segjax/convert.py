@@ -36,7 +36,7 @@ from segjax.models.backbone import FullyConnected
 from segjax.models.fcn import FCN
 from segjax.models.googlenet import caffe_name
 from segjax.prediction.outputs import check_apart
-from segjax.weights import caffe, files, keras, published, torchvision
+from segjax.weights import caffe, files, keras, published, surgery, torchvision
 from segjax.weights.fixed import fixed_layers
 from segjax.weights.matching import Report, Tensor, match
 
@@ -78,7 +78,9 @@ def convert(
   """Returns the parameters of a model from the tensors of a file.
 
   Deconvolutions that the model fixes, and the factors on pool3 and pool4, may
-  be in the source; they must be those that the model computes with.
+  be in the source; they must be those that the model computes with. Where the
+  first convolution of the source takes three channels and that of the model
+  another number, its kernel is spread; see `surgery.spread_channels`.
 
   Args:
     source: what `read_tensors` returns.
@@ -101,6 +103,15 @@ def convert(
     for path in flatten_dict(shapes)
   }
   source = {paths.get(path, path): tensor for path, tensor in source.items()}
+  wanted: dict[str, Any] = flatten_dict(shapes, sep='/')
+  source = {
+    path: _of_channels(tensor, wanted[path].shape[2])
+    if path.startswith(('conv1_1', 'conv1/'))
+    and path in wanted
+    and path.endswith('/kernel')
+    else tensor
+    for path, tensor in source.items()
+  }
   is_fcn = isinstance(model, FCN)
   params, report = match(
     source,
@@ -217,6 +228,18 @@ def _usual_pixels(source, report):
   return files.PIXELS[not modules.isdisjoint(torchvision.vgg16_layers())]
 
 
+def _of_channels(tensor, in_channels):
+  """Returns the first kernel of a network, spread if it is of 3 channels."""
+  if tensor.values.ndim != 4:
+    return tensor
+  axes = [tensor.layout.index(axis) for axis in 'HWIO']
+  kernel = tensor.values.transpose(axes)
+  if kernel.shape[2] != 3 or in_channels == 3:
+    return tensor
+  name = f'{tensor.name}, of 3 channels, spread over {in_channels}'
+  return Tensor(name, surgery.spread_channels(kernel, in_channels), 'HWIO')
+
+
 def _windows(model: nn.Module) -> dict[str, tuple[int, int]]:
   return {
     row.name: (row.footprint.kernel, row.footprint.kernel)
@@ -241,8 +264,7 @@ def _num_classes(source, model, initial):
 
 def _init(model, key):
   size = model.backbone().native_size
-  channels = getattr(model, 'in_channels', 3)
-  image = np.zeros((1, size, size, channels), np.float32)
+  image = np.zeros((1, size, size, model.in_channels), np.float32)
   return model.init(key, image)['params']
 
 

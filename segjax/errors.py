@@ -33,6 +33,18 @@ class SaveFailed(OSError):
   """A checkpoint cannot be written: a full disk."""
 
 
+def shortened(text: str, most: int = 80) -> str:
+  """Returns the beginning of a long text and its length, for a message."""
+  if len(text) <= most:
+    return text
+  return f'{text[:most]}... ({len(text)} characters)'
+
+
+def counted(number: float, noun: str) -> str:
+  """Returns '1 image' or '2 images', for a message."""
+  return f'{number:.10g} {noun}{"s" * (number != 1)}'
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
   """Returns '; did you mean X?' for the nearest of `known`, '' without any.
 

@@ -31,7 +31,7 @@ from segjax.data.label_counts import count_labels
 from segjax.data.sets import look_of
 from segjax.data.survey import find_layout
 from segjax.devices import parallel, processes
-from segjax.errors import InputError
+from segjax.errors import InputError, counted
 from segjax.metrics import cells, confusion, neuron
 from segjax.prediction.components import label_instances
 from segjax.prediction.predictor import predict_stored
@@ -145,7 +145,7 @@ def title(num_images: int, split: str, average: bool) -> str:
   how = 'one pass'
   if average:
     how = 'test-time augmentation: mean of 8 turns and flips'
-  return f'{num_images} images ({split}), {how}'
+  return f'{counted(num_images, "image")} ({split}), {how}'
 
 
 def check_metric(
@@ -358,7 +358,8 @@ def _mean_loss(image_losses, config):
   batch.
   """
   reduced = [
-    losses.reduce_image(*s, config.loss_reduction) for s in image_losses
+    losses.reduce_image(total, count, config.loss_reduction)
+    for total, count in image_losses
   ]
   total, divisor = np.sum(np.array(reduced, np.float64), axis=0)
   if config.loss_reduction == 'sum':
@@ -450,7 +451,10 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
     names = dataset.class_names[first : first + size]
     if sole := _sole_class(matrix, names):
       soles.append(sole)
-    others = class_ius[1:][~np.isnan(class_ius[1:])]
+    counts_in_mean = (
+      matrix.any(axis=1) if present_only else ~np.isnan(class_ius)
+    )
+    others = class_ius[1:][counts_in_mean[1:]]
     if names[0] == 'background' and len(names) > 2 and len(others):
       # PASCAL-Context is a task of 59 classes, without the background.
       scores[f'{prefix}mean_iu_but_background'] = float(others.mean())

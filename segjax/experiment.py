@@ -2,6 +2,7 @@
 """The experiment of a config, without data: model, initial state and step."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction.predictor import check_prediction
 from segjax.settings import Settings, read_settings
 from segjax.steps import TrainState
+
+# Of any network here in use, some fifteen times as many.
+_MOST_PARAMETERS = 2**31
 
 
 class Experiment(NamedTuple):
@@ -75,7 +79,15 @@ def create_experiment(config: ConfigDict) -> Experiment:
   init = parallel.jit_once(
     lambda: steps.init_state(model, optimizer, settings.seed)
   )
-  jax.eval_shape(init)  # Raises early.
+  count = sum(
+    math.prod(leaf.shape)
+    for leaf in jax.tree.leaves(jax.eval_shape(init).params)
+  )
+  if count > _MOST_PARAMETERS:
+    raise InputError(
+      f'the network has {count:,} parameters; expected at most '
+      f'{_MOST_PARAMETERS:,}: lower its widths, such as model.base_width'
+    )
   check_prediction(model, settings.preprocessing, settings.prediction)
   return Experiment(model, init, devices, settings)
 
@@ -86,6 +98,11 @@ def _check(settings: Settings, model: nn.Module) -> None:
     raise InputError(
       f'batch_size={settings.batch_size} is not divisible by '
       f'accumulate_steps={settings.accumulate_steps}'
+    )
+  if max(model.head_sizes) > IGNORE_LABEL:
+    raise InputError(
+      f'model.num_classes={max(model.head_sizes)}; expected at most '
+      f'{IGNORE_LABEL}, since pixels of label {IGNORE_LABEL} are ignored'
     )
   first, last = settings.profile_steps
   if not 0 <= first <= last:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a trained network as an artifact that needs no model code.
+"""Writes a trained network so that it runs without its code, or without segjax.
 
 `python -m segjax.export --workdir=DIR --output=NET.segjax`, or with converted
 weights `--config=CONFIG --params=FILE`; then
 `python -m segjax.predict --artifact=NET.segjax --input=IMAGES --output=FILE`.
+`--format` names other formats than the artifact.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -12,6 +13,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('export')
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -20,17 +22,25 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from segjax import network_flags
-from segjax.atomic import remove_leftovers
+from segjax import network_flags, networks
+from segjax.atomic import (
+  check_absent,
+  check_folder,
+  remove_leftovers,
+  replacing,
+)
 from segjax.data import look_of
 from segjax.errors import InputError
 from segjax.networks import Network
 from segjax.prediction import artifact
 from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import check_prediction
+from segjax.runs.workdir import sealed_text
 from segjax.settings import read_prediction
+from segjax.sharing import hub, onnx_file, zoo
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings
+from segjax.weights import files
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -59,7 +69,168 @@ def export_network(
       `artifact.write`.
   """
   artifact.check_output(output, overwrite)
+  model, params, _ = network
+  geometry = model.geometry
+  side, about = _describe(network, size_px)
+  (batch,) = export.symbolic_shape('n')
+  shape = (batch, side, side, model.in_channels)
+  inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
+  if geometry.takes_any_size:
+    inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
+
+  @jax.jit
+  def logits(params, image, size=None):
+    padded = {} if size is None else {'size': size}
+    return model.apply({'params': params}, image, **padded)
+
+  params = jax.tree.map(np.asarray, params)
+  exported = export.export(logits, platforms=PLATFORMS)(params, *inputs)
+  artifact.write(output, exported, params, about, overwrite)
+
+
+def export_onnx(
+  network: Network,
+  output: str | os.PathLike,
+  *,
+  size_px: int | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes a network as an ONNX file; see `onnx_file`.
+
+  Its metadata say how pixels are prepared and how tiles cover an image.
+
+  Args:
+    network: see `export_network`.
+    output: file to write, NAME.onnx.
+    size_px: see `export_network`; a U-Net takes other tiles, too.
+    overwrite: whether to replace a file that is there.
+
+  Raises:
+    InputError: see `export_network`; or a package is missing, or the file
+      exists or cannot be written.
+  """
+  output = Path(output)
+  _check_onnx(output, overwrite)
+  side, about = _describe(network, size_px)
+  model, params, _ = network
+  metadata = onnx_file.network_metadata(model, side, about)
+  content = onnx_file.to_onnx(model, params, side, metadata)
+  try:
+    with replacing(output, overwrite) as temporary:
+      temporary.write_bytes(content.SerializeToString())
+  except OSError as e:
+    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+
+
+def export_hub(
+  network: Network,
+  output: str | os.PathLike,
+  *,
+  workdir: str | os.PathLike | None = None,
+  checkpoint: str = 'latest',
+  authors: Sequence[str] = (),
+  license_id: str = '',
+  overwrite: bool = False,
+) -> None:
+  """Writes a folder for a model hub: parameters, config and a model card.
+
+  `load_run` reads it. Scores and pictures of the card are those of the run.
+
+  Args:
+    network: network of a run, or one with converted weights.
+    output: folder to write.
+    workdir: folder of the run; None if there is none.
+    checkpoint: the one that the parameters are of, in words of `load_run`.
+    authors: names for the card.
+    license_id: SPDX identifier of the licence of the parameters; '' for none.
+    overwrite: whether to replace such a folder that is there.
+
+  Raises:
+    InputError: `output` exists, or holds something else, or cannot be written.
+  """
+  output = Path(output)
+  hub.check_output(output, overwrite)
   model, params, config = network
+  workdir = None if workdir is None else Path(workdir)
+  class_names, _ = look_of(config.data, model.num_classes)
+  try:
+    with replacing(output, overwrite) as folder:
+      folder.mkdir()
+      about = networks.about(config)
+      files.write_params(folder / hub.PARAMS, params, about=about)
+      (folder / hub.CONFIG).write_text(sealed_text(config), encoding='utf-8')
+      pictures = hub.copy_pictures(workdir, folder)
+      card = hub.model_card(
+        name=output.name,
+        config=config,
+        num_params=sum(np.size(x) for x in jax.tree.leaves(params)),
+        class_names=class_names,
+        scores=hub.read_scores(workdir),
+        checkpoint=checkpoint,
+        pictures=pictures,
+        authors=authors,
+        license_id=license_id,
+      )
+      (folder / hub.CARD).write_text(card, encoding='utf-8')
+      hub.check_output(output, overwrite)  # It may have come meanwhile.
+  except OSError as e:
+    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+
+
+def export_bioimageio(
+  network: Network,
+  output: str | os.PathLike,
+  *,
+  authors: Sequence[str],
+  license_id: str,
+  size_px: int | None = None,
+  overwrite: bool = False,
+) -> None:
+  """Writes a package for the BioImage Model Zoo; see `sharing.zoo`.
+
+  Args:
+    network: see `export_network`.
+    output: file to write, NAME.zip.
+    authors: names of those who made the network.
+    license_id: SPDX identifier of the licence of the package.
+    size_px: see `export_network`; a U-Net takes other tiles, too.
+    overwrite: whether to replace a file that is there.
+
+  Raises:
+    InputError: see `export_onnx`; or there is no author or licence.
+  """
+  output = Path(output)
+  zoo.check_output(output, overwrite)
+  if not authors or not license_id:
+    raise InputError(
+      'a package for the BioImage Model Zoo says whose it is; give --authors '
+      'and --license, such as --authors="Ada Example" --license=CC-BY-4.0'
+    )
+  side, about = _describe(network, size_px)
+  model, params, config = network
+  preprocessing, _ = read_prediction(config)
+  try:
+    with replacing(output, overwrite) as temporary:
+      zoo.write_package(
+        temporary,
+        model,
+        params,
+        preprocessing,
+        side,
+        about,
+        name=f'segjax {output.stem}',  # Names have five letters at least.
+        model_name=config.model.name,
+        data_name=config.data.name,
+        authors=authors,
+        license_id=license_id,
+      )
+  except OSError as e:
+    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+
+
+def _describe(network, size_px):
+  """Returns the side of the tiles, and what an export says of a network."""
+  model, _, config = network
   preprocessing, settings = read_prediction(config)
   check_prediction(model, preprocessing, settings)
   prediction = config.prediction.to_dict()
@@ -77,22 +248,8 @@ def export_network(
   else:
     side = size_px
     prediction |= dict(bucket_px=side, tile_size=side)
-
-  (batch,) = export.symbolic_shape('n')
-  shape = (batch, side, side, model.in_channels)
-  inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
-  if geometry.takes_any_size:
-    inputs.append(jax.ShapeDtypeStruct((batch, 2), jnp.int32))
-
-  @jax.jit
-  def logits(params, image, size=None):
-    padded = {} if size is None else {'size': size}
-    return model.apply({'params': params}, image, **padded)
-
-  params = jax.tree.map(np.asarray, params)
-  exported = export.export(logits, platforms=PLATFORMS)(params, *inputs)
   class_names, palette = look_of(config.data, model.num_classes)
-  about = {
+  return side, {
     'geometry': artifact.describe_geometry(geometry),
     'head_sizes': model.head_sizes,
     'preprocessing': config.preprocessing.to_dict(),
@@ -101,16 +258,48 @@ def export_network(
     'class_names': class_names,
     'palette': None if palette is None else np.asarray(palette).tolist(),
   }
-  artifact.write(output, exported, params, about, overwrite)
+
+
+def _check_onnx(output, overwrite):
+  """Raises InputError if `export_onnx` will not write to `output`."""
+  if output.suffix.lower() != '.onnx':
+    raise InputError(f'output {output} must end in .onnx')
+  check_folder(output)
+  if output.is_dir():
+    raise InputError(f'output {output} is a folder; give the name of a file')
+  if not overwrite:
+    check_absent([output])
+  onnx_file.import_onnx()
+
+
+_CHECKS = {
+  'artifact': artifact.check_output,
+  'onnx': _check_onnx,
+  'hub': hub.check_output,
+  'bioimageio': zoo.check_output,
+}
 
 
 def main(_):
   args = flags.FLAGS
-  check_apart([Path(args.output)], network_flags.paths_from_flags())
-  artifact.check_output(args.output, args.overwrite)
-  remove_leftovers(Path(args.output).parent)
+  output = Path(args.output)
+  check_apart([output], network_flags.paths_from_flags())
+  # Before a network is loaded, which takes seconds.
+  _CHECKS[args.format](output, args.overwrite)
+  remove_leftovers(output.parent)
   network = network_flags.load_from_flags()
-  export_network(
-    network, args.output, size_px=args.size_px, overwrite=args.overwrite
-  )
-  print(f'{args.output}: for {", ".join(PLATFORMS)}', flush=True)
+  shared = dict(overwrite=args.overwrite)
+  sized = dict(size_px=args.size_px)
+  signed = dict(authors=args.authors, license_id=args.license)
+  if args.format == 'artifact':
+    export_network(network, output, **shared, **sized)
+    print(f'{output}: for {", ".join(PLATFORMS)}', flush=True)
+    return
+  if args.format == 'onnx':
+    export_onnx(network, output, **shared, **sized)
+  elif args.format == 'bioimageio':
+    export_bioimageio(network, output, **shared, **sized, **signed)
+  else:
+    origin = dict(workdir=args.workdir, checkpoint=args.checkpoint)
+    export_hub(network, output, **shared, **signed, **origin)
+  print(f'{output}: {args.format}', flush=True)

@@ -133,11 +133,14 @@ class UNetGeometry:
     depth: number of 2x2 poolings, d >= 0.
     convs_per_block: 3x3 convolutions in each block, n >= 1.
     padding: 'VALID' (the paper) or 'SAME'.
+    contracting_convs: those of each contracting block, the bottleneck last,
+      where they differ from the expanding ones; () for `convs_per_block`.
   """
 
   depth: int = 4
   convs_per_block: int = 2
   padding: str = 'VALID'
+  contracting_convs: tuple[int, ...] = ()
 
   # Without annotations, which would make fields of them.
   takes_any_size = False
@@ -152,6 +155,13 @@ class UNetGeometry:
       )
     if self.padding not in ('VALID', 'SAME'):
       raise InputError(f"padding={self.padding!r} is not 'VALID' or 'SAME'")
+    # JSON has lists.
+    object.__setattr__(self, 'contracting_convs', (*self.contracting_convs,))
+    if self.contracting_convs and len(self.contracting_convs) != self.depth + 1:
+      raise InputError(
+        f'contracting_convs={self.contracting_convs} of depth={self.depth}; '
+        f'expected {self.depth + 1} numbers'
+      )
 
   @property
   def period(self) -> int:
@@ -165,11 +175,12 @@ class UNetGeometry:
   def margin(self) -> int:
     """Pixels of context that a core needs on each side of it.
 
-    VALID: c (3P - 2) / 2, which is 92 for the paper's network. SAME: the reach
-    of a core that covers whole pooling periods, rounded up to periods (96).
+    VALID: half of what the network takes off, which is c (3P - 2) / 2 if all
+    blocks are alike, 92 for the paper's network. SAME: the reach of a core that
+    covers whole pooling periods, rounded up to periods (96).
     """
     if self.padding == 'VALID':
-      return self._block_loss * (3 * self.period - 2) // 2
+      return self._loss(0) // 2
     low, high = self._reach(0, 0, self.period - 1)
     return self._round_up(max(-low, high - self.period + 1))
 
@@ -178,7 +189,8 @@ class UNetGeometry:
     """r: cores have r + j P pixels, j = 0, 1, ..."""
     if self.padding == 'SAME':
       return self.period
-    return (self._block_loss - 1) % self.period + 1
+    # Before the expanding blocks take off theirs, a core has whole periods.
+    return (-self._expanding_loss * (self.period - 1) - 1) % self.period + 1
 
   @property
   def smallest_input(self) -> int:
@@ -194,19 +206,21 @@ class UNetGeometry:
     """Pixels cropped from each side of the skip map at `level` (0 = top)."""
     if self.padding == 'SAME':
       return 0
-    return self._block_loss * (3 * 2 ** (self.depth - level - 1) - 2)
+    return self._loss(level + 1)
 
   def output_size(self, input_size: int) -> int:
     """Returns the output size; raises `InputError` if there is none."""
     step, least = self.period, self.smallest_input
-    nearest_above = max(least, least + self._round_up(input_size - least))
-    if input_size != nearest_above:
+    # Asked like this, it has an answer for the symbolic sizes of an export.
+    if not (input_size >= least and (input_size - least) % step == 0):
+      nearest_above = max(least, least + self._round_up(input_size - least))
       nearest = [str(nearest_above)]
       if nearest_above > least:
         nearest.insert(0, str(nearest_above - step))
       raise InputError(
         f'input size {input_size} px is not admissible for a {self.padding} '
-        f'U-Net of depth {self.depth} with {self.convs_per_block} convolutions '
+        f'U-Net of depth {self.depth} with '
+        f'{self.contracting_convs or self.convs_per_block} convolutions '
         f'per block: sizes are {least} + {step} j, j >= 0; '
         f'nearest: {" and ".join(nearest)}'
       )
@@ -227,8 +241,20 @@ class UNetGeometry:
     return self.padding == 'VALID'
 
   @property
-  def _block_loss(self) -> int:
+  def _expanding_loss(self) -> int:
+    """Pixels that valid convolutions of an expanding block take off."""
     return self.convs_per_block * (KERNEL - 1)
+
+  def _contracting_loss(self, level: int) -> int:
+    convs = self.contracting_convs or [self.convs_per_block] * (self.depth + 1)
+    return convs[level] * (KERNEL - 1)
+
+  def _loss(self, level: int) -> int:
+    """Pixels that `level` and all below take off its maps, on both sides."""
+    loss = self._contracting_loss(level)
+    if level < self.depth:
+      loss += 2 * self._loss(level + 1) + self._expanding_loss
+    return loss
 
   def _round_up(self, size: int) -> int:
     return -(-size // self.period) * self.period
@@ -240,9 +266,10 @@ class UNetGeometry:
     levels) and the contracting block of `level`. A level below counts in its
     own pixels: its pixel i covers 2i and 2i + 1 here.
     """
-    grow = self._block_loss // 2
+    grow = self._contracting_loss(level) // 2
     if level < self.depth:
-      low, high = low - grow, high + grow
+      expanding = self._expanding_loss // 2
+      low, high = low - expanding, high + expanding
       deep_low, deep_high = self._reach(level + 1, low // 2, high // 2)
       low, high = min(low, 2 * deep_low), max(high, 2 * deep_high + 1)
     return low - grow, high + grow

@@ -35,7 +35,7 @@ from segjax.atomic import (
   replacing,
   temporary_folder,
 )
-from segjax.errors import InputError
+from segjax.errors import InputError, counted
 from segjax.images.files import (
   digest_of_rasters,
   list_rasters,
@@ -171,7 +171,7 @@ def label_files(
         raise InputError(
           f'{target}: cannot be written; {e.strerror or e}'
         ) from e
-      print(f'{target}: {total} instances', flush=True)
+      print(f'{target}: {counted(total, "instance")}', flush=True)
     replaces = overwrite or any(finished)
     measure = functools.partial(_measure_pages, scale=scale)
     with replacing(sides[-1], replaces) as table:
@@ -302,7 +302,7 @@ def _write_table(path, files, outputs, measure, sizes):
 
   Columns of micrometres are there if any file has a size, and empty elsewhere.
   """
-  with open(path, 'x', encoding='utf-8', newline='') as out:
+  with open(path, 'x', -1, 'utf-8', 'surrogateescape', '') as out:
     rows = csv.writer(out)
     has_header = False
     for file, target, size in zip(files, outputs, sizes, strict=True):

@@ -20,7 +20,7 @@ from segjax.fields import check_name
 if TYPE_CHECKING:
   from segjax.networks import Network
 
-_READ_OF_RUN = ('config.json', 'checkpoints')
+_READ_OF_RUN = ('config.json', 'checkpoints', 'params.safetensors')
 
 
 class _CardParser(flags.ArgumentParser):
@@ -70,7 +70,10 @@ def define_config(help_text: str) -> None:
 def define_flags() -> None:
   """Defines the flags that say which network: a run, or a config and a file."""
   flags.DEFINE_string(
-    'workdir', None, 'Folder of the run whose network is taken.'
+    'workdir',
+    None,
+    'Folder of the run whose network is taken, or one for a model hub that '
+    'segjax.export wrote.',
   )
   flags.DEFINE_string(
     'checkpoint',

@@ -26,10 +26,11 @@ from segjax.settings import (
   read_settings,
 )
 from segjax.steps import init_params
-from segjax.weights import files
+from segjax.weights import files, published
 from segjax.weights.matching import Tensor, match
 
 RANDOM = 'random'
+PARAMS = 'params.safetensors'  # Of a folder for a model hub.
 
 # Settings of a run that commands read.
 _READ = (
@@ -79,13 +80,13 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
   had in effect.
 
   Args:
-    workdir: folder of the run.
+    workdir: folder of the run, or that `segjax export --format=hub` wrote.
     checkpoint: 'latest', 'best' (by the score on held-out examples) or the
       number of a step.
 
   Raises:
     InputError: there is no such run or checkpoint, or it cannot be read, or its
-      config lacks a setting.
+      config lacks a setting, or its parameters are of another network.
 
   >>> import segjax
   >>> model, params, config = segjax.load_run('runs/demo')
@@ -102,8 +103,16 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
     raise InputError(
       f"checkpoint {checkpoint!r} is not 'latest', 'best' or a step's number"
     )
-  params = load_params(Path(workdir) / 'checkpoints', which)
-  return Network(model, params, config)
+  file = Path(workdir) / PARAMS
+  if not file.is_file():
+    params = load_params(Path(workdir) / 'checkpoints', which)
+    return Network(model, params, config)
+  if which != 'latest':
+    raise InputError(
+      f'checkpoint {checkpoint!r}: {file} is of one only; ask for none'
+    )
+  arrays, _ = match(_tensors(file), _shapes(model))
+  return Network(model, unflatten_dict(arrays, sep='/'), config)
 
 
 def about(config: ConfigDict) -> dict[str, str]:
@@ -181,6 +190,13 @@ def starting_params(
       '--config.init.path=FILE, an .npz of python -m segjax.convert, or the '
       'workdir of a run, or --config.init.path=random for a network that '
       'knows nothing'
+    )
+  if published.is_name(os.fspath(path)):
+    name = published.find(os.fspath(path)).model
+    raise InputError(
+      f'init.path={path} is no file; python -m segjax.convert --input={path} '
+      f'--output={name}.npz downloads and converts these weights: then give '
+      f'--config.init.path={name}.npz'
     )
   path = Path(path).expanduser()
   if path.is_dir():

@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from segjax import dry_run, recipes
-from segjax.atomic import replacing
+from segjax.atomic import check_absent, remove_leftovers, replacing
 from segjax.convert import convert_published
 from segjax.data import create_dataset
 from segjax.data.pairing import find_key
@@ -38,7 +38,7 @@ from segjax.data.survey import (
   say_values,
   survey,
 )
-from segjax.errors import InputError
+from segjax.errors import InputError, counted
 from segjax.models import create_model
 from segjax.runs.writers import progress_bar, table
 from segjax.weights import files, published
@@ -111,6 +111,11 @@ def plan(
   Raises:
     InputError: the folder cannot be trained on; says why.
   """
+  if pixels and (network == 'unet' or init == 'random'):
+    raise InputError(
+      f'pixels={pixels} is what weights were trained on, and this {network} '
+      'starts from random ones; leave it out'
+    )
   init = local_weights(network, init)  # Before what takes minutes.
   with progress_bar(0, 0, desc='reading', unit='image', disable=None) as bar:
 
@@ -127,7 +132,7 @@ def plan(
     Line(
       'data.images',
       layout.images,
-      f'{len(found.pages)} images, {say_sizes(found.sizes)}',
+      f'{counted(len(found.pages), "image")}, {say_sizes(found.sizes)}',
     ),
     Line('data.labels', layout.labels),
     *([Line('data.match', layout.match)] if layout.match else []),
@@ -156,7 +161,7 @@ def plan(
   )
   low, high = found.range
   if config.data.label_kind == 'instances':
-    labels = f'objects, {found.components:g} pieces in a usual image'
+    labels = f'objects, {counted(found.components, "piece")} in a usual image'
   else:
     labels = say_values(sorted(found.values), found.values)
     if len(names) > 2 and found.label_channels == 1:
@@ -347,7 +352,9 @@ def _read_labels(
     Line('data.ignore_value', ignored, share(_IGNORED) if ignored else '')
   )
   if len(names) == 2 and found.components >= _MANY:
-    why = f'border weights: {found.components:g} pieces in a usual image'
+    why = (
+      f'border weights: {counted(found.components, "piece")} in a usual image'
+    )
     lines.append(Line('data.w0', 10.0, why))
   return names, lines
 
@@ -465,16 +472,6 @@ def _for_fcn(
   return lines
 
 
-def _in_memory(config: ConfigDict, lines: list[Line]) -> list[Line]:
-  """Returns the lines, with a tile or batch for which there is memory."""
-  field, fits = dry_run.fit_to_memory(config)
-  if fits == config[field]:
-    return lines
-  reason = f'what memory allows; {config[field]} would be usual'
-  lines = [line for line in lines if line.name != field]
-  return [*lines, Line(field, fits, reason)]
-
-
 def _steps(config: ConfigDict, minutes: float, flops: float) -> list[Line]:
   if not 0 < minutes <= _MOST_MINUTES:
     raise InputError(
@@ -485,7 +482,7 @@ def _steps(config: ConfigDict, minutes: float, flops: float) -> list[Line]:
     seconds = flops / rate
     steps = int(60 * minutes / seconds)
     steps = max(steps // 10 * 10, 10)
-    why = f'{minutes:g} minutes of about {seconds:.2g} s a step'
+    why = f'{counted(minutes, "minute")} of about {seconds:.2g} s a step'
   else:
     steps, why = _STEPS_OF_ACCELERATOR, 'usual'
   lines = [
@@ -540,7 +537,8 @@ def _card(
     settings.append(setting + comment)
   settings_text = '\n'.join(settings)
   classes_text = '\n'.join(classes)
-  return f'''"""{title} on {len(found.pages)} images of {layout.root}.
+  images = counted(len(found.pages), 'image')
+  return f'''"""{title} on {images} of {layout.root}.
 
 segjax.plan wrote this card; all of it may be changed. The settings that it does
 not name are those of `{base.partition('(')[0]}`.
@@ -569,8 +567,9 @@ def main(_) -> None:
     )
   if not output.absolute().parent.is_dir():
     raise InputError(f'--output={output}: no folder {output.absolute().parent}')
-  if output.exists() and not args.overwrite:
-    raise InputError(f'{output} exists; give --overwrite to replace it')
+  if not args.overwrite:
+    check_absent([output])
+  remove_leftovers(output.parent)
   layout = find_layout(
     args.images, args.labels, args.match, need_all=not args.train_list
   )
@@ -585,8 +584,11 @@ def main(_) -> None:
     train_list=args.train_list,
     heldout_list=args.heldout_list,
   )
-  with replacing(output) as temporary:
-    temporary.write_text(planned.card, encoding='utf-8')
+  try:
+    with replacing(output, args.overwrite) as temporary:
+      temporary.write_text(planned.card, encoding='utf-8')
+  except OSError as e:
+    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
   print(planned.report)
   card = shlex.quote(str(output))
   print(f'to train: python -m segjax.main --config={card} --workdir=RUN')

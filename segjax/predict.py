@@ -28,7 +28,7 @@ from segjax.atomic import check_absent, remove_leftovers
 from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
-from segjax.errors import InputError
+from segjax.errors import InputError, counted
 from segjax.images.calibration import common_calibration
 from segjax.images.files import (
   digest_of_rasters,
@@ -241,7 +241,7 @@ def predict_files(
             calibration,
           )
           how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
-      processes.say(f'{file}: {kind} of {count} images{how}')
+      processes.say(f'{file}: {kind} of {counted(count, "image")}{how}')
     if journal is not None and processes.is_first():
       journal.remove()
 

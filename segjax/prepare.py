@@ -206,7 +206,7 @@ def main(_):
   dataset = create_dataset(read_settings(args.config).data)
   folder = prepare(dataset, args.output, args.name, args.overwrite)
   print(
-    f'{folder}: {len(dataset.train)} examples to train on, '
+    f'{folder}: {len(dataset.train)} to train on, '
     f'{len(dataset.heldout)} held out',
     flush=True,
   )

@@ -184,6 +184,8 @@ def fcn_config(
     fc_features=placeholder(int),  # Channels of fc6 and fc7; None: 4096.
     dropout_rate=placeholder(float),  # None: the rate of the classifier.
     dtype='float32',  # Or 'bfloat16'.
+    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    precision='highest',
     remat=False,  # True recomputes blocks for the gradient: less memory.
     heads=(),  # (name, number of classes) of each head; () is one head.
     first_conv='',  # Name of the first convolution; '' keeps the trunk's.
@@ -317,6 +319,89 @@ def make_modern(
   return config
 
 
+def camvid_config(model_name: str) -> ml_collections.ConfigDict:
+  """Returns a recipe of our own for CamVid, from VGG16's convolutions.
+
+  All layers are trained at once, on crops. Adam minimises the mean loss, with a
+  cosine schedule; biases learn at twice the rate, as in the authors' recipe.
+
+  Args:
+    model_name: a key of `models.FCNS`; see `make_unet_vgg16` for another.
+  """
+  config = fcn_config(
+    model_name,
+    dict(name='camvid', dir='', heldout='val', scale=1),
+    num_classes=11,
+    learning_rate=1e-4,
+    num_train_steps=9000,
+  )
+  config.loss_reduction = 'mean'
+  config.model.padding = 'same'
+  config.model.fc_features = 4096
+  config.preprocessing = preprocessing(
+    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+  )
+  config.init.initial = (
+    *('fc6', 'fc7'),
+    *('score_fr', 'score_pool4', 'score_pool3'),
+  )
+  _train_on_crops(config)
+  config.optimizer.update(dict(name='adamw', momentum=0.9, weight_decay=1e-4))
+  config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
+  config.evaluation.every_steps = 900
+  config.checkpoints.every_steps = 900
+  return config
+
+
+def _train_on_crops(config: ml_collections.ConfigDict) -> None:
+  config.batch_size = 4
+  config.tile_size_px = 352
+  config.batching = dict(order='shuffled', bucket_px=0)
+  config.augmentation.update(
+    dict(flip=True, shift_px=16.0, black=0.1, white=0.1, log_gamma=0.2)
+  )
+
+
+def make_unet_vgg16(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns a recipe of FCN for U-Net's expanding path on the same trunk.
+
+  What is not said here stays as it is, so that the two can be compared.
+
+  Args:
+    config: config of an FCN on VGG16 that starts from the convolutions of a
+      classifier, changed in place. Images are cropped, as in `camvid_config`.
+  """
+  config.model = dict(
+    name='unet_vgg16',
+    num_classes=config.model.num_classes,
+    in_channels=config.model.in_channels,
+    width=1.0,  # Multiplies the channels; only 1 fits published weights.
+    padding='SAME',  # As VGG16 has it. Or 'VALID'.
+    dropout_rate=0.5,  # Of the bottleneck.
+    norm='none',  # Or 'batch', of the expanding blocks.
+    dtype='float32',  # Or 'bfloat16'.
+    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    precision='default',
+  )
+  config.init.initial = ('up3', 'up2', 'up1', 'up0', 'head')
+  config.init.ignore = ('fc6', 'fc7', 'fc8')
+  if not config.tile_size_px:
+    _train_on_crops(config)
+  config.prediction = _unet_prediction()
+  return config
+
+
+def _unet_prediction() -> dict[str, Any]:
+  return dict(
+    max_tile_size_px=1024,  # Largest side of an input tile.
+    # MiB of a device that the tiles may take; 0 takes max_tile_size_px instead.
+    tile_memory_mib=0,
+    tiles_per_batch=1,  # Tiles computed at once, on each device.
+  )
+
+
 def unet_config(
   data: Mapping[str, Any], mean: float, std: float, best_metric: str
 ) -> ml_collections.ConfigDict:
@@ -352,6 +437,8 @@ def unet_config(
     dropout_blocks=(-2, -1),  # The last two blocks of the contracting path.
     norm='none',  # Or 'batch': batch normalisation before each ReLU.
     dtype='float32',  # Or 'bfloat16'.
+    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    precision='default',
     remat=False,  # True recomputes blocks for the gradient: less memory.
   )
   config.data = dict(data)
@@ -396,12 +483,7 @@ def unet_config(
     warmup_steps=100,
   )
 
-  config.prediction = dict(
-    max_tile_size_px=1024,  # Largest side of an input tile.
-    # MiB of a device that the tiles may take; 0 takes max_tile_size_px instead.
-    tile_memory_mib=0,
-    tiles_per_batch=1,  # Tiles computed at once, on each device.
-  )
+  config.prediction = _unet_prediction()
   config.evaluation = dict(
     every_steps=1000,
     average=True,  # Whether the final scores average eight turns and flips.

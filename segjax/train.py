@@ -45,6 +45,7 @@ MAY_CHANGE = (
   'evaluation.average',
   'prediction',
   'mesh',  # Changes the rounding alone.
+  'model.precision',  # The same.
   'model.remat',
   'compilation_cache',
   'profile_steps',
@@ -189,6 +190,27 @@ def _train_in(
       log = TrainingLog(
         writer, progress, config.log_every_steps, warnings.check_loss
       )
+
+      def evaluates(step):
+        return step % config.evaluation.every_steps == 0 or step == end
+
+      def score_saved(step, params):
+        if not len(dataset.heldout):
+          return
+        evaluation = evaluate_heldout(
+          parallel.to_local(params), average=False, complete=False
+        )
+        scores = evaluation.scores
+        writer.write_scalars(
+          step, {f'heldout/{name}': scores[name] for name in scores}
+        )
+        checkpoints.enter_scores(step, scores)
+        for panel in evaluation.panels[:1]:
+          writer.write_images(step, {'heldout': panel.picture})
+        warnings.check_predictions(step, evaluation.sole_class)
+
+      if start and evaluates(start) and not checkpoints.has_scores(start):
+        score_saved(start, devices.get(state).params)  # It was ended there.
       for step in range(start + 1, end + 1):
         trace(step, state)
         with progress.waiting_for_data():
@@ -197,23 +219,14 @@ def _train_in(
         log.add(step, devices.get(metrics))
 
         stops = is_preempted(step) and step < end
-        evaluates = step % config.evaluation.every_steps == 0 or step == end
-        if evaluates or stops or step % config.checkpoints.every_steps == 0:
+        saves = stops or step % config.checkpoints.every_steps == 0
+        if saves or evaluates(step):
           log.flush()  # What is saved has a finite loss and gradient.
-          saved, scores = devices.get(state), None
-          if evaluates and len(dataset.heldout):
-            evaluation = evaluate_heldout(
-              parallel.to_local(saved.params), average=False, complete=False
-            )
-            scores = evaluation.scores
-            writer.write_scalars(
-              step, {f'heldout/{name}': scores[name] for name in scores}
-            )
-            for panel in evaluation.panels[:1]:
-              writer.write_images(step, {'heldout': panel.picture})
-            warnings.check_predictions(step, evaluation.sole_class)
           writer.flush()  # A kill would leave a gap before what is saved.
-          checkpoints.save(step, saved, scores)
+          saved = devices.get(state)
+          checkpoints.save(step, saved)  # Before an evaluation, which may fail.
+          if evaluates(step) and not stops:
+            score_saved(step, saved.params)
         if stops:
           checkpoints.wait()
           processes.say(f'SIGTERM: saved step {step}; run again to go on')

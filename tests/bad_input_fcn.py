@@ -39,6 +39,10 @@ CASES = {
     f'{TRAIN} {VOC}voc --config.init.path={{new}}.npz',
     ['cannot read {new}.npz', 'No such file'],
   ),
+  'start with a name of published weights': (
+    f'{TRAIN} {VOC}voc --config.init.path=torchvision:vgg16',
+    ['torchvision:vgg16 is no file', '--input=torchvision:vgg16', 'vgg16.npz'],
+  ),
   'start of another size': (
     f'{TRAIN} {VOC}voc {START} --config.model.fc_features=7',
     ['fc6', 'does not fit', '[7]'],

@@ -28,6 +28,10 @@ CASES = {
     'plan --images={tree}/good --output={tree}/card.py',
     ['{tree}/card.py exists', '--overwrite'],
   ),
+  'plan of a U-Net by the pixels of weights': (
+    PLAN + 'good --pixels=0..255',
+    ['pixels=0..255', 'unet starts from random ones'],
+  ),
   'plan of JPEG labels': (
     PLAN + 'jpeg',
     ['jpeg/labels/0.jpg: JPEG changes values', 'threshold'],

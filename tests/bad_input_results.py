@@ -14,6 +14,8 @@ EXPORT = 'export --workdir={run} --output='
 PREDICT = 'predict --input={tree}/maps/t000.tif --output={new}.npy '
 COUNT = 'instances --output={new}.tif --input={tree}/'
 
+ONES = np.ones(2, np.float32)
+
 # {run} is a run in the tree.
 PLACES = {'run': '{tree}/run'}
 CASES = {
@@ -40,6 +42,50 @@ CASES = {
   'export of no such checkpoint': (
     EXPORT + '{new} --checkpoint=7',
     ['no checkpoint 7', 'there are [2, 4]'],
+  ),
+  'export in no such format': (
+    EXPORT + '{new} --format=onix',
+    ['--format', 'onix', 'artifact', 'onnx'],
+  ),
+  'an ONNX file of another ending': (
+    EXPORT + '{new}.pb --format=onnx',
+    ['{new}.pb must end in .onnx'],
+  ),
+  'an ONNX file that exists': (
+    EXPORT + '{tree}/old.onnx --format=onnx',
+    ['{tree}/old.onnx exists', '--overwrite'],
+  ),
+  'an ONNX file in place of a folder': (
+    EXPORT + '{tree}/folder.onnx --format=onnx --overwrite',
+    ['{tree}/folder.onnx is a folder', 'name of a file'],
+  ),
+  'a hub folder in place of something else': (
+    EXPORT + '{tree}/stopped --format=hub --overwrite',
+    ['{tree}/stopped', 'something else than parameters'],
+  ),
+  'a hub folder that exists': (
+    EXPORT + '{tree}/maps --format=hub',
+    ['{tree}/maps exists', '--overwrite'],
+  ),
+  'a hub folder with a size of tiles': (
+    EXPORT + '{new} --format=hub --size_px=34',
+    ['--size_px is for --format=artifact or onnx', 'not hub'],
+  ),
+  'authors of an artifact': (
+    EXPORT + '{new} --authors=Ada',
+    ['--authors is for --format=hub or bioimageio'],
+  ),
+  'export over a hub folder': (
+    'export --workdir={tree}/hub --output={tree}/hub --format=hub --overwrite',
+    ['output {tree}/hub holds the input {tree}/hub/'],
+  ),
+  'another checkpoint than a hub folder has': (
+    PREDICT + '--workdir={tree}/hub --checkpoint=best',
+    ['{tree}/hub/params.safetensors', "'best'"],
+  ),
+  'a hub folder without a layer': (
+    PREDICT + '--workdir={tree}/hub',
+    ['bottleneck/conv0, bottleneck/conv1, down0/conv0', 'of the mo'],
   ),
   'export that exists': (
     EXPORT + '{tree}/maps',
@@ -182,6 +228,11 @@ def write_tree(tree):
   file.write_text(json.dumps(settings))
   (tree / 'file.txt').write_text('')
   write_stack(tree / 'maps' / 't000.tif', np.zeros((1, 9, 9), np.float32))
+  (tree / 'old.onnx').write_text('')
+  (tree / 'hub').mkdir()
+  shutil.copy(tree / 'run' / 'config.json', tree / 'hub')
+  write_params(tree / 'hub' / 'params.safetensors', {'head': {'bias': ONES}})
+  (tree / 'folder.onnx').mkdir()
   (tree / 'stopped').mkdir()
   (tree / 'stopped.tif').mkdir()
   (tree / 'stopped' / 'mask000.tif').write_text('')

@@ -67,6 +67,10 @@ SETTINGS = {
   'seed=4294967296': ['seed=4294967296', 'below 2**31'],
   'model.depth=1000000': ['depth=1000000', '<= 20'],
   'schedule.warmup_steps=-1': ['warmup_steps=-1', 'at least 0'],
+  'data.size_px=1000000': ['5 slices of 1000000 x 1000000 px', '67,108,864'],
+  'model.base_width=100000': ['parameters', '2,147,483,648', 'base_width'],
+  'preprocessing.mean=None': ['--config.preprocessing.mean=None'],
+  'mesh=None': ['--config.mesh=None'],
   'num_train_steps=0': ['num_train_steps=0', 'at least 1'],
 }
 # What a card of one's own may do -> what the message says.

@@ -26,9 +26,14 @@ def random_unet(
     in_channels=in_channels,
     norm=norm,
   )
+  return model, random_variables(model)
+
+
+def random_variables(model):
+  """Returns random variables of a model, with live biases and statistics."""
   side = model.geometry.input_size(1)
   shapes = jax.eval_shape(
-    model.init, jax.random.key(0), np.zeros((1, side, side, in_channels))
+    model.init, jax.random.key(0), np.zeros((1, side, side, model.in_channels))
   )
   rng = np.random.default_rng(0)
 
@@ -39,7 +44,7 @@ def random_unet(
     scale = np.sqrt(2 / fan_in) if len(leaf.shape) > 1 else 0.1
     return rng.normal(scale=scale, size=leaf.shape).astype(np.float32)
 
-  return model, jax.tree.map_with_path(draw, shapes)
+  return jax.tree.map_with_path(draw, shapes)
 
 
 def image_of(height, width, channels=1):

@@ -138,6 +138,36 @@ def test_a_file_never_replaces_a_folder(tmp_path):
   assert os.listdir(tmp_path / 'a') == ['mine']
 
 
+@pytest.mark.parametrize('is_away', [False, True])
+def test_of_two_that_replace_a_folder_one_is_refused(
+  is_away, tmp_path, monkeypatch
+):
+  folder, rename = tmp_path / 'a', os.rename
+
+  def write(text):
+    with replacing(folder) as temporary:
+      temporary.mkdir()
+      (temporary / 'b').write_text(text)
+
+  def meet(source, target):
+    monkeypatch.undo()
+    rename(source, target)
+    write('the other')
+    if is_away:
+      rename(folder, tmp_path / 'moved')
+      try:
+        rename(source, target)
+      finally:
+        rename(tmp_path / 'moved', folder)
+
+  write('old')
+  monkeypatch.setattr(os, 'rename', meet)
+  with pytest.raises(InputError, match='is being replaced by another run'):
+    write('new')
+  assert (folder / 'b').read_text() == 'the other'
+  assert os.listdir(tmp_path) == ['a']
+
+
 # Writes argv[1] and is killed before it has its name, or once what was there
 # has made room for it.
 KILLED = """

@@ -212,8 +212,10 @@ def test_run_on_a_full_disk_goes_on_when_there_is_space(tmp_path):
     time.sleep(0.005)
   resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
   _, printed = process.communicate()
-  # Orbax leaves threads that complain after it has raised, even amid our line.
-  [message] = [line for line in printed.splitlines() if 'error: ' in line]
+  first, *progress, message = printed.splitlines()
+  assert first.startswith('compiling ')
+  assert all(line.startswith('step ') for line in progress)
+  assert message.startswith('error: ')
   assert f'in {tmp_path}/checkpoints: File too large;' in message
   assert process.returncode == 1
   first = max(saved(tmp_path))

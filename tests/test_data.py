@@ -95,6 +95,12 @@ def test_gray_values(dtype):
   np.testing.assert_allclose(standardise(same, 0.5, 0.25), -1)
 
 
+@pytest.mark.parametrize('dtype', ['int64', 'int16', 'int8', 'uint64'])
+def test_integers_without_a_range_of_pixels_are_refused(dtype):
+  with pytest.raises(InputError, match=f'{dtype}; expected uint8, uint16 or'):
+    to_unit_range(np.array([0, 7], dtype))
+
+
 def test_names_and_colours_without_the_data():
   names, palette = look_of({'name': 'camvid'}, 11)
   assert names[3] == 'road' and palette.shape == (11, 3)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """An exported network predicts what the network does, without its code."""
 
+import ast
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -200,6 +202,7 @@ def test_the_description_is_for_people_and_other_programs(folder):
   described = json.loads((folder / 'artifact.json').read_text())
   assert described['input'] == 'float32[n,34,34,1]'
   assert described['output'] == 'float32[n,18,18,2]'
+  assert described['jax'] == jax.__version__
   assert described['platforms'] == ['cpu', 'cuda', 'tpu']
   geometry = {'depth': 1, 'convs_per_block': 2, 'padding': 'VALID'}
   assert described['geometry'] == geometry
@@ -270,17 +273,23 @@ def edited(**changed):
   ('name', 'damage', 'message'),
   [
     ('program.bin', cut, 'program.bin is cut short or changed'),
-    ('params.npz', cut, 'params.npz is cut short or changed'),
+    ('params.safetensors', cut, 'safetensors is cut short or changed'),
     ('artifact.json', cut, 'artifact.json is not whole'),
     ('program.bin', lambda f: f.unlink(), 'cannot read .*program.bin: No such'),
     ('artifact.json', lambda f: f.unlink(), 'no artifact at .*net: cannot'),
     ('artifact.json', lambda f: f.write_text('[]'), 'describes no artifact'),
-    ('artifact.json', edited(format=2), 'format 2; known is 1'),
+    ('artifact.json', edited(format=3), 'format 3; known are 1 to 2'),
     ('artifact.json', edited(palette='remove'), "it lacks 'palette'"),
     ('artifact.json', edited(sha256={}), "it lacks 'program.bin'"),
     ('artifact.json', edited(head_sizes=[3]), r'2 logits, heads of \(3,\)'),
     ('artifact.json', edited(geometry={'deep': 1}), "argument 'deep'"),
     ('artifact.json', edited(prediction={}), 'lacks the tile_size'),
+    ('artifact.json', edited(palette=[[0, 0]]), 'no 2 colours'),
+    ('artifact.json', edited(palette='red'), "palette='red'"),
+    ('artifact.json', edited(palette=[[0, 0, 0], [0, 0, 999]]), '0..255'),
+    ('artifact.json', edited(palette=[[0, 0, 0], [0, 0]]), 'no 2 colours'),
+    ('artifact.json', edited(class_names=['a']), 'no 2 names'),
+    ('artifact.json', edited(class_names=7), 'describes no artifact'),
   ],
 )
 def test_damage_is_refused(folder, tmp_path, name, damage, message):
@@ -290,17 +299,135 @@ def test_damage_is_refused(folder, tmp_path, name, damage, message):
     artifact.load(net)
 
 
+def sealed(net):
+  """Makes the digests those of the files that are there."""
+  names = ('program.bin', 'params.safetensors')
+  digests = {name: artifact._digest(net / name) for name in names}
+  edited(sha256=digests)(net / 'artifact.json')
+
+
 def test_a_program_that_jax_cannot_read(folder, tmp_path):
   """Its digest is right: another version of jax wrote it."""
   net = shutil.copytree(folder, tmp_path / 'net')
-  program = net / 'program.bin'
-  cut(program)
-  digests = {
-    n: artifact._digest(net / n) for n in ('program.bin', 'params.npz')
-  }
-  edited(sha256=digests)(net / 'artifact.json')
-  with pytest.raises(InputError, match=f'jax {jax.__version__} cannot read'):
+  cut(net / 'program.bin')
+  sealed(net)
+  edited(jax='99.0')(net / 'artifact.json')
+  message = (
+    f'jax {jax.__version__} cannot read .*, written by jax 99.0; install'
+  )
+  with pytest.raises(InputError, match=message) as raised:
     artifact.load(net)
+  assert '\n' not in str(raised.value)
+
+
+def test_flipped_bits_are_refused_in_one_line_or_change_nothing(
+  folder, tmp_path
+):
+  """Three bits of the program, beneath a checksum that fits."""
+  net = shutil.copytree(folder, tmp_path / 'net')
+  program = net / 'program.bin'
+  whole = program.read_bytes()
+  rng = np.random.default_rng(0)
+  refused = 0
+  for _ in range(40):
+    data = bytearray(whole)
+    for place in rng.integers(len(data), size=3):
+      data[place] ^= 1 << rng.integers(8)
+    program.write_bytes(data)
+    sealed(net)
+    try:
+      artifact.load(net)
+    except InputError as e:
+      refused += 1
+      assert '\n' not in str(e)
+  assert refused > 10
+
+
+def test_parameters_are_those_of_the_program(folder, tmp_path):
+  net = shutil.copytree(folder, tmp_path / 'net')
+  file = net / 'params.safetensors'
+  params = files.read_params(file)
+  bottleneck = params.pop('bottleneck')
+  files.write_params(file, params, overwrite=True)
+  sealed(net)
+  with pytest.raises(
+    InputError, match='has no bottleneck/conv0/bias; the program has bottle'
+  ):
+    artifact.load(net)
+  params['bottleneck'] = bottleneck
+  params['head']['bias'] = np.zeros(3, np.float32)
+  files.write_params(file, params, overwrite=True)
+  sealed(net)
+  with pytest.raises(InputError, match=r'head/bias \[3\]; the .*bias \[2\]'):
+    artifact.load(net)
+
+
+def test_batches_that_no_memory_holds(folder, tmp_path):
+  net = shutil.copytree(folder, tmp_path / 'net')
+  described = json.loads((net / 'artifact.json').read_text())
+  described['prediction']['tiles_per_batch'] = 10**9
+  (net / 'artifact.json').write_text(json.dumps(described))
+  loaded = artifact.load(net)
+  with pytest.raises(InputError, match='tiles_per_batch=1000000000 tiles of'):
+    predict(*loaded, picture(20, 20, 1))
+
+
+def test_an_older_artifact_loads(folder, tmp_path):
+  """One of format 1: params.npz, and no version of jax."""
+  net = shutil.copytree(folder, tmp_path / 'net')
+  params = files.read_params(net / 'params.safetensors')
+  (net / 'params.safetensors').unlink()
+  files.write_params(net / 'params.npz', params)
+  names = ('program.bin', 'params.npz')
+  digests = {name: artifact._digest(net / name) for name in names}
+  edited(format=1, jax='remove', sha256=digests)(net / 'artifact.json')
+  image = picture(20, 30, 1)
+  got = predict(*artifact.load(net), image)
+  np.testing.assert_array_equal(got, predict(*artifact.load(folder), image))
+  export_network(unet(), net, overwrite=True)
+  assert not (net / 'params.npz').exists()
+
+
+# All that jax.export needs, and Python's own.
+ALONE = ('jax', 'jaxlib', 'numpy', 'scipy', 'ml_dtypes', 'flatbuffers')
+ALONE += ('opt_einsum',)
+BLOCKER = f"""
+import sys
+class Only:
+  def __init__(self, finder):
+    self.finder = finder
+  def find_spec(self, name, *rest):
+    top = name.partition('.')[0]
+    # A private module of the standard library is named after the platform.
+    is_own = top in sys.stdlib_module_names or top.startswith('_sysconfigdata')
+    if is_own or top in {ALONE}:
+      return self.finder.find_spec(name, *rest)
+sys.meta_path[:] = map(Only, sys.meta_path)
+"""
+
+
+def test_the_page_runs_an_artifact_with_jax_alone(folder, tmp_path):
+  """Executes the lines of docs/sharing.md where nothing else can be loaded."""
+  page = (Path(REPOSITORY) / 'docs' / 'sharing.md').read_text()
+  (lines,) = re.findall(r'```python\n(.*?jax.*?program.bin.*?)```', page, re.S)
+  assert len(ast.parse(lines).body) <= 13
+  shutil.copytree(folder, tmp_path / 'net.segjax')
+  process = subprocess.run(
+    [sys.executable, '-c', BLOCKER + lines + "np.save('logits.npy', logits)"],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+  )
+  assert process.returncode == 0, process.stderr
+  tile = np.random.default_rng(0).integers(0, 256, (1, 34, 34, 1))
+  tile = np.uint8(tile)
+  network = unet()
+  expected = network.model.apply(
+    {'params': network.params}, network.prepare(tile)
+  )
+  got = np.load(tmp_path / 'logits.npy')
+  assert np.ptp(expected) > 0.01
+  np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_a_program_for_other_platforms(tmp_path, monkeypatch):

@@ -88,3 +88,23 @@ def test_predictions_of_one_class_only():
   for example in walls:
     example['label'][:] = 0  # They are right.
   assert evaluate_classes(walls).sole_class == ''
+
+
+def test_classes_without_labels_count_in_no_mean_that_leaves_them_out():
+  # By true and predicted class: 5 right, a wrong one and 3 right.
+  label = np.array([[0] * 6 + [1] * 3])
+  probability = np.eye(3, dtype=np.float32)[[[0] * 5 + [2] + [1] * 3]]
+  examples = [{'image': label[..., None], 'label': label, 'name': 'a'}]
+  means = [
+    evaluate._evaluate_classes(
+      lambda image: probability,
+      examples,
+      Dataset(['background', 'a', 'b'], [], examples, ''),
+      heads=(('', 3),),
+      num_pictures=0,
+      present_only=present_only,
+      complete=False,
+    ).scores['mean_iu_but_background']
+    for present_only in (False, True)
+  ]
+  assert means == [0.5, 1.0]

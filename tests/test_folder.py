@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of reading a folder of images and a folder of label images."""
 
+import shutil
+
 import numpy as np
 import pytest
 from inputs import random_stack
@@ -9,6 +11,7 @@ from trees import cut, write_lines, write_picture
 
 from segjax.data import create_dataset, folder
 from segjax.data.examples import Item, digest_of_files
+from segjax.data.layout import check_files
 from segjax.errors import InputError
 from segjax.images.files import write_stack
 from segjax.runs.integrity import is_digest_of
@@ -176,6 +179,29 @@ def test_unlisted_files_need_no_partner(root):
 def test_other_lists_are_refused(root, train, heldout, message):
   with pytest.raises(InputError, match=message):
     load_lists(root, train, heldout)
+
+
+def test_lists_of_other_editors_are_read(root):
+  for name in ('e\u0301', 'a  b'):
+    for kind in ('images', 'labels'):
+      shutil.copy(root / kind / 'b.png', root / kind / f'{name}.png')
+  (root / 'train.txt').write_text('\ufeffb\r\n\xe9\r\n', encoding='utf-8')
+  (root / 'heldout.txt').write_text('a  b.png \n')
+  dataset = load(root, train_list='train.txt', heldout_list='heldout.txt')
+  assert names(dataset.train) == ['b', '\xe9']
+  assert names(dataset.heldout) == ['a  b']
+
+
+def test_long_names_in_lists_are_shortened(root):
+  with pytest.raises(InputError, match='lists zzz.*5000 char') as caught:
+    load_lists(root, ['z' * 5000], ['a1'])
+  assert len(str(caught.value)) < 500
+  with pytest.raises(InputError, match='leads out') as caught:
+    load_lists(root, ['../' * 1000], ['a1'])
+  assert len(str(caught.value)) < 500
+  item = Item('z' * 5000, (root / ('z' * 5000),))
+  with pytest.raises(InputError, match='no such file'):
+    check_files([item], 'list.txt')
 
 
 def test_one_list_is_refused(root):

@@ -12,16 +12,17 @@ DEPTHS = range(5)
 CONVS = (1, 2, 3)
 
 
-def walk(size, depth, convs):
+def walk(size, depth, convs, contracting=()):
   """Output size and crops of a valid U-Net, layer by layer; None if none."""
+  contracting = contracting or [convs] * (depth + 1)
   skips = []
-  for _ in range(depth):
-    size -= 2 * convs
+  for level in range(depth):
+    size -= 2 * contracting[level]
     if size < 2 or size % 2:
       return None
     skips.append(size)
     size //= 2
-  size -= 2 * convs
+  size -= 2 * contracting[depth]
   crops = []
   for skip in reversed(skips):
     size *= 2
@@ -32,13 +33,20 @@ def walk(size, depth, convs):
   return (size, crops) if size > 0 else None
 
 
-@pytest.mark.parametrize('convs', CONVS)
-@pytest.mark.parametrize('depth', DEPTHS)
-def test_valid_sizes_and_crops_are_those_of_a_walk(depth, convs):
-  geometry = UNetGeometry(depth, convs)
+@pytest.mark.parametrize(
+  ('depth', 'convs', 'contracting'),
+  [
+    *((depth, convs, ()) for depth in DEPTHS for convs in CONVS),
+    (4, 2, (2, 2, 3, 3, 3)),  # VGG16
+    (3, 1, (3, 1, 2, 4)),
+    (2, 3, (1, 1, 1)),
+  ],
+)
+def test_valid_sizes_and_crops_are_those_of_a_walk(depth, convs, contracting):
+  geometry = UNetGeometry(depth, convs, contracting_convs=contracting)
   admissible = 0
   for size in range(1, 700):
-    walked = walk(size, depth, convs)
+    walked = walk(size, depth, convs, contracting)
     if walked is None:
       with pytest.raises(InputError, match='not admissible'):
         geometry.output_size(size)
@@ -83,7 +91,13 @@ def test_an_error_names_the_rule_and_the_nearest_sizes():
 
 
 @pytest.mark.parametrize(
-  'fields', [{'depth': -1}, {'convs_per_block': 0}, {'padding': 'FULL'}]
+  'fields',
+  [
+    {'depth': -1},
+    {'convs_per_block': 0},
+    {'padding': 'FULL'},
+    {'contracting_convs': (2, 2)},
+  ],
 )
 def test_impossible_networks_are_refused(fields):
   with pytest.raises(InputError):

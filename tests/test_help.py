@@ -21,7 +21,7 @@ OWN = {
   'evaluate': NETWORK | {'split', 'data_dir', 'images', 'labels', '[no]tta'},
   'predict': NETWORK | {'input', 'output', 'kind', 'artifact'},
   'instances': {'input', 'output', 'threshold'},
-  'export': NETWORK | {'output', 'size_px'},
+  'export': NETWORK | {'format', 'output', 'size_px', 'license'},
   'convert': {'input', 'model', 'output', 'pixels'},
   'prepare': {'config', 'output', 'name'},
 }

@@ -188,6 +188,7 @@ def test_gap_keeps_training_slices_away_from_the_block(gap):
 
 
 def test_fold_minus_one_trains_on_all():
+  assert isbi2012.fold_split(1, -1)[0].tolist() == [0]
   train, heldout = isbi2012.fold_split(30, -1, gap=2)
   assert train.tolist() == list(range(30))
   assert heldout.shape == (0,)
@@ -198,8 +199,8 @@ def test_fold_minus_one_trains_on_all():
   [
     ((30, 5), r'fold 5 is not in 0\.\.4'),
     ((30, -2), r'fold -2 is not in 0\.\.4'),
-    ((30, 0, 1), 'expected 2 to 30'),
-    ((4, 0, 5), 'expected 2 to 4'),
+    ((30, 0, 1), 'expected at least 2'),
+    ((4, 0, 5), 'expected at least 5 slices, or fold -1'),
     ((30, 0, 5, -1), 'gap -1'),
     ((30, 0, 5, 24), 'leaves none'),
   ],

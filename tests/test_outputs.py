@@ -6,10 +6,11 @@ The commands are tried there, with links and folders.
 
 import os
 
+import numpy as np
 import pytest
 
 from segjax.errors import InputError
-from segjax.prediction.outputs import check_apart
+from segjax.prediction.outputs import check_apart, encode
 
 
 def refusal(outputs, inputs):
@@ -19,6 +20,21 @@ def refusal(outputs, inputs):
   except InputError as error:
     return str(error)
   return ''
+
+
+def test_values_that_do_not_fit_are_refused():
+  logits = np.float32([[1, 70_000]])
+  with pytest.raises(InputError, match='70000.0 does not fit into float16'):
+    encode(logits, 'logits', 'float16', (2,))
+  np.testing.assert_array_equal(
+    encode(logits, 'logits', 'float32', (2,)), logits
+  )
+  many = np.eye(300, dtype=np.float32)
+  with pytest.raises(InputError, match='300 classes do not fit into labels'):
+    encode(many, 'labels', 'uint8', (300,))
+  np.testing.assert_array_equal(
+    encode(many[:256, :256], 'labels', 'uint8', (256,)), np.arange(256)
+  )
 
 
 @pytest.mark.parametrize(

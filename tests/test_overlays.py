@@ -51,7 +51,7 @@ def test_predict_says_what_is_left_out(
   source, output = tmp_path / 'in.npy', tmp_path / 'out.png'
   np.save(source, np.zeros((30, 40), np.uint8))
   predict_files(tiny_network(), source, output, kind='overlay')
-  assert capsys.readouterr().out == f'{output}: overlay of 1 images{said}\n'
+  assert capsys.readouterr().out == f'{output}: overlay of 1 image{said}\n'
   panel = files.read_stack(output)[0]
   assert (panel[:height, :10] == 0).all()  # The image, left and on top.
   assert (panel[height:, :1] == 255).any()

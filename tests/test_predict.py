@@ -131,7 +131,7 @@ def test_labels_of_one_image(workdir, stack, tmp_path, capsys):
   np.testing.assert_array_equal(written, expected[..., 1] > expected[..., 0])
   for channel in range(3):
     np.testing.assert_array_equal(shown[..., channel], 255 * written)
-  said = f'{output}: labels of 1 images, by tiles of 66 x 66 px\n'
+  said = f'{output}: labels of 1 image, by tiles of 66 x 66 px\n'
   assert capsys.readouterr().out == said
 
 

@@ -80,7 +80,7 @@ def test_two_processes_write_what_one_does(tmp_path):
   for index in range(2):
     assert said.count(f'process {index} wrote 15;') == len(names), said
   for output in outputs:
-    line = f'{output}: probabilities of 1 images, by tiles of 22 x 22 px'
+    line = f'{output}: probabilities of 1 image, by tiles of 22 x 22 px'
     assert said.count(line) == 1
 
 

@@ -243,6 +243,31 @@ def test_processes_find_and_tell_each_other(cluster):
   assert said == ['2 0', '2 1', *2 * ['no file of process 1'], 'once']
 
 
+@pytest.mark.parametrize(
+  ('address', 'bound'),
+  [
+    ('127.0.0.1:1234', '127.0.0.1:1234'),
+    ('localhost:1234', 'localhost:1234'),
+    ('[::1]:1234', '[::1]:1234'),
+    ('10.0.0.1:1234', None),
+    ('127.example.org:1234', None),
+  ],
+)
+def test_process_0_listens_where_its_address_says(address, bound, monkeypatch):
+  given = []
+  monkeypatch.setattr(
+    jax.distributed, 'initialize', lambda **options: given.append(options)
+  )
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', address)
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
+  monkeypatch.setenv('JAX_PROCESS_ID', '0')
+  processes.join()
+  assert [o['coordinator_bind_address'] for o in given] == [bound]
+  monkeypatch.setenv('JAX_COORDINATOR_BIND_ADDRESS', '0.0.0.0:1234')
+  processes.join()
+  assert given[1]['coordinator_bind_address'] is None
+
+
 def free_port():
   with socket.socket() as bound:
     bound.bind(('127.0.0.1', 0))

@@ -24,6 +24,7 @@ def test_wrappers_are_taken_off(tmp_path, prefix, wrap):
   np.testing.assert_array_equal(state['fc6.weight'], values.numpy())
 
 
+@pytest.mark.filterwarnings('ignore:Validating sparse')
 @pytest.mark.parametrize(
   ('value', 'words'),
   [
@@ -38,6 +39,13 @@ def test_other_contents_are_refused(tmp_path, value, words):
   with pytest.raises(InputError, match=words) as error:
     _read(tmp_path / 'a.pth', value)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+def test_tensors_larger_than_the_file_are_refused(tmp_path, dtype):
+  value = torch.ones(1, dtype=dtype).expand(2**33)  # Of stride 0.
+  with pytest.raises(InputError, match='a is too large for the size of the fi'):
+    _read(tmp_path / 'a.pth', {'a': value})
 
 
 @pytest.mark.parametrize(

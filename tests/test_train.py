@@ -28,10 +28,12 @@ from test_writers import read_events
 
 from segjax import steps, train
 from segjax.data import Dataset
+from segjax.evaluate import Evaluation
 from segjax.images.files import write_stack
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.runs.checkpoints import Checkpoints, load_params
+from segjax.runs.integrity import read_record
 from segjax.runs.workdir import read_config
 
 # Saving takes most of a step's time, so that 20 checkpoints are time to kill.
@@ -66,6 +68,45 @@ def test_killed_run_ends_as_an_unbroken_one(unbroken, tmp_path):
 
   assert 4 <= finish_as_unbroken(command, unbroken[0]) < NUM_STEPS
   assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_a_step_is_saved_before_it_is_evaluated(tmp_path, monkeypatch):
+  config = tiny_config()
+  config.batch_size = 8
+  config.evaluation.every_steps = 2
+  config.checkpoints.keep.keep_last = 1
+  evaluated = []
+
+  def scores_that_fall(model, params, *unused, **how):
+    evaluated.append(how)
+    if len(evaluated) == fails_at:
+      raise RuntimeError('out of memory')
+    score = 1 - float(np.abs(params['head']['bias']).sum())
+    return Evaluation({config.evaluation.best_metric: score}, [])
+
+  monkeypatch.setattr('segjax.train.evaluate', scores_that_fall)
+  fails_at = 0
+  train.train_and_evaluate(config, tmp_path / 'unbroken')
+  evaluated.clear()
+  fails_at = 1
+  with pytest.raises(RuntimeError, match='out of memory'):
+    train.train_and_evaluate(config, tmp_path / 'broken')
+  assert saved_steps(tmp_path / 'broken') == [2]
+  assert [row['step'] for row in rows(tmp_path / 'broken')] == [1, 2]
+  train.train_and_evaluate(config, tmp_path / 'broken')
+  assert len(evaluated) == 1 + 3  # Step 2 again, step 4, and the whole of it.
+  assert rows(tmp_path / 'broken') == rows(tmp_path / 'unbroken')
+  for step in saved_steps(tmp_path / 'unbroken'):
+    folders = [
+      tmp_path / name / 'checkpoints' for name in ('broken', 'unbroken')
+    ]
+    records = [read_record(folder, step) for folder in folders]
+    assert records[0] == records[1]
+    assert records[0]['score'] is not None
+  # What has its scores is not evaluated again, but for the table.
+  fails_at, evaluated[:] = 0, []
+  train.train_and_evaluate(config, tmp_path / 'broken')
+  assert len(evaluated) == 1
 
 
 def test_images_of_many_sizes_compile_one_step(tmp_path, monkeypatch):
@@ -239,7 +280,7 @@ def test_evaluate_prints_the_table_of_the_run(unbroken):
   assert process.returncode == 0, process.stderr
   title, *scores = process.stdout.splitlines()
   assert title == (
-    '1 images (heldout), test-time augmentation: mean of 8 turns and flips'
+    '1 image (heldout), test-time augmentation: mean of 8 turns and flips'
   )
   assert f'{title}, step {NUM_STEPS}' in printed
   assert scores == table(printed)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import json
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,20 @@ def test_not_finite_is_null(tmp_path):
   text = (tmp_path / 'metrics.jsonl').read_text()
   row = json.loads(text, parse_constant=refuse)
   assert row == {'step': 1, 'a': None, 'b': None, 'c': 1.0}
+
+
+def test_what_is_flushed_is_on_disk_and_nan_is_not_warned_of(tmp_path, caplog):
+  writer = writers.MetricWriter(tmp_path)
+  threads = threading.active_count()
+  for step in range(100):
+    writer.write_scalars(step, {'a': float('nan'), 'b': step})
+  writer.flush()  # And a kill now.
+  assert len(read_events(tmp_path)) == 200
+  assert (caplog.text, threading.active_count()) == ('', threads)
+  # At the same moment another run goes on.
+  with writers.MetricWriter(tmp_path, resume_step=99):
+    assert len(read_events(tmp_path)) == 200
+  writer.close()
 
 
 def test_pictures_reach_tensorboard(tmp_path):

@@ -188,7 +188,7 @@ def digest_of_files(items: Iterable[Item], *settings: object) -> str:
   contents = hashlib.sha256()
   for item in items:
     sizes = [file.stat().st_size for file in item.files]
-    names.update(f'{item.name} {sizes}\n'.encode())
+    names.update(f'{item.name} {sizes}\n'.encode(errors='surrogateescape'))
     for path, size in zip(item.files, sizes, strict=True):
       try:
         with open(path, 'rb') as file:

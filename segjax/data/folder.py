@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from segjax.data.examples import (
 from segjax.data.label_coding import LabelCoding
 from segjax.data.layout import check_files, read_names
 from segjax.data.pairing import Pair, find_key, find_pairs
-from segjax.errors import InputError
+from segjax.errors import InputError, shortened
 from segjax.images.files import (
   count_pages,
   open_rasters,
@@ -366,6 +367,7 @@ def _known_names(
     path = file.relative_to(root).as_posix()
     ways = {file.stem: pages, file.name: pages, path: pages}
     ways |= {page.name: [page] for page in pages}
+    ways = {normalize('NFC', name): taken for name, taken in ways.items()}
     for name in ways.keys() & known.keys():
       raise InputError(
         f'{name} names two images, one in {file}; expected other file names'
@@ -377,8 +379,12 @@ def _known_names(
 def _listed(file, known, needed):
   items = []
   for name in read_names(file):
+    # macOS and others write accents in two ways.
+    name = normalize('NFC', name)
     if name not in known:
-      raise InputError(f'{file} lists {name}, which is no image {needed}')
+      raise InputError(
+        f'{file} lists {shortened(name)}, which is no image {needed}'
+      )
     items += known[name]
   return check_files(items, file)
 

@@ -170,7 +170,7 @@ def fold_split(
   Args:
     num_slices: n.
     fold: f in [0, F), or -1 to train on all and hold out none.
-    num_folds: F in [2, n].
+    num_folds: F in [2, n]; of no matter where `fold` is -1.
     gap: slices next to the block, on either side, to leave out of training.
 
   Returns:
@@ -179,9 +179,12 @@ def fold_split(
   Raises:
     InputError: fold, num_folds or gap out of range, or nothing left to train.
   """
-  if not 2 <= num_folds <= num_slices:
+  if num_folds < 2:
+    raise InputError(f'{num_folds} folds; expected at least 2')
+  if fold != -1 and num_slices < num_folds:
     raise InputError(
-      f'{num_folds} folds of {num_slices} slices; expected 2 to {num_slices}'
+      f'{num_folds} folds of {num_slices} slices; expected at least '
+      f'{num_folds} slices, or fold -1, which trains on all'
     )
   if not -1 <= fold < num_folds:
     raise InputError(

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finding data sets on disk, as their organisers laid them out.
 
-Nothing is downloaded, and nothing outside the folder found is read.
+Nothing is downloaded. Names in list files cannot lead out of the folder found;
+symbolic links in it are followed wherever they lead.
 """
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from segjax.data.examples import Item
-from segjax.errors import InputError
+from segjax.errors import InputError, shortened
 
 AnyItem = TypeVar('AnyItem', bound=Item)
 
@@ -70,14 +71,7 @@ def read_list(file: Path, tail: int | None = None) -> list[list[str]]:
     InputError: the file cannot be read, holds no line, is no text, or has a
       word that leads out of a folder: absolute, or with '..'.
   """
-  try:
-    text = file.expanduser().read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as e:
-    reason = getattr(e, 'strerror', None) or 'it is no UTF-8 text'
-    raise InputError(f'cannot read {file}: {reason}') from e
-  lines = [line.split() for line in text.splitlines() if line.strip()]
-  if not lines:
-    raise InputError(f'{file} lists nothing; expected a name on each line')
+  lines = [line.split() for line in _lines(file)]
   for words in lines:
     for i, word in enumerate(words):
       if tail:
@@ -89,10 +83,29 @@ def read_list(file: Path, tail: int | None = None) -> list[list[str]]:
 def read_names(file: Path) -> list[str]:
   """Returns the lines of a list file that are not blank: a name on each.
 
+  Blanks at the ends of a line are no part of a name, those within are.
+
   Raises:
     InputError: as `read_list`.
   """
-  return [' '.join(words) for words in read_list(file)]
+  names = [line.strip() for line in _lines(file)]
+  for name in names:
+    _check_inside(name, f'{file}: ')
+  return names
+
+
+def _lines(file):
+  """Returns the lines of a text file that are not blank; see `read_list`."""
+  try:
+    # Editors of Windows begin a file with a mark of its encoding.
+    text = file.expanduser().read_text(encoding='utf-8-sig')
+  except (OSError, UnicodeDecodeError) as e:
+    reason = getattr(e, 'strerror', None) or 'it is no UTF-8 text'
+    raise InputError(f'cannot read {file}: {reason}') from e
+  lines = [line for line in text.splitlines() if line.strip()]
+  if not lines:
+    raise InputError(f'{file} lists nothing; expected a name on each line')
+  return lines
 
 
 def check_files(
@@ -109,9 +122,10 @@ def check_files(
   names = set()
   for item in items:
     for file in item.files:
-      if not file.is_file():
+      if not os.path.isfile(file):  # Also of a name that is too long.
         raise InputError(
-          f'{item.name}: no such file {file}, which {source} asks for'
+          f'{shortened(item.name)}: no such file {shortened(str(file), 300)}, '
+          f'which {source} asks for'
         )
     if item.name in names:
       raise InputError(f'{source} lists {item.name} twice')
@@ -139,8 +153,8 @@ def list_items(
     for words in read_list(folder / list_file):
       if len(words) != 1:
         raise InputError(
-          f'{folder / list_file}: {" ".join(words)!r} on one line; expected '
-          'one name'
+          f'{folder / list_file}: {shortened(" ".join(words))!r} on one line; '
+          'expected one name'
         )
       names += words
   if not names:
@@ -172,9 +186,9 @@ def named_items(
 
 
 def _check_inside(word, where):
-  path = PurePosixPath(word.replace('\\', '/'))
-  if path.is_absolute() or '..' in path.parts or '\0' in word:
+  parts = word.replace('\\', '/').split('/')
+  if not parts[0] or '..' in parts or '\0' in word:
     raise InputError(
-      f'{where}{word!r} leads out of the data folder; expected names, or paths '
-      'below it'
+      f'{where}{shortened(word)!r} leads out of the data folder; expected '
+      'names, or paths below it'
     )

@@ -4,6 +4,8 @@
 The one file that knows scipy.io. Files of MATLAB 7.3 are HDF5 and not read.
 """
 
+import io
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -12,12 +14,22 @@ import numpy as np
 import scipy.io
 
 from segjax.data.examples import check_known
-from segjax.errors import InputError
+from segjax.errors import InputError, shortened
 
-# A label of 16384 x 16384 doubles has as many; zlib makes a thousand of one.
-_MOST_BYTES = 2**31
-_CHUNK_BYTES = 2**16
-_COMPRESSED = 15  # miCOMPRESSED, an element's type (MAT-file format, level 5).
+# A label of 2048 x 2048 doubles has as many; zlib makes a thousand of one.
+_MOST_BYTES = 2**25
+# Bounds of what one variable holds: cells, fields of structs and letters; and
+# how deep they lie in each other.
+_MOST_ENTRIES = 2**17
+_MOST_DEPTH = 32
+
+# Types of elements and classes of arrays (MAT-file format, level 5).
+_MATRIX, _COMPRESSED = 14, 15
+_CELL, _STRUCT, _OBJECT, _TEXT, _SPARSE = 1, 2, 3, 4, 5
+_NUMBERS = range(6, 16)
+_OPAQUE = 17
+_COMPLEX = 0x0800  # Of the flags of an array.
+_HEAD_BYTES = 512  # Enough for flags, dimensions and the name of a variable.
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
@@ -34,21 +46,23 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
   Raises:
     InputError: the file is missing, truncated or corrupt, would inflate to more
-      than 2 GiB, has no such variable or field, or it is neither numbers nor
-      text.
+      than 32 MiB, has no such variable or field, or it is neither numbers nor
+      text, or more than 131072 cells.
   """
   if not path.is_file():
     raise InputError(f'{path}: no such file')
-  _check_inflated(path)
   variable, *fields = key.split('.')
   try:
-    with path.open('rb') as file:
-      value = scipy.io.loadmat(
-        file, variable_names=[variable], simplify_cells=True
-      )
+    value = scipy.io.loadmat(
+      io.BytesIO(_inflated(path, variable)),
+      variable_names=[variable],
+      simplify_cells=True,
+    )
+  except InputError:
+    raise
   # On damaged bytes the parser raises whatever it runs into.
   except Exception as e:
-    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+    reason = shortened(' '.join(f'{type(e).__name__}: {e}'.split()), 300)
     raise InputError(f'{path}: no MATLAB file, or damaged; {reason}') from e
   for name in (variable, *fields):
     if not isinstance(value, dict) or name not in value:
@@ -67,34 +81,138 @@ def read_mat(path: Path, key: str) -> np.ndarray:
   return array
 
 
-def _check_inflated(path: Path) -> None:
-  """Raises InputError if the variables would inflate beyond `_MOST_BYTES`.
+def _inflated(path: Path, variable: str) -> bytes:
+  """Returns the file without its compression, once it is safe to parse.
 
-  Holds a chunk at a time. Damage is left for the parser to find.
+  scipy's parser believes what a file says: it ends the process if arrays lie
+  too deep in each other, and takes memory for cells that are not there.
+
+  Raises:
+    InputError: the variable is too large, too deep or of a class not read.
+    ValueError: the file is damaged. Other damage is left for scipy to find.
   """
-  room = _MOST_BYTES
   with path.open('rb') as file:
     header = file.read(128)
+    # Files before level 5 have no cells, those of 7.3 are HDF5.
+    if header[124:128] not in (b'\0\1IM', b'\1\0MI'):
+      raise ValueError('it is not of MATLAB 5 to 7.2')
+    file_bytes = path.stat().st_size
     order = '>' if header[126:] == b'MI' else '<'
-    while len(tag := file.read(8)) == 8:
+    parts, room = [header], _MOST_BYTES
+    while tag := file.read(8):
       kind, size = struct.unpack(f'{order}II', tag)
-      if kind != _COMPRESSED:
-        file.seek(size, 1)
+      if file.tell() + size > file_bytes:
+        raise ValueError('it is truncated')
+      data, inflater = file.read(size), zlib.decompressobj()
+      if kind == _COMPRESSED:
+        begin = inflater.decompress(data, _HEAD_BYTES)
+      else:
+        begin = data = tag + data
+      if _Elements(begin, order).name() != variable:
         continue
-      end = file.tell() + size
-      inflater = zlib.decompressobj()
-      while data := file.read(min(_CHUNK_BYTES, end - file.tell())):
-        while data:
-          try:
-            room -= len(inflater.decompress(data, _CHUNK_BYTES))
-          except zlib.error:
-            return
-          if room < 0:
-            raise InputError(
-              f'{path}: inflates to more than {_MOST_BYTES} bytes; no label is '
-              'as large'
-            )
-          data = inflater.unconsumed_tail
+      if kind == _COMPRESSED:
+        data = begin + inflater.decompress(inflater.unconsumed_tail, room + 1)
+      room -= len(data)
+      if room < 0:
+        raise InputError(
+          f'{path}: {variable} inflates to more than {_MOST_BYTES} bytes; no '
+          'label is as large'
+        )
+      if kind == _COMPRESSED and not inflater.eof:
+        raise ValueError('it is truncated')
+      _Elements(data, order).check(path)
+      parts.append(data)
+  return b''.join(parts)
+
+
+class _Elements:
+  """The elements of a variable, one after another, as scipy reads them.
+
+  Attributes:
+    data: bytes of the variable.
+    order: of its bytes, '<' or '>'.
+    at: position of the next element.
+    entries: how many entries it may still have.
+  """
+
+  def __init__(self, data: bytes, order: str):
+    self.data = data
+    self.order = order
+    self.at = 0
+    self.entries = _MOST_ENTRIES
+
+  def next(self) -> bytes:
+    """Returns the content of the next element, and goes on behind it."""
+    kind, size = self._unpack('II', 8)
+    if kind >> 16:  # A small one, with its content in the tag.
+      size, start = kind >> 16, self.at - 4
+    else:
+      start = self.at
+      self.at += size + -size % 8
+    return self.data[start : start + size]
+
+  def _unpack(self, format, size):
+    start, self.at = self.at, self.at + size
+    return struct.unpack(self.order + format, self.data[start : self.at])
+
+  def _head(self):
+    """Returns flags, dimensions and name of a matrix; None of an empty one."""
+    kind, size = self._unpack('II', 8)
+    if kind != _MATRIX:
+      raise ValueError(
+        f'an element of type {kind} stands where an array should'
+      )
+    if size == 0:
+      return None
+    _, _, flags, _ = self._unpack('IIII', 16)
+    if flags & 0xFF == _OPAQUE:  # The only one without dimensions and a name.
+      return flags, (), b''
+    dims = self.next()
+    dims = struct.unpack(f'{self.order}{len(dims) // 4}i', dims)
+    return flags, dims, self.next()
+
+  def name(self) -> str:
+    """Returns the name of the variable."""
+    head = self._head()
+    self.at = 0
+    return head[2].decode('latin1') if head else ''
+
+  def check(self, path: Path, depth: int = 0) -> None:
+    """Raises InputError or ValueError unless the next matrix is safe."""
+    head = self._head()
+    if head is None:
+      return
+    flags, dims, _ = head
+    kind, count = flags & 0xFF, math.prod(dims)
+    if min(dims, default=0) < 0:
+      raise ValueError(f'an array has the dimensions {list(dims)}')
+    if depth > _MOST_DEPTH:
+      raise InputError(
+        f'{path}: arrays lie in each other more than {_MOST_DEPTH} deep'
+      )
+    if kind in _NUMBERS or kind == _SPARSE:
+      parts = (3 if kind == _SPARSE else 1) + bool(flags & _COMPLEX)
+      for _ in range(parts):
+        self.next()
+      return
+    if kind == _OBJECT:
+      self.next()
+    if kind in (_STRUCT, _OBJECT):
+      [length] = struct.unpack(f'{self.order}i', self.next())
+      count *= max(1, len(self.next()) // max(1, length))
+    elif kind not in (_CELL, _TEXT):
+      raise InputError(f'{path}: holds an array of MATLAB class {kind}')
+    self.entries -= count
+    if self.entries < 0:
+      raise InputError(
+        f'{path}: an array of {list(dims)} has too many cells, fields or '
+        f'letters; expected at most {_MOST_ENTRIES}'
+      )
+    if kind == _TEXT:
+      self.next()
+      return
+    for _ in range(count):
+      self.check(path, depth + 1)
 
 
 def read_label(path: Path, key: str) -> np.ndarray:

@@ -27,9 +27,12 @@ def to_unit_range(
   """Returns f32 values; integers are divided by their type's maximum.
 
   Args:
-    image: integers or f32 [..., C].
+    image: unsigned integers of at most 32 bits, or floats [..., C].
     limits: (low, high) become 0 and 1 afterwards, each one number or one a
       channel. What lies outside is not cut off. () leaves the values.
+
+  Raises:
+    InputError: another dtype, whose values have no range known.
 
   >>> import numpy as np, segjax
   >>> segjax.to_unit_range(np.uint8([0, 255]))
@@ -37,8 +40,16 @@ def to_unit_range(
   >>> segjax.to_unit_range(np.uint8([0, 255]), limits=(0, 2))
   Array([0. , 0.5], dtype=float32)
   """
+  is_integer = jnp.issubdtype(image.dtype, jnp.unsignedinteger)
+  if not (is_integer and image.dtype.itemsize <= 4) and not jnp.issubdtype(
+    image.dtype, jnp.floating
+  ):
+    raise InputError(
+      f'image of {image.dtype}; expected uint8, uint16 or uint32, which are '
+      'divided by their maximum, or float32'
+    )
   unit = jnp.asarray(image, jnp.float32)
-  if jnp.issubdtype(image.dtype, jnp.integer):
+  if is_integer:
     unit = unit / jnp.iinfo(image.dtype).max
   if not len(limits):
     return unit

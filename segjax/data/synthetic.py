@@ -25,6 +25,8 @@ from segjax.errors import InputError
 Array = np.ndarray
 Rng = np.random.Generator
 
+# Of a stack; more take minutes and gigabytes.
+_MOST_PIXELS = 2**26
 _MARGIN_PX = 60  # cells are seeded this far outside the picture
 _BLOCK_PX = 32  # the nearest cell is looked for block by block
 _CRUMB_PX = 25  # smaller pieces of cells become membrane
@@ -95,12 +97,18 @@ def neuron_stack(
       cells are never 4-connected.
 
   Raises:
-    InputError: an argument that is no integer or out of range.
+    InputError: an argument that is no integer or out of range, or more than
+      2^26 pixels in all.
   """
   named = {'num_slices': num_slices, 'size_px': size_px, 'seed': seed}
   for (name, value), low in zip(named.items(), (1, 32, 0), strict=True):
     if not isinstance(value, int | np.integer) or value < low:
       raise InputError(f'{name} is {value!r}; it must be an integer >= {low}')
+  if num_slices * size_px**2 > _MOST_PIXELS:
+    raise InputError(
+      f'{num_slices} slices of {size_px} x {size_px} px are too many to draw; '
+      f'expected at most {_MOST_PIXELS:,} pixels'
+    )
   rng = np.random.default_rng(seed)
   cells = _scatter_cells(rng, num_slices, size_px)
   coarse = _walk(rng, (num_slices, 2, *_knots(size_px, 56)))

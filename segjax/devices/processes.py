@@ -9,6 +9,7 @@ its argument with a leading axis of 1.
 """
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ Value = TypeVar('Value')
 _ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # jax reads this one itself,
 _COUNT = 'JAX_NUM_PROCESSES'  # but not these two.
 _INDEX = 'JAX_PROCESS_ID'
+_BOUND = 'JAX_COORDINATOR_BIND_ADDRESS'  # jax reads it, too.
 _MESSAGE_BYTES = 2000
 
 
@@ -47,7 +49,11 @@ def join() -> None:
   if count == 1:
     return
   try:
-    jax.distributed.initialize(num_processes=count, process_id=index)
+    jax.distributed.initialize(
+      num_processes=count,
+      process_id=index,
+      coordinator_bind_address=_loopback(os.environ.get(_ADDRESS, '')),
+    )
   except (ValueError, RuntimeError) as error:
     explicit = count is not None or index is not None or _ADDRESS in os.environ
     if not explicit and 'coordinator_address' in str(error):
@@ -56,6 +62,17 @@ def join() -> None:
       f'cannot join the other processes of this run: {error} Give '
       f'{_ADDRESS}, {_COUNT} and {_INDEX}, or {_COUNT}=1 to run alone'
     ) from error
+
+
+def _loopback(address: str) -> str | None:
+  """Returns an address that only this host reaches, None for another.
+
+  Process 0 listens there. By default jax listens on all interfaces, as it must
+  for an address that other hosts reach.
+  """
+  host = address.rpartition(':')[0]
+  is_local = re.fullmatch(r'localhost|\[::1\]|127(\.[0-9]+){3}', host)
+  return address if is_local and _BOUND not in os.environ else None
 
 
 def is_first() -> bool:
@@ -130,7 +147,10 @@ def together(action: Callable[[], Value]) -> Value:
   except (InputError, OSError) as error:
     if jax.process_count() == 1:
       raise
-    failed, message = error, str(error).encode()[:_MESSAGE_BYTES]
+    failed, message = (
+      error,
+      str(error).encode(errors='replace')[:_MESSAGE_BYTES],
+    )
   sent = np.frombuffer(message.ljust(_MESSAGE_BYTES, b'\0'), np.uint8)
   for received in gather(sent):
     if received.any():

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax.atomic import replacing
-from segjax.errors import InputError
+from segjax.errors import InputError, shortened
 from segjax.images import npy, png_jpeg, tiff, zarr
 from segjax.images.calibration import Calibration
 from segjax.images.labels import label_of
@@ -33,6 +33,7 @@ from segjax.images.windows import (
   Canvas,
   Raster,
   StoredPage,
+  bytes_of,
   check_size,
   say_once,
   uncompressed_canvas,
@@ -66,8 +67,8 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
     channels, in native byte order.
 
   Raises:
-    InputError: as `open_rasters`; or a page has more than `MAX_PAGE_VALUES`
-      values, or pixels that are NaN or inf.
+    InputError: as `open_rasters`; or all pages together have more than
+      `MAX_PAGE_VALUES` values; or pixels are NaN or inf.
   """
   return _read_all(path, image_of)
 
@@ -90,10 +91,11 @@ def read_labels(path: str | os.PathLike) -> np.ndarray:
 
 def _read_all(path, meaning):
   with open_rasters(path, meaning) as pages, _refusing_damage(path):
-    shape = pages[0].shape
-    check_size(path, shape)
-    whole = slice(0, shape[0]), slice(0, shape[1])
-    images = np.empty((len(pages), *shape), pages[0].dtype)
+    height, width, _ = pages[0].shape
+    shape = len(pages), *pages[0].shape
+    check_size(path, shape, pages[0].dtype, bytes_of(Path(path)))
+    whole = slice(0, height), slice(0, width)
+    images = np.empty(shape, pages[0].dtype)
     for image, page in zip(images, pages, strict=True):
       image[:] = page[whole]
   _check_finite(path, images)
@@ -111,7 +113,10 @@ def _check_finite(path, images):
 
 
 def read_image_page(path: str | os.PathLike, number: int) -> np.ndarray:
-  """Returns one page [H,W,C] of an image file; see `read_stack`."""
+  """Returns one page [H,W,C] of an image file.
+
+  It may have `MAX_PAGE_VALUES` values; otherwise see `read_stack`.
+  """
   return _read_page(path, number, image_of)
 
 
@@ -122,9 +127,9 @@ def read_label_page(path: str | os.PathLike, number: int) -> np.ndarray:
 
 def _read_page(path, number, meaning):
   with open_rasters(path, meaning) as pages, _refusing_damage(path):
-    height, width, _ = pages[number].shape
-    check_size(path, pages[number].shape)
-    page = pages[number][slice(0, height), slice(0, width)]
+    page = pages[number]
+    check_size(path, page.shape, page.dtype, bytes_of(Path(path)))
+    page = page[slice(0, page.shape[0]), slice(0, page.shape[1])]
   _check_finite(path, page[None])
   return page
 
@@ -181,7 +186,9 @@ def open_rasters(
   Raises:
     InputError: the file is missing, a directory, of another ending or dtype,
       truncated or corrupt, empty, or has pages of unequal shape; or more than
-      `MAX_PAGE_VALUES` values would be decoded at once; or as `meaning`. Some
+      `MAX_PAGE_VALUES` values would be decoded at once, or more than
+      `MAX_SMALL_BYTES` of a file below `SMALL_FILE_BYTES`; or it has more than
+      `MAX_PAGES` pages, `MAX_SMALL_PAGES` of a small one; or as `meaning`. Some
       damage is found only when a window is read. Changed bytes can go unseen in
       a JPEG, BMP, GIF, .npy, a Zarr and an uncompressed TIFF: they have no
       checksum.
@@ -260,7 +267,8 @@ def _refusing_damage(source):
   # On damaged bytes the decoders raise whatever their parsers run into.
   except Exception as e:
     reason = ' '.join(f'{type(e).__name__}: {e}'.split())
-    message = f'{source}: truncated, corrupt or misnamed; {reason}'
+    message = f'{source}: truncated, corrupt or misnamed; '
+    message += shortened(reason, 300)
     raise InputError(message) from e
   finally:
     log.removeFilter(mute)
@@ -433,7 +441,11 @@ def digest_of_rasters(paths: Sequence[Path]) -> str:
     for file in sorted(path.rglob('*')) if path.is_dir() else [path]:
       status = file.stat()
       name = file.relative_to(path.parent)
-      digest.update(f'{name} {status.st_size} {status.st_mtime_ns}\n'.encode())
+      digest.update(
+        f'{name} {status.st_size} {status.st_mtime_ns}\n'.encode(
+          errors='surrogateescape'
+        )
+      )
   return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from segjax.errors import InputError
 from segjax.images.pixels import image_of
-from segjax.images.windows import Raster, StoredPage, upright
+from segjax.images.windows import Raster, StoredPage, bands, upright
 
 
 def label_of(page: StoredPage, path: Path | str) -> Raster:
@@ -71,7 +71,10 @@ def label_of(page: StoredPage, path: Path | str) -> Raster:
         'without alpha, class indices or RGB'
       )
     values = stored[..., :channels]
-    _check_whole(values, dtype, path, rows.start, columns.start)
+    for band in bands(values):
+      _check_whole(
+        values[band], dtype, path, rows.start + band.start, columns.start
+      )
     return values.astype(dtype, copy=False)
 
   return Raster((height, width, channels), dtype, read)

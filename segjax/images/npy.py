@@ -14,6 +14,7 @@ from segjax.images.calibration import Calibration
 from segjax.images.windows import (
   StoredPage,
   bits_of,
+  check_page_count,
   stack_shape,
   stored_dtype,
 )
@@ -25,12 +26,18 @@ _PARSING = threading.Lock()
 def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   """Yields the pages of a .npy of shape [H,W], [N,H,W] or [N,H,W,C]."""
   stored = _map(path)
-  dtype = stored_dtype(path, stored.shape, stored.dtype)
+  size = path.stat().st_size
+  dtype = stored_dtype(path, stored.shape, stored.dtype, (), size)
   shape, doubt = stack_shape(path, stored.shape)
+  order = 'C' if stored.flags.c_contiguous else 'F'
+  check_page_count(path, shape[0], size)
 
   def read(number, rows, columns):
     # Mapped anew for every window: pages of a map that lasts stay in memory.
-    return _map(path).reshape(shape)[number, rows, columns]
+    mapped = np.memmap(
+      path, stored.dtype, 'r', stored.offset, stored.shape, order
+    )
+    return mapped.reshape(shape)[number, rows, columns]
 
   yield [
     StoredPage(

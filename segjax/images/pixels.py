@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from segjax.errors import InputError
-from segjax.images.windows import Raster, StoredPage, say_once, upright
+from segjax.images.windows import (
+  Raster,
+  StoredPage,
+  by_bands,
+  say_once,
+  upright,
+)
 
 # Whole numbers up to here are exact in float32.
 _MAX_WHOLE = 2**24
@@ -76,7 +82,7 @@ def image_of(page: StoredPage, path: Path | str) -> Raster:
       )
 
   def read(rows, columns):
-    return convert(page.read(rows, columns)[..., :channels])
+    return by_bands(convert, page.read(rows, columns)[..., :channels])
 
   return Raster(shape, dtype, read)
 

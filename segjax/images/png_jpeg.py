@@ -12,7 +12,7 @@ import functools
 import io
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +28,13 @@ from PIL import (
 )
 
 from segjax.errors import InputError
-from segjax.images.windows import StoredPage, check_size, stored_dtype
+from segjax.images.windows import (
+  StoredPage,
+  check_page_count,
+  check_size,
+  check_small,
+  stored_dtype,
+)
 
 # What the first bytes of a file say that it is, whatever its name.
 _PLUGINS = (
@@ -44,6 +50,11 @@ _LOSSY = {
   'WEBP': 'WebP, if it is not lossless,',
 }
 _ORIENTATION = 0x0112  # Tag of EXIF and TIFF.
+_MOST_SCANS = 32  # Of a JPEG; each takes as long as the picture is large.
+_SCAN = b'\xff\xda'
+# Markers whose segment begins with the size of the picture (T.81, table B.1).
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_WITHOUT_CONTENT = {0x00, 0x01, *range(0xD0, 0xD9)}
 _PNG_END = b'\xaeB`\x82'  # The checksum of the last chunk, which is empty.
 
 
@@ -73,10 +84,12 @@ def pages_of(
       bytes Pillow raises whatever its parsers run into.
   """
   with begin() as file:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
     picture = _open(file)
     if isinstance(picture, GifImagePlugin.GifImageFile) and picture.is_animated:
-      return _frames(picture, source)
-    page = _page(picture, file, source)
+      return _frames(picture, source, size)
+    page = _page(picture, file, source, size)
   lock = threading.Lock()
 
   @functools.cache
@@ -107,11 +120,50 @@ def decode(file: BinaryIO, page: dict, source: Path | str) -> np.ndarray:
       raise InputError(f'{source}: truncated; expected a whole image')
     file.seek(0)
     picture = _open(file)
+  if picture.format == 'JPEG':
+    file.seek(0)
+    check_jpeg(file.read(), source)
   samples = np.asarray(picture).reshape(page['shape'])
   if page['palette'] is None and 1 < page['bits'] < 8:
     # Pillow has scaled them to 0..255.
     samples = samples // (255 // (2 ** page['bits'] - 1))
   return samples.astype(page['dtype'], copy=False)
+
+
+def check_jpeg(
+  data: bytes, source: Path | str, shape: Sequence[int] = ()
+) -> None:
+  """Raises InputError for a JPEG that takes long, or is larger than it should.
+
+  Args:
+    data: the bytes of the JPEG.
+    source: names the file in messages.
+    shape: the rows and columns that it should have at most; () for any.
+  """
+  if (count := data.count(_SCAN)) > _MOST_SCANS:
+    raise InputError(
+      f'{source}: a JPEG of {count} scans; expected at most {_MOST_SCANS}'
+    )
+  at = 2
+  # A segment is 0xFF, marker, its size, content. What else decoders pass over
+  # is passed over here: bytes between segments, and markers without content.
+  while shape and len(head := data[at : at + 9]) == 9 and head[:2] != _SCAN:
+    if head[0] != 0xFF or head[1] == 0xFF:
+      at += 1
+      continue
+    if head[1] in _FRAMES:
+      size = struct.unpack('>HH', head[5:])
+      # Writers may fill up the last block.
+      if any(
+        n > -(-most // 16) * 16 for n, most in zip(size, shape, strict=True)
+      ):
+        raise InputError(
+          f'{source}: truncated or corrupt; a JPEG of {size[0]} x {size[1]} px '
+          f'in a strip or tile of {shape[0]} x {shape[1]}'
+        )
+    at += 2
+    if head[1] not in _WITHOUT_CONTENT:
+      at += int.from_bytes(head[2:4])
 
 
 def encode(
@@ -155,7 +207,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
   return plugin(file)
 
 
-def _page(picture, file, source):
+def _page(picture, file, source, file_bytes):
   """Returns the fields of a `StoredPage` but for `read`."""
   if getattr(picture, 'is_animated', False):
     raise InputError(f'{source}: animated; expected one image')
@@ -168,6 +220,10 @@ def _page(picture, file, source):
       f'{source}: {bits}-bit {picture.mode}; expected gray, palette or '
       '8-bit RGB'
     )
+  if picture.tile and picture.tile[0].codec_name == 'bmp_rle':
+    raise InputError(
+      f'{source}: codec RLE is not supported; save it uncompressed, or as PNG'
+    )
   dtype = np.dtype(f'u{bits // 8}')
   if picture.mode == '1':
     bits, dtype = 1, np.dtype(bool)
@@ -175,9 +231,13 @@ def _page(picture, file, source):
     bits = int(raw[-1])
   bands = picture.getbands()
   shape = picture.height, picture.width, len(bands)
+  if len(bands) > 1:
+    # Pillow holds such pixels in 4 bytes, the decoder of WebP in more.
+    held = (*shape[:2], 6 if picture.format == 'WEBP' else 4)
+    check_small(source, held, dtype, file_bytes)
   return {
     'shape': shape,
-    'dtype': stored_dtype(source, shape, dtype, shape),
+    'dtype': stored_dtype(source, shape, dtype, shape, file_bytes),
     'bits': bits,
     'palette': _palette(picture) if picture.mode == 'P' else None,
     'has_alpha': 'A' in bands,
@@ -223,10 +283,11 @@ def _png_exif(file):
     file.seek(at)
 
 
-def _frames(picture, source):
+def _frames(picture, source, file_bytes):
   """Returns the frames of an animated GIF, gray if all of their colours are."""
   shape = picture.n_frames, picture.height, picture.width, 3
-  check_size(source, shape)
+  check_page_count(source, picture.n_frames, file_bytes)
+  check_size(source, shape, np.dtype(np.uint8), file_bytes)
   frames = np.empty(shape, np.uint8)
   for i, frame in enumerate(frames):
     picture.seek(i)

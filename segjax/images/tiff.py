@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 import os
-import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,15 +22,22 @@ import tifffile
 
 from segjax.errors import InputError
 from segjax.images.calibration import Calibration, calibration_of
+from segjax.images.png_jpeg import check_jpeg
 from segjax.images.windows import (
   CACHE_BYTES,
   DTYPES,
   StoredPage,
+  check_page_count,
   stored_dtype,
 )
 
-# Names of compressions that are lossy, at least in some files.
-_LOSSY = re.compile('JPEG|JP2000|WEBP|LERC|JETRAW')
+# The others have a header of their own, whose size decoders believe.
+_CODECS = (
+  *('NONE', 'LZW', 'DEFLATE', 'ADOBE_DEFLATE', 'PACKBITS', 'LZMA', 'ZSTD'),
+  *('CCITTRLE', 'CCITTFAX3', 'CCITTFAX4', 'JPEG'),
+)
+# Values of the tags of a small file, some of which its pages may share.
+_MOST_TAG_BYTES = 2**24
 # Pixels for each inch or centimetre; programs that know nothing of microscopes
 # state such resolutions, for prints.
 _PRINT_RESOLUTION = {2: ('inch', 1200), 3: ('centimeter', 1200 / 2.54)}
@@ -46,13 +52,12 @@ _RGB_OR_GRAY = (
 def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   """Yields the pages of a TIFF, but for its pyramids and transparency masks."""
   with tifffile.TiffFile(path) as tif:
-    xml = tif.ome_metadata or ''
-  # Of this file, and of those that the planes lie in.
-  uuids = set(re.findall(r'<(?:\w+:)?OME[^>]*\sUUID="\s*([^"\s]+)', xml))
-  uuids.update(re.findall(r'<(?:\w+:)?UUID[^>]*>\s*([^<\s]+)', xml))
+    uuids = _ome_uuids(path, tif.ome_metadata)
   # Other files that OME metadata name are not opened.
-  with tifffile.TiffFile(path, is_ome=bool(xml) and len(uuids) < 2) as tif:
-    if len(uuids) > 1 and len(tif.pages) > 1:
+  is_ome = uuids is not None and len(uuids) < 2
+  with tifffile.TiffFile(path, is_ome=is_ome) as tif:
+    _check_tags(path, tif)
+    if uuids and len(uuids) > 1 and len(tif.pages) > 1:
       raise InputError(
         f'{path}: is one of several files of an OME-TIFF, whose planes go '
         'together; save them as one file'
@@ -137,6 +142,31 @@ def page_offsets(path: Path) -> list[int]:
     return [page.dataoffsets[0] for page in tif.pages]
 
 
+def _ome_uuids(path: Path, xml: str | None) -> set[str] | None:
+  """Returns the ids of this file and of those that its planes lie in.
+
+  None if it has no OME metadata that can be read.
+
+  Raises:
+    InputError: the metadata name too many planes in this file.
+  """
+  try:
+    root = ElementTree.fromstring(xml or '')
+  except ElementTree.ParseError:
+    return None
+  uuids, planes = {root.get('UUID')}, 0
+  for element in root.iter():
+    name = element.tag.rpartition('}')[2]
+    if name == 'UUID':
+      uuids.add(element.text)
+    if name == 'Pixels':
+      planes += math.prod(int(element.get(f'Size{a}', 1)) for a in 'TCZ')
+  uuids = {uuid.strip() for uuid in uuids if uuid}
+  if len(uuids) < 2:
+    check_page_count(path, planes, path.stat().st_size)
+  return uuids
+
+
 def _stored_pages(path, tif):
   """Returns the pages of an open TIFF."""
   # All of them: a file has frames only where a caller asks tifffile for them.
@@ -148,7 +178,7 @@ def _stored_pages(path, tif):
   shape = (*_size(pages[0]), pages[0].samplesperpixel)
   is_mapped = all(page.is_memmappable for page in pages)
   segment_shape = (1,) if is_mapped else pages[0].chunks
-  dtype = stored_dtype(path, shape, dtype, segment_shape)
+  dtype = stored_dtype(path, shape, dtype, segment_shape, tif.filehandle.size)
   count = max(1, CACHE_BYTES // (math.prod(segment_shape) * dtype.itemsize))
   decode = functools.lru_cache(count)(_decode_segment)
 
@@ -165,8 +195,7 @@ def _stored_pages(path, tif):
     return stored.reshape(shape)[rows, columns]
 
   def read_segments(page, rows, columns):
-    length = page.tilelength if page.is_tiled else page.rowsperstrip
-    width = page.tilewidth if page.is_tiled else page.imagewidth
+    length, width = _segment_size(page)
     across = -(-shape[1] // width)
     down = -(-shape[0] // length)
     planes = page.samplesperpixel if page.axes == 'SYX' else 1
@@ -201,6 +230,13 @@ def _size(page):
   return page.imagelength, page.imagewidth
 
 
+def _segment_size(page):
+  """Returns rows and columns of a strip or tile."""
+  if page.is_tiled:
+    return page.tilelength, page.tilewidth
+  return page.rowsperstrip, page.imagewidth
+
+
 def _meaning(page):
   """Returns what the tags of a page say about its samples, for `StoredPage`."""
   orientation = page.tags.valueof('Orientation', 1)
@@ -209,11 +245,7 @@ def _meaning(page):
     palette = page.colormap.T
     # Some writers store bytes where 16 bits are due.
     palette = (palette >> (8 if palette.max() > 255 else 0)).astype(np.uint8)
-  lossy = tifffile.COMPRESSION(page.compression).name
-  if not _LOSSY.search(lossy):
-    lossy = ''
-  elif lossy != 'JPEG':
-    lossy += ', if it is not lossless,'
+  codec = tifffile.COMPRESSION(page.compression).name
   return {
     'bits': page.bitspersample,
     'palette': palette,
@@ -221,7 +253,7 @@ def _meaning(page):
     # 1, 2: associated and unassociated alpha (TIFF 6.0, ExtraSamples).
     'has_alpha': page.extrasamples[-1:] in ((1,), (2,)),
     'orientation': orientation if orientation in range(1, 9) else 1,
-    'lossy': lossy,
+    'lossy': codec if codec == 'JPEG' else '',
   }
 
 
@@ -333,11 +365,9 @@ def _decode_segment(page, index):
     file.seek(page.dataoffsets[index])
     data = file.read(page.databytecounts[index])
   tables = {}
-  if page.jpegtables is not None or page.keyframe.jpegheader is not None:
-    tables = {
-      'jpegtables': page.jpegtables,
-      'jpegheader': page.keyframe.jpegheader,
-    }
+  if page.compression == tifffile.COMPRESSION.JPEG:
+    check_jpeg(data, file.path, _segment_size(page))
+    tables = {'jpegtables': page.jpegtables}
   segment, _, shape = page.keyframe.decode(data, index, **tables)
   if segment is None:
     raise InputError(f'{file.path}: strip or tile {index} is empty')
@@ -382,26 +412,44 @@ def _checked_dtype(path: Path, pages: Sequence[tifffile.TiffPage]) -> np.dtype:
   photometric = tifffile.PHOTOMETRIC
   known = [*_RGB_OR_GRAY, photometric.MINISWHITE, photometric.PALETTE]
   compression = tifffile.COMPRESSION(first.compression)
-  if 'JPEG' in compression.name:  # Decoders make RGB of it.
+  if compression.name == 'JPEG':  # Decoders make RGB of it.
     known.append(photometric.YCBCR)
   if first.photometric not in known:
     raise InputError(
       f'{path}: colours are stored as {photometric(first.photometric).name}; '
       'expected gray, a palette or RGB'
     )
-  try:
-    tifffile.TIFF.DECOMPRESSORS[compression]
-  except KeyError as e:
+  if compression.name not in _CODECS:
     raise InputError(
       f'{path}: codec {compression.name} is not supported; save it '
       'uncompressed or with LZW or DEFLATE'
-    ) from e
+    )
   return first.dtype
 
 
 def _kind(page):
   photometric = tifffile.PHOTOMETRIC(page.photometric).name
   return f'{page.axes} {page.dtype}{list(page.shape)} {photometric}'
+
+
+def _check_tags(path: Path, tif: tifffile.TiffFile) -> None:
+  """Raises InputError for too many pages, or tags too long for the file.
+
+  Pages may share the values of a tag, each of which is read for each page.
+  """
+  room = max(_MOST_TAG_BYTES, tif.filehandle.size)
+  offsets = set()
+  for i, page in enumerate(tif.pages):
+    check_page_count(path, i + 1, tif.filehandle.size)
+    offsets.add(page.offset)
+    if len(offsets) <= i:
+      raise InputError(f'{path}: corrupt; page {i} is an earlier one')
+    if isinstance(page, tifffile.TiffPage):
+      room -= sum(tag.valuebytecount for tag in page.tags)
+    if room < 0:
+      raise InputError(
+        f'{path}: the tags of its first {i + 1} pages are longer than the file'
+      )
 
 
 def _check_whole(

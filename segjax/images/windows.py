@@ -20,9 +20,19 @@ import numpy as np
 from segjax.errors import InputError
 from segjax.images.calibration import Calibration
 
-# Most values that are decoded at once: 32768 x 32768 gray pixels. It also stops
-# a small file that decodes to a huge page.
+# Most values that are decoded at once: 32768 x 32768 gray pixels.
 MAX_PAGE_VALUES = 2**30
+
+MAX_PAGES = 2**16
+
+# A small file may decode to fewer, or a bomb of a few kilobytes would take
+# gigabytes: these are bytes, 11585 x 11585 gray pixels.
+SMALL_FILE_BYTES = 2**20
+MAX_SMALL_BYTES = 2**27
+MAX_SMALL_PAGES = 2**11
+
+# Values that are converted at once, whose intermediates take 8 bytes or more.
+_BAND_VALUES = 2**22
 
 # Bytes of decoded strips, tiles and chunks that a file keeps for the next
 # window, which often needs them again.
@@ -166,7 +176,7 @@ def uncompressed_canvas(
           part = part.reshape(1, -1)
         for row, line in enumerate(part, rows.start):
           at = offset + (row * shape[2] + columns.start) * pixel
-          left = memoryview(line).cast('B')
+          left = memoryview(line.tobytes())
           while left:
             count = os.pwrite(file.fileno(), left, at)
             left, at = left[count:], at + count
@@ -174,21 +184,100 @@ def uncompressed_canvas(
     yield Canvas(write, lambda: os.fsync(file.fileno()))
 
 
-def check_size(path: str | os.PathLike, shape: Sequence[int]) -> None:
-  """Raises InputError if there are too many values to be decoded at once."""
-  if math.prod(shape) > MAX_PAGE_VALUES:
+def by_bands(
+  convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray
+) -> np.ndarray:
+  """Returns `convert(values)`, of some rows after others.
+
+  Args:
+    convert: [h, w, C] -> [h, w, ...], each row by itself.
+    values: [h, w, C].
+  """
+  first, *others = bands(values)
+  if not others:
+    return convert(values)
+  converted = convert(values[first])
+  result = np.empty((len(values), *converted.shape[1:]), converted.dtype)
+  result[first] = converted
+  for band in others:
+    result[band] = convert(values[band])
+  return result
+
+
+def bands(values: np.ndarray) -> list[slice]:
+  """Returns the rows [h, ...] of an array in parts that are small."""
+  height = len(values)
+  rows = max(1, _BAND_VALUES * height // max(1, values.size))
+  return [slice(start, start + rows) for start in range(0, height, rows)]
+
+
+def bytes_of(path: Path) -> int:
+  """Returns the bytes of a file, or of the files in a folder.
+
+  Of a folder at least `SMALL_FILE_BYTES` are counted, if it has as many.
+  """
+  if not path.is_dir():
+    return path.stat().st_size
+  total = 0
+  for file in path.rglob('*'):
+    if file.is_file():
+      total += file.stat().st_size
+    if total >= SMALL_FILE_BYTES:
+      break
+  return total
+
+
+def check_size(
+  path: Path | str, shape: Sequence[int], dtype: np.dtype, file_bytes: int
+) -> None:
+  """Raises InputError if there are too many values to be decoded at once.
+
+  Args:
+    path: names the file in messages.
+    shape: of the values.
+    dtype: of the values.
+    file_bytes: size of the file that holds them.
+  """
+  count = math.prod(shape)
+  if count > MAX_PAGE_VALUES:
     raise InputError(
-      f'{path}: {list(shape)} are {math.prod(shape)} values to decode at once; '
+      f'{path}: {list(shape)} are {count} values to decode at once; '
       f'at most {MAX_PAGE_VALUES} are; save it as a tiled TIFF or Zarr for '
       'prediction, or cut it into smaller images'
+    )
+  check_small(path, shape, dtype, file_bytes)
+
+
+def check_small(
+  path: Path | str, shape: Sequence[int], dtype: np.dtype, file_bytes: int
+) -> None:
+  """Raises InputError if a small file decodes to too much; see `check_size`."""
+  size = math.prod(shape) * dtype.itemsize
+  if size > MAX_SMALL_BYTES and file_bytes < SMALL_FILE_BYTES:
+    raise InputError(
+      f'{path}: {list(shape)} of {dtype} are {size} bytes in a file of '
+      f'{file_bytes}, as in a decompression bomb; files below '
+      f'{SMALL_FILE_BYTES} bytes may decode to {MAX_SMALL_BYTES}; if it is '
+      'what it should be, save it uncompressed'
+    )
+
+
+def check_page_count(path: Path | str, count: int, file_bytes: int) -> None:
+  """Raises InputError if there are too many pages in a file of this size."""
+  most = MAX_PAGES if file_bytes >= SMALL_FILE_BYTES else MAX_SMALL_PAGES
+  if count > most:
+    raise InputError(
+      f'{path}: {count} pages or more in {file_bytes} bytes; expected at most '
+      f'{most}'
     )
 
 
 def stored_dtype(
-  path: str | os.PathLike,
+  path: Path | str,
   shape: Sequence[int],
   dtype: np.dtype,
-  decoded: Sequence[int] = (),
+  decoded: Sequence[int],
+  file_bytes: int,
 ) -> np.dtype:
   """Returns the dtype of stored samples, in native byte order.
 
@@ -197,15 +286,15 @@ def stored_dtype(
     shape: of the array, or of one page.
     dtype: as stored.
     decoded: shape of the part that is decoded at once.
+    file_bytes: size of the file.
 
   Raises:
     InputError: the array has no pixels, its samples are neither booleans nor
-      integers nor floats of at most 64 bits, or the part has more than
-      `MAX_PAGE_VALUES` values.
+      integers nor floats of at most 64 bits, or `check_size` refuses the part.
   """
   if 0 in shape:
     raise InputError(f'{path}: shape {list(shape)} has no pixels')
-  check_size(path, decoded)
+  check_size(path, decoded, dtype, file_bytes)
   if dtype.kind not in 'biuf' or dtype.itemsize > 8:
     raise InputError(
       f'{path}: dtype {dtype}; expected booleans, integers or floats of at '

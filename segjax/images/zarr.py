@@ -14,18 +14,21 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorstore
 
-from segjax.errors import InputError
+from segjax.errors import InputError, shortened
 from segjax.images.calibration import Calibration
 from segjax.images.windows import (
   CACHE_BYTES,
+  SMALL_FILE_BYTES,
   Canvas,
   StoredPage,
   bits_of,
+  bytes_of,
+  check_page_count,
   say_once,
   stack_shape,
   stored_dtype,
@@ -95,7 +98,10 @@ def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   sizes = dict(zip(axes, store.shape, strict=True))
   shape = (sizes['y'], sizes['x'], sizes.get('c', 1))
   chunk = store.chunk_layout.read_chunk_template.shape
-  dtype = stored_dtype(path, store.shape, store.dtype.numpy_dtype, chunk)
+  dtype = store.dtype.numpy_dtype
+  size = bytes_of(folder)
+  dtype = stored_dtype(path, store.shape, dtype, chunk, size)
+  check_page_count(path, sizes.get('t', 1) * sizes.get('z', 1), size)
   _check_chunks(folder, store)
 
   def read(t, z, rows, columns):
@@ -132,12 +138,19 @@ def _open(folder):
     raise InputError(
       f'{folder}: is a Zarr group; expected an array, or OME-Zarr'
     )
-  for codec in _codecs(metadata, version):
+  codecs = _codecs(metadata, version)
+  for codec in codecs:
     if codec not in _CODECS[version]:
       raise InputError(
         f'{folder}: codec {codec} is not supported; expected of '
         f'{", ".join(_CODECS[version])}'
       )
+  compressors = [codec for codec in codecs if codec in _CODECS[2]]
+  if len(compressors) > 1 or codecs.count('sharding_indexed') > 1:
+    raise InputError(
+      f'{folder}: codecs {shortened(", ".join(codecs))}; expected at most one '
+      'that compresses and no shards in shards'
+    )
   files = {'driver': 'file', 'path': f'{folder}/'}
   context = tensorstore.Context(
     {'cache_pool': {'total_bytes_limit': CACHE_BYTES}}
@@ -198,12 +211,14 @@ def _check_chunks(folder, store):
   total = math.prod(counts)
   rank = len(counts)
   key = re.compile(rf'(c[./])?\d+([./]\d+){{{rank - 1}}}')
-  names = (
-    file.relative_to(folder).as_posix()
-    for file in folder.rglob('*')
-    if not file.is_dir()
-  )
-  found = sum(1 for name in names if key.fullmatch(name))
+  found = 0
+  is_small = bytes_of(folder) < SMALL_FILE_BYTES
+  for file in folder.rglob('*'):
+    name = file.relative_to(folder).as_posix()
+    if not file.is_dir() and key.fullmatch(name):
+      found += 1
+      if is_small:
+        _check_blosc(file, store)
   if found == 0:
     raise InputError(
       f'{folder}: none of its {total} chunks is there; copy the whole folder'
@@ -215,6 +230,39 @@ def _check_chunks(folder, store):
       f'{store.fill_value if store.fill_value is not None else 0}, the fill '
       'value',
     )
+
+
+def _check_blosc(file, store):
+  """Refuses a file of chunks in Blosc that inflate to more than a chunk.
+
+  tensorstore's other decoders stop there; Blosc's believes its own header.
+  """
+  codec: dict[str, Any] = store.codec.to_json()
+  v2 = [{'name': (codec.get('compressor') or {}).get('id')}]
+  codecs: list[dict[str, Any]] = codec.get('codecs', v2)
+  data, starts = file.read_bytes(), [0]
+  if codecs[-1]['name'] == 'sharding_indexed':
+    # The positions and sizes of all chunks lie at one end, as u64.
+    shards = codecs[-1]['configuration']
+    codecs = shards['codecs']
+    whole = math.prod(store.chunk_layout.write_chunk.shape)
+    size = 16 * (whole // math.prod(shards['chunk_shape']))
+    if shards['index_location'] == 'end':
+      has_checksum = shards['index_codecs'][-1]['name'] == 'crc32c'
+      index = data[max(0, len(data) - size - 4 * has_checksum) :]
+    else:
+      index = data
+    starts = np.frombuffer(index[:size], '<u8')[::2].tolist()
+  if not any(codec['name'] == 'blosc' for codec in codecs):
+    return
+  expected = math.prod(store.chunk_layout.read_chunk.shape)
+  expected *= store.dtype.numpy_dtype.itemsize
+  for start in starts:
+    size = int.from_bytes(data[start + 4 : start + 8], 'little')
+    if size > expected + 8:  # There may be a checksum.
+      raise InputError(
+        f'{file}: a chunk inflates to {size} bytes; expected {expected}'
+      )
 
 
 def open_canvas(
@@ -473,7 +521,7 @@ def _finest_scale(path):
   units = {
     axis['name']: axis['unit']
     for axis in axes
-    if isinstance(axis, dict) and axis.get('unit')
+    if isinstance(axis, dict) and isinstance(axis.get('unit'), str)
   }
   step, origin = np.full(len(names), np.nan), np.zeros(len(names))
   # Those of all scales follow those of the first.

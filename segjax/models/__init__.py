@@ -23,10 +23,12 @@ from segjax.models.fcn import (
   FCNGoogLeNet,
 )
 from segjax.models.googlenet import GoogLeNet
+from segjax.models.layers import PRECISIONS
 from segjax.models.unet import NORMS, UNet, UNet2015
+from segjax.models.unet_vgg16 import UNetVGG16
 from segjax.models.vgg import VGG16
 
-UNETS = {'unet': UNet, 'unet_2015': UNet2015}
+UNETS = {'unet': UNet, 'unet_2015': UNet2015, 'unet_vgg16': UNetVGG16}
 FCNS = {
   'fcn32s': FCN32s,
   'fcn16s': FCN16s,
@@ -48,7 +50,7 @@ SEGMENTERS = {**UNETS, **FCNS}
 MODELS = {**SEGMENTERS, **CLASSIFIERS}
 DTYPES = ('float32', 'bfloat16')
 
-Segmenter = UNet | FCN
+Segmenter = UNet | UNetVGG16 | FCN
 _Module = TypeVar('_Module', bound=nn.Module)
 
 # Attributes that are no fields of a config: linen's, and what the name says.
@@ -128,8 +130,13 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
     _ = model.geometry  # Raises if what it depends on is wrong.
   if isinstance(model, UNet):
     _check_dropout_blocks(model)
-    if model.norm not in NORMS:
-      raise InputError(f'model.norm={model.norm!r} is not one of {NORMS}')
+  if model.precision not in PRECISIONS:
+    raise InputError(
+      f'model.precision={model.precision!r} is not one of {PRECISIONS}'
+    )
+  norm = getattr(model, 'norm', 'none')
+  if norm not in NORMS:
+    raise InputError(f'model.norm={norm!r} is not one of {NORMS}')
   return model
 
 

@@ -23,6 +23,7 @@ from segjax.errors import InputError
 from segjax.geometry import Footprint
 from segjax.models.layers import (
   Conv,
+  at_precision,
   he_init,
   local_response_norm,
   max_pool_ceil,
@@ -203,6 +204,8 @@ class Classifier(nn.Module):
     dropout_rate: fraction of values dropped in training; None for the
       original's.
     dtype: compute dtype. Parameters and logits stay float32.
+    in_channels: C, channels of the image.
+    precision: of products in float32; see `layers.at_precision`.
   """
 
   backbone: Callable[..., Backbone]
@@ -212,8 +215,11 @@ class Classifier(nn.Module):
   fc_features: int | None = None
   dropout_rate: float | None = None
   dtype: jnp.dtype = jnp.float32
+  in_channels: int = 3
+  precision: str = 'highest'
 
   @nn.compact
+  @at_precision
   def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
     """Returns the logits of image f32[B,H,W,C]: before any softmax.
 
@@ -225,8 +231,14 @@ class Classifier(nn.Module):
       f32[B,K], or f32[B,h,w,K] if convolutional.
 
     Raises:
-      InputError: if the image is not of the native size, or is too small.
+      InputError: if the image is not of the native size, or is too small, or
+        C is not `in_channels`.
     """
+    if image.shape[-1] != self.in_channels:
+      raise InputError(
+        f'image has {image.shape[-1]} channels; the model was built for '
+        f'in_channels={self.in_channels}'
+      )
     dense = not self.convolutional
     net = self.backbone(
       width=self.width,

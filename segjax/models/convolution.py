@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions of feature maps, as fast as each backend allows.
 
-GPUs and TPUs get XLA's convolution in XLA's default precision, which is TF32
-on A100 and H100 GPUs and bfloat16 on TPUs. On a CPU, where it spends its time
-in products of matrices, some are computed otherwise, equal to the rounding of
-float32:
+GPUs and TPUs get XLA's convolution, in the precision that
+`layers.at_precision` says. On a CPU, where it spends its time in products of
+matrices, some are computed otherwise, equal to the rounding of float32:
 
   * 3x3 convolutions of wide layers by Winograd's minimal filtering, four
     columns at a time, with half the multiplications (Lavin and Gray, "Fast
@@ -16,8 +15,10 @@ float32:
 benchmarks/README.md has what each is worth.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,22 @@ _NARROW = 64
 _MOST_PIXELS_NARROW = 1 << 16
 _FEWEST_PIXELS = 768
 _FEWEST_PIXELS_TRANSPOSED = 2560
+
+
+_IS_PLAIN = contextvars.ContextVar('is_plain', default=False)
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+  """What is traced inside has the definitions, not what is fast on a CPU.
+
+  For other compilers, which have their own ways to make them fast.
+  """
+  token = _IS_PLAIN.set(True)
+  try:
+    yield
+  finally:
+    _IS_PLAIN.reset(token)
 
 
 def convolve(
@@ -116,7 +133,10 @@ def by_backend(
   Exports of a symbolic batch, which may be for several platforms, hold both
   (`jax.lax.platform_dependent`), and each platform takes its own. So could
   every program, but tracing a training step then takes twice as long.
+  Inside of `plain_forms` it is default's everywhere.
   """
+  if _IS_PLAIN.get():
+    return default(x, *args)
   if any(map(export.is_symbolic_dim, x.shape)):
     return jax.lax.platform_dependent(x, *args, cpu=cpu, default=default)
   return (cpu if jax.default_backend() == 'cpu' else default)(x, *args)

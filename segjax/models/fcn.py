@@ -21,7 +21,7 @@ from segjax.models.alexnet import caffenet
 from segjax.models.backbone import Backbone, MaxPool, Row
 from segjax.models.fcn_geometry import FCNGeometry, decoder
 from segjax.models.googlenet import googlenet
-from segjax.models.layers import Conv, zero_beyond
+from segjax.models.layers import Conv, at_precision, zero_beyond
 from segjax.models.upsampling import (
   LearnedDeconvolution,
   bilinear_deconvolution,
@@ -72,6 +72,7 @@ class FCN(nn.Module):
       image's channels, their scores averaged before the upsampling (late
       fusion; the authors' for NYUDv2 are ('color', 'hha')). They need
       stride=32. () is one, without a suffix.
+    precision: of products in float32; see `layers.at_precision`.
 
   >>> import jax, segjax
   >>> segjax.FCN8s() == segjax.FCN(stride=8)
@@ -101,6 +102,7 @@ class FCN(nn.Module):
   heads: tuple[tuple[str, int], ...] = ()
   first_conv: str = ''
   streams: tuple[str, ...] = ()
+  precision: str = 'highest'
 
   @property
   def geometry(self) -> FCNGeometry:
@@ -127,6 +129,7 @@ class FCN(nn.Module):
     return tuple(f'{layer}_{n}' if n else layer for n in self.head_names)
 
   @nn.compact
+  @at_precision
   def __call__(
     self,
     image: jax.Array,

@@ -5,6 +5,7 @@ All take and return feature maps [B, H, W, C]. Parameters are float32 whatever
 the compute dtype.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -22,6 +23,9 @@ he_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 _he_init_upconv = nn.initializers.variance_scaling(
   2.0, 'fan_in', 'normal', batch_axis=(0, 1)
 )
+
+# Of products in float32, as jax names them; see `at_precision`.
+PRECISIONS = ('default', 'high', 'highest')
 
 # Collection of the next running means of `BatchNorm`.
 RUNNING = 'running'
@@ -58,6 +62,25 @@ def convolution_padding(
     f"convolution mode {mode!r} is not one of 'VALID', 'SAME', 'FULL' and no "
     'number of zeros'
   )
+
+
+def at_precision(call: Callable) -> Callable:
+  """Makes a module compute at its `precision`, in both directions.
+
+  'highest' computes products of float32 in float32 on every device. 'default'
+  leaves it to XLA, which takes TF32 on NVIDIA's A100 and H100 and bfloat16 on
+  TPUs; 'high' is in between on TPUs. CPUs always compute in float32.
+  JAX_DEFAULT_MATMUL_PRECISION says what 'default' is.
+  """
+
+  @functools.wraps(call)
+  def at(self, *args, **kwargs):
+    if self.precision == 'default':
+      return call(self, *args, **kwargs)
+    with jax.default_matmul_precision(self.precision):
+      return call(self, *args, **kwargs)
+
+  return at
 
 
 class Conv(nn.Module):
@@ -319,5 +342,8 @@ def zero_beyond(x: jax.Array, extent: jax.Array | None) -> jax.Array:
 
 def crop(x: jax.Array, margin: int) -> jax.Array:
   """Returns [B, H, W, C] without `margin` pixels at each side."""
-  _, h, w, _ = x.shape
-  return x[:, margin : h - margin, margin : w - margin]
+  b, h, w, c = x.shape
+  # Not by an index, which sizes that are symbolic, as in an export, lack.
+  return jax.lax.slice(
+    x, (0, margin, margin, 0), (b, h - margin, w - margin, c)
+  )

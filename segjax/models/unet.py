@@ -17,7 +17,14 @@ import jax.numpy as jnp
 
 from segjax.errors import InputError
 from segjax.geometry import KERNEL, UNetGeometry
-from segjax.models.layers import BatchNorm, Conv, UpConv, crop, max_pool
+from segjax.models.layers import (
+  BatchNorm,
+  Conv,
+  UpConv,
+  at_precision,
+  crop,
+  max_pool,
+)
 
 NORMS = ('none', 'batch')
 
@@ -103,6 +110,7 @@ class UNet(nn.Module):
     norm: 'none' (the paper), or 'batch': a `BatchNorm` between each 3x3
       convolution and its ReLU, as in the authors' 3D U-Net (Çiçek et al.,
       MICCAI 2016), and no bias before it.
+    precision: of products in float32; see `layers.at_precision`.
 
   >>> import jax, segjax
   >>> segjax.UNet().geometry.output_size(572)  # The paper's network and tile.
@@ -128,6 +136,7 @@ class UNet(nn.Module):
   top_upconv_halves: bool = True
   skip_first: bool = True
   norm: str = 'none'
+  precision: str = 'default'
 
   @property
   def geometry(self) -> UNetGeometry:
@@ -144,6 +153,7 @@ class UNet(nn.Module):
     return (self.num_classes,)
 
   @nn.compact
+  @at_precision
   def __call__(
     self,
     image: jax.Array,
@@ -163,13 +173,7 @@ class UNet(nn.Module):
         or C is not `in_channels`.
     """
     geometry = self.geometry
-    for size in image.shape[1:3]:
-      geometry.output_size(size)
-    if image.shape[-1] != self.in_channels:
-      raise InputError(
-        f'image has {image.shape[-1]} channels; the model was built for '
-        f'in_channels={self.in_channels}'
-      )
+    check_image(image, geometry, self.in_channels)
     down, up = Block, UpBlock
     if self.remat:
       down, up = nn.remat(Block), nn.remat(UpBlock)
@@ -212,6 +216,19 @@ class UNet(nn.Module):
         name=f'up{level}',
       )(x, skips[level])
     return Conv(self.num_classes, (1, 1), name='head')(x)
+
+
+def check_image(
+  image: jax.Array, geometry: UNetGeometry, in_channels: int
+) -> None:
+  """Raises InputError if a U-Net cannot take [B, H, W, C]."""
+  for size in image.shape[1:3]:
+    geometry.output_size(size)
+  if image.shape[-1] != in_channels:
+    raise InputError(
+      f'image has {image.shape[-1]} channels; the model was built for '
+      f'in_channels={in_channels}'
+    )
 
 
 # The authors' Caffe network of 2015 as third-party ports of it agree: the last

@@ -15,7 +15,8 @@ from segjax.models.backbone import (
   scaled,
 )
 
-_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+# Channels and convolutions of each block.
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 # Zeros around conv1_1 and fc6. FCN pads the image by 100 px, so that fc6, which
 # takes 6 cells of 32 px away, leaves a map that covers it; 'same' gives the
@@ -44,7 +45,7 @@ def vgg16(
   fc_features = 4096 if fc_features is None else fc_features
   rate = 0.5 if dropout_rate is None else dropout_rate
   trunk = []
-  for block, (features, convs) in enumerate(_BLOCKS, start=1):
+  for block, (features, convs) in enumerate(BLOCKS, start=1):
     for i in range(1, convs + 1):
       footprint = Footprint(3, pad=1 if trunk else first_pad)
       features_out = scaled(features, width)

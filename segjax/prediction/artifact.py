@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained networks that run without their code: a folder of three files.
 
-    program.bin     the network at one input size, for any batch, as StableHLO
-                    in the format of `jax.export`
-    params.npz      its first argument, as `weights.files` writes it
-    artifact.json   how pixels are prepared, how the network is slid over an
-                    image, its classes, and checksums of the files above
+    program.bin         the network at one input size, for any batch, as
+                        StableHLO in the format of `jax.export`
+    params.safetensors  its first argument, as `weights.files` writes it;
+                        params.npz in those of earlier versions
+    artifact.json       how pixels are prepared, how the network is slid over
+                        an image, its classes, the version of jax, and
+                        checksums of the files above
 
 `segjax.export` makes one, `segjax.predict --artifact` runs it. No module of
-`segjax.models` is needed, and none is imported here.
+`segjax.models` is needed, and none is imported here; docs/sharing.md runs one
+without segjax.
 """
 
 import contextlib
@@ -22,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax import export
 from ml_collections import ConfigDict
 
@@ -34,10 +38,12 @@ from segjax.settings import read_prediction
 from segjax.weights import files
 
 PROGRAM = 'program.bin'
-PARAMS = 'params.npz'
+PARAMS = 'params.safetensors'
 ABOUT = 'artifact.json'
 
-_FORMAT = 1  # Raised when older readers would misunderstand.
+_FORMAT = 2  # Raised when older readers would misunderstand.
+# Format -> its file of parameters.
+_PARAMS_OF = {1: 'params.npz', _FORMAT: PARAMS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,7 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
   check_folder(path)
   if not overwrite:
     check_absent([path])
-  names = {PROGRAM, PARAMS, ABOUT}
+  names = {PROGRAM, ABOUT, *_PARAMS_OF.values()}
   if os.path.lexists(path) and not (
     path.is_dir() and {file.name for file in path.iterdir()} <= names
   ):
@@ -113,6 +119,7 @@ def write(
         'input': str(image),
         'output': str(exported.out_avals[0]),
         'platforms': exported.platforms,
+        'jax': jax.__version__,
         **about,
         'sha256': {name: _digest(folder / name) for name in (PROGRAM, PARAMS)},
       }
@@ -146,17 +153,19 @@ def load(
   except ValueError as e:
     raise InputError(f'{about} is not whole: {e}') from e
   with _refusing(about):
-    if described['format'] != _FORMAT:
-      raise ValueError(f'format {described["format"]}; known is {_FORMAT}')
-    digests = {name: described['sha256'][name] for name in (PROGRAM, PARAMS)}
+    number = described['format']
+    if number not in _PARAMS_OF:
+      raise ValueError(f'format {number}; known are 1 to {_FORMAT}')
+    names = (PROGRAM, _PARAMS_OF[number])
+    digests = {name: described['sha256'][name] for name in names}
   for name, digest in digests.items():
     if _digest(path / name) != digest:
       raise InputError(
         f'{path / name} is cut short or changed: its SHA-256 is not the one in '
         f'{about}'
       )
-  exported = _read_program(path / PROGRAM)
-  (_, image, *_), _ = _arguments(exported)
+  exported = _read_program(path / PROGRAM, described.get('jax', 'unknown'))
+  (wanted, image, *_), _ = _arguments(exported)
   with _refusing(about):
     geometry = described['geometry']
     make = AnySizeGeometry if 'margin' in geometry else UNetGeometry
@@ -188,7 +197,42 @@ def load(
     num_logits = exported.out_avals[0].shape[-1]
     if model.num_classes != num_logits:
       raise ValueError(f'{num_logits} logits, heads of {model.head_sizes}')
-  return model, files.read_params(path / PARAMS), config
+    _check_classes(described, num_logits)
+  file = path / names[1]
+  params = files.read_params(file)
+  _check_params(file, params, wanted)
+  return model, params, config
+
+
+def _check_classes(described, num_classes):
+  """Raises ValueError unless all classes have a name, and a colour or none."""
+  names, palette = described['class_names'], described['palette']
+  if len(names) != num_classes or not all(isinstance(n, str) for n in names):
+    raise ValueError(f'class_names={names!r} are no {num_classes} names')
+  if palette is not None and not (
+    [len(colour) for colour in palette] == [3] * num_classes
+    and all(type(x) is int and 0 <= x <= 255 for c in palette for x in c)
+  ):
+    raise ValueError(
+      f'palette={palette!r} has no {num_classes} colours, three numbers in '
+      '0..255 each'
+    )
+
+
+def _check_params(file, params, wanted):
+  """Raises InputError unless parameters are what the program takes."""
+  params, wanted = (
+    flatten_dict(jax.tree.map(lambda x: [*x.shape], tree), sep='/')
+    for tree in (params, wanted)
+  )
+  for name in {**wanted, **params}:
+    shapes = [tree.get(name) for tree in (params, wanted)]
+    if shapes[0] != shapes[1]:
+      has, takes = (
+        f'has no {name}' if shape is None else f'has {name} {shape}'
+        for shape in shapes
+      )
+      raise InputError(f'{file} {has}; the program {takes}')
 
 
 @contextlib.contextmanager
@@ -202,13 +246,22 @@ def _refusing(about):
     raise InputError(f'{about} describes no artifact: {e}') from e
 
 
-def _read_program(file):
+def _read_program(file, written_by):
+  """Returns a program; `written_by` is the version of jax that wrote it."""
   try:
     exported = export.deserialize(bytearray(file.read_bytes()))
+    # All that is asked of it later, so that what is wrong shows here.
+    exported.mlir_module()
+    (_, image, *_), _ = _arguments(exported)
+    shapes = image.shape, exported.out_avals[0].shape
+    if [len(shape) for shape in shapes] != [4, 4]:
+      raise ValueError(f'shapes of images and logits are {shapes}')
   # Whatever the parsers of jax run into; the bytes are those written.
   except Exception as e:
+    said = (str(e).splitlines() or [''])[0]
     raise InputError(
-      f'jax {jax.__version__} cannot read {file}: {type(e).__name__}: {e}'
+      f'jax {jax.__version__} cannot read {file}, written by jax {written_by}; '
+      f'install that version, or export it again: {type(e).__name__}: {said}'
     ) from e
   backend = jax.default_backend()
   # `jax.export` has two names for what the backend calls a GPU.

@@ -38,8 +38,17 @@ def encode(
     dtype: 'float32', 'float16' or 'uint8', for probabilities and logits; labels
       are uint8 always. 'uint8' scales probabilities to 0..255.
     head_sizes: numbers of classes of the heads.
+
+  Raises:
+    InputError: a value does not fit into the dtype: a logit into float16, or
+      the index of a class beyond 255.
   """
   if kind == 'labels':
+    if max(head_sizes) > 256:
+      raise InputError(
+        f'{max(head_sizes)} classes do not fit into labels of uint8; expected '
+        'at most 256, or the kind probabilities'
+      )
     heads = np.split(predicted, np.cumsum(head_sizes)[:-1], axis=-1)
     labels = np.stack([np.argmax(head, axis=-1) for head in heads], axis=-1)
     labels = labels.astype(np.uint8)
@@ -48,7 +57,16 @@ def encode(
     predicted = predicted[..., 1]
   if dtype == 'uint8':
     predicted = np.round(255 * predicted)
-  return predicted.astype(dtype)
+  with np.errstate(over='ignore'):
+    stored = predicted.astype(dtype)
+  if (
+    dtype == 'float16'
+    and (lost := np.isinf(stored) & np.isfinite(predicted)).any()
+  ):
+    raise InputError(
+      f'{kind}: {predicted[lost][0]} does not fit into {dtype}; use float32'
+    )
+  return stored
 
 
 def plan_outputs(
@@ -170,7 +188,9 @@ def check_replaceable(output: Path) -> None:
     return
   was_output = False
   if output.suffix.lower() == '.zarr':
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(
+      OSError, ValueError, AttributeError, RecursionError
+    ):
       was_output = _is_array(output) or _is_our_ome_zarr(output)
   if not was_output:
     raise InputError(

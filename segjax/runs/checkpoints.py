@@ -89,22 +89,24 @@ class Checkpoints:
     Args:
       step: number of updates that made `state`.
       state: pytree of arrays.
-      metrics: scores of this state; None between two evaluations.
+      metrics: scores of this state; None if they are not known, or not yet:
+        see `enter_scores`.
 
     Raises:
       KeyError: `metrics` is given and lacks `best_metric`.
       SaveFailed: this or the save before it cannot be written. Checkpoints
         that were complete stay so.
     """
-    score = self._score(metrics)
     for stale in self._manager.all_steps():
       if stale > self._restored_step:
         self._manager.delete(stale)
     self._restored_step = math.inf
     if step in self._manager.all_steps():
       return
-    self._scores[step] = score
-    record = {'score': score, 'sha256': integrity.digests_of_arrays(state)}
+    record: dict = {'sha256': integrity.digests_of_arrays(state)}
+    self._scores[step] = None
+    if metrics is not None:
+      self._scores[step] = record['score'] = self._score(metrics)
     is_first = jax.process_index() == 0
     with self._writing():
       if is_first:
@@ -113,6 +115,29 @@ class Checkpoints:
       if is_first:
         kept = {step, *self._manager.all_steps()}
         integrity.remove_records(self._manager.directory, kept)
+
+  def enter_scores(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Gives a saved step the scores that were computed after the save.
+
+    Where it makes another checkpoint one too many, the next save removes that.
+
+    Raises:
+      KeyError: `metrics` lacks `best_metric`.
+      SaveFailed: the record of the step cannot be written.
+    """
+    self._scores[step] = self._score(metrics)
+    if jax.process_index() == 0:
+      record = _read_record(self._manager, step)
+      with self._writing():
+        integrity.write_record(
+          self._manager.directory,
+          step,
+          {**record, 'score': self._scores[step]},
+        )
+
+  def has_scores(self, step: int) -> bool:
+    """Returns whether a saved step was given scores, of whatever value."""
+    return 'score' in _read_record(self._manager, step)
 
   def latest_step(self) -> int | None:
     """Step of the newest checkpoint, readable or not; None without any."""
@@ -166,9 +191,9 @@ class Checkpoints:
         f'{known[0] if known else _reason(error)}; those before it are kept'
       ) from error
 
-  def _score(self, metrics: Mapping[str, float] | None) -> float | None:
+  def _score(self, metrics: Mapping[str, float]) -> float | None:
     """The number that ranks a checkpoint; None for no rank."""
-    if metrics is None or self._best_metric is None:
+    if self._best_metric is None:
       return None
     score = float(metrics[self._best_metric])
     return score if math.isfinite(score) else None
@@ -209,6 +234,8 @@ def load_params(
     def read(step):
       saved = manager.item_metadata(step).tree['params']
       wanted = {'params': jax.tree.map(integrity.abstract, saved)}
+      # Float64, of a training in a notebook, is no type of jax by default.
+      integrity.check_fit({'params': saved}, wanted, step)
       return _read(manager, step, wanted)['params']
 
     return _newest_readable(manager, step, read)[1]
@@ -268,12 +295,12 @@ def _read_scores(manager: ocp.CheckpointManager) -> dict[int, float | None]:
   scores = {}
   for step in manager.all_steps():
     with contextlib.suppress(Exception):  # Damaged: no candidate for the best.
-      scores[step] = _read_record(manager, step)['score']
+      scores[step] = _read_record(manager, step).get('score')
   return scores
 
 
 def _read_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  """The score, and digests of the arrays, of a checkpoint."""
+  """The score, if it was evaluated, and digests of the arrays."""
   record = integrity.read_record(manager.directory, step)
   if record is None:
     metadata = manager.metadata(step).custom_metadata or {}

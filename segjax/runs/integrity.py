@@ -34,7 +34,7 @@ class DamagedError(Exception):
 def write_record(
   directory: str | os.PathLike, step: int, record: Mapping[str, Any]
 ) -> None:
-  """Writes the record of a checkpoint that is about to be saved.
+  """Writes the record of a checkpoint, in place of an earlier one.
 
   Args:
     directory: folder of the checkpoints.
@@ -59,7 +59,13 @@ def read_record(
     seal = record.pop('seal')
   except FileNotFoundError:
     return None
-  except (ValueError, AttributeError, KeyError) as error:
+  except (
+    ValueError,
+    AttributeError,
+    KeyError,
+    RecursionError,
+    TypeError,
+  ) as error:
     raise DamagedError(f'{_file(directory, step)} is damaged') from error
   if seal != digest_of_values(record):
     raise DamagedError(f'{_file(directory, step)} is damaged')
@@ -83,7 +89,7 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-  """Returns shape, dtype and sharding of a leaf.
+  """Returns shape, sharding and dtype of a leaf, as jax would hold it.
 
   A leaf without a sharding gets the first local device.
   """
@@ -91,7 +97,8 @@ def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   # A saved leaf describes devices that need not be here.
   if not isinstance(sharding, jax.sharding.Sharding):
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+  dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+  return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
 
 
 def check_fit(saved: Any, wanted: Any, step: int) -> None:

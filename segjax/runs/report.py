@@ -97,7 +97,7 @@ def predict_command(workdir: Path) -> str:
 def write_text(file: Path, text: str) -> None:
   """Writes a file, whole or not at all."""
   with replacing(file) as temporary:
-    temporary.write_text(text, encoding='utf-8')
+    temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
 def _page(workdir, config, title, scores, charts, figures) -> str:

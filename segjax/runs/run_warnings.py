@@ -54,7 +54,9 @@ class RunWarnings:
       lines.append(f'{name}: {text}')
       tqdm.write(f'warning: {lines[-1]}')  # Above the bar, if there is one.
       with replacing(self._workdir / _FILE) as temporary:
-        temporary.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        temporary.write_text(
+          '\n'.join(lines) + '\n', encoding='utf-8', errors='backslashreplace'
+        )
 
   def check_loss(self, step: int) -> None:
     """Warns, once after a tenth of the steps, if the loss has not fallen."""

@@ -136,11 +136,16 @@ def claim_workdir(
     if file.exists():
       _check_same(workdir, _read(file), new, may_change)
     with replacing(file) as temporary:
-      sealed = new | {_SEAL: digest_of_values(new)}
-      text = json.dumps(sealed, indent=2, sort_keys=True)
-      temporary.write_text(text + '\n', encoding='utf-8')
+      temporary.write_text(sealed_text(config), encoding='utf-8')
   except OSError as error:
     raise _cannot_write(workdir, error.strerror) from error
+
+
+def sealed_text(config: ml_collections.ConfigDict) -> str:
+  """Returns what `config.json` holds of a config: JSON with its checksum."""
+  settings = json.loads(json.dumps(config.to_dict()))
+  sealed = settings | {_SEAL: digest_of_values(settings)}
+  return json.dumps(sealed, indent=2, sort_keys=True) + '\n'
 
 
 def check_claimed(workdir: str | os.PathLike) -> None:
@@ -192,7 +197,7 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
       f'no {file}; train first: python -m segjax.main --config=CONFIG '
       f'--workdir={file.parent}'
     ) from error
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise InputError(f'cannot read {file}: {error}') from error
   if not isinstance(settings, dict):
     raise InputError(f'cannot read {file}: it holds no settings')

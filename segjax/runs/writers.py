@@ -17,8 +17,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 import numpy as np
-import tensorboardX
 from flax.traverse_util import flatten_dict
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+
+# Made while they are imported, which pyright does not see.
+from tensorboardX.proto.event_pb2 import (
+  Event,  # pyright: ignore[reportAttributeAccessIssue]
+  SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboardX.proto.summary_pb2 import (
+  Summary,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tqdm import tqdm
 
 from segjax.atomic import replacing
@@ -48,7 +58,7 @@ class MetricWriter:
         a line cut short. None keeps every complete line.
       enabled: False writes nothing, for all processes of a run but the first.
     """
-    self._file = self._tensorboard = None
+    self._file = self._events = None
     if not enabled:
       return
     workdir = pathlib.Path(workdir)
@@ -60,10 +70,16 @@ class MetricWriter:
       with replacing(path) as temporary:
         temporary.write_text(rows, encoding='utf-8')
     self._file = path.open('a', encoding='utf-8')
-    self._tensorboard = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard'),
-      purge_step=None if resume_step is None else resume_step + 1,
+    (workdir / 'tensorboard').mkdir(exist_ok=True)
+    # Not tensorboardX.SummaryWriter: its thread dies of a full disk, flushes
+    # too early, and lets the training wait for ever.
+    self._events = EventsWriter(
+      str(workdir / 'tensorboard' / 'events'),
+      f'.{time.time_ns()}',  # Its own names differ by the second alone.
     )
+    if resume_step is not None:
+      start = SessionLog(status=SessionLog.START)
+      self._add_event(resume_step + 1, session_log=start)
 
   def __enter__(self) -> 'MetricWriter':
     return self
@@ -73,36 +89,42 @@ class MetricWriter:
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """Adds one row; `scalars` may be 0-d arrays. On disk when this returns."""
-    if self._file is None or self._tensorboard is None:
+    if self._file is None:
       return
     values = {name: float(value) for name, value in scalars.items()}
     row: dict[str, float | None] = {'step': int(step)}
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
-      self._tensorboard.add_scalar(name, value, step)
+      # Not its `scalar`, which warns of the NaN of a class that is absent.
+      scalar = Summary.Value(tag=name, simple_value=value)
+      self._add_event(step, summary=Summary(value=[scalar]))
     self._file.write(json.dumps(row, allow_nan=False) + '\n')
     self._file.flush()
 
   def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
     """Adds pictures, name -> u8[H,W,3], to TensorBoard alone."""
-    if self._tensorboard is None:
+    if self._events is None:
       return
     for name, image in images.items():
-      self._tensorboard.add_image(name, image, step, dataformats='HWC')
+      picture = summary.image(name, image, dataformats='HWC')
+      self._add_event(step, summary=picture)
 
   def flush(self) -> None:
     """Brings everything written so far to disk."""
-    if self._file is not None:
-      self._file.flush()
-    if self._tensorboard is not None:
-      self._tensorboard.flush()
+    for record in (self._file, self._events):
+      if record is not None:
+        record.flush()
 
   def close(self) -> None:
     """Flushes and closes both records."""
-    if self._file is not None:
-      self._file.close()
-    if self._tensorboard is not None:
-      self._tensorboard.close()
+    for record in (self._file, self._events):
+      if record is not None:
+        record.close()
+
+  def _add_event(self, step: int, **content: Any) -> None:
+    if self._events is not None:
+      event = Event(wall_time=time.time(), step=int(step), **content)
+      self._events.write_event(event)
 
 
 def read_rows(workdir: str | os.PathLike) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ from segjax.tiling.turns import Transform, is_reversed, turned_shape
 
 Window = tuple[slice, slice]  # Rows and columns.
 
+_MOST_PIXELS = 2**31  # Of a batch of several tiles.
+
 
 class Place(NamedTuple):
   """The position of the tile whose output fills a window.
@@ -141,6 +143,13 @@ def plan_tiles(
     raise InputError(
       f'tiles of {tile_height} x {tile_width} px; those that are averaged '
       'over quarter turns must be square'
+    )
+  pixels = tile_height * tile_width
+  if settings.tiles_per_batch > max(_MOST_PIXELS // pixels, 1):
+    raise InputError(
+      f'tiles_per_batch={settings.tiles_per_batch} tiles of {tile_height} x '
+      f'{tile_width} px are too many for any memory; give at most '
+      f'{max(_MOST_PIXELS // pixels, 1)}'
     )
   rows, columns = (
     tuple(plan_axis(size, geometry, tile, slack))

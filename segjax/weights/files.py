@@ -12,17 +12,19 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax.atomic import check_absent, check_folder, replacing
-from segjax.errors import InputError
+from segjax.errors import InputError, shortened
 
 ENDINGS = ('.npz', '.safetensors')
 # Trained weights hardly compress; deflate reaches a thousand.
-_MAX_INFLATION = 100
+MAX_INFLATION = 100
+_MAX_DEPTH = 32  # Layers in layers, in the name of an array.
 
 # Scales of pixels: 0..255 minus a mean, for networks of Caffe and Keras; or
 # divided by a standard deviation, too, for those of torchvision.
@@ -43,12 +45,16 @@ def read_params(path: str | os.PathLike) -> dict[str, Any]:
   {'head': {'bias': array([1., 2.], dtype=float32)}}
   """
   arrays = read_arrays(path)
-  layers = {
-    name[:end]
-    for name in arrays
-    for end, letter in enumerate(name)
-    if letter == '/'
-  }
+  layers = set()
+  for name in arrays:
+    if name.count('/') > _MAX_DEPTH:
+      raise InputError(
+        f'{path}: {shortened(name)} lies {name.count("/")} layers deep; '
+        f'expected at most {_MAX_DEPTH}'
+      )
+    layers.update(
+      name[:end] for end, letter in enumerate(name) if letter == '/'
+    )
   for name in layers.intersection(arrays):
     raise InputError(f'{path}: {name} is both an array and a layer')
   return unflatten_dict(arrays, sep='/')
@@ -82,7 +88,7 @@ def read_about(path: str | os.PathLike) -> dict[str, str]:
   _, text = _read(path, only_about=True)
   try:
     about = json.loads(text)
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise InputError(f'{path} garbles what it says of its network') from e
   if not isinstance(about, dict):
     raise InputError(f'{path} garbles what it says of its network')
@@ -123,7 +129,7 @@ def write_params(
       else:
         # The package writes the memory of other arrays, not their elements.
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-        _import_safetensors().numpy.save_file(
+        safetensors.numpy.save_file(
           arrays, temporary, metadata={_ABOUT: json.dumps(dict(about))}
         )
   except OSError as e:
@@ -132,8 +138,7 @@ def write_params(
 
 def check_output(path: Path, overwrite: bool) -> None:
   """Raises InputError if `write_params` will not write to `path`."""
-  if _known_ending(path) == '.safetensors':
-    _import_safetensors()
+  _known_ending(path)
   check_folder(path)
   if path.is_dir():
     raise InputError(f'output {path} is a folder; give the name of a file')
@@ -151,7 +156,7 @@ def _read_npz(path, only_about):
   try:
     # np.load does not close what it opened and could not read.
     with open(path, 'rb') as opened:
-      _check_inflation(opened)
+      check_inflation(opened)
       arrays = np.load(opened, allow_pickle=False)
       if isinstance(arrays, np.ndarray):
         raise ValueError('it is one array, an .npy')
@@ -174,7 +179,7 @@ def _read_npz(path, only_about):
     raise InputError(f'{path} is not a whole .npz of arrays: {e}') from e
 
 
-def _check_inflation(file):
+def check_inflation(file: BinaryIO) -> None:
   """Raises ValueError for a zip archive that is a decompression bomb."""
   if not zipfile.is_zipfile(file):
     file.seek(0)
@@ -183,12 +188,11 @@ def _check_inflation(file):
     claimed = sum(member.file_size for member in archive.infolist())
   size = file.seek(0, os.SEEK_END)
   file.seek(0)
-  if claimed > _MAX_INFLATION * size:
+  if claimed > MAX_INFLATION * size:
     raise ValueError(f'{size} bytes would inflate to {claimed}')
 
 
 def _read_safetensors(path, only_about):
-  safetensors = _import_safetensors()
   try:
     with safetensors.safe_open(path, 'np') as file:
       about = (file.metadata() or {}).get(_ABOUT, '{}')
@@ -198,16 +202,6 @@ def _read_safetensors(path, only_about):
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except safetensors.SafetensorError as e:
     raise InputError(f'{path} is not a whole .safetensors: {e}') from e
-
-
-def _import_safetensors():
-  try:
-    import safetensors.numpy
-  except ImportError as e:
-    raise InputError(
-      '.safetensors needs a package: pip install safetensors; or use .npz'
-    ) from e
-  return safetensors
 
 
 def _known_ending(path):

@@ -4,16 +4,19 @@
 They are Caffe's, so images are BGR in 0..255 minus (103.939, 116.779, 123.68).
 """
 
+import math
 import os
 import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 
-from segjax.errors import InputError
+from segjax.errors import InputError, shortened
+from segjax.weights.files import MAX_INFLATION, check_inflation
 from segjax.weights.matching import Tensor
 
 _CONVOLUTIONS = tuple(
@@ -36,8 +39,9 @@ def read_vgg16(path: str | os.PathLike) -> dict[str, Tensor]:
     path: a file with or without the fully connected layers.
 
   Raises:
-    InputError: h5py is missing, the file cannot be read, or it holds other
-      layers than 13 convolutions and 0 or 3 fully connected layers.
+    InputError: h5py is missing, the file cannot be read, claims a hundred times
+      its size, keeps values in other files, or holds other layers than 13
+      convolutions and 0 or 3 fully connected layers.
   """
   layers = _read_layers(path)
   by_axes = {
@@ -67,15 +71,24 @@ def _read_layers(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
     ) from e
   try:
     with open(path, 'rb') as file, tempfile.TemporaryFile() as extracted:
+      check_inflation(file)
       if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file).open('model.weights.h5') as weights:
           shutil.copyfileobj(weights, extracted)
         file = extracted
       with h5py.File(file, 'r') as root:
-        datasets = _datasets(root, h5py.Dataset)
+        room = MAX_INFLATION * os.stat(path).st_size
+        datasets = _datasets(root, h5py.Dataset, room)
   except OSError as e:  # h5py: garbled files, too.
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
-  except (KeyError, RuntimeError, ValueError, zipfile.BadZipFile) as e:
+  except (
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as e:
     raise InputError(f'{path} is not a whole file of Keras: {e}') from e
   layers = {}
   for group in sorted(datasets, key=_natural):
@@ -83,22 +96,37 @@ def _read_layers(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
     if len(datasets[group]) != 2 or set(kinds) != {'kernel', 'bias'}:
       shapes = [list(array.shape) for array in datasets[group]]
       raise InputError(
-        f'{path}: {group} holds arrays of {shapes}, not a kernel and a bias'
+        f'{path}: {shortened(group)} holds arrays of '
+        f'{shortened(str(shapes))}, not a kernel and a bias'
       )
     layers[group] = kinds
   return layers
 
 
-def _datasets(root: Any, kind: type) -> dict[str, list[np.ndarray]]:
-  """Group name -> its arrays of float; the optimizer's are passed over."""
+def _datasets(root: Any, kind: type, room: int) -> dict[str, list[np.ndarray]]:
+  """Group name -> its arrays of float; the optimizer's are passed over.
+
+  Raises:
+    ValueError: they or their chunks take more bytes than `room`, or an array
+      lies in another file.
+  """
   datasets = {}
 
   def visit(name, node):
+    nonlocal room
     if (
       isinstance(node, kind)
       and name.partition('/')[0] not in _OPTIMIZERS
       and np.issubdtype(node.dtype, np.floating)
     ):
+      if node.external or node.is_virtual:
+        raise ValueError(f'{shortened(name)} lies in another file')
+      chunk = math.prod(node.chunks or ()) * node.dtype.itemsize
+      room -= max(node.nbytes, chunk)
+      if room < 0:
+        raise ValueError(
+          f'{shortened(name)} is too large for the size of the file'
+        )
       datasets.setdefault(name.rpartition('/')[0], []).append(node[()])
 
   root.visititems(visit)

@@ -82,8 +82,8 @@ def match(
   Args:
     source: parameter path, such as 'conv1_1/kernel', -> tensor.
     target: tree of arrays or of `jax.ShapeDtypeStruct` (`jax.eval_shape`).
-    initial: layers of the target that keep their initial value, whether the
-      source has them or not.
+    initial: layers of the target, or blocks of layers, that keep their initial
+      value, whether the source has them or not.
     ignore: layers of the source to leave out.
     windows: layer -> (H, W) of the feature map that a fully connected layer of
       the target takes; one pixel if it isn't there.
@@ -103,8 +103,8 @@ def match(
   fixed = fixed or {}
   _check_known('initial', initial, target)
   _check_known('ignore', ignore, source)
-  ignored = [p for p in source if _layer(p) in (*ignore, *initial)]
-  kept = [p for p in target if _layer(p) in initial]
+  ignored = [p for p in source if {*_enclosing(p)} & {*ignore, *initial}]
+  kept = [p for p in target if {*_enclosing(p)} & {*initial}]
   unused = [
     path
     for path in source
@@ -207,8 +207,9 @@ def _refuse_shape(tensor, path, shape) -> NoReturn:
 
 def _check_known(argument, layers, paths):
   known = sorted({_layer(path) for path in paths})
+  blocks = {name for path in paths for name in _enclosing(path)}
   for layer in layers:
-    if layer not in known:
+    if layer not in blocks:
       raise InputError(f'{argument}={layer} is no layer among {_listed(known)}')
 
 
@@ -229,3 +230,9 @@ def _listed(names):
 
 def _layer(path):
   return path.rpartition('/')[0]
+
+
+def _enclosing(path):
+  """Yields the layer of a parameter and the blocks that it is in."""
+  while path := _layer(path):
+    yield path

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from segjax.errors import InputError
@@ -162,6 +163,21 @@ def add_channel(
     name if key == layer else key: new if key == layer else value
     for key, value in params.items()
   }
+
+
+def spread_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
+  """Returns the first kernel of a network for another number of channels.
+
+  Each new channel has the mean of the old ones times C / C'. So an image whose
+  channels are all equal gives what it gave, a gray one and its RGB copy, too.
+
+  Args:
+    kernel: [H, W, C, O].
+    in_channels: C'.
+  """
+  mean = kernel.mean(axis=2, keepdims=True)
+  scale = kernel.shape[2] / in_channels
+  return np.repeat(mean * scale, in_channels, axis=2)
 
 
 def join_streams(trees: Mapping[str, Params]) -> dict[str, Any]:

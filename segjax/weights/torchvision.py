@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax.errors import InputError
-from segjax.weights.files import read_arrays
+from segjax.weights.files import MAX_INFLATION, check_inflation, read_arrays
 from segjax.weights.matching import Tensor
 
 # Convolutions of the five blocks; a ReLU follows each, a pooling each block.
@@ -51,6 +51,8 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
   _check_torch(torch.__version__, path)
   _check_start(path)
   try:
+    with open(path, 'rb') as file:
+      check_inflation(file)
     state = torch.load(path, map_location='cpu', weights_only=True)
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
@@ -75,11 +77,16 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     )
   if state and all(name.startswith(_PARALLEL) for name in state):
     state = {name[len(_PARALLEL) :]: state[name] for name in state}
+  # A tensor of stride 0 claims any size. Layers may share their weights.
+  room = MAX_INFLATION * os.stat(path).st_size
   for name, tensor in state.items():
     if tensor.layout != torch.strided:
       raise InputError(
         f'{path}: {name} is a sparse tensor; save {name}.to_dense()'
       )
+    room -= 4 * tensor.numel()
+    if room < 0:
+      raise InputError(f'{path}: {name} is too large for the size of the file')
   return {
     name: tensor.detach().to(torch.float32).numpy()
     for name, tensor in state.items()

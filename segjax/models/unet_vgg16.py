@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""U-Net's expanding path on the convolutions of VGG16.
+
+FCN-8s adds scores of its skips; this network concatenates features, on the
+same trunk. `UNetVGG16.geometry` has the sizes.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.geometry import UNetGeometry
+from segjax.models.backbone import scaled
+from segjax.models.layers import (
+  BatchNorm,
+  Conv,
+  at_precision,
+  crop,
+  max_pool,
+)
+from segjax.models.unet import UpBlock, check_image
+from segjax.models.vgg import BLOCKS
+
+_EXPANDING_CONVS = 2
+
+
+class UNetVGG16(nn.Module):
+  """A U-Net of depth 4 whose contracting path is VGG16 up to conv5_3.
+
+  Iglovikov and Shvets 2018 (TernausNet) did this with VGG11, in another form.
+  Blocks 1 to 4 of VGG16 are followed by 2x2 max pooling and give the skips, and
+  block 5 is the bottleneck. The expanding blocks are those of `UNet`, and the
+  channels of each are those of the skip.
+
+  Parameters are named `conv1_1` .. `conv5_3` as in Caffe, so that published
+  weights of VGG16 fit, `up3` .. `up0` (each `upconv`, `conv0` and `conv1`) and
+  `head`.
+
+  Attributes:
+    num_classes: K, channels of the logits.
+    in_channels: C, channels of the image.
+    width: multiplies the channels; other than 1 no published weights fit.
+    padding: 'SAME' (zeros, as VGG16 has; output as large as input) or 'VALID'.
+    dropout_rate: fraction of the bottleneck's values dropped in training.
+    dtype: compute dtype. Parameters and logits stay float32.
+    norm: of the expanding blocks, see `UNet`; the trunk keeps the layers of
+      its weights.
+    precision: of products in float32; see `layers.at_precision`.
+  """
+
+  num_classes: int = 2
+  in_channels: int = 3
+  width: float = 1.0
+  padding: str = 'SAME'
+  dropout_rate: float = 0.5
+  dtype: jnp.dtype = jnp.float32
+  norm: str = 'none'
+  precision: str = 'default'
+
+  @property
+  def geometry(self) -> UNetGeometry:
+    convs = tuple(convs for _, convs in BLOCKS)
+    return UNetGeometry(len(BLOCKS) - 1, _EXPANDING_CONVS, self.padding, convs)
+
+  @property
+  def head_names(self) -> tuple[str, ...]:
+    """The name of each head; there is one, without a name."""
+    return ('',)
+
+  @property
+  def head_sizes(self) -> tuple[int, ...]:
+    """The classes of each head."""
+    return (self.num_classes,)
+
+  @nn.compact
+  @at_precision
+  def __call__(
+    self,
+    image: jax.Array,
+    train: bool = False,
+    axis_names: tuple[str, ...] = (),
+  ) -> jax.Array:
+    """Returns the logits f32[B, h, w, K] of image [B, H, W, C].
+
+    Args:
+      image: pixels as the weights of the trunk expect them.
+      train: see `UNet`.
+      axis_names: see `BatchNorm`.
+
+    Raises:
+      InputError: if H or W is inadmissible (see `UNetGeometry.output_size`),
+        or C is not `in_channels`.
+    """
+    geometry = self.geometry
+    check_image(image, geometry, self.in_channels)
+    norm = None
+    if self.norm == 'batch':
+      norm = functools.partial(BatchNorm, train, axis_names)
+    x, skips = image, []
+    for level, (features, convs) in enumerate(BLOCKS):
+      if level:
+        x = max_pool(x)
+      for i in range(convs):
+        x = Conv(
+          scaled(features, self.width),
+          mode=self.padding,
+          dtype=self.dtype,
+          name=f'conv{level + 1}_{i + 1}',
+        )(x)
+        x = nn.relu(x)
+      skips.append(x)
+    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    for level in reversed(range(geometry.depth)):
+      skip = crop(skips[level], geometry.crop(level))
+      x = UpBlock(
+        skip.shape[-1],
+        _EXPANDING_CONVS,
+        self.padding,
+        self.dtype,
+        norm=norm,
+        upconv_features=skip.shape[-1],
+        upconv_relu=False,
+        skip_first=True,
+        name=f'up{level}',
+      )(x, skip)
+    return Conv(self.num_classes, (1, 1), name='head')(x)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders for a model hub are networks again, and say whose they are."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from small_runs import make_run
+
+import segjax
+from segjax.errors import InputError
+from segjax.export import export_hub
+from segjax.images.files import write_stack
+from segjax.networks import load_run
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('hub') / 'run'
+  make_run(folder)
+  (folder / 'scores.txt').write_text('held-out\nv_rand 0.93\n')
+  (folder / 'pictures').mkdir()
+  write_stack(folder / 'pictures/a b.png', np.zeros((1, 5, 5), np.uint8))
+  return folder
+
+
+def export(run, output, **options):
+  export_hub(load_run(run), output, workdir=run, **options)
+
+
+def test_a_folder_is_the_network(run, tmp_path):
+  export(run, tmp_path / 'net')
+  model, params, config = segjax.load_run(tmp_path / 'net')
+  expected = load_run(run)
+  assert model == expected.model
+  assert config == expected.config
+  assert jax.tree.structure(params) == jax.tree.structure(expected.params)
+  for a, b in zip(
+    jax.tree.leaves(params), jax.tree.leaves(expected.params), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  # And one that is exported again.
+  export_hub(load_run(tmp_path / 'net'), tmp_path / 'again')
+  again = (tmp_path / 'again' / 'config.json').read_text()
+  assert again == (tmp_path / 'net' / 'config.json').read_text()
+
+
+def test_the_card(run, tmp_path):
+  options = dict(authors=('Ada', 'Bo'), license_id='CC-BY-4.0')
+  export(run, tmp_path / 'net', checkpoint='best', **options)
+  card = (tmp_path / 'net' / 'README.md').read_text()
+  _, header, text = card.split('---\n', 2)
+  said = dict(line.split(': ', 1) for line in header.splitlines())
+  said = {name: json.loads(value) for name, value in said.items()}
+  assert said['library_name'] == 'segjax'
+  assert said['license'] == 'cc-by-4.0'
+  for words in (
+    "segjax.load_run('net')",
+    'v_rand 0.93',
+    'checkpoint `best`',
+    '![a b](<a b.png>)',
+    'Authors: Ada, Bo',
+    'membrane, cell',
+    '`synthetic`',
+    load_run(run).config.data_sha256,
+  ):
+    assert words in text
+  assert (tmp_path / 'net' / 'a b.png').is_file()
+
+
+def test_damage_is_said(run, tmp_path):
+  export(run, tmp_path / 'net')
+  config = tmp_path / 'net' / 'config.json'
+  config.write_text(config.read_text().replace('0.495', '0.497'))
+  with pytest.raises(InputError, match='its checksum is'):
+    load_run(tmp_path / 'net')
+
+
+def test_only_such_a_folder_is_replaced(run, tmp_path):
+  export(run, tmp_path / 'net')
+  with pytest.raises(InputError, match='net exists; give --overwrite'):
+    export(run, tmp_path / 'net')
+  export(run, tmp_path / 'net', overwrite=True)
+  (tmp_path / 'net' / 'mine.txt').write_text('')
+  with pytest.raises(InputError, match='something else than parameters'):
+    export(run, tmp_path / 'net', overwrite=True)
+  assert (tmp_path / 'net' / 'mine.txt').exists()
