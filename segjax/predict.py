@@ -36,13 +36,13 @@ from segjax.images.files import (
   read_calibration,
   write_stack,
 )
-from segjax.images.palettes import complete_palette
-from segjax.images.zarr import (
+from segjax.images.ome_zarr import (
   add_scales,
   channel_attributes,
-  is_zarr,
   label_attributes,
 )
+from segjax.images.palettes import complete_palette
+from segjax.images.zarr import is_zarr
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.prediction import artifact

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from segjax.errors import InputError
-from segjax.images import files, tiff, zarr
+from segjax.images import files, ome_zarr, tiff
 from segjax.images.labels import label_of
 from segjax.images.pixels import image_of
 
@@ -303,7 +303,7 @@ def read_by_others(path, shape):
 def test_windows_in_two_openings_make_the_stack(
   tmp_path, ending, shape, dtype, monkeypatch
 ):
-  monkeypatch.setattr(zarr, 'CHUNK', 24)  # Windows share chunks.
+  monkeypatch.setattr(ome_zarr, 'CHUNK', 24)  # Windows share chunks.
   stack = (200 * np.random.default_rng(0).random(shape)).astype(dtype)
   path = tmp_path / f'a{ending}'
   for parity in (0, 1):

@@ -2,6 +2,7 @@
 """OME-Zarr outputs: axes, pixel sizes, pyramids, classes, and other readers."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import tensorstore
 from test_image_windows import zarr_by_hand
 from tiny_network import tiny_network
 
+from segjax import predict
 from segjax.errors import InputError
-from segjax.images import files, zarr
+from segjax.images import files, ome_zarr
 from segjax.images.calibration import Calibration
 from segjax.predict import predict_files
 from segjax.prediction.outputs import check_replaceable
@@ -118,8 +120,8 @@ def halved(values):
 def test_pyramid_is_of_means_or_of_every_second_pixel(
   tmp_path, shape, monkeypatch
 ):
-  monkeypatch.setattr(zarr, 'CHUNK', 16)
-  monkeypatch.setattr(zarr, 'LARGE', 20)
+  monkeypatch.setattr(ome_zarr, 'CHUNK', 16)
+  monkeypatch.setattr(ome_zarr, 'LARGE', 20)
   values = np.random.default_rng(0).random(shape, np.float32)
   steps = Calibration({}, {'y': 0.5, 'x': 0.25}, {'y': 3.0, 'x': 0.0})
   for method in ('mean', 'stride'):
@@ -127,7 +129,7 @@ def test_pyramid_is_of_means_or_of_every_second_pixel(
     with files.open_canvas(path, shape, 'float32', steps) as canvas:
       for n, page in enumerate(values):
         canvas[n, slice(0, 45), slice(0, 70)] = page
-    zarr.add_scales(path, method, {'omero': {'channels': []}})
+    ome_zarr.add_scales(path, method, {'omero': {'channels': []}})
     assert metadata(path)['omero'] == {'channels': []}
     datasets = metadata(path)['multiscales'][0]['datasets']
     assert [dataset['path'] for dataset in datasets] == ['0', '1', '2']
@@ -154,18 +156,18 @@ def test_small_images_have_one_scale_and_large_ones_more(tmp_path):
     path = tmp_path / f'{width}.zarr'
     with files.open_canvas(path, (1, 2, width), 'uint8'):
       pass
-    zarr.add_scales(path, 'stride', {})
+    ome_zarr.add_scales(path, 'stride', {})
     assert sorted(f.name for f in path.iterdir() if f.is_dir()) == levels
 
 
 def test_kill_in_the_pyramid_is_gone_on_with(tmp_path, monkeypatch):
   monkeypatch.setattr('segjax.prediction.partial.RECORD_EVERY_SECONDS', 0)
-  monkeypatch.setattr(zarr, 'CHUNK', 16)
-  monkeypatch.setattr(zarr, 'LARGE', 20)
+  monkeypatch.setattr(ome_zarr, 'CHUNK', 16)
+  monkeypatch.setattr(ome_zarr, 'LARGE', 20)
   np.save(tmp_path / 'in.npy', STACK)
   network = tiny_network()
   arguments = network, tmp_path / 'in.npy', tmp_path / 'out.zarr'
-  write, count = zarr._write, 0
+  write, count = ome_zarr._write, 0
 
   def kill(store, values):
     nonlocal count
@@ -175,7 +177,7 @@ def test_kill_in_the_pyramid_is_gone_on_with(tmp_path, monkeypatch):
     write(store, values)
 
   with monkeypatch.context() as patch:
-    patch.setattr(zarr, '_write', kill)
+    patch.setattr(ome_zarr, '_write', kill)
     with pytest.raises(KeyboardInterrupt):
       predict_files(*arguments)
   unfinished = tmp_path / 'out.zarr.partial' / 'out.zarr'
@@ -248,6 +250,37 @@ def test_classes_have_names_and_colours(tmp_path):
   assert (channel['label'], channel['color']) == ('cell', 'FFFFFF')
 
 
+def test_labels_of_several_heads_are_channels():
+  heads = {'head_names': ('semantic', 'geometric'), 'head_sizes': (33, 3)}
+  model = types.SimpleNamespace(**heads, num_classes=36)
+  names = tuple(f'class {i}' for i in range(36))
+  attributes = predict._attributes('labels', 'float32', model, names, None)
+  channels = attributes['omero']['channels']
+  assert [channel['label'] for channel in channels] == [*heads['head_names']]
+  assert channels[0]['window']['end'] == 32
+  attributes = predict._attributes('probabilities', 'uint8', model, names, None)
+  channels = attributes['omero']['channels']
+  assert [channel['label'] for channel in channels] == [*names]
+
+
+def test_what_segjax_wrote_before_is_read(tmp_path):
+  """A plain array that names its axes."""
+  values = np.random.default_rng(0).random((2, 8, 9, 3), np.float32)
+  spec = {
+    'driver': 'zarr3',
+    'kvstore': f'file://{tmp_path}/a.zarr/',
+    'metadata': {
+      'shape': [2, 8, 9, 3],
+      'data_type': 'float32',
+      'dimension_names': [*'zyxc'],
+    },
+    'create': True,
+  }
+  tensorstore.open(spec).result().write(values).result()
+  np.testing.assert_array_equal(files.read_stack(tmp_path / 'a.zarr'), values)
+  check_replaceable(tmp_path / 'a.zarr')
+
+
 def test_only_what_segjax_wrote_is_replaced(tmp_path):
   path = tmp_path / 'a.zarr'
 
@@ -289,7 +322,7 @@ def test_others_read_what_is_written(tmp_path, monkeypatch):
   reader = pytest.importorskip('ome_zarr.reader', reason=why)
   models = pytest.importorskip('ome_zarr_models', reason=why)
   group = pytest.importorskip('zarr', reason=why)
-  monkeypatch.setattr(zarr, 'LARGE', 30)
+  monkeypatch.setattr(ome_zarr, 'LARGE', 30)
   write_input(tmp_path / 'in.zarr')
   network = tiny_network(3)
   network.config.data = {'name': 'folder', 'class_names': ('a', 'b', 'c')}

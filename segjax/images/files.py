@@ -22,7 +22,7 @@ import numpy as np
 
 from segjax.atomic import replacing
 from segjax.errors import InputError, shortened
-from segjax.images import npy, png_jpeg, tiff, zarr
+from segjax.images import npy, ome_zarr, png_jpeg, tiff, zarr
 from segjax.images.calibration import Calibration
 from segjax.images.labels import label_of
 from segjax.images.palettes import complete_palette
@@ -367,7 +367,7 @@ def open_canvas(
   path, dtype = Path(path), np.dtype(dtype)
   ending = _known_ending(path, ('.tif', '.tiff', '.npy', '.zarr'))
   if ending == '.zarr':
-    yield zarr.open_canvas(path, shape, dtype, calibration)
+    yield ome_zarr.open_canvas(path, shape, dtype, calibration)
     return
   writer = _FORMATS[ending]
   if dtype.itemsize * math.prod(shape) > sys.maxsize:

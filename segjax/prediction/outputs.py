@@ -14,7 +14,7 @@ import numpy as np
 from segjax import locks
 from segjax.atomic import check_folder
 from segjax.errors import InputError
-from segjax.images.zarr import CREATOR
+from segjax.images.ome_zarr import CREATOR
 
 KINDS = ('probabilities', 'labels', 'logits', 'overlay')
 DTYPES = ('float32', 'float16', 'uint8')
