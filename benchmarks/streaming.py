@@ -121,11 +121,11 @@ def compare_speed(model, side, rounds):
   program = create_program(model, params, TileSettings(), len(plan))
   batch_size = program.batch_size
   tiles = np.zeros((batch_size, *plan.tile_shape, 1), np.float32)
-  sizes = np.tile(np.int32(plan.tile_shape), (batch_size, 1))
+  frames = np.tile(np.int32([(0, 0), plan.tile_shape]), (batch_size, 1, 1))
 
   def forwards(calls):
     for _ in range(calls * -(-len(plan) // batch_size)):
-      output = program(tiles, sizes)
+      output = program(tiles, frames)
     jax.block_until_ready(output)
 
   def streamed(calls):

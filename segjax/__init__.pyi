@@ -10,6 +10,8 @@ from .models.fcn import FCN16s as FCN16s
 from .models.fcn import FCN32s as FCN32s
 from .tiling.windows import predict_image as predict_image
 from .tiling.settings import TileSettings as TileSettings
+from .crf import Refinement as Refinement
+from .crf import refine as refine
 
 # Trained and published weights.
 from .fitting import fit as fit

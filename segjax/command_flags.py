@@ -67,6 +67,16 @@ def _define_tta() -> None:
   )
 
 
+def _define_refine() -> None:
+  flags.DEFINE_bool(
+    'refine',
+    None,
+    'Refine scores by a CRF, after which neighbours that look alike tend to '
+    'one class. The section refinement of the config has its settings, and by '
+    'default also decides whether to refine.',
+  )
+
+
 def _define_evaluate() -> None:
   network_flags.define_flags()
   flags.DEFINE_enum(
@@ -97,6 +107,13 @@ def _define_evaluate() -> None:
   )
   _define_match('By default it is data.match of the config, or one that fits.')
   _define_tta()
+  _define_refine()
+  flags.DEFINE_bool(
+    'detail',
+    False,
+    'Also print scores of detail: boundary IoU, and the mean IU of the pixels '
+    'within 1 to 32 px of a border between classes (trimap).',
+  )
 
 
 def _check_evaluate() -> None:
@@ -153,6 +170,7 @@ def _define_predict() -> None:
     'trained in.',
   )
   _define_tta()
+  _define_refine()
   flags.DEFINE_integer(
     'tile_size_px',
     None,

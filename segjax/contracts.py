@@ -66,6 +66,9 @@ class FunctionModel:
     in_channels: C.
     head_sizes: the number of classes of each head.
     head_names: the name of each head.
+    takes_frame: whether `apply` also takes `frame` i32[B, 2, 2], instead of
+      `size`: first row and column of a tile that lie in the image, and those
+      after the last.
   """
 
   apply: Callable[..., jax.Array]
@@ -73,6 +76,7 @@ class FunctionModel:
   in_channels: int
   head_sizes: tuple[int, ...]
   head_names: tuple[str, ...] = ('',)
+  takes_frame: bool = False
 
   @property
   def num_classes(self) -> int:

@@ -32,12 +32,12 @@ from segjax.data.sets import look_of
 from segjax.data.survey import find_layout
 from segjax.devices import parallel, processes
 from segjax.errors import InputError, counted
-from segjax.metrics import cells, confusion, neuron
+from segjax.metrics import boundaries, cells, confusion, neuron
 from segjax.prediction.components import label_instances
-from segjax.prediction.predictor import predict_stored
+from segjax.prediction.predictor import check_prediction, predict_stored
 from segjax.runs import writers
 from segjax.runs.integrity import is_digest_of
-from segjax.settings import read_prediction
+from segjax.settings import read_prediction, read_refinement
 
 # Asks for the scores of ISBI 2012, of a stack of membranes and cells.
 _STACK_METRIC = 'v_rand'
@@ -99,6 +99,7 @@ def evaluate(
   *,
   average: bool,
   complete: bool = True,
+  detail: bool = False,
 ) -> Evaluation:
   """Returns the scores and pictures of a network on whole images.
 
@@ -110,17 +111,23 @@ def evaluate(
     model: of the run.
     params: its parameters, on one device of this process.
     examples: what to predict; their labels are the truth.
-    config: of the run; reads `evaluation`, `preprocessing`, `prediction` and
-      what says how its loss is computed.
+    config: of the run; reads `evaluation`, `preprocessing`, `prediction`,
+      `refinement` and what says how its loss is computed.
     dataset: names and colours of the classes.
     average: whether to predict by the mean over the eight turns and flips.
     complete: whether to compute what takes long: the warping error, and which
       examples are the best and the worst.
+    detail: whether to add the scores of `metrics.boundaries`: `boundary_iou`,
+      the mean over classes, that of each class, and `trimap_mean_iu/R` of the
+      pixels within R px of a border.
   """
   preprocessing, tiles = read_prediction(config, average=average)
+  refinement = read_refinement(config)
 
   def predict(image):
-    return predict_stored(model, params, image, preprocessing, tiles)
+    return predict_stored(
+      model, params, image, preprocessing, tiles, refinement
+    )
 
   if config.evaluation.best_metric == _STACK_METRIC:
     return _evaluate_stack(
@@ -129,6 +136,7 @@ def evaluate(
       config,
       complete,
       dataset.class_names,
+      detail,
     )
   return _evaluate_classes(
     predict,
@@ -137,6 +145,7 @@ def evaluate(
     heads=(*zip(model.head_names, model.head_sizes, strict=True),),
     config=config,
     complete=complete,
+    detail=detail,
   )
 
 
@@ -231,7 +240,7 @@ def _found(dataset: Dataset) -> str:
   return f'they hold {found} alone, and those to train on no cell; mend them'
 
 
-def _evaluate_stack(predict, examples, config, complete, class_names):
+def _evaluate_stack(predict, examples, config, complete, class_names, detail):
   """Scores of membranes and cells: `neuron.evaluate_stack` and the pixels'."""
   examples = list(examples)
   labels = np.stack([example['label'] for example in examples])
@@ -246,6 +255,12 @@ def _evaluate_stack(predict, examples, config, complete, class_names):
   ius = dict(enumerate(map(_mean_iu, matrices)))
   pixels = confusion.segmentation_scores(counts)
   del pixels['iu'], pixels['dice']  # By class; the means are there.
+  if detail:
+    totals = _no_detail(stack.shape[-1])
+    for label, probability in zip(labels, stack, strict=True):
+      _add_detail(totals, label, probability)
+    present_only = config.evaluation.present_only
+    pixels |= _detail_scores(totals, class_names, present_only)
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=complete)
   heads = [stack.shape[-1]]
   image_losses = [
@@ -367,7 +382,9 @@ def _mean_loss(image_losses, config):
   return float(total / divisor)
 
 
-def _evaluate_classes(predict, examples, dataset, heads, config, complete):
+def _evaluate_classes(
+  predict, examples, dataset, heads, config, complete, detail
+):
   """Scores of `confusion`, counted image by image and divided once.
 
   Those of several heads are named after them, `sem_mean_iu`; IU and Dice of
@@ -382,6 +399,7 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
   sizes = [size for _, size in heads]
   image_losses = [np.zeros((0, 2))]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
+  details = [_no_detail(size) for size in sizes]
   matches = [np.zeros((0, 3), np.int64)]
   # A row for each image: hits by threshold, true objects, predicted objects.
   hits = [np.zeros((0, len(cells.THRESHOLDS) + 2), np.int64)]
@@ -419,6 +437,8 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
           truth, np.argmax(probability, axis=-1), num_classes=sizes[head]
         )
         counts[head] += matrix
+        if detail:
+          _add_detail(details[head], truth, probability)
         if head == 0:
           ius[index] = _mean_iu(matrix, present_only)
           if index in shown:
@@ -443,7 +463,7 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
       'must have a label'
     )
   scores, soles, first = {}, [], 0
-  for (name, size), matrix in zip(heads, counts, strict=True):
+  for (name, size), matrix, totals in zip(heads, counts, details, strict=True):
     prefix = f'{name}_' if name else ''
     values = confusion.segmentation_scores(matrix, present_only=present_only)
     class_ius, class_dices = values.pop('iu'), values.pop('dice')
@@ -466,6 +486,10 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
       f'{prefix}dice/{key}': float(dice)
       for key, dice in zip(names, class_dices, strict=True)
     }
+    if detail:
+      totals = [processes.gather(total).sum(axis=0) for total in totals]
+      found = _detail_scores(totals, names, present_only)
+      scores |= {f'{prefix}{key}': value for key, value in found.items()}
     first += size
   summed = processes.gather_rows(np.concatenate(image_losses))
   scores['loss'] = _mean_loss(summed, config)
@@ -488,6 +512,36 @@ def _evaluate_classes(predict, examples, dataset, heads, config, complete):
     ', '.join(soles),
     pictures.SEGMENTATION_COLUMNS,
   )
+
+
+def _no_detail(num_classes):
+  """Returns the counts of `metrics.boundaries` before the first image."""
+  shapes = (num_classes, 3), (len(boundaries.RADII_PX), *[num_classes] * 2)
+  return [np.zeros(shape, np.int64) for shape in shapes]
+
+
+def _add_detail(totals, label, probability):
+  """Adds an image to the counts of `_no_detail`."""
+  pair = label, np.argmax(probability, axis=-1), probability.shape[-1]
+  totals[0] += boundaries.boundary_counts(*pair)
+  totals[1] += boundaries.trimap_counts(*pair)
+
+
+def _detail_scores(totals, class_names, present_only):
+  """Returns boundary IoU and the trimap curve; see `evaluate`."""
+  ious = boundaries.boundary_iou(totals[0])
+  counted = totals[0][:, 1] > 0 if present_only else ~np.isnan(ious)
+  curve = boundaries.trimap_curve(totals[1], present_only)
+  mean = float(ious[counted].mean()) if counted.any() else math.nan
+  scores = {'boundary_iou': mean}
+  scores |= {
+    f'boundary_iou/{name}': float(iou)
+    for name, iou in zip(class_names, ious, strict=True)
+  }
+  return scores | {
+    f'trimap_mean_iu/{radius}': float(iu)
+    for radius, iu in zip(boundaries.RADII_PX, curve, strict=True)
+  }
 
 
 def _object_scores(rows):
@@ -515,6 +569,10 @@ def main(_):
   args = flags.FLAGS
   network = network_flags.load_from_flags()
   config = network.config
+  refinement = read_refinement(config, args.refine)
+  with config.unlocked():
+    config.refinement = dataclasses.asdict(refinement)
+  check_prediction(network.model, *read_prediction(config), refinement)
   if args.images is not None:
     dataset = _open_folder(network, args.images, args.labels, args.match)
     _print_scores(network, dataset, dataset.heldout, args.images, args.tta)
@@ -547,9 +605,17 @@ def _print_scores(network, dataset, examples, what, tta):
   model, params, config = network
   average = config.evaluation.average if tta is None else tta
   scores = evaluate(
-    model, params, examples, config, dataset, average=average
+    model,
+    params,
+    examples,
+    config,
+    dataset,
+    average=average,
+    detail=flags.FLAGS.detail,
   ).scores
   processes.say(title(len(examples), what, average))
+  if text := read_refinement(config).describe():
+    processes.say(text)
   processes.say(writers.table(scores))
 
 

@@ -88,7 +88,9 @@ def create_experiment(config: ConfigDict) -> Experiment:
       f'the network has {count:,} parameters; expected at most '
       f'{_MOST_PARAMETERS:,}: lower its widths, such as model.base_width'
     )
-  check_prediction(model, settings.preprocessing, settings.prediction)
+  check_prediction(
+    model, settings.preprocessing, settings.prediction, settings.refinement
+  )
   return Experiment(model, init, devices, settings)
 
 

@@ -36,7 +36,7 @@ from segjax.prediction import artifact
 from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import check_prediction
 from segjax.runs.workdir import sealed_text
-from segjax.settings import read_prediction
+from segjax.settings import read_prediction, read_refinement
 from segjax.sharing import hub, onnx_file, zoo
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings
@@ -69,9 +69,11 @@ def export_network(
       `artifact.write`.
   """
   artifact.check_output(output, overwrite)
-  model, params, _ = network
+  model, params, config = network
   geometry = model.geometry
   side, about = _describe(network, size_px)
+  if 'refinement' in config:
+    about['refinement'] = config.refinement.to_dict()
   (batch,) = export.symbolic_shape('n')
   shape = (batch, side, side, model.in_channels)
   inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
@@ -112,6 +114,7 @@ def export_onnx(
   output = Path(output)
   _check_onnx(output, overwrite)
   side, about = _describe(network, size_px)
+  _say_unrefined(network.config)
   model, params, _ = network
   metadata = onnx_file.network_metadata(model, side, about)
   content = onnx_file.to_onnx(model, params, side, metadata)
@@ -207,6 +210,7 @@ def export_bioimageio(
       'and --license, such as --authors="Ada Example" --license=CC-BY-4.0'
     )
   side, about = _describe(network, size_px)
+  _say_unrefined(network.config)
   model, params, config = network
   preprocessing, _ = read_prediction(config)
   try:
@@ -228,11 +232,19 @@ def export_bioimageio(
     raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
 
 
+def _say_unrefined(config):
+  if read_refinement(config).iterations:
+    print(
+      'warning: the file holds the network without config.refinement, the CRF '
+      'that refines its scores in segjax'
+    )
+
+
 def _describe(network, size_px):
   """Returns the side of the tiles, and what an export says of a network."""
   model, _, config = network
   preprocessing, settings = read_prediction(config)
-  check_prediction(model, preprocessing, settings)
+  check_prediction(model, preprocessing, settings, read_refinement(config))
   prediction = config.prediction.to_dict()
   geometry = model.geometry
   if not geometry.takes_any_size:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from segjax import networks, recipes
-from segjax.data.border_weights import class_balance, class_counts
 from segjax.data.examples import (
   IGNORE_LABEL,
   Dataset,
@@ -19,7 +18,6 @@ from segjax.data.examples import (
   digest_of_arrays,
   list_some,
 )
-from segjax.data.folder import weigh
 from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import find_layout
 from segjax.errors import InputError
@@ -97,15 +95,15 @@ def fit(
     config.data.seed = seed
   else:
     dataset = _dataset_of_arrays(
-      images, labels, network, class_names, heldout_fraction, seed
+      images, labels, class_names, heldout_fraction, seed
     )
     names = dataset.class_names
     first = dataset.train[0]['image']
-    config = (
-      recipes.unet_folder_config(names, first.shape[-1])
-      if network == 'unet'
-      else recipes.fcn_folder_config(names)
-    )
+    if network == 'unet':
+      config = recipes.unet_folder_config(names, first.shape[-1])
+      config.loss = 'dice_cross_entropy'  # As `plan` without border weights.
+    else:
+      config = recipes.fcn_folder_config(names)
     config.data = dict(name='arrays', class_names=names)
     sides = [min(example['image'].shape[:2]) for example in dataset.train]
     decide(
@@ -134,7 +132,7 @@ def fit(
 
 
 def _dataset_of_arrays(
-  images, labels, network, class_names, heldout_fraction, seed
+  images, labels, class_names, heldout_fraction, seed
 ) -> Dataset:
   counts = [0 if group is None else len(group) for group in (images, labels)]
   if counts[0] != counts[1] or not counts[0]:
@@ -195,11 +193,6 @@ def _dataset_of_arrays(
   order = np.random.default_rng(seed).permutation(len(examples))
   held = {*order[:num_heldout].tolist()}
   train = [e for i, e in enumerate(examples) if i not in held]
-  if network == 'unet':  # All classes weigh the same, as for a folder.
-    counts = [class_counts(e['label'], num_classes) for e in train]
-    class_weights = class_balance(np.sum(counts, axis=0))
-    for example in examples:
-      example['weight'] = weigh(example['label'], class_weights, 0.0, 1.0)
   return Dataset(
     class_names=tuple(class_names)
     or tuple(f'class {k}' for k in range(num_classes)),

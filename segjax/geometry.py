@@ -276,6 +276,71 @@ class UNetGeometry:
 
 
 @dataclasses.dataclass(frozen=True)
+class FilteredGeometry:
+  """The `Geometry` of a network whose logits are filtered, such as by a CRF.
+
+  Of tiles that reach beyond the image, the logits that the network says are
+  core are filtered, and the filter loses more of their edges.
+
+  Attributes:
+    network: the geometry of the network.
+    reach_px: logits on each side that decide a filtered one.
+  """
+
+  network: Geometry
+  reach_px: int
+
+  @property
+  def _more(self) -> int:
+    """Pixels of context beside the network's, in whole periods.
+
+    Else tiles would not lie on the grid of the network without the filter.
+    """
+    return -(-self.reach_px // self.period) * self.period
+
+  @property
+  def period(self) -> int:
+    return self.network.period
+
+  @property
+  def margin(self) -> int:
+    return self.network.margin + self._more
+
+  @property
+  def core_offset(self) -> int:
+    return 0 if self.clips_tiles else self._more
+
+  @property
+  def smallest_input(self) -> int:
+    return self.input_size(1)
+
+  @property
+  def takes_any_size(self) -> bool:
+    return self.network.takes_any_size
+
+  @property
+  def clips_tiles(self) -> bool:
+    return self.network.clips_tiles
+
+  @property
+  def default_max_tile_size_px(self) -> int:
+    return self.network.default_max_tile_size_px
+
+  def output_size(self, input_size: int) -> int:
+    """Returns the network's output size, less what its core leaves out."""
+    size = self.network.output_size(input_size)
+    return size - 2 * self.network.core_offset
+
+  def input_size(self, core_size: int) -> int:
+    """Returns the smallest image or tile that alone covers `core_size`."""
+    return self.network.input_size(core_size + 2 * self.core_offset)
+
+  def tile_size(self, core_size: int) -> int:
+    """Returns the smallest tile, of several, that covers `core_size`."""
+    return self.network.tile_size(core_size + 2 * self._more)
+
+
+@dataclasses.dataclass(frozen=True)
 class Coordinates:
   """Where a feature map lies on its image: image pixel x at y = a x + b.
 

@@ -65,6 +65,14 @@ class Line(NamedTuple):
   reason: str = ''
 
 
+# Of a U-Net without border weights. Where classes weigh the same in total, the
+# network predicts more of a small one than there is.
+_BY_OVERLAP = (
+  Line('loss', 'dice_cross_entropy', 'small classes count by their overlap'),
+  Line('data.balance', False, 'and not by a weight'),
+)
+
+
 class Plan(NamedTuple):
   """What was decided for a folder.
 
@@ -149,6 +157,8 @@ def plan(
   if network == 'unet':
     base = f'recipes.unet_folder_config(CLASS_NAMES, in_channels={channels})'
     config = recipes.unet_folder_config(names, channels)
+    if not any(line.name == 'data.w0' for line in lines):
+      lines += _BY_OVERLAP
   else:
     base = 'recipes.fcn_folder_config(CLASS_NAMES)'
     config = recipes.fcn_folder_config(names)
@@ -362,6 +372,7 @@ def _read_labels(
 def _for_unet(side: int, measured: Mapping[str, Any]) -> list[Line]:
   narrow = jax.default_backend() == 'cpu'
   lines = [Line('preprocessing.measured', (), ''), *_pixels(measured)]
+  lines.append(Line('model.norm', 'batch', 'learns in far fewer steps'))
   depth = 4 if side >= _SIDE_OF_DEPTH_4 else 3
   if depth != 4:
     lines.append(Line('model.depth', depth, f'images of {side} px are small'))

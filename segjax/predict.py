@@ -14,6 +14,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('predict')
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -70,7 +71,7 @@ from segjax.prediction.partial import (
 from segjax.prediction.predictor import of_stored_pixels, settle_tiles
 from segjax.prediction.streaming import stream_predict
 from segjax.runs.integrity import digest_of_values, digests_of_arrays
-from segjax.settings import read_prediction
+from segjax.settings import read_prediction, read_refinement
 
 
 def predict_files(
@@ -81,6 +82,7 @@ def predict_files(
   kind: str = 'probabilities',
   dtype: str = 'float32',
   average: bool | None = None,
+  refine: bool | None = None,
   tile_size_px: int | None = None,
   overwrite: bool = False,
   other_inputs: Iterable[Path] = (),
@@ -104,6 +106,8 @@ def predict_files(
     dtype: one of `outputs.DTYPES`: see `encode`. A .png is 'uint8' whatever it
       is.
     average: over the eight turns and flips; None as the run evaluated.
+    refine: whether to refine scores by a CRF, see `settings.read_refinement`;
+      None as the config says.
     tile_size_px: input side of a tile; None for the shape that computes the
       fewest pixels.
     overwrite: whether to replace an output that exists.
@@ -150,7 +154,11 @@ def predict_files(
     )
     params_digest = digest_of_values(digests_of_arrays(params))
     digests = [digest_of_rasters(files) for files, _ in jobs]
+    refinement = read_refinement(config, refine)
     described = config.to_dict()
+    described.pop('refinement', None)
+    if refinement.iterations:
+      described['refinement'] = dataclasses.asdict(refinement)
     journal = None
     if written != [output]:
       command = [os.path.realpath(source), kind, dtype, average, params_digest]
@@ -175,7 +183,7 @@ def predict_files(
     takes = model.in_channels, preprocessing
     measured = [_measure(*job, *takes) for job in jobs]
     _, sizes, pixels = zip(*measured, strict=True)
-    stored = of_stored_pixels(model, preprocessing)
+    stored = of_stored_pixels(model, preprocessing, refinement)
     settled = settle_tiles(stored, params, tiles, sizes, max(pixels))
     stream = functools.partial(
       stream_predict, model=stored, params=params, settings=settled
@@ -241,6 +249,8 @@ def predict_files(
             calibration,
           )
           how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
+      if text := refinement.describe():
+        how += f', {text}'
       processes.say(f'{file}: {kind} of {counted(count, "image")}{how}')
     if journal is not None and processes.is_first():
       journal.remove()
@@ -331,6 +341,7 @@ def main(_):
     kind=args.kind,
     dtype=args.dtype,
     average=args.tta,
+    refine=args.refine,
     tile_size_px=args.tile_size_px,
     overwrite=args.overwrite,
     other_inputs=[

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from segjax.crf import OFF, Refinement
 from segjax.data.augment import Augmentation
 from segjax.data.preprocessing import (
   check_preprocessing,
@@ -263,6 +264,7 @@ class Settings:
   model: Mapping[str, Any]
   data: Mapping[str, Any]
   loss: str = 'cross_entropy'
+  refinement: Refinement = OFF
 
   def __post_init__(self):
     _check_least(
@@ -321,6 +323,28 @@ def read_prediction(
     _build('preprocessing.', PreprocessingSettings, sections['preprocessing']),
     _build('prediction.', TileSettings, sections['prediction'], **changes),
   )
+
+
+def read_refinement(
+  config: ConfigDict, wanted: bool | None = None
+) -> Refinement:
+  """Returns how a config refines scores; iterations of 0 for not at all.
+
+  Args:
+    config: of a card, a run or an artifact; its section `refinement` may be
+      missing, and so may fields of it.
+    wanted: whether to refine, if need be by the default iterations; None as the
+      config says.
+
+  Raises:
+    InputError: a setting is unknown, of another type or out of its range.
+  """
+  section = config.to_dict().get('refinement', {'iterations': 0})
+  settings = _build('refinement.', Refinement, section)
+  if wanted is None:
+    return settings
+  iterations = settings.iterations or Refinement.iterations
+  return dataclasses.replace(settings, iterations=iterations if wanted else 0)
 
 
 def _types(kind: Any) -> dict[str, Any]:

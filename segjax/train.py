@@ -44,6 +44,7 @@ MAY_CHANGE = (
   'evaluation.num_pictures',
   'evaluation.average',
   'prediction',
+  'refinement',
   'mesh',  # Changes the rounding alone.
   'model.precision',  # The same.
   'model.remat',

@@ -57,6 +57,7 @@ SETTINGS = {
   'model.depth=1.5': ['--config.model.depth', '1.5', 'int'],
   'model.depth=-1': ['depth=-1', 'depth must be >= 0'],
   'model.dtype=float16': ["model.dtype='float16'", "'bfloat16'"],
+  'model.norm=layer': ["model.norm='layer'", "'batch'"],
   'model.padding=FULL': ["padding='FULL'", "'SAME'"],
   'model.in_channels=3': ['model.in_channels=3', 'use 1'],
   'model.num_classes=1': ['model.num_classes=1', 'use 2'],
@@ -126,6 +127,22 @@ CARDS = {
   'del config.model.name': ['model.name=None is not one of'],
   'del config.data.name': ['data.name=None is not one of'],
   'del config.evaluation.average': ['lacks config.evaluation.average'],
+  'config.refinement = dict(radius_px=0)': ['refinement.radius_px=0 must be'],
+  'config.refinement = dict(intensity_width=-1.0)': [
+    'refinement.intensity_width=-1.0 must be > 0'
+  ],
+  'config.refinement = dict(smoothness_weight=-1)': [
+    'refinement.smoothness_weight=-1 must be >= 0'
+  ],
+  'config.refinement = dict(compatibility=((0, 1),))': [
+    'refinement.compatibility has shape (1, 2); expected 2 x 2 numbers'
+  ],
+  'config.refinement = dict(compatibility=((0, 1), (1,)))': [
+    'refinement.compatibility has rows of unequal length'
+  ],
+  'config.refinement = dict(window_px=7)': [
+    'config.refinement.window_px is no setting; there are iterations, radius_px'
+  ],
 }
 # What is wrong -> command, words of the message, environment.
 CASES = {
@@ -321,6 +338,10 @@ CASES = {
   'predict without a run': (
     'predict --workdir={tree}/empty --input={tree}/images --output={new}',
     ['{tree}/empty/config.json', 'train first'],
+  ),
+  'a tile without the margins of a refinement': (
+    PREDICT + 'images/b.png --refine --tile_size_px=34',
+    ['tile size 34 px is too small', 'use '],
   ),
   'no input': (PREDICT + 'x.tif', ['x.tif', 'no such file']),
   'empty folder': (PREDICT + 'empty', ['{tree}/empty', 'no image']),

@@ -10,10 +10,10 @@ import pkgutil
 import pytest
 from commands import tiny_config
 
-from segjax import prediction, settings, tiling
+from segjax import crf, prediction, settings, tiling
 from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.errors import InputError
-from segjax.geometry import Geometry, UNetGeometry
+from segjax.geometry import FilteredGeometry, Geometry, UNetGeometry
 from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.prediction.artifact import AnySizeGeometry, describe_geometry
@@ -25,6 +25,9 @@ GEOMETRIES = [
   UNetGeometry(3, 1, 'SAME'),
   FCN,
   AnySizeGeometry(**describe_geometry(FCN)),
+  FilteredGeometry(UNetGeometry(), 15),
+  FilteredGeometry(UNetGeometry(2, 1, 'SAME'), 5),
+  FilteredGeometry(FCN, 33),
 ]
 
 
@@ -100,7 +103,13 @@ def test_a_section_of_a_card_is_its_dataclass():
   sections['prediction'] = (
     dataclasses.asdict(TileSettings()) | sections['prediction']
   )
+  # Off unless a card has it.
+  sections['refinement'] = dataclasses.asdict(crf.OFF)
   assert dataclasses.asdict(read) == sections
+  config.refinement = dict(radius_px=2, compatibility=((0, 1), (2, 0)))
+  assert settings.read_settings(config).refinement == crf.Refinement(
+    radius_px=2, compatibility=((0, 1), (2, 0))
+  )
 
 
 @pytest.mark.parametrize(
@@ -114,6 +123,9 @@ def test_a_section_of_a_card_is_its_dataclass():
     ('checkpoints', 'every_steps', 0, 'checkpoints.every_steps=0 must be'),
     ('checkpoints.keep', 'keep_last', 0, 'checkpoints.keep.keep_last=0 must'),
     ('prediction', 'tile_memory_mib', -1, 'prediction.tile_memory_mib=-1'),
+    ('refinement', 'intensity_width', 0.0, 'refinement.intensity_width=0.0 m'),
+    ('refinement', 'radius_px', 0, 'refinement.radius_px=0 must be at least 1'),
+    ('refinement', 'radius', 5, 'did you mean radius_px?'),
     ('mesh', 'data', None, 'config.mesh.data is no setting; there are space'),
   ],
 )
@@ -121,6 +133,7 @@ def test_a_wrong_setting_is_named_with_its_section(
   section, name, value, message
 ):
   config = tiny_config()
+  config.refinement = {}
   operator.attrgetter(section)(config)[name] = value
   with pytest.raises(InputError, match=message):
     settings.read_settings(config)

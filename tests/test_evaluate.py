@@ -17,6 +17,7 @@ from segjax import evaluate, losses
 from segjax.data import create_dataset
 from segjax.data.examples import Dataset
 from segjax.errors import InputError
+from segjax.metrics import boundaries
 from segjax.models.unet import UNet
 from segjax.networks import Network
 from segjax.recipes import unet_folder_config
@@ -38,6 +39,43 @@ def dataset(*labels, instances=True):
     for i, label in enumerate(labels)
   ]
   return Dataset(NAMES, examples[-1:], examples[:-1], '')
+
+
+@pytest.mark.parametrize('best_metric', ['mean_iu', 'v_rand'])
+def test_scores_of_detail_are_counted_over_all_images(monkeypatch, best_metric):
+  data = dataset(NO_CELLS, CELLS, CELLS, instances=False)
+  probability = np.roll(np.where(CELLS > 0, 0.9, 0.1), 1, axis=0)
+  scores = np.stack([1 - probability, probability], axis=-1)
+  monkeypatch.setattr(evaluate, 'predict_stored', lambda *_: scores)
+  config = unet_folder_config(NAMES)
+  config.evaluation.best_metric = best_metric
+  plain, got = (
+    evaluate.evaluate(
+      MODEL, {}, data.heldout, config, data, average=False, detail=detail
+    ).scores
+    for detail in (False, True)
+  )
+  prediction = scores.argmax(-1)
+  counts = sum(
+    boundaries.boundary_counts(example['label'], prediction, 2)
+    for example in data.heldout
+  )
+  matrices = sum(
+    boundaries.trimap_counts(example['label'], prediction, 2)
+    for example in data.heldout
+  )
+  ious = boundaries.boundary_iou(counts)
+  curve = boundaries.trimap_curve(matrices)
+  assert {name: got[name] for name in {*got} - {*plain}} == {
+    'boundary_iou': ious.mean(),
+    'boundary_iou/background': ious[0],
+    'boundary_iou/cell': ious[1],
+    **{
+      f'trimap_mean_iu/{radius}': iu
+      for radius, iu in zip(boundaries.RADII_PX, curve, strict=True)
+    },
+  }
+  assert 0 < curve[0] < curve[-1] < 1
 
 
 CELLS = np.zeros((8, 8), np.int32)

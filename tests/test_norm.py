@@ -16,7 +16,6 @@ from segjax import export, networks, steps, train
 from segjax.data.augment import Augmentation
 from segjax.devices import parallel
 from segjax.errors import InputError
-from segjax.models import create_model
 from segjax.models.layers import RUNNING
 from segjax.models.unet import UNet, UNet2015
 from segjax.optimizers import create_optimizer, create_schedule
@@ -51,11 +50,6 @@ def test_before_a_norm_no_bias_is_left(make):
     for name in ('scale', 'bias', 'mean', 'var')
   }
   assert names(make(base_width=2, depth=2, norm='batch')) == expected
-
-
-def test_another_norm_is_refused():
-  with pytest.raises(InputError, match=r"model.norm='layer' is not one of"):
-    create_model({'name': 'unet', 'norm': 'layer'})
 
 
 def make_step(axis_name=None, split_rows=lambda x: x, accumulate_steps=1):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import tiny_config
-from random_unets import image_of
+from random_unets import image_of, random_variables
 
 from segjax.errors import InputError
 from segjax.export import export_onnx
@@ -25,6 +25,7 @@ from segjax.models.fcn import (
   FCNGoogLeNet,
 )
 from segjax.models.unet import UNet, UNet2015
+from segjax.models.unet_vgg16 import UNetVGG16
 from segjax.networks import Network
 from segjax.prediction.predictor import predict_stored
 from segjax.settings import read_prediction
@@ -46,6 +47,8 @@ UNETS = {
   'same': UNet(padding='SAME', in_channels=3, **NARROW_UNET),
   'trained in bfloat16': UNet(dtype=jnp.bfloat16, **NARROW_UNET),
 }
+UNETS['norm'] = UNet(norm='batch', **NARROW_UNET)
+UNETS['on vgg16'] = UNetVGG16(width=1 / 32)
 HEADS = dict(heads=(('a', 3), ('b', 1)), learned=('upscore2',))
 FCNS = {
   '32s': FCN32s(padding='pad100', **fcn_nets.NARROW),
@@ -56,20 +59,6 @@ FCNS = {
   'alexnet': FCNAlexNet(padding='same', **fcn_nets.NARROW),
   'googlenet': FCNGoogLeNet(padding='same', num_classes=4, width=1 / 16),
 }
-
-
-def random_params(model):
-  """Parameters of a U-Net with live biases."""
-  side = model.geometry.input_size(1)
-  image = np.zeros((1, side, side, model.in_channels))
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
-  rng = np.random.default_rng(0)
-
-  def draw(leaf):
-    scale = np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
-    return rng.normal(scale=scale, size=leaf.shape).astype(np.float32)
-
-  return jax.tree.map(draw, shapes)
 
 
 def session(converted):
@@ -93,7 +82,7 @@ def assert_close(got, expected):
 @pytest.mark.parametrize('name', UNETS)
 def test_a_unet_of_any_batch_and_size(name):
   model = UNETS[name]
-  params = random_params(model)
+  params = random_variables(model)['params']
   converted = session(onnx_file.to_onnx(model, params, 0, {}))
   first, period = model.geometry.smallest_input, model.geometry.period
   apply = jax.jit(model.clone(dtype=jnp.float32).apply)
@@ -139,7 +128,7 @@ def test_the_form_for_tilers_of_an_fcn():
 def test_the_form_for_tilers_of_a_unet(name):
   """As large as the image, on the grid of segjax's own tiles, zero around."""
   model = UNETS[name]
-  params = random_params(model)
+  params = random_variables(model)['params']
   sizes = onnx_file.tiler_sizes(model.geometry, 0)
   converted = onnx_file.to_onnx(model, params, 0, {}, for_tilers=True)
   side, halo = sizes.least + sizes.step, sizes.halo
@@ -157,7 +146,7 @@ def test_the_form_for_tilers_of_a_unet(name):
 def test_convolutions_are_plain():
   """As many as there are layers: none in parts, as Winograd's form has them."""
   model = UNet(depth=1, base_width=64)  # Wide enough for that form.
-  converted = onnx_file.to_onnx(model, random_params(model), 0, {})
+  converted = onnx_file.to_onnx(model, random_variables(model)['params'], 0, {})
   types = [node.op_type for node in converted.graph.node]
   assert types.count('Conv') == 4 + 2 + 1 + 1  # Blocks, up, head.
   assert not {'Expand', 'Dropout'} & {*types}

@@ -83,6 +83,11 @@ def test_labels_mean_what_they_say(tmp_path, name):
   assert len(dataset.train) == 4 and len(dataset.heldout) == 1
   got = dataset.train[0]['label']
   values = np.unique(label)
+  # Objects have border weights, which come with class weights.
+  losses = ('cross_entropy', True), ('dice_cross_entropy', False)
+  is_overlap = name != 'objects'
+  assert (config.loss, config.data.balance) == losses[is_overlap]
+  assert config.model.norm == 'batch'
   if name == 'objects':
     np.testing.assert_array_equal(got, label > 0)
     assert config.model.num_classes == 2
@@ -107,6 +112,7 @@ def test_a_card_says_what_was_found_and_is_the_same_again(tmp_path):
   config, text = config_of(tmp_path)
   assert "config.data.images = 'images'  # 5 images, 40 x 50 px" in text
   assert '(0, 255)  # 255: 6.30% of the pixels' in text
+  assert "config.model.norm = 'batch'  # learns in far fewer steps" in text
   assert config_of(tmp_path)[1] == text
   # Pixels of the training images, by other means.
   images = [e['image'] for e in create_dataset(config.data).train]

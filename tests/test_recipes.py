@@ -43,6 +43,7 @@ TRAINED = [
   ('fcn8s_tfds', None),
   ('fcn8s_camvid', 'cpu'),
   ('unet_vgg16_camvid', 'cpu'),
+  ('fcn8s_camvid', 'crf'),
 ]
 
 

@@ -162,7 +162,13 @@ def test_a_warning_is_said_once_a_run(tmp_path, capsys):
     warnings.check_predictions(30, 'membrane')
   [said] = read_warnings(tmp_path)
   assert capsys.readouterr().out == f'warning: {said}\n'
-  for part in ("'membrane'", 'step 20', 'schedule.learning_rate', 'balance'):
+  for part in (
+    "'membrane'",
+    "model.norm='batch'",
+    'step 20',
+    'schedule.learning_rate',
+    'balance',
+  ):
     assert part in said
 
 

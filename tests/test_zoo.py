@@ -23,7 +23,7 @@ from segjax.sharing import zoo
 
 pytest.importorskip('jax2onnx')
 core = pytest.importorskip('bioimageio.core')
-from test_onnx import random_params  # noqa: E402
+from random_unets import random_variables  # noqa: E402
 
 SIGNED = dict(authors=('Ada Example',), license_id='CC-BY-4.0')
 # Of libraries of the zoo, about themselves and their Python.
@@ -43,7 +43,7 @@ def unet(depth=2, **changes):
   model = create_model(config.model)
   geometry = model.geometry
   config.tile_size_px = geometry.tile_size(geometry.period)
-  return Network(model, random_params(model), config)
+  return Network(model, random_variables(model)['params'], config)
 
 
 def fcn():

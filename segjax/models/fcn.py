@@ -16,12 +16,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.crf import Refinement
 from segjax.errors import InputError
 from segjax.models.alexnet import caffenet
 from segjax.models.backbone import Backbone, MaxPool, Row
 from segjax.models.fcn_geometry import FCNGeometry, decoder
 from segjax.models.googlenet import googlenet
 from segjax.models.layers import Conv, at_precision, zero_beyond
+from segjax.models.mean_field import MeanField
 from segjax.models.upsampling import (
   LearnedDeconvolution,
   bilinear_deconvolution,
@@ -68,6 +70,11 @@ class FCN(nn.Module):
     first_conv: another name for the first convolution, as the authors give it
       where it takes other channels than the classifier's ('conv1_1_bgrd', of
       colours and depth). '' keeps the backbone's.
+    crf_iterations: updates of a CRF over the logits of each head, layer `crf`
+      or `crf_sem`, see `mean_field.MeanField`; 0 is none.
+    crf_radius_px: its window, see `crf.Refinement`.
+    crf_intensity_width: how much neighbours may differ before training, in the
+      unit of the image that the network is given.
     streams: suffixes of backbones side by side, each with an equal run of the
       image's channels, their scores averaged before the upsampling (late
       fusion; the authors' for NYUDv2 are ('color', 'hha')). They need
@@ -103,6 +110,9 @@ class FCN(nn.Module):
   first_conv: str = ''
   streams: tuple[str, ...] = ()
   precision: str = 'highest'
+  crf_iterations: int = 0
+  crf_radius_px: int = 3
+  crf_intensity_width: float = 0.13
 
   @property
   def geometry(self) -> FCNGeometry:
@@ -112,7 +122,11 @@ class FCN(nn.Module):
       InputError: an attribute is none of the above, or two don't go together.
     """
     rows, steps = self._network()
-    return FCNGeometry(tuple((row.name, row.footprint) for row in rows), steps)
+    return FCNGeometry(
+      tuple((row.name, row.footprint) for row in rows),
+      steps,
+      self._refinement().reach_px,
+    )
 
   @property
   def head_names(self) -> tuple[str, ...]:
@@ -196,7 +210,31 @@ class FCN(nn.Module):
         skip = slice_from(maps[up.skip], offsets.get(name, 0), shape)
         scores = scores + self._score(name, skip * scales[up.skip])
       scores = zero_beyond(scores, extents.get(like))
+    if self.crf_iterations:
+      scores = zero_beyond(self._refine(scores, image, size), size)
     return scores
+
+  def _refinement(self):
+    try:
+      return Refinement(
+        iterations=self.crf_iterations,
+        radius_px=self.crf_radius_px,
+        intensity_width=self.crf_intensity_width,
+      )
+    except InputError as error:
+      raise InputError(f'crf_{error}') from error
+
+  def _refine(self, scores, image, size):
+    ends = tuple(itertools.accumulate(self.head_sizes))
+    refined = [
+      MeanField(self._refinement(), name=name)(head, image, size)
+      for name, head in zip(
+        self.head_layers('crf'),
+        jnp.split(scores, ends[:-1], axis=-1),
+        strict=True,
+      )
+    ]
+    return jnp.concatenate(refined, axis=-1)
 
   def _network(self):
     """Returns the rows up to the scores and the steps of the decoder."""

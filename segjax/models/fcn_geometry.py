@@ -55,10 +55,12 @@ class FCNGeometry(AnySize):
   Attributes:
     footprints: name and footprint of every layer up to the scores.
     decoder: the steps from there.
+    reach_px: logits on each side that decide one that a CRF has refined.
   """
 
   footprints: tuple[tuple[str, Footprint], ...]
   decoder: tuple[Up, ...]
+  reach_px: int = 0
 
   @property
   def receptive_field(self) -> int:
@@ -86,7 +88,8 @@ class FCNGeometry(AnySize):
   @functools.cached_property
   def _margin(self) -> int:
     # Apart, for to a type checker a cached property is no property.
-    low, high = self._reach(0, self.period - 1)
+    more = self.reach_px
+    low, high = self._reach(-more, self.period - 1 + more)
     reach = max(-low, high - self.period + 1)
     return math.ceil(reach / self.period) * self.period
 

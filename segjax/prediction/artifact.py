@@ -34,7 +34,7 @@ from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.errors import InputError
 from segjax.geometry import AnySize, Geometry, UNetGeometry
 from segjax.prediction.predictor import check_prediction
-from segjax.settings import read_prediction
+from segjax.settings import read_prediction, read_refinement
 from segjax.weights import files
 
 PROGRAM = 'program.bin'
@@ -101,7 +101,7 @@ def write(
     about: what `artifact.json` holds, in JSON's types: `geometry` (see
       `describe_geometry`), `head_sizes`, `preprocessing`,
       `prediction`, `average`, `class_names` and `palette` (RGB of each class,
-      or null).
+      or null); and `refinement`, if the config has it.
     overwrite: whether to replace an artifact that is there.
 
   Raises:
@@ -177,8 +177,10 @@ def load(
       # Heads have no names here; a single one has none anywhere.
       head_names=tuple(map(str, range(len(sizes)))) if sizes[1:] else ('',),
     )
+    sections = ('refinement',) if 'refinement' in described else ()
     config = ConfigDict(
       dict(
+        {name: {**described[name]} for name in sections},
         data=dict(
           name='artifact',
           class_names=described['class_names'],
@@ -193,7 +195,7 @@ def load(
     preprocessing, settings = read_prediction(config)
     if settings.tile_size is None:
       raise ValueError('prediction lacks the tile_size of the program')
-    check_prediction(model, preprocessing, settings)
+    check_prediction(model, preprocessing, settings, read_refinement(config))
     num_logits = exported.out_avals[0].shape[-1]
     if model.num_classes != num_logits:
       raise ValueError(f'{num_logits} logits, heads of {model.head_sizes}')

@@ -10,10 +10,15 @@ import functools
 from collections.abc import Collection
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from segjax.contracts import FunctionModel, SegmentationModel
+from segjax.crf import OFF, Refinement, read_compatibility, refine
 from segjax.devices import processes
+from segjax.errors import InputError
+from segjax.geometry import FilteredGeometry
 from segjax.settings import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.shapes import check_tiles, choose_tile_shape, most_windows
@@ -26,26 +31,106 @@ def predict_stored(
   image: np.ndarray,
   preprocessing: PreprocessingSettings,
   settings: TileSettings = TileSettings(),
+  refinement: Refinement = OFF,
 ) -> np.ndarray:
-  """Returns `predict_image` f32[H, W, K] of an image [H, W, C] as stored."""
-  prepared = np.asarray(preprocessing.prepare(image))
-  return predict_image(model, params, prepared, settings)
+  """Returns `predict_image` f32[H, W, K] of an image [H, W, C] as stored.
+
+  With a refinement, it is of refined logits, see `of_stored_pixels`.
+  """
+  if not refinement.iterations:
+    prepared = np.asarray(preprocessing.prepare(image))
+    return predict_image(model, params, prepared, settings)
+  unit = np.asarray(preprocessing.to_unit_range(image))
+  of_unit = dataclasses.replace(preprocessing, limits=())
+  refined = of_stored_pixels(model, of_unit, refinement)
+  return predict_image(refined, params, unit, settings)
 
 
 def of_stored_pixels(
-  model: SegmentationModel, preprocessing: PreprocessingSettings
+  model: SegmentationModel,
+  preprocessing: PreprocessingSettings,
+  refinement: Refinement = OFF,
 ) -> SegmentationModel:
   """Returns the model for images as stored, which its programs standardise.
 
   Equal models and settings share what was compiled.
+
+  Args:
+    model: the network.
+    preprocessing: of its pixels.
+    refinement: by `refine`, of the logits of each head, with the pixels in the
+      unit range. The margins of tiles grow by its reach. Under test-time
+      augmentation each turned image is refined. Iterations of 0 leave it out.
+
+  Raises:
+    InputError: `refinement.compatibility` does not fit a head.
   """
+  _check_compatibility(model, refinement)
+  is_refined = refinement.iterations > 0
+  if is_refined:
+    apply = _refined_apply(
+      model.apply,
+      model.geometry,
+      tuple(model.head_sizes),
+      preprocessing,
+      refinement,
+    )
+  else:
+    apply = _stored_apply(model.apply, preprocessing)
   return FunctionModel(
-    _stored_apply(model.apply, preprocessing),
-    model.geometry,
+    apply,
+    _filtered(model.geometry, refinement),
     model.in_channels,
     model.head_sizes,
     model.head_names,
+    takes_frame=is_refined,
   )
+
+
+def _filtered(geometry, refinement):
+  if not refinement.iterations:
+    return geometry
+  return FilteredGeometry(geometry, refinement.reach_px)
+
+
+def _check_compatibility(model, refinement):
+  for size in model.head_sizes if refinement.iterations else ():
+    try:
+      read_compatibility(refinement, size)
+    except InputError as error:
+      raise InputError(f'refinement.{error}') from error
+
+
+@functools.cache
+def _refined_apply(apply, geometry, head_sizes, preprocessing, refinement):
+  def apply_refined(variables, image, frame=None):
+    unit = preprocessing.to_unit_range(image)
+    sizes = {}
+    if frame is not None and geometry.takes_any_size:
+      sizes['size'] = frame[:, 1]
+    logits = apply(variables, preprocessing.standardise(unit), **sizes)
+    offset = geometry.core_offset
+    height, width = (side - 2 * offset for side in logits.shape[1:3])
+    logits = logits[:, offset : offset + height, offset : offset + width]
+    # The core lies in the middle of the tile.
+    top, left = (unit.shape[1] - height) // 2, (unit.shape[2] - width) // 2
+    unit = unit[:, top : top + height, left : left + width]
+    if frame is None:
+      frame = jnp.array([[(0, 0), image.shape[1:3]]] * len(image))
+
+    def refine_one(logits, unit, frame):
+      rows, columns = top + jnp.arange(height), left + jnp.arange(width)
+      (first_row, first_column), (end_row, end_column) = frame
+      in_rows = (first_row <= rows) & (rows < end_row)
+      in_columns = (first_column <= columns) & (columns < end_column)
+      present = in_rows[:, None] & in_columns[None]
+      heads = jnp.split(logits, np.cumsum(head_sizes)[:-1], axis=-1)
+      refined = [refine(head, unit, refinement, present) for head in heads]
+      return jnp.concatenate(refined, axis=-1)
+
+    return jax.vmap(refine_one)(logits, unit, frame)
+
+  return apply_refined
 
 
 @functools.cache
@@ -106,7 +191,9 @@ def check_prediction(
   model: SegmentationModel,
   preprocessing: PreprocessingSettings,
   settings: TileSettings,
+  refinement: Refinement = OFF,
 ) -> None:
   """Raises InputError if the settings don't suit the network."""
   preprocessing.check_channels(model.in_channels)
-  check_tiles(model.geometry, settings)
+  _check_compatibility(model, refinement)
+  check_tiles(_filtered(model.geometry, refinement), settings)

@@ -75,7 +75,10 @@ class RunWarnings:
   def check_predictions(self, step: int, sole_class: str) -> None:
     """Warns if all held-out pixels are predicted as one class, '' if not."""
     if sole_class:
-      settings = ['a smaller config.schedule.learning_rate']
+      model, settings = self._config.model, []
+      if 'norm' in model and model.norm == 'none':
+        settings.append("config.model.norm='batch'")
+      settings.append('a smaller config.schedule.learning_rate')
       settings += _balancing(self._config)
       self.warn(
         {

@@ -41,11 +41,14 @@ class Place(NamedTuple):
     size: rows and columns of the tile that lie in the image, counted from its
       first, as the network sees them; the rest is beyond the image's end.
     crop: the window in the output of the tile, turned back.
+    begin: first row and column of the tile, as the network sees it, that lie in
+      the image; `size` is where it ends.
   """
 
   origin: tuple[int, int]
   size: tuple[int, int]
   crop: Window
+  begin: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,7 @@ class TilePlan:
         from the first pixel of the transformed image, so that the
         tiles put together equal a pass over that.
     """
-    origin, size, crop = [], [], []
+    origin, size, crop, before = [], [], [], []
     for side, length, tile, backwards in zip(
       window,
       self.image_shape,
@@ -111,10 +114,14 @@ class TilePlan:
         first, trim = max(first, 0), 0
       origin.append(length - first - tile if backwards else first)
       size.append(min(tile, length - first))
+      before.append(max(-first, 0))
       begin = side.start - origin[-1] - trim
       crop.append(slice(begin, begin + side.stop - side.start))
     return Place(
-      tuple(origin), turned_shape(tuple(size), *transform), tuple(crop)
+      tuple(origin),
+      turned_shape(tuple(size), *transform),
+      tuple(crop),
+      turned_shape(tuple(before), *transform),
     )
 
 

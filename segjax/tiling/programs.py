@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.contracts import SegmentationModel
+from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.devices import parallel
 from segjax.errors import InputError
 from segjax.tiling.settings import TileSettings
@@ -26,29 +26,31 @@ class Program:
   """A compiled forward pass with its parameters, on devices of this process.
 
   Attributes:
-    compiled: (tiles) -> output, or (tiles, size=sizes) -> output; a partial of
+    compiled: (tiles) -> output, or with `size` or `frame` also; a partial of
       what `jit` returned.
     place: the devices.
-    is_sized: whether it takes sizes.
+    option: which of them it takes, or '' for none; see
+      `contracts.SegmentationModel.apply` and `contracts.FunctionModel`.
     batch_size: N, tiles that it takes at once.
   """
 
   compiled: functools.partial
   place: parallel.Placement
-  is_sized: bool
+  option: str
   batch_size: int
 
-  def __call__(self, tiles: np.ndarray, sizes: np.ndarray) -> jax.Array:
+  def __call__(self, tiles: np.ndarray, frames: np.ndarray) -> jax.Array:
     """Maps tiles [N, h, w, C] to f32[N, h', w', K], their cores.
 
     Args:
       tiles: normalised pixels.
-      sizes: i32[N, 2], rows and columns that each shares with the image; see
-        `plans.Place`.
+      frames: i32[N, 2, 2], where the image begins and ends in each; `begin` and
+        `size` of `plans.Place`.
     """
     put = self.place.put_batch
     # Without sizes, the pixels beyond are as good as others.
-    options = {'size': put(sizes)} if self.is_sized else {}
+    given = {'size': frames[:, 1], 'frame': frames}
+    options = {self.option: put(given[self.option])} if self.option else {}
     return self.compiled(put(tiles), **options)
 
   def bytes_of(self, tile_shape: Sequence[int], dtype: np.dtype) -> int:
@@ -64,8 +66,9 @@ class Program:
     """
     abstract = self.place.abstract_batch
     options = {}
-    if self.is_sized:
-      options['size'] = abstract((self.batch_size, 2), np.int32)
+    if self.option:
+      sides = {'size': (2,), 'frame': (2, 2)}[self.option]
+      options[self.option] = abstract((self.batch_size, *sides), np.int32)
     tiles = abstract((self.batch_size, *tile_shape), dtype)
     partial = self.compiled
     lowered = partial.func.lower(
@@ -94,6 +97,11 @@ def create_program(
     is_sized: whether images may end inside of their tiles. A network that takes
       one size only is never told.
   """
+  option = ''
+  if is_sized and model.geometry.takes_any_size:
+    option = 'size'
+  if is_sized and isinstance(model, FunctionModel) and model.takes_frame:
+    option = 'frame'
   tiles_per_batch = settings.tiles_per_batch
   place = parallel.place_locally(num_tiles // tiles_per_batch, settings.space)
   compiled = functools.partial(
@@ -108,7 +116,7 @@ def create_program(
   return Program(
     compiled,
     place,
-    is_sized and model.geometry.takes_any_size,
+    option,
     tiles_per_batch * place.num_parts,
   )
 
@@ -121,18 +129,17 @@ def compiled_forward() -> Callable:
 
 
 def _forward(
-  apply, params, tiles, size=None, *, geometry, head_sizes, activation, mesh
+  apply, params, tiles, *, geometry, head_sizes, activation, mesh, **options
 ):
   """Maps tiles [N, h, w, C] to the output f32[N, h', w', K] of their cores."""
   tiles = parallel.split_rows(tiles, mesh)
   variables = {'params': params}
-  padded = {} if size is None else {'size': size}
 
-  def apply_to_one(tile, padded):
-    padded = jax.tree.map(lambda size: size[None], padded)
-    return apply(variables, tile[None], **padded)[0]
+  def apply_to_one(tile, options):
+    options = jax.tree.map(lambda sides: sides[None], options)
+    return apply(variables, tile[None], **options)[0]
 
-  logits = jax.vmap(apply_to_one)(tiles, padded)
+  logits = jax.vmap(apply_to_one)(tiles, options)
   height, width = map(geometry.output_size, tiles.shape[1:3])
   if logits.shape[1:3] != (height, width):
     raise InputError(

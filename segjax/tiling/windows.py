@@ -103,12 +103,12 @@ def predict_windows(
       for place, (_, i) in zip(places, batch, strict=True)
     ]
     missing = tiles_per_batch - len(tiles)
-    sizes = [place.size for place in places]
+    frames = [(place.begin, place.size) for place in places]
     return (
       batch,
       places,
       np.stack(tiles + tiles[-1:] * missing),
-      np.array(sizes + sizes[-1:] * missing, np.int32),
+      np.array(frames + frames[-1:] * missing, np.int32),
     )
 
   def computed():
@@ -118,9 +118,9 @@ def predict_windows(
         loaded = ahead.result()
         if loaded is None:
           return
-        batch, places, tiles, sizes = loaded
+        batch, places, tiles, frames = loaded
         ahead = pool.submit(load)
-        yield batch, places, program(tiles, sizes)
+        yield batch, places, program(tiles, frames)
 
   def pulled():
     # The device is at work on the batch ahead while one is copied to the host.
@@ -193,7 +193,9 @@ def predict_image(
     params,
     settings,
     num_tiles=len(plan) * len(transforms),
-    is_sized=settings.bucket_px > 0 or plan.tile_shape != image.shape[:2],
+    is_sized=settings.bucket_px > 0
+    or plan.tile_shape != image.shape[:2]
+    or not plan.is_clipped,
   )
 
   def read(origin):

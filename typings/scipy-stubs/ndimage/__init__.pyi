@@ -41,3 +41,9 @@ def gaussian_filter(
 def gaussian_filter1d(
   input: ArrayLike, sigma: float, axis: int = -1
 ) -> np.ndarray: ...
+def minimum_filter(
+  input: ArrayLike, size: int, *, mode: str, cval: float
+) -> np.ndarray: ...
+def maximum_filter(
+  input: ArrayLike, size: int, *, mode: str, cval: float
+) -> np.ndarray: ...

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of detail: boundary IoU and the trimap curve.
+
+Boundary IoU (Cheng et al., "Boundary IoU: Improving Object-Centric Image
+Segmentation Evaluation", CVPR 2021) is the IU of the pixels of a class that lie
+within d px of its contour: with G_d those of the label and P_d those of the
+prediction, |G_d and P_d| / |G_d or P_d|. As in the authors' code, the edge of
+the image is a contour.
+
+The trimap curve (Kohli, Ladicky, Torr 2009; Krähenbühl and Koltun 2011) is
+the mean IU of the pixels within r px of a border between classes in the label,
+for several r; the edge of the image is no border.
+
+A pixel lies within d px of another if neither their rows nor their columns
+differ by more. Ignored pixels do not count and are of no class, so none borders
+on them; classes on both sides of a band of ignored pixels border on each other.
+
+Counts first, ratios last, as in `confusion`. Contract: host numpy.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from segjax.errors import InputError
+from segjax.metrics import confusion
+
+# Distances from a border, in pixels, of which evaluation reports the mean IU.
+RADII_PX = (1, 2, 4, 8, 16, 32)
+
+
+def default_distance(height: int, width: int) -> int:
+  """Returns 2 % of the diagonal of an image in px, Cheng et al.'s d, or 1."""
+  return max(1, round(0.02 * np.hypot(height, width)))
+
+
+def boundary_counts(
+  label: np.ndarray,
+  prediction: np.ndarray,
+  num_classes: int,
+  distance_px: int | None = None,
+  ignore_label: int = 255,
+) -> np.ndarray:
+  """Counts the pixels of each class that lie near its contours.
+
+  Args:
+    label: int[H, W], true classes in 0..num_classes-1, or `ignore_label`.
+    prediction: int[H, W], predicted classes.
+    num_classes: K.
+    distance_px: d, 1 or more; None for `default_distance` of this image.
+    ignore_label: pixels with this label do not count.
+
+  Returns:
+    int64[K, 3], of each class the pixels in both G_d and P_d, those in G_d and
+    those in P_d. Sums of images are as good.
+
+  Raises:
+    InputError: shapes differ, a type is not integer, a value that counts or the
+      distance is out of range.
+  """
+  label, prediction = _checked(label, prediction, num_classes, ignore_label)
+  if distance_px is None:
+    distance_px = default_distance(*label.shape)
+  _check_distance('distance_px', distance_px)
+  ignored = label == ignore_label
+  in_label, in_prediction = (
+    ~ignored & _near_others(classes, ignored, distance_px, edge=-1)
+    for classes in (label, prediction)
+  )
+  both = in_label & in_prediction & (label == prediction)
+  counts = [
+    np.bincount(classes[chosen], minlength=num_classes)
+    for classes, chosen in (
+      (label, both),
+      (label, in_label),
+      (prediction, in_prediction),
+    )
+  ]
+  return np.stack(counts, axis=1).astype(np.int64)
+
+
+def boundary_iou(counts: np.ndarray) -> np.ndarray:
+  """Returns boundary IoU f64[K] of `boundary_counts`.
+
+  It is NaN for a class without contours in labels and predictions.
+  """
+  both, label, prediction = counts.T
+  union = label + prediction - both
+  return np.divide(
+    both, union, out=np.full(union.shape, np.nan), where=union > 0
+  )
+
+
+def trimap_counts(
+  label: np.ndarray,
+  prediction: np.ndarray,
+  num_classes: int,
+  radii_px: Sequence[int] = RADII_PX,
+  ignore_label: int = 255,
+) -> np.ndarray:
+  """Returns the confusion matrices int64[R, K, K] of pixels near borders.
+
+  Args:
+    label: int[H, W], true classes in 0..num_classes-1, or `ignore_label`.
+    prediction: int[H, W], predicted classes.
+    num_classes: K.
+    radii_px: R distances from a border between classes, 1 or more.
+    ignore_label: pixels with this label do not count.
+
+  Raises:
+    InputError: as `boundary_counts`.
+  """
+  label, prediction = _checked(label, prediction, num_classes, ignore_label)
+  ignored = label == ignore_label
+  matrices = []
+  for radius in radii_px:
+    _check_distance('radii_px', radius)
+    near = _near_others(label, ignored, radius, edge=None)
+    matrices.append(
+      confusion.confusion_matrix(
+        np.where(near, label, ignore_label),
+        prediction,
+        num_classes=num_classes,
+        ignore_label=ignore_label,
+      )
+    )
+  return np.stack(matrices)
+
+
+def trimap_curve(counts: np.ndarray, present_only: bool = False) -> np.ndarray:
+  """Returns the mean IU f64[R] of `trimap_counts`; NaN where no pixel counts.
+
+  Args:
+    counts: int64[R, K, K].
+    present_only: see `confusion.segmentation_scores`.
+  """
+  return np.array(
+    [
+      confusion.segmentation_scores(matrix, present_only)['mean_iu']
+      if matrix.any()
+      else np.nan
+      for matrix in counts
+    ]
+  )
+
+
+def _near_others(classes, ignored, distance, edge):
+  """Returns bool[H, W], whether a pixel is near one of another class.
+
+  Args:
+    classes: int[H, W].
+    ignored: bool[H, W], pixels of no class.
+    distance: d, in pixels.
+    edge: class of what lies beyond the image; None for no class.
+  """
+  far = np.iinfo(np.int32)
+
+  def extreme(search, nothing):
+    values = np.where(ignored, nothing, classes).astype(np.int32)
+    beyond = nothing if edge is None else edge
+    return search(values, 2 * distance + 1, mode='constant', cval=beyond)
+
+  lowest = extreme(ndimage.minimum_filter, far.max)
+  highest = extreme(ndimage.maximum_filter, far.min)
+  return (lowest != classes) | (highest != classes)
+
+
+def _checked(label, prediction, num_classes, ignore_label):
+  """Returns both as arrays; raises what `confusion_matrix` does."""
+  label, prediction = np.asarray(label), np.asarray(prediction)
+  confusion.confusion_matrix(label, prediction, num_classes, ignore_label)
+  if label.ndim != 2:
+    raise InputError(f'label has shape {label.shape}; expected [H, W]')
+  return label, prediction
+
+
+def _check_distance(name, value):
+  if value < 1:
+    raise InputError(f'{name}: {value} px; a distance is 1 px or more')
