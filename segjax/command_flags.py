@@ -339,8 +339,8 @@ def _define_instances() -> None:
   flags.DEFINE_float(
     'pixel_size_um',
     None,
-    'Side of a pixel in micrometres; the table of cells then has lengths and '
-    'areas in micrometres, too.',
+    'Side of a pixel in micrometres, for lengths and areas in the table of '
+    'cells; by default the one that the maps state, if they do.',
   )
   _define_overwrite('Replace files that exist.')
 

@@ -15,6 +15,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import itertools
 import math
@@ -40,6 +41,7 @@ from segjax.images.files import (
   list_rasters,
   open_canvas,
   open_rasters,
+  read_calibration,
 )
 from segjax.images.labels import label_of, map_of
 from segjax.images.zarr import is_zarr
@@ -77,8 +79,8 @@ def label_files(
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
 
   Beside them, a table has a row for each instance: the file, the page (from 0),
-  what `measure_objects` gives and, with `pixel_size_um`, lengths and areas in
-  micrometres.
+  what `measure_objects` gives and, where the size of a pixel is known, lengths
+  and areas in micrometres.
 
   Of a folder, a killed call goes on when it is made again: it skips the files
   that it has finished and nobody has changed. A lock keeps other calls out of
@@ -96,7 +98,7 @@ def label_files(
     min_area_px: instances of fewer pixels are left out.
     holes_filled: whether holes become part of the instance around them.
     outlines: of `outlines.FORMATS`, what is written beside each TIFF.
-    pixel_size_um: side of a pixel in micrometres; None if unknown.
+    pixel_size_um: side of a pixel in micrometres; None as the maps state it.
     overwrite: whether to replace files that exist. Maps are not replaced.
 
   Raises:
@@ -151,12 +153,17 @@ def label_files(
       print(describe_skipped(output, finished), flush=True)
     scale = _scale_of(files)
     settings = threshold, seed_threshold, min_area_px, holes_filled
-    jobs = zip(files, outputs, digests, strict=True)
-    for file, target, digest in itertools.compress(jobs, pending):
+    calibrations = [_calibration(file, pixel_size_um) for file in files]
+    sizes = [_size_um(calibration) for calibration in calibrations]
+    if pixel_size_um is None:
+      for y, x in sorted({size for size in sizes if size is not None}):
+        print(f'maps state pixels of {y:g} x {x:g} micrometres', flush=True)
+    jobs = zip(files, outputs, digests, calibrations, strict=True)
+    for file, target, digest, calibration in itertools.compress(jobs, pending):
       try:
         with temporary_folder(target.parent) as folder:
           written = folder / target.name
-          total = _label_pages(file, written, scale, *settings)
+          total = _label_pages(file, written, calibration, scale, *settings)
           if journal is not None:
             journal.enter(target, digest, written)
           place(written, target, overwrite)
@@ -168,7 +175,7 @@ def label_files(
     replaces = overwrite or any(finished)
     measure = functools.partial(_measure_pages, scale=scale)
     with replacing(sides[-1], replaces) as table:
-      _write_table(table, files, outputs, measure, pixel_size_um)
+      _write_table(table, files, outputs, measure, sizes)
     print(sides[-1], flush=True)
     for file, target in zip(files, outputs, strict=True) if outlines else ():
       with measure(file, target) as pages:
@@ -203,8 +210,33 @@ def _scale_of(files):
   return 1
 
 
+def _calibration(file, pixel_size_um):
+  """Returns the calibration of a map, with the given size of pixels."""
+  calibration = read_calibration(file)
+  if pixel_size_um is None:
+    return calibration
+  return dataclasses.replace(
+    calibration,
+    steps={**calibration.steps, 'y': pixel_size_um, 'x': pixel_size_um},
+    units={**calibration.units, 'y': 'micrometer', 'x': 'micrometer'},
+  )
+
+
+def _size_um(calibration):
+  """Returns height and width of a pixel in micrometres; None if unknown."""
+  size = [calibration.size(axis, 'micrometer') for axis in 'yx']
+  return None if None in size else tuple(size)
+
+
 def _label_pages(
-  file, target, scale, threshold, seed_threshold, min_area_px, holes_filled
+  file,
+  target,
+  calibration,
+  scale,
+  threshold,
+  seed_threshold,
+  min_area_px,
+  holes_filled,
 ):
   """Writes the instances of all pages and returns how many there are.
 
@@ -214,7 +246,7 @@ def _label_pages(
   with open_rasters(file, map_of) as pages:
     shape = pages[0].shape[:2]
     with open_canvas(
-      target, (len(pages), *shape), np.dtype(np.uint16)
+      target, (len(pages), *shape), np.dtype(np.uint16), calibration
     ) as canvas:
       numbers = _numbers(target.with_name('numbers'), shape)
       if holes_filled:
@@ -265,15 +297,20 @@ def _measure_pages(file, target, scale):
     yield pages
 
 
-def _write_table(path, files, outputs, measure, pixel_size_um):
-  """Writes a row for each instance of all files."""
+def _write_table(path, files, outputs, measure, sizes):
+  """Writes a row for each instance of all files.
+
+  Columns of micrometres are there if any file has a size, and empty elsewhere.
+  """
   with open(path, 'x', -1, 'utf-8', 'surrogateescape', '') as out:
     rows = csv.writer(out)
     has_header = False
-    for file, target in zip(files, outputs, strict=True):
+    for file, target, size in zip(files, outputs, sizes, strict=True):
       with measure(file, target) as pages:
         for n, (_, measured) in enumerate(pages):
-          columns = {**measured, **_in_um(measured, pixel_size_um)}
+          columns = dict(measured)
+          if any(sizes):
+            columns |= _in_um(measured, size or (math.nan, math.nan))
           if not has_header:
             rows.writerow(['image', 'page', *columns])
             has_header = True
@@ -282,18 +319,22 @@ def _write_table(path, files, outputs, measure, pixel_size_um):
 
 
 def _in_um(measured, size):
-  if size is None:
-    return {}
-  powers = {'area': 2, 'centroid_row': 1, 'centroid_column': 1, 'perimeter': 1}
+  """Returns columns in micrometres; NaN is unknown."""
+  height, width = size
+  # A perimeter doesn't tell how much of it runs along rows.
+  side = height if math.isclose(height, width, rel_tol=1e-3) else math.nan
   return {
-    f'{name}_um{power if power > 1 else ""}': size**power
-    * measured.get(name, measured.get(f'{name}_px'))
-    for name, power in powers.items()
+    'area_um2': height * width * measured['area_px'],
+    'centroid_row_um': height * measured['centroid_row'],
+    'centroid_column_um': width * measured['centroid_column'],
+    'perimeter_um': side * measured['perimeter_px'],
   }
 
 
 def _shorten(value):
-  return f'{value:.6g}' if isinstance(value, float) else value
+  if not isinstance(value, float):
+    return value
+  return '' if math.isnan(value) else f'{value:.6g}'
 
 
 def _side(target, name):

@@ -30,7 +30,18 @@ from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError, counted
-from segjax.images.files import digest_of_rasters, list_rasters, write_stack
+from segjax.images.calibration import common_calibration
+from segjax.images.files import (
+  digest_of_rasters,
+  list_rasters,
+  read_calibration,
+  write_stack,
+)
+from segjax.images.ome_zarr import (
+  add_scales,
+  channel_attributes,
+  label_attributes,
+)
 from segjax.images.palettes import complete_palette
 from segjax.images.zarr import is_zarr
 from segjax.models import create_model
@@ -134,6 +145,7 @@ def predict_files(
       if palette is None and model.num_classes == 2:
         palette = np.array([(0, 0, 0), (255, 255, 255)], np.uint8)
       colours = complete_palette(palette)
+    attributes = _attributes(kind, dtype, model, class_names, palette)
     encoder = functools.partial(
       encode,
       kind=kind,
@@ -179,10 +191,16 @@ def predict_files(
     for (files, file), digest, (count, size, _), is_finished in zip(
       jobs, digests, measured, finished, strict=True
     ):
+      calibration = processes.together(
+        lambda files=files: common_calibration(
+          [read_calibration(path) for path in files]
+        )
+      )
       # Of the config's `prediction`, what counts is settled.
       settings = repr(
         [
           kind,
+          calibration,
           dtype,
           str(max(pixels)),
           settled,
@@ -204,6 +222,9 @@ def predict_files(
           finish_picture(
             folder, file.name, colours if ending == '.png' else None
           )
+        if ending == '.zarr':
+          method = 'stride' if kind == 'labels' else 'mean'
+          add_scales(folder / file.name, method, attributes)
         if journal is not None:
           journal.enter(file, digest, folder / file.name)
 
@@ -225,6 +246,7 @@ def predict_files(
             stream,
             encoder,
             model.num_classes,
+            calibration,
           )
           how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
       if text := refinement.describe():
@@ -250,6 +272,23 @@ def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
 
   # The first process decides for all: a file may look older to another one.
   return processes.gather(processes.together(find))[0].tolist()
+
+
+def _attributes(kind, dtype, model, names, palette):
+  """Returns the names and colours of classes, as OME-Zarr has them."""
+  colours = complete_palette(palette)
+  heads = len(model.head_sizes)
+  if kind == 'labels' and heads > 1:
+    largest = max(model.head_sizes) - 1
+    return channel_attributes(model.head_names, colours[1 : heads + 1], largest)
+  if len(names) != model.num_classes or kind not in ('labels', 'probabilities'):
+    return {}
+  colours = colours[: len(names)]
+  if kind == 'labels':
+    return label_attributes(names, colours)
+  if len(names) == 2:  # Class 1 alone, in shades of gray; see `encode`.
+    names, colours = names[1:], np.full((1, 3), 255, np.uint8)
+  return channel_attributes(names, colours, 255 if dtype == 'uint8' else 1)
 
 
 def _measure(files, output, channels, preprocessing):

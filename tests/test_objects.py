@@ -191,6 +191,50 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_files(
     assert (whole / name).read_bytes() == (broken / name).read_bytes()
 
 
+def test_pixel_sizes_are_those_that_maps_state(tmp_path, capsys):
+  maps = tmp_path / 'maps'
+  maps.mkdir()
+  # A cell of 3 x 4 pixels, its first in row 2 and column 1.
+  cell = np.zeros((1, 10, 12), np.float32)
+  cell[0, 2:5, 1:5] = 1
+  for name, unit, size in (
+    ('a.tif', 'um', (0.5, 0.5)),
+    ('b.tif', 'nm', (400, 300)),
+    ('c.tif', 'pixel', (1, 1)),
+  ):
+    tifffile.imwrite(
+      maps / name,
+      cell,
+      imagej=True,
+      resolution=(1 / size[1], 1 / size[0]),
+      metadata={'axes': 'ZYX', 'unit': unit},
+    )
+  instances.label_files(maps, tmp_path / 'out')
+  said = capsys.readouterr().out
+  assert 'maps state pixels of 0.4 x 0.3 micrometres\n' in said
+  assert 'maps state pixels of 0.5 x 0.5 micrometres\n' in said
+  columns = 'area_um2', 'centroid_row_um', 'centroid_column_um', 'perimeter_um'
+  rows = read_table(tmp_path / 'out' / 'objects.csv')
+  a, b, c = ([row[column] for column in columns] for row in rows)
+  perimeter = measure.perimeter(cell[0] > 0)
+  assert a == ['3', '1.5', '1.25', f'{perimeter / 2:.6g}']
+  # Nobody knows how much of a perimeter runs along rows.
+  assert b == ['1.44', '1.2', '0.75', '']
+  assert c == [''] * 4
+  # What is written states them, too, unless the command says otherwise.
+  instances.label_files(maps, tmp_path / 'other', pixel_size_um=2.0)
+  for folder, sizes in (('out', (0.4, 0.3)), ('other', (2, 2))):
+    found = files.read_calibration(tmp_path / folder / 'b.tif')
+    assert (found.steps['y'], found.steps['x']) == sizes
+  rows = read_table(tmp_path / 'other' / 'objects.csv')
+  assert [row['area_um2'] for row in rows] == ['48'] * 3
+  # Nothing is known of arrays, and no column says it is.
+  np.save(tmp_path / 'd.npy', cell)
+  instances.label_files(tmp_path / 'd.npy', tmp_path / 'd.tif')
+  [row] = read_table(tmp_path / 'd.csv')
+  assert not {*columns} & {*row}
+
+
 def test_wrong_arguments_are_refused(maps, tmp_path, monkeypatch):
   for wrong, message in (
     ({'outlines': ('svg',)}, "outlines='svg' is not one of geojson, rois"),

@@ -132,7 +132,7 @@ def test_smaller_dtypes_are_the_rounded_probabilities(
     stored = np.load(output)
   else:
     stored = (
-      tensorstore.open({'driver': 'zarr3', 'kvstore': f'file://{output}/'})
+      tensorstore.open({'driver': 'zarr3', 'kvstore': f'file://{output}/0/'})
       .result()
       .read()
       .result()

@@ -532,7 +532,7 @@ def test_missing_chunks_of_a_zarr(tmp_path, capsys):
     canvas[0, slice(0, 4), slice(0, 6)] = np.zeros((4, 6), np.uint8)
   assert not files.read_stack(tmp_path / 'b.zarr').any()
   assert not capsys.readouterr().out  # Chunks of zeros are written.
-  for file in (tmp_path / 'b.zarr' / 'c').rglob('0'):
+  for file in (tmp_path / 'b.zarr' / '0' / 'c').rglob('0'):
     if file.is_file():
       file.unlink()
   with pytest.raises(InputError, match='none of its 1 chunks is there'):

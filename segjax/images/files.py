@@ -22,7 +22,8 @@ import numpy as np
 
 from segjax.atomic import replacing
 from segjax.errors import InputError, shortened
-from segjax.images import npy, png_jpeg, tiff, zarr
+from segjax.images import npy, ome_zarr, png_jpeg, tiff, zarr
+from segjax.images.calibration import Calibration
 from segjax.images.labels import label_of
 from segjax.images.palettes import complete_palette
 from segjax.images.pixels import image_of
@@ -143,6 +144,18 @@ def read_palette(path: str | os.PathLike) -> np.ndarray | None:
 
   with open_rasters(path, keep):
     return palettes[0]
+
+
+def read_calibration(path: str | os.PathLike) -> Calibration:
+  """Returns the axes and pixel sizes of an image file; see `open_rasters`."""
+  found = []
+
+  def keep(page, path):
+    found.append(page.calibration)
+    return Raster(page.shape, page.dtype, page.read)
+
+  with open_rasters(path, keep):
+    return found[0]
 
 
 def count_pages(path: str | os.PathLike, meaning: Meaning = image_of) -> int:
@@ -269,8 +282,8 @@ def write_stack(
   """Writes a stack that `read_stack` returns unchanged, as [N,H,W,C].
 
   The file appears under its name whole or not at all, and replaces one that
-  was there. A TIFF is uncompressed, one page per image, minimum is black. A
-  .png with a palette returns through `read_labels`.
+  was there. For TIFF, see `tiff.create`. A .png with a palette returns through
+  `read_labels`.
 
   Args:
     path: a .tif, .tiff or .npy, or a .png for one uint8 image. Its directory
@@ -334,6 +347,7 @@ def open_canvas(
   path: str | os.PathLike,
   shape: tuple[int, ...],
   dtype: np.dtype,
+  calibration: Calibration = Calibration(),
 ) -> Iterator[Canvas]:
   """Yields a file that is written by windows, in any order.
 
@@ -344,6 +358,7 @@ def open_canvas(
     path: a .tif or .tiff, as `write_stack` writes it, a .npy, or a .zarr.
     shape: [N, H, W] or [N, H, W, C].
     dtype: uint8, uint16, float16 or float32.
+    calibration: axes and pixel sizes that a .tif or .zarr states.
 
   Raises:
     InputError: another ending.
@@ -352,7 +367,7 @@ def open_canvas(
   path, dtype = Path(path), np.dtype(dtype)
   ending = _known_ending(path, ('.tif', '.tiff', '.npy', '.zarr'))
   if ending == '.zarr':
-    yield zarr.open_canvas(path, shape, dtype)
+    yield ome_zarr.open_canvas(path, shape, dtype, calibration)
     return
   writer = _FORMATS[ending]
   if dtype.itemsize * math.prod(shape) > sys.maxsize:
@@ -361,7 +376,7 @@ def open_canvas(
     # It gets its name when all of it is there, since it may be opened again.
     unfinished = path.with_name(f'.{path.name}.new')
     unfinished.unlink(missing_ok=True)
-    writer.create(unfinished, shape, dtype)
+    writer.create(unfinished, shape, dtype, calibration)
     os.replace(unfinished, path)
   with _canvas(writer, path, shape, dtype) as canvas:
     yield canvas

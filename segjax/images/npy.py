@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segjax.images.calibration import Calibration
 from segjax.images.windows import (
   StoredPage,
   bits_of,
@@ -50,8 +51,16 @@ def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   ]
 
 
-def create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-  """Makes a file of zeros, which takes no room on the disk yet."""
+def create(
+  path: Path,
+  shape: tuple[int, ...],
+  dtype: np.dtype,
+  calibration: Calibration = Calibration(),
+) -> None:
+  """Makes a file of zeros, which takes no room on the disk yet.
+
+  It cannot hold a calibration.
+  """
   with open(path, 'xb') as file:
     header = {'descr': dtype.str, 'fortran_order': False, 'shape': tuple(shape)}
     np.lib.format.write_array_header_1_0(file, header)

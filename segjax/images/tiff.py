@@ -14,15 +14,18 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
 from segjax.errors import InputError
+from segjax.images.calibration import Calibration, calibration_of
 from segjax.images.png_jpeg import check_jpeg
 from segjax.images.windows import (
   CACHE_BYTES,
+  DTYPES,
   StoredPage,
   check_page_count,
   stored_dtype,
@@ -35,6 +38,9 @@ _CODECS = (
 )
 # Values of the tags of a small file, some of which its pages may share.
 _MOST_TAG_BYTES = 2**24
+# Pixels for each inch or centimetre; programs that know nothing of microscopes
+# state such resolutions, for prints.
+_PRINT_RESOLUTION = {2: ('inch', 1200), 3: ('centimeter', 1200 / 2.54)}
 _RGB_OR_GRAY = (
   tifffile.PHOTOMETRIC.MINISBLACK,
   tifffile.PHOTOMETRIC.RGB,
@@ -59,29 +65,75 @@ def open_pages(path: Path) -> Iterator[list[StoredPage]]:
     yield _stored_pages(path, tif)
 
 
-def create(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def create(
+  path: Path,
+  shape: tuple[int, ...],
+  dtype: np.dtype,
+  calibration: Calibration = Calibration(),
+) -> None:
   """Makes an uncompressed TIFF of zeros, which takes no room on the disk yet.
 
-  It has one strip a page; minimum is black; from 2 GiB on it is a BigTIFF.
+  Every channel of an image is a page of one strip; minimum is black. The first
+  page describes the file for ImageJ. From 2 GiB on it is a BigTIFF, which
+  ImageJ doesn't open by itself, and has OME metadata instead. Neither has
+  float16, so tifffile's own description names the axes then.
+
+  Args:
+    path: the file.
+    shape: [N, H, W] or [N, H, W, C].
+    dtype: of the values.
+    calibration: axes of the N images, and pixel sizes.
   """
-  page = shape[1:]
-  if len(page) == 3 and page[-1] == 1:
-    page = page[:-1]
-  size = dtype.itemsize * math.prod(shape)
-  with tifffile.TiffWriter(path, bigtiff=size > 2**31) as tif:
-    for _ in range(shape[0]):
-      # Not contiguous: every page gets a header, in front of its pixels, so
-      # that every cut is noticed.
-      tif.write(
-        None,
-        shape=page,
-        dtype=dtype,
-        rowsperstrip=page[0],
-        photometric='minisblack',
-        planarconfig='contig' if len(page) == 3 else None,
-        contiguous=False,
-        metadata=None,
-      )
+  axes = calibration.axes(shape)
+  axes = {axis: axes[axis] for axis in 'tzcyx' if axis in axes}
+  is_big = dtype.itemsize * math.prod(shape) > 2**31
+  kind = 'shaped'
+  if dtype.name in DTYPES:
+    kind = 'ome' if is_big else 'imagej'
+  micrometers = {
+    axis: size
+    for axis in 'xyz'
+    if (size := calibration.size(axis, 'micrometer')) is not None
+  }
+  seconds = calibration.size('t', 'second')
+  options: dict[str, Any] = {}
+  metadata: dict[str, Any] = {'axes': ''.join(axes).upper()}
+  if 'x' in micrometers and 'y' in micrometers:
+    # Pixels for each centimetre, or for each of the unit that ImageJ is told.
+    options['resolutionunit'] = 'NONE' if kind == 'imagej' else 'CENTIMETER'
+    per = 1 if kind == 'imagej' else 10_000
+    options['resolution'] = [per / micrometers[axis] for axis in 'xy']
+    if kind == 'imagej':
+      metadata['unit'] = 'um'
+      if 'z' in micrometers:
+        metadata['spacing'] = micrometers['z']
+  if kind == 'imagej' and seconds is not None:
+    metadata['finterval'] = seconds
+  if kind == 'ome':
+    for axis, size in micrometers.items():
+      metadata[f'PhysicalSize{axis.upper()}'] = size
+      metadata[f'PhysicalSize{axis.upper()}Unit'] = 'µm'
+    if seconds is not None:
+      metadata['TimeIncrement'] = seconds
+      metadata['TimeIncrementUnit'] = 's'
+  with tifffile.TiffWriter(
+    path,
+    bigtiff=is_big,
+    imagej=kind == 'imagej',
+    ome=kind == 'ome',
+    shaped=kind == 'shaped',
+  ) as tif:
+    # Headers of all pages but the first follow the pixels, which lie together
+    # as ImageJ expects it; so a cut is noticed.
+    tif.write(
+      None,
+      shape=tuple(axes.values()),
+      dtype=dtype,
+      rowsperstrip=shape[1],
+      photometric='minisblack',
+      metadata=metadata,
+      **options,
+    )
 
 
 def page_offsets(path: Path) -> list[int]:
@@ -168,9 +220,10 @@ def _stored_pages(path, tif):
     for page in pages
   ]
   groups = _channel_groups(path, tif, pages)
-  if groups is None:
-    return stored
-  return [_joined(path, [stored[i] for i in group]) for group in groups]
+  if groups is not None:
+    stored = [_joined(path, [stored[i] for i in group]) for group in groups]
+  calibration = _calibration(tif, len(stored))
+  return [dataclasses.replace(p, calibration=calibration) for p in stored]
 
 
 def _size(page):
@@ -202,6 +255,62 @@ def _meaning(page):
     'orientation': orientation if orientation in range(1, 9) else 1,
     'lossy': codec if codec == 'JPEG' else '',
   }
+
+
+def _calibration(tif, count):
+  """Returns what the first page says of the axes of `count` images."""
+  page = tif.pages.first
+  sizes = {}
+  if len(tif.series) == 1:
+    [series] = tif.series
+    named = zip(series.axes.lower(), series.shape, strict=True)
+    sizes = {axis: size for axis, size in named if axis not in 'cyxs'}
+    # Pages of other axes, or with z outside t, are pages without names.
+    if [*sizes] not in (['t'], ['z'], ['t', 'z']):
+      sizes = {}
+    elif math.prod(sizes.values()) != count:
+      sizes = {}
+  unit, coarse = _PRINT_RESOLUTION.get(page.resolutionunit, ('', math.inf))
+  lengths = {}
+  if min(page.resolution) > coarse:
+    x, y = page.resolution
+    lengths = {'x': (1 / x, unit), 'y': (1 / y, unit)}
+  if page.is_ome:
+    lengths |= _ome_lengths(page.description)
+  elif page.is_imagej:
+    lengths |= _imagej_lengths(page.resolution, tif.imagej_metadata or {})
+  return calibration_of(sizes, lengths)
+
+
+def _ome_lengths(xml):
+  """Returns distances between pixels with their units, of OME metadata."""
+  try:
+    elements = ElementTree.fromstring(xml).iter()
+  except ElementTree.ParseError:
+    return {}
+  pixels = [e for e in elements if e.tag.rpartition('}')[2] == 'Pixels']
+  lengths = {}
+  for axis, name, unit in (
+    *((a, f'PhysicalSize{a.upper()}', 'µm') for a in 'xyz'),
+    ('t', 'TimeIncrement', 's'),
+  ):
+    with contextlib.suppress(KeyError, IndexError, ValueError):
+      fields = pixels[0].attrib
+      lengths[axis] = float(fields[name]), fields.get(f'{name}Unit', unit)
+  return lengths
+
+
+def _imagej_lengths(resolution, metadata):
+  """Returns distances between pixels with their units, of ImageJ metadata."""
+  lengths = {}
+  unit = str(metadata.get('unit', '')).replace('\\u00B5', 'µ')
+  if unit not in ('', 'pixel'):
+    steps = [1 / n if n > 0 else 0 for n in resolution]
+    steps.append(metadata.get('spacing', 0))
+    lengths = {a: (step, unit) for a, step in zip('xyz', steps, strict=True)}
+  if 'finterval' in metadata:
+    lengths['t'] = metadata['finterval'], str(metadata.get('tunit', 'sec'))
+  return lengths
 
 
 def _channel_groups(path, tif, pages):

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax.errors import InputError
+from segjax.images.calibration import Calibration
 
 # Most values that are decoded at once: 32768 x 32768 gray pixels.
 MAX_PAGE_VALUES = 2**30
@@ -78,6 +79,7 @@ class StoredPage:
     orientation: 1 to 8, as EXIF and TIFF number them; 1 is upright.
     lossy: name of the compression if it can change values, else ''.
     doubt: says how else an image of these axes could be read, else ''.
+    calibration: of the file.
   """
 
   shape: tuple[int, int, int]
@@ -90,6 +92,7 @@ class StoredPage:
   orientation: int = 1
   lossy: str = ''
   doubt: str = ''
+  calibration: Calibration = Calibration()
 
 
 def upright(page: StoredPage) -> StoredPage:
@@ -154,24 +157,29 @@ def uncompressed_canvas(
 
   Args:
     path: the file, which exists.
-    offsets: position of the first byte of each page.
+    offsets: position of the first byte of each page; or of each channel of each
+      page, if they are stored apart.
     shape: [N, H, W] or [N, H, W, C].
     dtype: of the stored values.
   """
-  pixel = dtype.itemsize * math.prod(shape[3:])
+  planes = len(offsets) // shape[0]
+  pixel = dtype.itemsize * math.prod(shape[3:]) // planes
   with open(path, 'r+b', buffering=0) as file:
 
     def write(n, rows, columns, values):
       # Row by row and not through a memory map, through which a full disk kills
       # the process.
-      values = np.ascontiguousarray(values, dtype)
-      if values.shape[1] == shape[2]:
-        values = values.reshape(1, -1)
-      for row, line in enumerate(values, rows.start):
-        file.seek(offsets[n] + (row * shape[2] + columns.start) * pixel)
-        left = memoryview(line.tobytes())
-        while left:
-          left = left[file.write(left) :]
+      parts = [values] if planes == 1 else np.moveaxis(values, -1, 0)
+      for part, offset in zip(parts, offsets[n * planes :], strict=False):
+        part = np.ascontiguousarray(part, dtype)
+        if part.shape[1] == shape[2]:
+          part = part.reshape(1, -1)
+        for row, line in enumerate(part, rows.start):
+          at = offset + (row * shape[2] + columns.start) * pixel
+          left = memoryview(line.tobytes())
+          while left:
+            count = os.pwrite(file.fileno(), left, at)
+            left, at = left[count:], at + count
 
     yield Canvas(write, lambda: os.fsync(file.fileno()))
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zarr and OME-Zarr folders: pages read by windows, and canvases.
+"""Zarr and OME-Zarr folders whose pages are read by windows.
 
-This is the only file that knows tensorstore.
+Only this file and `ome_zarr`, which writes, know tensorstore.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -17,10 +18,10 @@ import numpy as np
 import tensorstore
 
 from segjax.errors import InputError, shortened
+from segjax.images.calibration import Calibration
 from segjax.images.windows import (
   CACHE_BYTES,
   SMALL_FILE_BYTES,
-  Canvas,
   StoredPage,
   bits_of,
   bytes_of,
@@ -29,9 +30,6 @@ from segjax.images.windows import (
   stack_shape,
   stored_dtype,
 )
-
-# Rows and columns of the chunks that are written.
-CHUNK = 512
 
 _METADATA = ('zarr.json', '.zarray', '.zgroup', '.zattrs')
 # What tensorstore decodes.
@@ -65,7 +63,7 @@ def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   the folder is an OME-Zarr: of its first (finest) scale t and z are pages, and
   c is channels.
   """
-  folder, axes = _finest_scale(path)
+  folder, axes, calibration = _finest_scale(path)
   store = _open(folder)
   doubt = ''
   labels = [label.lower() for label in store.domain.labels]
@@ -99,9 +97,16 @@ def open_pages(path: Path) -> Iterator[list[StoredPage]]:
     window = window.transpose([left.index(a) for a in 'yxc' if a in left])
     return window.reshape(*window.shape[:2], -1)
 
+  named = {axis: sizes[axis] for axis in 'tz' if axis in sizes}
+  calibration = dataclasses.replace(calibration, pages=named)
   yield [
     StoredPage(
-      shape, dtype, functools.partial(read, t, z), bits_of(dtype), doubt=doubt
+      shape,
+      dtype,
+      functools.partial(read, t, z),
+      bits_of(dtype),
+      doubt=doubt,
+      calibration=calibration,
     )
     for t in range(sizes.get('t', 1))
     for z in range(sizes.get('z', 1))
@@ -246,47 +251,11 @@ def _check_blosc(file, store):
       )
 
 
-def open_canvas(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> Canvas:
-  """Returns a canvas of [N, H, W] or [N, H, W, C] on a Zarr v3.
-
-  The folder is made if it does not exist.
-  """
-  chunk = [1, *(min(CHUNK, side) for side in shape[1:3]), *shape[3:]]
-  spec = {
-    'driver': 'zarr3',
-    'kvstore': {'driver': 'file', 'path': f'{path}/'},
-    # Or `open_pages` would take chunks of background for missing ones.
-    'store_data_equal_to_fill_value': True,
-  }
-  if not (path / 'zarr.json').exists():
-    spec['metadata'] = {
-      'shape': list(shape),
-      'data_type': dtype.name,
-      'chunk_grid': {
-        'name': 'regular',
-        'configuration': {'chunk_shape': chunk},
-      },
-      'codecs': [
-        {'name': 'bytes', 'configuration': {'endian': 'little'}},
-        {'name': 'zstd', 'configuration': {'level': 1}},
-      ],
-      'dimension_names': [*'zyxc'][: len(shape)],
-    }
-  store = tensorstore.open(spec, open=True, create=True).result()
-
-  def write(n, rows, columns, values):
-    try:
-      store[n, rows, columns].write(values).result()
-    except ValueError as e:
-      # tensorstore raises it for a full disk, with links to its source.
-      raise OSError(str(e).splitlines()[0].partition(' [')[0]) from e
-
-  # A write returns when its chunks are on the disk.
-  return Canvas(write, lambda: None)
-
-
 def _finest_scale(path):
-  """Returns the folder of the array, and its axes if it is OME-Zarr."""
+  """Returns the folder of the array, its axes if it is OME-Zarr, and steps.
+
+  The steps are those of a `Calibration`, with their origin and units.
+  """
   attributes = _attributes(path)
   if 'bioformats2raw.layout' in attributes:
     series = [f for f in path.iterdir() if f.name.isdecimal() and f.is_dir()]
@@ -297,7 +266,7 @@ def _finest_scale(path):
       )
     path, attributes = series[0], _attributes(series[0])
   if 'multiscales' not in attributes:
-    return path, ''
+    return path, '', Calibration()
   scales = attributes['multiscales'][0]
   folder = path / scales['datasets'][0]['path']
   if path.resolve() not in (folder.resolve(), *folder.resolve().parents):
@@ -307,7 +276,25 @@ def _finest_scale(path):
   names = [axis if isinstance(axis, str) else axis['name'] for axis in axes]
   if any(len(name) != 1 for name in names):
     raise InputError(f'{path}: axes {names}; expected of t, c, z, y and x')
-  return folder, ''.join(names)
+  units = {
+    axis['name']: axis['unit']
+    for axis in axes
+    if isinstance(axis, dict) and isinstance(axis.get('unit'), str)
+  }
+  step, origin = np.full(len(names), np.nan), np.zeros(len(names))
+  # Those of all scales follow those of the first.
+  for holder in (scales['datasets'][0], scales):
+    for transform in holder.get('coordinateTransformations', ()):
+      if 'scale' in transform:
+        step = np.where(np.isnan(step), 1, step) * transform['scale']
+        origin = origin * transform['scale']
+      elif 'translation' in transform:
+        origin = origin + transform['translation']
+  steps, origins = {}, {}
+  for axis, size, first in zip(names, step, origin, strict=True):
+    if axis != 'c' and 0 < size < math.inf:
+      steps[axis], origins[axis] = float(size), float(first)
+  return folder, ''.join(names), Calibration({}, steps, origins, units)
 
 
 def _attributes(path):

@@ -14,6 +14,7 @@ import numpy as np
 from segjax import locks
 from segjax.atomic import check_folder
 from segjax.errors import InputError
+from segjax.images.ome_zarr import CREATOR
 
 KINDS = ('probabilities', 'labels', 'logits', 'overlay')
 DTYPES = ('float32', 'float16', 'uint8')
@@ -178,29 +179,43 @@ def check_other_folder(output: Path, source: Path) -> None:
 
 
 def check_replaceable(output: Path) -> None:
-  """Raises InputError if an output is a folder, but no Zarr array.
+  """Raises InputError if an output is a folder, but nothing that was an output.
 
-  Which is one with the metadata of an array and no files but its own.
+  That is a Zarr array, with its metadata and no files but its own, or an
+  OME-Zarr that segjax wrote, with its metadata and such arrays alone.
   """
   if not output.is_dir() or output.is_symlink():
     return
-  names = os.listdir(output)
-  is_array = False
+  was_output = False
   if output.suffix.lower() == '.zarr':
     with contextlib.suppress(
       OSError, ValueError, AttributeError, RecursionError
     ):
-      if 'zarr.json' in names:
-        text = (output / 'zarr.json').read_text('utf-8')
-        is_array = json.loads(text).get('node_type') == 'array'
-      else:
-        is_array = '.zarray' in names
-  others = [name for name in names if not _OF_ZARR.fullmatch(name)]
-  if others or not is_array:
+      was_output = _is_array(output) or _is_our_ome_zarr(output)
+  if not was_output:
     raise InputError(
-      f'output {output} is a folder and no Zarr array, so it is not replaced; '
-      'give another output'
+      f'output {output} is a folder and no Zarr array or OME-Zarr that segjax '
+      'wrote, so it is not replaced; give another output'
     )
+
+
+def _is_array(folder):
+  names = os.listdir(folder)
+  if 'zarr.json' in names:
+    text = (folder / 'zarr.json').read_text('utf-8')
+    is_array = json.loads(text).get('node_type') == 'array'
+  else:
+    is_array = '.zarray' in names
+  return is_array and all(_OF_ZARR.fullmatch(name) for name in names)
+
+
+def _is_our_ome_zarr(folder):
+  group = json.loads((folder / 'zarr.json').read_text('utf-8'))
+  ome = group['attributes'].get('ome', {}) if 'attributes' in group else {}
+  names = [name for name in os.listdir(folder) if name != 'zarr.json']
+  return CREATOR.items() <= ome.items() and all(
+    name.isdecimal() and _is_array(folder / name) for name in names
+  )
 
 
 @contextlib.contextmanager

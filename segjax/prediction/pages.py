@@ -14,6 +14,7 @@ import numpy as np
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.images import png_jpeg
+from segjax.images.calibration import Calibration
 from segjax.images.files import check_picture, open_canvas, open_rasters
 from segjax.images.windows import Canvas, Raster
 from segjax.prediction.partial import Partial
@@ -116,6 +117,7 @@ def write_predictions(
   stream: Callable[..., TilePlan],
   encode: Callable[[np.ndarray], np.ndarray],
   num_classes: int,
+  calibration: Calibration = Calibration(),
 ) -> TilePlan:
   """Writes the predictions of pages into the folder of a partial output.
 
@@ -131,6 +133,7 @@ def write_predictions(
       `streaming.stream_predict` with a model, parameters and settings.
     encode: maps the prediction f32[h, w, K] to what is stored, [h, w, ...].
     num_classes: K.
+    calibration: axes of the pages, and pixel sizes, that the output states.
 
   Returns:
     The plan of the last page.
@@ -144,7 +147,9 @@ def write_predictions(
   shape = (*shape, *sample.shape[2:])
   if output.name != name:
     check_picture(name, shape, sample.dtype)
-  begin = functools.partial(open_canvas, output, shape, sample.dtype)
+  begin = functools.partial(
+    open_canvas, output, shape, sample.dtype, calibration
+  )
 
   def make_canvas():
     if processes.is_first():
