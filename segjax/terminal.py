@@ -47,7 +47,8 @@ def make_streams_robust() -> None:
       io.BufferedWriter(output),
       stream.encoding,
       'backslashreplace',
-      line_buffering=stream.line_buffering,
+      # Without a buffer, as by `python -u`, lines are to appear at once, too.
+      line_buffering=stream.line_buffering or stream.write_through,
     )
     setattr(sys, name, robust)
 

@@ -2,6 +2,7 @@
 """What a run says of its wait for data, by a clock that is set here."""
 
 import runpy
+import time
 import types
 
 import pytest
@@ -45,7 +46,11 @@ def test_a_slow_source_is_seen(create_config, tmp_path, monkeypatch, capsys):
     now += seconds
 
   monkeypatch.setattr(
-    writers, 'time', types.SimpleNamespace(monotonic=lambda: now)
+    writers,
+    'time',
+    types.SimpleNamespace(
+      monotonic=lambda: now, time=time.time, time_ns=time.time_ns
+    ),
   )
   create_batches, parallelize = train.create_batches, train.parallel.parallelize
 

@@ -6,6 +6,7 @@ import pytest
 
 from segjax import evaluate
 from segjax.data.examples import Dataset
+from segjax.recipes import unet_folder_config
 
 pytestmark = pytest.mark.smoke
 
@@ -34,14 +35,21 @@ def predict(image):
   return probability
 
 
-def evaluate_classes(examples, **options):
+def config_of(num_pictures=1, present_only=False):
+  config = unet_folder_config(NAMES)
+  config.evaluation.update(num_pictures=num_pictures, present_only=present_only)
+  return config
+
+
+def evaluate_classes(examples, num_pictures=1, complete=True):
   return evaluate._evaluate_classes(
     predict,
     examples,
     Dataset(NAMES, [], examples, ''),
     heads=(('', 2),),
-    present_only=False,
-    **{'num_pictures': 1, 'complete': True} | options,
+    config=config_of(num_pictures),
+    complete=complete,
+    detail=False,
   )
 
 
@@ -66,7 +74,9 @@ def test_best_and_worst_by_their_own_mean_iu():
 
 def test_best_and_worst_of_a_stack():
   examples = examples_of((3, 1, 4, 0))
-  got = evaluate._evaluate_stack(predict, examples, 1, True, NAMES)
+  got = evaluate._evaluate_stack(
+    predict, examples, config_of(), True, NAMES, False
+  )
   assert [p.name for p in got.panels] == ['i0']
   assert [p.name for p in got.extremes] == ['i3', 'i2']
   assert got.extremes[1].mean_iu == pytest.approx(iu(4))
@@ -81,7 +91,7 @@ def test_predictions_of_one_class_only():
   assert evaluate_classes(examples_of((5, 5))).sole_class == 'wall'
   assert evaluate_classes(examples_of((5, 4))).sole_class == ''
   stack = evaluate._evaluate_stack(
-    predict, examples_of((5, 5)), 1, False, NAMES
+    predict, examples_of((5, 5)), config_of(), False, NAMES, False
   )
   assert stack.sole_class == 'wall'
   walls = examples_of((5, 5))
@@ -101,9 +111,9 @@ def test_classes_without_labels_count_in_no_mean_that_leaves_them_out():
       examples,
       Dataset(['background', 'a', 'b'], [], examples, ''),
       heads=(('', 3),),
-      num_pictures=0,
-      present_only=present_only,
+      config=config_of(0, present_only),
       complete=False,
+      detail=False,
     ).scores['mean_iu_but_background']
     for present_only in (False, True)
   ]

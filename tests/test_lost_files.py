@@ -53,7 +53,7 @@ def test_one_line_names_the_file_and_the_run_goes_on(tmp_path):
   errors = [
     line for line in process.stderr.splitlines() if line.startswith('error: ')
   ]
-  assert len(errors) == 1
+  assert len(errors) == 1, process.stderr
   assert str(file) in errors[0]
 
   file.write_bytes(whole)

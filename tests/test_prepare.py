@@ -191,7 +191,7 @@ def test_the_command_writes_a_folder_without_tensorflow(tmp_path):
   process = run('prepare', *command, env=env)
   assert process.returncode == 0, process.stderr
   assert process.stdout.splitlines() == [
-    f'{tmp_path}/prepared/mine/1.0.0: 2 examples to train on, 1 held out'
+    f'{tmp_path}/prepared/mine/1.0.0: 2 to train on, 1 held out'
   ]
   config = dict(
     images='images',

@@ -16,7 +16,7 @@ from segjax.command_flags import COMMANDS
 README = REPOSITORY / 'README.md'
 PAGES = [README, *sorted((REPOSITORY / 'docs').glob('*.md'))]
 # A copy that the page tells its reader to make.
-COPIES = {'mine.py': 'fcn8s_folder.py'}
+COPIES = {'mine.py': 'fcn8s_folder.py', 'mine_unet.py': 'unet_folder.py'}
 TYPED = [
   pytest.param(line, id=f'{page.name}:{number}')
   for page in PAGES
@@ -39,7 +39,12 @@ def test_readme_examples(tmp_path, monkeypatch):
 def test_commands_of_the_pages_have_flags_and_cards_that_exist(line):
   name, arguments = re.search(r'\bsegjax[ .](\w+) (-.*)', line).groups()
   command = COMMANDS['train' if name == 'main' else name]
-  given = dict(flag[2:].split('=', 1) for flag in shlex.split(arguments))
+  # Those without a value are --flag or --noflag.
+  words = [
+    re.sub('^--no(.*)$|^--([^=]*)$', r'--\1\2=true', word)
+    for word in shlex.split(arguments)
+  ]
+  given = dict(flag[2:].split('=', 1) for flag in words)
   fields = {flag for flag in given if flag.startswith('config.')}
   with flags_of(command) as defined:
     assert {*given} - fields <= {*defined}

@@ -14,7 +14,6 @@ import numpy as np
 from segjax import locks
 from segjax.atomic import check_folder
 from segjax.errors import InputError
-from segjax.images.ome_zarr import CREATOR
 
 KINDS = ('probabilities', 'labels', 'logits', 'overlay')
 DTYPES = ('float32', 'float16', 'uint8')
@@ -210,6 +209,8 @@ def _is_array(folder):
 
 
 def _is_our_ome_zarr(folder):
+  from segjax.images.ome_zarr import CREATOR  # Late, for help needs no Zarr.
+
   group = json.loads((folder / 'zarr.json').read_text('utf-8'))
   ome = group['attributes'].get('ome', {}) if 'attributes' in group else {}
   names = [name for name in os.listdir(folder) if name != 'zarr.json']
