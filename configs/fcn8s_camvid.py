@@ -17,10 +17,12 @@ Arguments
   (none)  Frames and labels as they are; fc6 and fc7 have 4096 channels. This
           needs a GPU and has not been trained here.
   cpu     Images and labels at half the resolution; fc6 and fc7 have 512
-          channels. Mean IU .614 in 36 minutes on two cores (README).
+          channels. Mean IU .614 in 36 minutes on two cores
+          (docs/results.md).
   crf     Goes on from a run of `cpu`, --config.init.path=RUN, with a CRF over
-          its scores that is trained along (Zheng et al. 2015). Not trained
-          here yet; the same CRF with fixed settings: `evaluate --refine`.
+          its scores that is trained along (Zheng et al. 2015). 40 steps gained
+          nothing (docs/results.md), and a whole run has not been made. The same
+          CRF with fixed settings: `evaluate --refine`.
 """
 
 import ml_collections

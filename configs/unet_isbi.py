@@ -18,8 +18,8 @@ Arguments
           schedule and the number of steps; those here are ours, and have not
           been run to the end. This needs a GPU.
   fast    The same with Adam, which beat SGD in short runs of a narrow network
-          (README), and a cosine schedule. It has not been run to the end at
-          full width.
+          (docs/results.md), and a cosine schedule. It has not been run to the
+          end at full width.
   cpu     `fast` with a network a quarter as wide: 28 minutes on two cores.
   demo    A still smaller network on drawn micrographs, which needs no data: 82
           seconds on the same two cores.
