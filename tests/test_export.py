@@ -320,27 +320,18 @@ def test_a_program_that_jax_cannot_read(folder, tmp_path):
   assert '\n' not in str(raised.value)
 
 
-def test_flipped_bits_are_refused_in_one_line_or_change_nothing(
-  folder, tmp_path
-):
-  """Three bits of the program, beneath a checksum that fits."""
+def test_flipped_bits_are_refused_in_one_line(folder, tmp_path):
+  """Before jax sees them, whose parser may end the process."""
   net = shutil.copytree(folder, tmp_path / 'net')
   program = net / 'program.bin'
   whole = program.read_bytes()
-  rng = np.random.default_rng(0)
-  refused = 0
-  for _ in range(40):
+  for place in np.random.default_rng(0).integers(8 * len(whole), size=40):
     data = bytearray(whole)
-    for place in rng.integers(len(data), size=3):
-      data[place] ^= 1 << rng.integers(8)
+    data[place // 8] ^= 1 << (place % 8)
     program.write_bytes(data)
-    sealed(net)
-    try:
+    with pytest.raises(InputError, match='program.bin is cut short or') as e:
       artifact.load(net)
-    except InputError as e:
-      refused += 1
-      assert '\n' not in str(e)
-  assert refused > 10
+    assert '\n' not in str(e.value)
 
 
 def test_parameters_are_those_of_the_program(folder, tmp_path):
