@@ -16,7 +16,7 @@ from .crf import refine as refine
 # Trained and published weights.
 from .fitting import fit as fit
 from .networks import load_run as load_run
-from .weights.files import read_params as read_params
+from .networks import load_params as load_params
 from .weights.files import write_params as write_params
 from .weights.caffe import read_caffemodel as read_caffemodel
 from .weights.surgery import fc_to_conv as fc_to_conv

@@ -330,11 +330,11 @@ def _define_instances() -> None:
   flags.DEFINE_bool(
     'fill_holes', False, 'Whether holes become part of the cell around them.'
   )
-  flags.DEFINE_list(
-    'outlines',
-    [],
-    'Outlines to write beside each file of cells, separated by commas: geojson '
-    'for QuPath, rois for ImageJ and Fiji.',
+  flags.DEFINE_bool(
+    'rois', False, 'Whether to write outlines for ImageJ and Fiji, .rois.zip.'
+  )
+  flags.DEFINE_bool(
+    'geojson', False, 'Whether to write outlines for QuPath, .geojson.'
   )
   flags.DEFINE_float(
     'pixel_size_um',

@@ -21,7 +21,6 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,11 @@ from segjax.prediction.components import (
 )
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.objects import count_areas, measure_objects
-from segjax.prediction.outlines import FORMATS, check_format, write_outlines
+from segjax.prediction.outlines import (
+  check_roifile,
+  write_geojson,
+  write_rois,
+)
 from segjax.prediction.outputs import (
   check_apart,
   check_other_folder,
@@ -72,7 +75,8 @@ def label_files(
   seed_threshold: float | None = None,
   min_area_px: int = 0,
   holes_filled: bool = False,
-  outlines: Sequence[str] = (),
+  rois: bool = False,
+  geojson: bool = False,
   pixel_size_um: float | None = None,
   overwrite: bool = False,
 ) -> None:
@@ -97,7 +101,8 @@ def label_files(
     seed_threshold: seeds are where a map exceeds it; None takes components.
     min_area_px: instances of fewer pixels are left out.
     holes_filled: whether holes become part of the instance around them.
-    outlines: of `outlines.FORMATS`, what is written beside each TIFF.
+    rois: whether to write outlines for ImageJ, NAME.rois.zip.
+    geojson: whether to write outlines for QuPath, NAME.geojson.
     pixel_size_um: side of a pixel in micrometres; None as the maps state it.
     overwrite: whether to replace files that exist. Maps are not replaced.
 
@@ -105,8 +110,12 @@ def label_files(
     InputError: a file or an argument is wrong, a page has more than 65535
       instances, or another run writes to the folder.
   """
-  for name in outlines:
-    check_format(name)
+  outlines = {}
+  if rois:
+    check_roifile()
+    outlines['.rois.zip'] = write_rois
+  if geojson:
+    outlines['.geojson'] = write_geojson
   if pixel_size_um is not None and not 0 < pixel_size_um < math.inf:
     raise InputError(f'pixel_size_um={pixel_size_um}; expected more than 0')
   files = list_rasters(source)
@@ -125,7 +134,7 @@ def label_files(
       raise InputError(f'{file} would hold two inputs; rename one of them')
   if is_folder:
     check_other_folder(output, source)
-  sides = [_side(file, name) for file in outputs for name in outlines]
+  sides = [_side(file, ending) for file in outputs for ending in outlines]
   sides.append(
     output / 'objects.csv' if is_folder else output.with_suffix('.csv')
   )
@@ -179,10 +188,11 @@ def label_files(
     print(sides[-1], flush=True)
     for file, target in zip(files, outputs, strict=True) if outlines else ():
       with measure(file, target) as pages:
-        for name in outlines:
-          with replacing(_side(target, name), replaces) as side:
-            write_outlines(side, name, pages)
-          print(_side(target, name), flush=True)
+        for ending, write in outlines.items():
+          side = _side(target, ending)
+          with replacing(side, replaces) as temporary:
+            write(temporary, pages)
+          print(side, flush=True)
     if journal is not None:
       journal.remove()
 
@@ -337,8 +347,8 @@ def _shorten(value):
   return '' if math.isnan(value) else f'{value:.6g}'
 
 
-def _side(target, name):
-  return target.with_name(target.stem + FORMATS[name])
+def _side(target, ending):
+  return target.with_name(target.stem + ending)
 
 
 def _result_name(file):
@@ -397,7 +407,8 @@ def main(_):
     seed_threshold=args.seed_threshold,
     min_area_px=args.min_area_px,
     holes_filled=args.fill_holes,
-    outlines=args.outlines,
+    rois=args.rois,
+    geojson=args.geojson,
     pixel_size_um=args.pixel_size_um,
     overwrite=args.overwrite,
   )

@@ -17,7 +17,7 @@ from segjax.contracts import SegmentationModel
 from segjax.data import Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
-from segjax.runs.checkpoints import load_params, newest_step
+from segjax.runs import checkpoints
 from segjax.runs.workdir import read_complete_config
 from segjax.settings import (
   Array,
@@ -105,7 +105,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
     )
   file = Path(workdir) / PARAMS
   if not file.is_file():
-    params = load_params(Path(workdir) / 'checkpoints', which)
+    params = checkpoints.load_params(Path(workdir) / 'checkpoints', which)
     return Network(model, params, config)
   if which != 'latest':
     raise InputError(
@@ -113,6 +113,38 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
     )
   arrays, _ = match(_tensors(file), _shapes(model))
   return Network(model, unflatten_dict(arrays, sep='/'), config)
+
+
+def load_params(path: str | os.PathLike) -> dict[str, Any]:
+  """Returns the parameters alone, as a nested dict of arrays.
+
+  Args:
+    path: folder of a run, whose latest checkpoint is read; folder that
+      `segjax export --format=hub` wrote; or file, .npz or .safetensors, that
+      `write_params` or `segjax convert` wrote.
+
+  Raises:
+    InputError: there is none of these, or it cannot be read.
+
+  >>> import segjax
+  >>> params = segjax.load_params('runs/demo')
+  >>> params['head']['bias'].shape
+  (2,)
+  """
+  path = Path(path)
+  if not path.exists():
+    raise InputError(f'no file or folder {path}')
+  if not path.is_dir():
+    return files.read_params(path)
+  if (path / PARAMS).is_file():
+    return files.read_params(path / PARAMS)
+  folder = path / 'checkpoints'
+  if not folder.is_dir():
+    raise InputError(
+      f'{path} holds no parameters: neither {PARAMS} nor the checkpoints of a '
+      'run'
+    )
+  return checkpoints.load_params(folder, 'latest')
 
 
 def about(config: ConfigDict) -> dict[str, str]:
@@ -200,7 +232,7 @@ def starting_params(
     )
   path = Path(path).expanduser()
   if path.is_dir():
-    step = newest_step(path / 'checkpoints')
+    step = checkpoints.newest_step(path / 'checkpoints')
     _, trained, config = load_run(path, 'latest' if step is None else str(step))
     tensors = {
       name: Tensor(name, np.asarray(array), 'HWIO')

@@ -2,6 +2,7 @@
 """Folders for a model hub are networks again, and say whose they are."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from segjax.errors import InputError
 from segjax.export import export_hub
 from segjax.images.files import write_stack
 from segjax.networks import load_run
+from segjax.runs.checkpoints import Checkpoints
+from segjax.weights.files import write_params
 
 
 @pytest.fixture(scope='module')
@@ -44,6 +47,35 @@ def test_a_folder_is_the_network(run, tmp_path):
   export_hub(load_run(tmp_path / 'net'), tmp_path / 'again')
   again = (tmp_path / 'again' / 'config.json').read_text()
   assert again == (tmp_path / 'net' / 'config.json').read_text()
+
+
+def test_parameters_alone_are_those_of_run_hub_and_file(run, tmp_path):
+  params = load_run(run).params
+  export(run, tmp_path / 'net')
+  write_params(tmp_path / 'net.npz', params)
+  for source in (run, tmp_path / 'net', tmp_path / 'net.npz'):
+    got = segjax.load_params(source)
+    assert jax.tree.structure(got) == jax.tree.structure(params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, got, params))
+  for wrong, message in (
+    ('nothing', 'no file or folder .*nothing'),
+    ('.', 'holds no parameters: neither params.safetensors nor'),
+    ('net/README.md', 'none of the endings .npz, .safetensors'),
+  ):
+    with pytest.raises(InputError, match=message):
+      segjax.load_params(tmp_path / wrong)
+
+
+def test_the_latest_checkpoint_is_the_one_that_is_loaded(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'run')
+  state = jax.tree.map(np.zeros_like, {'params': load_run(run).params})
+  with Checkpoints(tmp_path / 'run' / 'checkpoints') as checkpoints:
+    checkpoints.save(5, state)
+  assert not jax.tree.reduce(
+    lambda found, x: found or np.any(x),
+    segjax.load_params(tmp_path / 'run'),
+    False,
+  )
 
 
 def test_the_card(run, tmp_path):

@@ -129,7 +129,8 @@ def test_command_writes_a_table_and_outlines(maps, tmp_path):
     f'--output={output}',
     '--min_area_px=4',
     '--fill_holes',
-    '--outlines=geojson,rois',
+    '--rois',
+    '--geojson',
     '--pixel_size_um=0.5',
   )
   assert process.returncode == 0, process.stderr
@@ -164,7 +165,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_files(
   maps, tmp_path, monkeypatch
 ):
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-  instances.label_files(maps, whole, outlines=('geojson',))
+  instances.label_files(maps, whole, geojson=True)
 
   class Killed(BaseException):
     pass
@@ -172,7 +173,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_files(
   def kill(*_):
     raise Killed
 
-  for name in ('_label_pages', 'write_outlines'):
+  for name in ('_label_pages', 'write_geojson'):
     with monkeypatch.context() as patch:
       original, calls = getattr(instances, name), []
 
@@ -182,8 +183,8 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_files(
 
       patch.setattr(instances, name, second)
       with pytest.raises(Killed):
-        instances.label_files(maps, broken, outlines=('geojson',))
-  instances.label_files(maps, broken, outlines=('geojson',))
+        instances.label_files(maps, broken, geojson=True)
+  instances.label_files(maps, broken, geojson=True)
   names = sorted(file.name for file in whole.iterdir())
   assert names == ['a.geojson', 'a.tif', 'b.geojson', 'b.tif', 'objects.csv']
   assert sorted(file.name for file in broken.iterdir()) == names
@@ -236,15 +237,11 @@ def test_pixel_sizes_are_those_that_maps_state(tmp_path, capsys):
 
 
 def test_wrong_arguments_are_refused(maps, tmp_path, monkeypatch):
-  for wrong, message in (
-    ({'outlines': ('svg',)}, "outlines='svg' is not one of geojson, rois"),
-    ({'pixel_size_um': 0.0}, 'pixel_size_um=0.0; expected more than 0'),
-  ):
-    with pytest.raises(InputError, match=message):
-      instances.label_files(maps, tmp_path / 'out', **wrong)
+  with pytest.raises(InputError, match='pixel_size_um=0.0; expected more'):
+    instances.label_files(maps, tmp_path / 'out', pixel_size_um=0.0)
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   with pytest.raises(InputError, match=r"pip install 'segjax\[fiji\]'"):
-    instances.label_files(maps, tmp_path / 'out', outlines=('rois',))
+    instances.label_files(maps, tmp_path / 'out', rois=True)
   (tmp_path / 'a.csv').write_text('mine')
   with pytest.raises(InputError, match='a.csv exists'):
     instances.label_files(maps / 'a.tif', tmp_path / 'a.tif')

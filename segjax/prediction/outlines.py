@@ -19,18 +19,14 @@ from skimage import measure
 
 from segjax.errors import InputError
 
-# Of `--outlines`: the ending of each file.
-FORMATS = {'geojson': '.geojson', 'rois': '.rois.zip'}
+# Of each page: the numbers of its objects, and `objects.measure_objects`.
+Pages = Sequence[tuple[Any, Mapping[str, np.ndarray]]]
 
 
-def check_format(name: str) -> None:
-  """Raises InputError unless outlines can be written in a format."""
-  if name not in FORMATS:
-    raise InputError(f'outlines={name!r} is not one of {", ".join(FORMATS)}')
-  if name == 'rois' and importlib.util.find_spec('roifile') is None:
-    raise InputError(
-      "outlines='rois' needs roifile: pip install 'segjax[fiji]'"
-    )
+def check_roifile() -> None:
+  """Raises InputError if roifile, which `write_rois` needs, is missing."""
+  if importlib.util.find_spec('roifile') is None:
+    raise InputError("rois need roifile: pip install 'segjax[fiji]'")
 
 
 def trace_outlines(
@@ -57,23 +53,8 @@ def trace_outlines(
     yield label, [ring[:, ::-1] + (left - 0.5, top - 0.5) for ring in rings]
 
 
-def write_outlines(
-  file: Path,
-  name: str,
-  pages: Sequence[tuple[Any, Mapping[str, np.ndarray]]],
-) -> None:
-  """Writes the outlines of all objects.
-
-  Args:
-    file: to write.
-    name: one of `FORMATS`.
-    pages: numbers and measurements of each page; see `trace_outlines`.
-  """
-  write = {'geojson': _write_geojson, 'rois': _write_rois}[name]
-  write(file, pages)
-
-
-def _write_geojson(file, pages):
+def write_geojson(file: Path, pages: Pages) -> None:
+  """Writes the outlines of all objects as detections of QuPath."""
   with open(file, 'x', encoding='utf-8') as out:
     out.write('{"type": "FeatureCollection", "features": [')
     separator = '\n'
@@ -93,14 +74,17 @@ def _write_geojson(file, pages):
     out.write('\n]}\n')
 
 
-def _write_rois(file, pages):
+def write_rois(file: Path, pages: Pages) -> None:
+  """Writes the outlines of all objects as a .zip for ImageJ's ROI manager.
+
+  Holes are left out: a polygon of ImageJ has none.
+  """
   import roifile
 
   def rois():
     for page, (numbers, measured) in enumerate(pages):
       for label, rings in trace_outlines(numbers, measured):
         position = page if len(pages) > 1 else None  # From 0 in roifile.
-        # Outer rings alone: a polygon of ImageJ has no holes.
         yield roifile.ImagejRoi.frompoints(
           rings[0][:-1], name=f'{page + 1}-{label}', position=position
         )

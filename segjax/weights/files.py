@@ -38,11 +38,6 @@ def read_params(path: str | os.PathLike) -> dict[str, Any]:
 
   Raises:
     InputError: see `read_arrays`; or one name is both an array and a layer.
-
-  >>> import numpy, segjax
-  >>> segjax.write_params('net.npz', {'head': {'bias': numpy.float32([1, 2])}})
-  >>> segjax.read_params('net.npz')
-  {'head': {'bias': array([1., 2.], dtype=float32)}}
   """
   arrays = read_arrays(path)
   layers = set()
@@ -113,8 +108,10 @@ def write_params(
     InputError: another ending, the file exists, or it cannot be written.
 
   >>> import numpy, segjax
-  >>> params = {'head': {'bias': numpy.zeros(2, numpy.float32)}}
-  >>> segjax.write_params('zeros.npz', params)  # Or .safetensors.
+  >>> params = {'head': {'bias': numpy.float32([1, 2])}}
+  >>> segjax.write_params('net.npz', params)  # Or .safetensors.
+  >>> segjax.load_params('net.npz')
+  {'head': {'bias': array([1., 2.], dtype=float32)}}
   """
   path = Path(path)
   check_output(path, overwrite)
