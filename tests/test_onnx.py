@@ -107,6 +107,17 @@ def test_an_fcn_of_one_size(name):
     assert_close(run(converted, image, size=size), np.asarray(expected))
 
 
+def test_a_file_of_an_fcn_does_not_grow_with_the_tile():
+  model = FCNS['8s']
+  params = fcn_nets.random_params(model)
+  small, large = (
+    onnx_file.to_onnx(model, params, side, {}).ByteSize() for side in (64, 160)
+  )
+  num_bytes = sum(x.nbytes for x in jax.tree.leaves(params))
+  assert small - num_bytes < 1.2e5  # The graph.
+  assert large - small < 5e4
+
+
 def test_the_form_for_tilers_of_an_fcn():
   """With another order of channels, each head on its own, and no `size`."""
   model = FCNS['two heads']

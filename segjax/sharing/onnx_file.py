@@ -43,6 +43,7 @@ _MOST_BYTES = 2**31 - 2**24
 _CELLS = 'cells'  # An input that is taken away again, see `_convert`.
 _LOGGERS = ('jax2onnx', 'onnx_ir')
 _INTS = 7  # onnx.AttributeProto.INTS
+_BROADCASTING = ('Add', 'Where')
 
 
 def import_onnx() -> tuple[ModuleType, ModuleType]:
@@ -226,6 +227,7 @@ def to_onnx(
     _pad_output(onnx, graph, valid + skip, valid)
   _pool_maps(graph)
   _tidy(graph)
+  _shrink(onnx, graph)
   converted.doc_string = (__doc__ or '').partition('\n\n')[2].strip()
   converted.producer_name = 'segjax'
   onnx.helper.set_model_props(converted, dict(metadata))
@@ -356,6 +358,31 @@ def _tidy(graph):
     getattr(graph, field).extend(copies)
   # Of values between, whose shapes runtimes find themselves.
   graph.ClearField('value_info')
+
+
+def _shrink(onnx, graph):
+  """Stores constants once that the converter repeated over a whole map.
+
+  They are biases and zeros of an FCN, whose sizes it knows. Otherwise the file
+  would grow with the tile.
+  """
+  computed = {value.name for value in graph.input}
+  computed.update(name for node in graph.node for name in node.output)
+  fixed = set()  # What is read by a node that needs the whole shape.
+  for node in graph.node:
+    # The first input of Where chooses among the others.
+    others = node.input[1:] if node.op_type == 'Where' else node.input
+    if node.op_type not in _BROADCASTING or computed.isdisjoint(others):
+      fixed.update(node.input)
+  for tensor in graph.initializer:
+    if tensor.name in fixed:
+      continue
+    array = onnx.numpy_helper.to_array(tensor)
+    for axis, size in enumerate(array.shape):
+      first = array.take([0], axis) if size else array
+      if (array == first).all():
+        array = first
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
 
 def _follow(renamed, name):
