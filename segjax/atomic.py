@@ -157,6 +157,15 @@ def check_folder(output: Path) -> None:
     raise InputError(f'output {output}: there is no folder {output.parent}')
 
 
+def check_file(output: Path, overwrite: bool) -> None:
+  """Raises InputError if no file will be written to `output`."""
+  check_folder(output)
+  if output.is_dir():
+    raise InputError(f'output {output} is a folder; give the name of a file')
+  if not overwrite:
+    check_absent([output])
+
+
 def check_absent(outputs: Iterable[Path]) -> None:
   """Raises InputError if an output exists; a link to nothing does."""
   for output in outputs:

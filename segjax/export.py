@@ -23,12 +23,7 @@ from absl import flags
 from jax import export
 
 from segjax import network_flags, networks
-from segjax.atomic import (
-  check_absent,
-  check_folder,
-  remove_leftovers,
-  replacing,
-)
+from segjax.atomic import remove_leftovers, replacing
 from segjax.data import look_of
 from segjax.errors import InputError
 from segjax.networks import Network
@@ -112,7 +107,7 @@ def export_onnx(
       exists or cannot be written.
   """
   output = Path(output)
-  _check_onnx(output, overwrite)
+  onnx_file.check_output(output, overwrite)
   side, about = _describe(network, size_px)
   _say_unrefined(network.config)
   model, params, _ = network
@@ -166,6 +161,7 @@ def export_hub(
       card = hub.model_card(
         name=output.name,
         config=config,
+        data_name=_data_name(config.data),
         num_params=sum(np.size(x) for x in jax.tree.leaves(params)),
         class_names=class_names,
         scores=hub.read_scores(workdir),
@@ -224,12 +220,19 @@ def export_bioimageio(
         about,
         name=f'segjax {output.stem}',  # Names have five letters at least.
         model_name=config.model.name,
-        data_name=config.data.name,
+        data_name=_data_name(config.data),
         authors=authors,
         license_id=license_id,
       )
   except OSError as e:
     raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+
+
+def _data_name(data):
+  """Returns the name of a data set; where the loader takes any, of both."""
+  fields = {'folder': 'dir', 'cell_tracking': 'dataset', 'tfds': 'set'}
+  name = data.get(fields.get(data.name, ''), '')
+  return f'{data.name} {Path(name).name}'.strip()
 
 
 def _say_unrefined(config):
@@ -272,21 +275,9 @@ def _describe(network, size_px):
   }
 
 
-def _check_onnx(output, overwrite):
-  """Raises InputError if `export_onnx` will not write to `output`."""
-  if output.suffix.lower() != '.onnx':
-    raise InputError(f'output {output} must end in .onnx')
-  check_folder(output)
-  if output.is_dir():
-    raise InputError(f'output {output} is a folder; give the name of a file')
-  if not overwrite:
-    check_absent([output])
-  onnx_file.import_onnx()
-
-
 _CHECKS = {
   'artifact': artifact.check_output,
-  'onnx': _check_onnx,
+  'onnx': onnx_file.check_output,
   'hub': hub.check_output,
   'bioimageio': zoo.check_output,
 }

@@ -7,11 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from small_runs import make_run
 
 import segjax
 from segjax.errors import InputError
-from segjax.export import export_hub
+from segjax.export import _data_name, export_hub
 from segjax.images.files import write_stack
 from segjax.networks import load_run
 from segjax.runs.checkpoints import Checkpoints
@@ -99,6 +100,16 @@ def test_the_card(run, tmp_path):
   ):
     assert words in text
   assert (tmp_path / 'net' / 'a b.png').is_file()
+
+
+def test_data_are_named_where_their_loader_takes_any():
+  for data, name in (
+    (dict(name='camvid', dir='sets/camvid'), 'camvid'),
+    (dict(name='folder', dir='home/cells/'), 'folder cells'),
+    (dict(name='tfds', dir='sets', set='pets'), 'tfds pets'),
+    (dict(name='arrays', class_names=()), 'arrays'),
+  ):
+    assert _data_name(ConfigDict(data)) == name
 
 
 def test_damage_is_said(run, tmp_path):

@@ -64,6 +64,7 @@ def model_card(
   *,
   name: str,
   config: ConfigDict,
+  data_name: str,
   num_params: int,
   class_names: Sequence[str],
   scores: str,
@@ -77,6 +78,7 @@ def model_card(
   Args:
     name: of the folder.
     config: of the network.
+    data_name: of the data that it was trained on.
     num_params: number of its parameters.
     class_names: of its classes.
     scores: text; '' for none.
@@ -92,10 +94,9 @@ def model_card(
   }
   if license_id:
     header['license'] = license_id.lower()
-  data = config.data
   said = [
     f'Network: `{config.model.name}`, {num_params:,} parameters',
-    f'Data: `{data.name}`, with the classes {", ".join(class_names)}',
+    f'Data: `{data_name}`, with the classes {", ".join(class_names)}',
     *([f'Authors: {", ".join(authors)}'] if authors else []),
     *([f'Licence: {license_id}'] if license_id else []),
     f'Written by segjax {segjax.__version__}',

@@ -15,8 +15,10 @@ context: see `tiler_sizes`.
 import contextlib
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from segjax.atomic import check_file
 from segjax.contracts import SegmentationModel
 from segjax.errors import InputError
 from segjax.geometry import Geometry
@@ -66,6 +69,15 @@ def import_onnx() -> tuple[ModuleType, ModuleType]:
       f"ONNX needs packages: pip install 'segjax[onnx]' ({e})"
     ) from e
   return jax2onnx, onnx
+
+
+def check_output(path: str | os.PathLike, overwrite: bool) -> None:
+  """Raises InputError if nothing will be written to `path`."""
+  path = Path(path)
+  if path.suffix.lower() != '.onnx':
+    raise InputError(f'output {path} must end in .onnx')
+  check_file(path, overwrite)
+  import_onnx()
 
 
 def describe_sizes(geometry: Geometry, tile_px: int) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packages for the BioImage Model Zoo (bioimage.io), specification 0.5.
 
-The weights are ONNX in the form for programs that cut tiles, see
-`onnx_file.tiler_sizes`: probabilities as large as the image, of which the halo
-is to be cropped. bioimageio.spec, which writes the package, is known here only.
+The weights are ONNX in the form for programs that cut tiles themselves, see
+`onnx_file.tiler_sizes`: they return probabilities as large as the image, whose
+halo such programs crop. This is the only file that knows bioimageio.spec.
 """
 
 import datetime
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import scipy.ndimage
 
-from segjax.atomic import check_absent, check_folder
+from segjax.atomic import check_file
 from segjax.contracts import SegmentationModel
 from segjax.errors import InputError
 from segjax.images.files import write_stack
@@ -62,11 +62,7 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
   path = Path(path)
   if path.suffix.lower() != '.zip':
     raise InputError(f'output {path} must end in .zip')
-  check_folder(path)
-  if path.is_dir():
-    raise InputError(f'output {path} is a folder; give the name of a file')
-  if not overwrite:
-    check_absent([path])
+  check_file(path, overwrite)
   onnx_file.import_onnx()
   import_spec()
 
@@ -74,7 +70,7 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
 def linear_scaling(
   preprocessing: PreprocessingSettings, num_channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns gain and offset f64[C] of the channels of stored pixels.
+  """Returns gain and offset, f64[C], that prepare the channels as stored.
 
   Raises:
     InputError: the network takes a channel twice.
@@ -82,8 +78,8 @@ def linear_scaling(
   order = list(preprocessing.channels or range(num_channels))
   if len({*order}) < len(order):
     raise InputError(
-      f'preprocessing.channels={preprocessing.channels} has a channel twice, '
-      'which a package cannot say'
+      f'preprocessing.channels={preprocessing.channels} has a channel twice; '
+      'a package cannot express that'
     )
   low, high = preprocessing.limits or (0.0, 1.0)
   full = _full(preprocessing.dtype or _PIXELS)
@@ -114,17 +110,18 @@ def write_package(
     path: .zip, which does not exist.
     model: the network.
     params: its parameters.
-    preprocessing: of stored pixels.
-    tile_px: side of a tile of an FCN.
+    preprocessing: how stored pixels become those that the network takes.
+    tile_px: side of a tile of an FCN; not read for a U-Net.
     about: as `artifact.write` takes it.
-    name: of the network.
+    name: name of the package.
     model_name: one of `models.SEGMENTERS`.
-    data_name: of the data that it was trained on.
-    authors: names.
-    license_id: SPDX identifier.
+    data_name: name of the data that the network was trained on.
+    authors: their names.
+    license_id: SPDX identifier of the licence.
 
   Raises:
-    InputError: see `onnx_file`; or the specification refuses a value.
+    InputError: see `onnx_file.to_onnx` and `linear_scaling`; or the
+      specification refuses a value.
   """
   spec, v0_5 = import_spec()
   channels = model.in_channels
@@ -138,103 +135,48 @@ def write_package(
     channels=preprocessing.channels,
     for_tilers=True,
   )
-  gain, offset = linear_scaling(preprocessing, channels)
+  scaling = linear_scaling(preprocessing, channels)
   stored = _sample(side, channels, preprocessing.dtype or _PIXELS)
   prepared = np.asarray(preprocessing.prepare(stored))[None]
   probabilities = _forward(model, params, prepared, sizes)
-  inner = slice(sizes.halo, side - sizes.halo)
+  class_names = about['class_names']
+  text, doi = _PAPERS[model_name.startswith('fcn')]
 
   with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)
-
-    def save(file, array):
-      np.save(folder / file, np.ascontiguousarray(array))
-      return v0_5.FileDescr(source=folder / file)
-
     (folder / 'weights.onnx').write_bytes(converted.SerializeToString())
-    cover = np.concatenate(
-      [_gray(stored[inner, inner, 0]), _gray(probabilities[inner, inner, -1])],
-      axis=1,
-    )
+    _save_tensor(folder / 'image.npy', stored)
+    _save_tensor(folder / 'probabilities.npy', probabilities)
+    inner = slice(sizes.halo, side - sizes.halo)
+    shown = stored[inner, inner, 0], probabilities[inner, inner, -1]
+    cover = np.concatenate([_gray(values) for values in shown], axis=1)
     write_stack(folder / 'cover.png', cover[None])
     (folder / 'documentation.md').write_text(
-      _documentation(name, model_name, data_name, about, sizes),
+      _documentation(
+        name, model_name, data_name, class_names, model.geometry.period, sizes
+      ),
       encoding='utf-8',
     )
-    axes = ('y', 'x')
-    text, doi = _PAPERS[model_name.startswith('fcn')]
-    size = (
-      v0_5.ParameterizedSize(min=sizes.least, step=sizes.step)
-      if sizes.step
-      else sizes.least
-    )
-    scaling = (
-      dict(gain=float(gain[0]), offset=float(offset[0]))
-      if np.ptp(gain) == np.ptp(offset) == 0
-      else dict(gain=gain.tolist(), offset=offset.tolist(), axis='channel')
-    )
-    of_axis = len({*scaling} & {'axis'})
-    kwargs = (v0_5.ScaleLinearKwargs, v0_5.ScaleLinearAlongAxisKwargs)[of_axis]
-    floats = v0_5.EnsureDtypeDescr(
-      kwargs=v0_5.EnsureDtypeKwargs(dtype='float32')
-    )
-    batch = v0_5.BatchAxis(size=None if sizes.step else 1)
-    image = v0_5.InputTensorDescr(
-      id='image',
-      axes=[
-        batch,
-        v0_5.ChannelAxis(
-          channel_names=[f'channel{i}' for i in range(channels)]
-        ),
-        *(v0_5.SpaceInputAxis(id=a, size=size) for a in axes),
-      ],
-      data=v0_5.IntervalOrRatioDataDescr(type=stored.dtype.name),
-      pad=v0_5.ReflectPadding.model_validate({'mode': 'reflect'}),
-      # Without the last one, readers would bring back the type of the pixels.
-      preprocessing=[
-        floats,
-        v0_5.ScaleLinearDescr(kwargs=kwargs(**scaling)),
-        floats,
-      ],
-      test_tensor=save('image.npy', stored.transpose(2, 0, 1)[None]),
-    )
-    output = v0_5.OutputTensorDescr(
-      id='probabilities',
-      description='Probabilities of the classes, softmax over those of a head.',
-      axes=[
-        batch,
-        v0_5.ChannelAxis(channel_names=list(about['class_names'])),
-        *(
-          v0_5.SpaceOutputAxisWithHalo(
-            id=a,
-            halo=sizes.halo,
-            size=v0_5.SizeReference(tensor_id='image', axis_id=a),
-          )
-          for a in axes
-        ),
-      ],
-      data=v0_5.IntervalOrRatioDataDescr(type='float32', range=(0.0, 1.0)),
-      test_tensor=save(
-        'probabilities.npy', probabilities.transpose(2, 0, 1)[None]
-      ),
-    )
+
+    def file(name):
+      return v0_5.FileDescr(source=folder / name)
+
     try:
+      image = _image(v0_5, file('image.npy'), stored, scaling, sizes)
+      output = _output(v0_5, file('probabilities.npy'), class_names, sizes)
       description = v0_5.ModelDescr(
         name=name,
         description=f'{model_name}, trained with segjax on {data_name}.',
         authors=[v0_5.Author(name=author) for author in authors],
         license=license_id,
         cite=[v0_5.CiteEntry(text=text, doi=doi)],
-        covers=[v0_5.FileDescr(source=folder / 'cover.png')],
-        documentation=v0_5.FileDescr(source=folder / 'documentation.md'),
+        covers=[file('cover.png')],
+        documentation=file('documentation.md'),
         inputs=[image],
         outputs=[output],
         tags=['semantic-segmentation', 'jax', model_name],
         timestamp=v0_5.Datetime(datetime.datetime.now(datetime.UTC)),
-        training_data=v0_5.DatasetDescr(
-          name=data_name,
-          description=f'What segjax calls {data_name}.',
-        ),
+        training_data=v0_5.DatasetDescr(name=data_name),
         weights=v0_5.WeightsDescr(
           onnx=v0_5.OnnxWeightsDescr(
             source=folder / 'weights.onnx', opset_version=onnx_file.OPSET
@@ -245,6 +187,63 @@ def write_package(
       said = ' '.join(str(e).split())  # It has many lines.
       raise InputError(f'bioimageio.spec refuses the package: {said}') from e
     spec.save_bioimageio_package(description, output_path=path)
+
+
+def _image(v0_5, test_tensor, stored, scaling, sizes):
+  """Returns the description of the input, with its preprocessing."""
+  gain, offset = scaling
+  if np.ptp(gain) == np.ptp(offset) == 0:
+    scale = v0_5.ScaleLinearKwargs(gain=float(gain[0]), offset=float(offset[0]))
+  else:
+    scale = v0_5.ScaleLinearAlongAxisKwargs(
+      axis='channel', gain=gain.tolist(), offset=offset.tolist()
+    )
+  size = sizes.least
+  if sizes.step:
+    size = v0_5.ParameterizedSize(min=sizes.least, step=sizes.step)
+  names = [f'channel{i}' for i in range(len(gain))]
+  floats = v0_5.EnsureDtypeDescr(kwargs=v0_5.EnsureDtypeKwargs(dtype='float32'))
+  return v0_5.InputTensorDescr(
+    id='image',
+    axes=[
+      v0_5.BatchAxis(size=None if sizes.step else 1),
+      v0_5.ChannelAxis(channel_names=names),
+      *(v0_5.SpaceInputAxis(id=axis, size=size) for axis in 'yx'),
+    ],
+    data=v0_5.IntervalOrRatioDataDescr(type=stored.dtype.name),
+    pad=v0_5.ReflectPadding.model_validate({'mode': 'reflect'}),
+    # Without the last one, readers would bring back the type of the pixels.
+    preprocessing=[floats, v0_5.ScaleLinearDescr(kwargs=scale), floats],
+    test_tensor=test_tensor,
+  )
+
+
+def _output(v0_5, test_tensor, class_names, sizes):
+  """Returns the description of the output, with its halo."""
+  sides = [
+    v0_5.SpaceOutputAxisWithHalo(
+      id=axis,
+      halo=sizes.halo,
+      size=v0_5.SizeReference(tensor_id='image', axis_id=axis),
+    )
+    for axis in 'yx'
+  ]
+  return v0_5.OutputTensorDescr(
+    id='probabilities',
+    description='Probabilities of the classes, softmax over those of a head.',
+    axes=[
+      v0_5.BatchAxis(size=None if sizes.step else 1),
+      v0_5.ChannelAxis(channel_names=list(class_names)),
+      *sides,
+    ],
+    data=v0_5.IntervalOrRatioDataDescr(type='float32', range=(0.0, 1.0)),
+    test_tensor=test_tensor,
+  )
+
+
+def _save_tensor(file, array):
+  """Saves an array [H, W, C] as [1, C, H, W]."""
+  np.save(file, np.ascontiguousarray(array.transpose(2, 0, 1)[None]))
 
 
 def _full(dtype):
@@ -262,11 +261,14 @@ def _sample(side, channels, dtype):
 
 
 def _forward(model, params, prepared, sizes):
-  """Returns what the package shall: f32[side, side, K] of pixels [1, ...]."""
+  """Returns the probabilities f32[side, side, K] that the package shall give.
+
+  Args:
+    prepared: f32[1, side, side, C].
+  """
   skip = sizes.skip
-  logits = jax.jit(model.apply)({'params': params}, prepared[:, skip:, skip:])[
-    0
-  ]
+  apply = jax.jit(model.apply)
+  logits = apply({'params': params}, prepared[:, skip:, skip:])[0]
   heads = np.split(logits, np.cumsum(model.head_sizes)[:-1], axis=-1)
   output = np.concatenate([jax.nn.softmax(head) for head in heads], axis=-1)
   valid = (prepared.shape[1] - skip - len(output)) // 2
@@ -280,23 +282,18 @@ def _gray(values):
   return np.repeat(levels.round().astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def _documentation(name, model_name, data_name, about, sizes):
-  tiles = (
-    f'Tiles have {sizes.least} + {sizes.step} n px'
-    if sizes.step
-    else f'Tiles have {sizes.least} px'
-  )
-  classes = ', '.join(about['class_names'])
+def _documentation(name, model_name, data_name, class_names, period, sizes):
+  more = f' + {sizes.step} n' if sizes.step else ''
   return f"""# {name}
 
 `{model_name}` of segjax, trained on {data_name}.
-Its output has the probabilities of {classes}.
+Its output has the probabilities of {', '.join(class_names)}.
 
-{tiles} and a halo of {sizes.halo} px on each side. Images go on as their mirror
-image (`reflect`). Tiles that begin at multiples of the tile without its halo
-put together equal one pass over the image; where a program moves the last ones
-back into the image, they do so if the sides of the image are multiples of
-{sizes.step or sizes.least - 2 * sizes.halo} px.
+Tiles have {sizes.least}{more} px and a halo of {sizes.halo} px on each side.
+The image is mirrored at its borders (`reflect`). Put together, tiles equal one
+pass over the image if its sides are multiples of {period} px. Otherwise
+programs may move the last tiles back into the image, and what those write
+differs.
 
 Validate it on images of your own before you rely on it: compare labels that you
 drew by hand with the class that is likeliest.

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from segjax.atomic import check_absent, check_folder, replacing
+from segjax.atomic import check_file, replacing
 from segjax.errors import InputError, shortened
 
 ENDINGS = ('.npz', '.safetensors')
@@ -136,11 +136,7 @@ def write_params(
 def check_output(path: Path, overwrite: bool) -> None:
   """Raises InputError if `write_params` will not write to `path`."""
   _known_ending(path)
-  check_folder(path)
-  if path.is_dir():
-    raise InputError(f'output {path} is a folder; give the name of a file')
-  if not overwrite:
-    check_absent([path])
+  check_file(path, overwrite)
 
 
 def _read(path, only_about=False):
