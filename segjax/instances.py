@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of single cells from those of maps, of any size.
+"""Numbers and measures the single cells of predicted maps, of any size.
 
 `python -m segjax.instances --input=MAPS --output=FOLDER` takes what
 `segjax.predict` wrote of two classes, probabilities or labels. Frames named as
-in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif. What
-they are is in `segjax.prediction.components`. A table, objects.csv, has the
-measurements of every cell, and outlines go to ImageJ and QuPath if asked for.
+in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif.
+`segjax.prediction.components` says what a cell is. A table, objects.csv, has
+the measurements of every cell; `--rois` and `--geojson` write their outlines.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -344,7 +344,9 @@ def _in_um(measured, size):
 def _shorten(value):
   if not isinstance(value, float):
     return value
-  return '' if math.isnan(value) else f'{value:.6g}'
+  if math.isnan(value):
+    return ''
+  return f'{value:.6g}' if value < 1e5 else f'{value:.1f}'
 
 
 def _side(target, ending):

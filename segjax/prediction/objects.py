@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurements of single objects: areas, centroids, perimeters, probabilities.
 
-They are those of `skimage.measure.regionprops`, computed block by block: memory
-holds a block and a few numbers of each object, never the image.
+They equal those of `skimage.measure.regionprops`, but are computed block by
+block: memory holds a block and a few numbers of each object, never the image.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from segjax.prediction.components import blocks_of
 
-# Lengths of the pieces of a border, by the code of its pixel; see `_codes`.
+# Length of the border at a pixel, by the code of the pixel; see `_codes`.
 _LENGTHS = np.zeros(50)
 _LENGTHS[[5, 7, 15, 17, 25, 27]] = 1
 _LENGTHS[[21, 33]] = math.sqrt(2)
@@ -23,7 +23,9 @@ _DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def count_areas(numbers: Any, count: int, block_px: int = 2048) -> np.ndarray:
-  """Returns the pixels of each object, i64[count + 1]; background comes first.
+  """Returns the area of each object in pixels, i64[count + 1].
+
+  Background comes first.
 
   Args:
     numbers: [H, W], 0 for background and 1..count; an array, or anything with
@@ -45,11 +47,11 @@ def measure_objects(
   Rows and columns count from 0 at the centre of the first pixel. The bounding
   box is half open. The perimeter is the length of a line through the centres of
   the border pixels (Benkrid and Crookes 2000), as `skimage.measure.perimeter`
-  has it.
+  computes it.
 
   Args:
-    numbers: see `count_areas`; each of 1..count is there.
-    values: [H, W], read alike: the probability of each pixel.
+    numbers: see `count_areas`; each of 1..count occurs.
+    values: probabilities [H, W], read in the same way.
     count: number of objects.
     block_px: see `count_areas`.
 
@@ -100,7 +102,7 @@ def measure_objects(
 
 
 def _with_halo(numbers, window):
-  """Returns a window with two pixels more on each side, 0 beyond the image."""
+  """Returns a window and two pixels around it, which are 0 beyond the image."""
   starts = [max(s.start - 2, 0) for s in window]
   stops = [
     min(s.stop + 2, n) for s, n in zip(window, numbers.shape, strict=True)
@@ -116,11 +118,14 @@ def _with_halo(numbers, window):
 
 
 def _codes(ids):
-  """Returns the object and the code of each border pixel inside of a halo.
+  """Returns the object and the code of each border pixel in a window.
 
-  A pixel of the border has an edge in common with another object or background.
-  Its code is 1, and 2 for each border pixel of the object beside it, and 10 for
-  each diagonally.
+  A border pixel has an edge in common with another object or the background.
+  Its code is 1, plus 2 for each border pixel of its object that shares an edge
+  with it, plus 10 for each that shares a corner.
+
+  Args:
+    ids: the window and two pixels around it.
   """
 
   def beside(array, rows, columns):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outlines of objects, as ImageJ's ROIs and as QuPath's GeoJSON.
+"""Outlines of objects, as ROIs of ImageJ and as GeoJSON of QuPath.
 
-An outline runs between the pixels of its object and the others: it encloses the
-centres of its pixels and of no other. Coordinates are those of both programs:
-x to the right, y down, and the first pixel covers 0 to 1.
+An outline encloses the centres of the pixels of its object and of no others.
+Coordinates are those of both programs: x to the right, y down, and the first
+pixel covers 0 to 1.
 
 This is the only file that knows roifile.
 """
@@ -19,7 +19,7 @@ from skimage import measure
 
 from segjax.errors import InputError
 
-# Of each page: the numbers of its objects, and `objects.measure_objects`.
+# The numbers of each page, and what `objects.measure_objects` returns.
 Pages = Sequence[tuple[Any, Mapping[str, np.ndarray]]]
 
 
@@ -35,11 +35,11 @@ def trace_outlines(
   """Yields the number of each object and its rings, f64[N, 2] of x and y.
 
   The first ring is the outer one, the others are holes. Each ends where it
-  began. Memory holds the bounding box of one object.
+  begins. Memory holds the bounding box of one object.
 
   Args:
     numbers: [H, W], read by windows.
-    measured: of `objects.measure_objects`.
+    measured: what `objects.measure_objects` returns of them.
   """
   boxes = (measured[name].tolist() for name in ('top', 'left'))
   ends = (measured[name].tolist() for name in ('bottom', 'right'))
@@ -49,7 +49,7 @@ def trace_outlines(
     mask = np.asarray(numbers[slice(top, bottom), slice(left, right)]) == label
     rings = measure.find_contours(np.pad(mask, 1), 0.5)
     rings.sort(key=lambda ring: -np.ptp(ring, axis=0).prod())
-    # Of the centre of the first pixel, which is padding, to its corner.
+    # Rings count from the centre of the first pixel, which is padding.
     yield label, [ring[:, ::-1] + (left - 0.5, top - 0.5) for ring in rings]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders for a model hub: parameters, the config, and a model card.
 
-`networks.load_run` reads one as it reads a run. Uploading is the user's: see
-docs/sharing.md.
+`networks.load_run` reads one as it reads a run. Users upload it themselves:
+docs/sharing.md has the commands.
 """
 
 import json
@@ -80,9 +80,9 @@ def model_card(
     config: of the network.
     data_name: of the data that it was trained on.
     num_params: number of its parameters.
-    class_names: of its classes.
-    scores: text; '' for none.
-    checkpoint: which one it is, in words of `load_run`.
+    class_names: names of its classes.
+    scores: their table; '' for none.
+    checkpoint: which one the parameters are of, in words of `load_run`.
     pictures: names of files beside the card.
     authors: names.
     license_id: SPDX identifier; '' for none.
@@ -113,7 +113,7 @@ def model_card(
   ]
   if scores:
     parts.append(
-      '## Scores\n\nOf the end of the run; the parameters are of its '
+      '## Scores\n\nThese are of the end of the run; the parameters are of its '
       f'checkpoint `{checkpoint}`.\n\n```text\n{scores}\n```'
     )
   if pictures:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks as ONNX models; jax2onnx, which converts them, is known here only.
+"""Networks as ONNX models. This is the only file that knows jax2onnx.
 
-The model takes `image` f32[B, C, H, W], pixels as the network takes them, and
-returns `logits` f32[B, K, h, w]. That of a U-Net takes any batch, and every
-admissible height and width. That of an FCN takes one tile of one size, and
-`size` i32[1, 2]: height and width of the part of it, from its top left corner,
-that the image fills.
+A model takes `image` f32[B, C, H, W], prepared pixels, and returns `logits`
+f32[B, K, h, w]. The model of a U-Net takes any batch and every admissible
+height and width. The model of an FCN takes a single tile of one size, and
+`size` i32[1, 2]: the height and width of the part of the tile, from its top
+left corner, that the image fills.
 
-For programs that cut their own tiles there is another form, `for_tilers`. It
-returns probabilities as large as the image, without the pixels that lack
+Another form, `for_tilers`, is for programs that cut tiles themselves. It
+returns probabilities as large as the image, and zeros where pixels lack
 context: see `tiler_sizes`.
 """
 
@@ -38,12 +38,12 @@ from segjax.models.convolution import plain_forms
 if TYPE_CHECKING:
   import onnx
 
-# Of 2022; every runtime of today has it.
+# Of 2022: today's runtimes have it.
 OPSET = 18
 
-# Protocol buffers end at 2 GiB; the graph needs some of it.
+# Protocol buffers end at 2 GiB, of which the graph needs some.
 _MOST_BYTES = 2**31 - 2**24
-_CELLS = 'cells'  # An input that is taken away again, see `_convert`.
+_CELLS = 'cells'  # An input that `_free_cells` takes away again.
 _LOGGERS = ('jax2onnx', 'onnx_ir')
 _INTS = 7  # onnx.AttributeProto.INTS
 _BROADCASTING = ('Add', 'Where')
@@ -105,17 +105,18 @@ def describe_sizes(geometry: Geometry, tile_px: int) -> dict[str, Any]:
 
 
 class TilerSizes(NamedTuple):
-  """Sizes of `image` in the form of a model for programs that cut tiles.
+  """Sizes of `image` for programs that cut tiles themselves.
 
-  These take as much context on both sides, halo pixels, and put tiles side by
-  side, from the first pixel of an image on. What they write is a multiple of
-  the period, so that the tiles are on the grid of the network.
+  Such programs crop the same number of pixels, the halo, from both sides of the
+  output of a tile, and put the rest side by side from the first pixel of an
+  image on. The rest is a multiple of the period here, so that all tiles are on
+  the grid of the network.
 
   Attributes:
-    least: pixels of the smallest tile that writes something.
-    step: from there to the next; 0 if there is one size.
+    least: side of the smallest tile of which something is left, in pixels.
+    step: pixels from one side to the next; 0 if there is one size.
     halo: pixels on each side of the output that are not valid.
-    skip: pixels before the first one that the network sees.
+    skip: first rows and columns of the tile, which the network does not see.
   """
 
   least: int
@@ -125,11 +126,11 @@ class TilerSizes(NamedTuple):
 
 
 def tiler_sizes(geometry: Geometry, tile_px: int) -> TilerSizes:
-  """Returns the sizes for programs that cut tiles.
+  """Returns the sizes for programs that cut tiles themselves.
 
   With M the margin, P the period and r = size mod P of what a tile of a valid
   U-Net writes, the network sees the tile without its first r pixels. So the
-  halo is M + r on both sides and a multiple of P, and so are tiles.
+  halo is M + r on both sides, and it and the tile are multiples of P.
 
   Raises:
     InputError: an FCN's tile is no multiple of the period, or all margin.
@@ -162,11 +163,11 @@ def to_onnx(
     model: the network.
     params: its parameters.
     tile_px: side of the tile of an FCN; not read for a U-Net.
-    metadata: what the file says of itself, see `onnx.ModelProto`.
+    metadata: texts that the file holds, by name; see `network_metadata`.
     channels: order in which the network takes the channels of `image`; () for
-      as they come.
-    for_tilers: whether to return `probabilities` for programs that cut tiles;
-      an FCN then has no input `size`.
+      the order that they have.
+    for_tilers: whether to return `probabilities` for programs that cut tiles
+      themselves; an FCN then has no input `size`.
 
   Raises:
     InputError: a package is missing, the model is an artifact, or the
@@ -188,12 +189,12 @@ def to_onnx(
   batch, rows, columns = export.symbolic_shape('batch, rows, columns')
   first = geometry.smallest_input - geometry.period + skip
   if any_size:
-    batch = 1  # The converter knows no padding and no remainder of a free one.
+    batch = 1  # The converter can't pad, or take remainders, by free sizes.
     sides = tile_px, tile_px
     more = [jax.ShapeDtypeStruct((batch, 2), jnp.int32)] if sized else []
   else:
-    # The rule of the sizes; to be traced, it needs names for what is free in
-    # it, and the converter knows names of inputs' sides only.
+    # Admissible sizes are first + period * n. The converter knows no free
+    # numbers but sides of inputs, so another input has the sides n.
     sides = (geometry.period * n + first for n in (rows, columns))
     more = [jax.ShapeDtypeStruct((rows, columns), jnp.float32)]
 
@@ -250,7 +251,7 @@ def to_onnx(
 def network_metadata(
   model: SegmentationModel, tile_px: int, about: Mapping[str, Any]
 ) -> dict[str, str]:
-  """Returns what an ONNX file says of its network, texts of JSON.
+  """Returns the metadata of an ONNX file: texts of JSON, by name.
 
   Args:
     model: the network.
@@ -268,7 +269,7 @@ def network_metadata(
 
 
 def _free_cells(onnx, graph, first, period):
-  """Computes what was asked of the sides of `cells` from those of `image`."""
+  """Removes the input `cells`, whose sides follow from those of `image`."""
   inputs = {value.name: value for value in graph.input}
   graph.input.remove(inputs[_CELLS])
   helper = onnx.helper
@@ -314,10 +315,10 @@ def _pad_output(onnx, graph, before, after):
 
 
 def _pool_maps(graph):
-  """Has poolings slide over the two axes that maps have, not over four.
+  """Makes poolings slide over the two axes of a map.
 
-  The converter takes all four axes [B, H, W, C] for such, and makes two more
-  in front; no runtime pools over four.
+  The converter lets them slide over all of [B, H, W, C], which no runtime does,
+  and adds two axes in front.
   """
   made_by = {name: node for node in graph.node for name in node.output}
   used_by = {name: node for node in graph.node for name in node.input}
@@ -338,10 +339,10 @@ def _pool_maps(graph):
 
 
 def _tidy(graph):
-  """Takes away what runtimes would compute for nothing.
+  """Removes what runtimes would compute in vain.
 
-  Biases that are spread over a map before they are added, which `Add` does
-  itself; dropout; and what nobody reads any more.
+  This is the spreading of biases over a map, which `Add` does itself, dropout,
+  and what nobody reads any more.
   """
   users = {}
   for node in graph.node:
@@ -368,19 +369,19 @@ def _tidy(graph):
     ]
     graph.ClearField(field)
     getattr(graph, field).extend(copies)
-  # Of values between, whose shapes runtimes find themselves.
+  # The shapes of values in between, which runtimes find themselves.
   graph.ClearField('value_info')
 
 
 def _shrink(onnx, graph):
-  """Stores constants once that the converter repeated over a whole map.
+  """Stores a constant once that the converter repeats over a whole map.
 
-  They are biases and zeros of an FCN, whose sizes it knows. Otherwise the file
-  would grow with the tile.
+  It does so with the biases and the zeros of an FCN, whose sizes it knows, and
+  the file would grow with the tile.
   """
   computed = {value.name for value in graph.input}
   computed.update(name for node in graph.node for name in node.output)
-  fixed = set()  # What is read by a node that needs the whole shape.
+  fixed = set()  # Inputs of nodes that need their whole shape.
   for node in graph.node:
     # The first input of Where chooses among the others.
     others = node.input[1:] if node.op_type == 'Where' else node.input
@@ -413,7 +414,7 @@ def _name_sides(graph):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Silences the converter, parts of which fail to load and aren't used."""
+  """Silences the converter, which warns of parts that are not used here."""
   loggers = [logging.getLogger(name) for name in _LOGGERS]
   levels = [logger.level for logger in loggers]
   for logger in loggers:
