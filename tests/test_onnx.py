@@ -3,14 +3,16 @@
 
 import functools
 import json
+import re
 import sys
+from pathlib import Path
 
 import fcn_nets
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import tiny_config
+from commands import REPOSITORY, tiny_config
 from random_unets import image_of, random_variables
 
 from segjax.errors import InputError
@@ -200,6 +202,26 @@ def test_a_file_says_how_to_predict_images(tmp_path):
   got = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   assert np.ptp(expected) > 0.01
   np.testing.assert_allclose(got[:height, :width], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('padding', ['VALID', 'SAME'])
+def test_the_page_predicts_an_image(padding, tmp_path, monkeypatch):
+  """Executes the lines of docs/sharing.md."""
+  page = (Path(REPOSITORY) / 'docs' / 'sharing.md').read_text()
+  blocks = re.findall('```python\n(.*?)```', page, re.DOTALL)
+  (lines,) = (block for block in blocks if 'net.onnx' in block)
+  _, _, config = network()
+  config.model.padding = padding
+  model = create_model(config.model)
+  params = random_variables(model)['params']
+  export_onnx(Network(model, params, config), tmp_path / 'net.onnx')
+  monkeypatch.chdir(tmp_path)
+  image = np.random.default_rng(0).integers(0, 256, (45, 70, 1), np.uint8)
+  names = {'image': image}
+  exec(lines, names)
+  preprocessing, tiles = read_prediction(config, activation='logits')
+  expected = predict_stored(model, params, image, preprocessing, tiles)
+  assert_close(names['logits'].transpose(1, 2, 0), expected)
 
 
 def test_sizes_are_those_of_the_plan():
