@@ -241,7 +241,8 @@ def to_onnx(
   _pool_maps(graph)
   _tidy(graph)
   _shrink(onnx, graph)
-  converted.doc_string = (__doc__ or '').partition('\n\n')[2].strip()
+  if not for_tilers:
+    converted.doc_string = ''.join((__doc__ or '').split('\n\n')[1:2])
   converted.producer_name = 'segjax'
   onnx.helper.set_model_props(converted, dict(metadata))
   onnx.checker.check_model(converted)
