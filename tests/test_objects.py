@@ -236,6 +236,12 @@ def test_pixel_sizes_are_those_that_maps_state(tmp_path, capsys):
   assert not {*columns} & {*row}
 
 
+def test_large_numbers_keep_a_tenth():
+  """Of a pixel, in a row that is far down; six digits would not."""
+  for value, text in ((12.3456789, '12.3457'), (123456.78, '123456.8')):
+    assert instances._shorten(value) == text
+
+
 def test_wrong_arguments_are_refused(maps, tmp_path, monkeypatch):
   with pytest.raises(InputError, match='pixel_size_um=0.0; expected more'):
     instances.label_files(maps, tmp_path / 'out', pixel_size_um=0.0)
