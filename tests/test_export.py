@@ -397,12 +397,18 @@ sys.meta_path[:] = map(Only, sys.meta_path)
 """
 
 
-def test_the_page_runs_an_artifact_with_jax_alone(folder, tmp_path):
+@pytest.mark.parametrize('network', [unet, fcn])
+def test_the_page_runs_an_artifact_with_jax_alone(network, tmp_path):
   """Executes the lines of docs/sharing.md where nothing else can be loaded."""
   page = (Path(REPOSITORY) / 'docs' / 'sharing.md').read_text()
   (lines,) = re.findall(r'```python\n(.*?jax.*?program.bin.*?)```', page, re.S)
   assert len(ast.parse(lines).body) <= 13
-  shutil.copytree(folder, tmp_path / 'net.segjax')
+  model, params, config = network()
+  sizes = {}
+  if model.geometry.takes_any_size:
+    sizes = {'size': np.int32([[20, 30]])}
+    lines = lines.rstrip()[:-1] + ', np.int32([[20, 30]]))\n'
+  export_network(network(), tmp_path / 'net.segjax', size_px=34)
   process = subprocess.run(
     [sys.executable, '-c', BLOCKER + lines + "np.save('logits.npy', logits)"],
     capture_output=True,
@@ -410,15 +416,15 @@ def test_the_page_runs_an_artifact_with_jax_alone(folder, tmp_path):
     cwd=tmp_path,
   )
   assert process.returncode == 0, process.stderr
-  tile = np.random.default_rng(0).integers(0, 256, (1, 34, 34, 1))
-  tile = np.uint8(tile)
-  network = unet()
-  expected = network.model.apply(
-    {'params': network.params}, network.prepare(tile)
-  )
+  shape = 1, 34, 34, model.in_channels
+  tile = np.random.default_rng(0).integers(0, 256, shape) / 255
+  pixels = config.preprocessing
+  prepared = np.float32((tile - pixels.mean) / pixels.std)
+  expected = model.apply({'params': params}, prepared, **sizes)
   got = np.load(tmp_path / 'logits.npy')
-  assert np.ptp(expected) > 0.01
-  np.testing.assert_allclose(got, expected, atol=1e-5)
+  scale = np.ptp(expected)
+  assert scale > 0.01
+  np.testing.assert_allclose(got / scale, expected / scale, atol=1e-5)
 
 
 def test_a_program_for_other_platforms(tmp_path, monkeypatch):
