@@ -9,7 +9,7 @@ measurements of every cell, and outlines go to ImageJ and QuPath if asked for.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
-  from segjax.command_line import run
+  from segjax.cli.command_line import run
 
   run('instances')
 
