@@ -13,7 +13,7 @@ from absl import flags
 from scipy import ndimage
 
 from benchmarks import sides, timing
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 from segjax.data import augment
 from segjax.devices import parallel
 from segjax.models.unet import UNet

@@ -6,7 +6,7 @@ import functools
 from absl import flags
 
 from benchmarks import compare, torch_nets
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 from segjax.models.backbone import scaled
 from segjax.models.fcn import FCN8s
 

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import sides, timing
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 from segjax.models import layers, unet
 
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)

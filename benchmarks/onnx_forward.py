@@ -13,7 +13,7 @@ import onnxruntime
 from absl import flags
 
 from benchmarks import sides, timing
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 from segjax.models.unet import UNet
 from segjax.sharing import onnx_file
 

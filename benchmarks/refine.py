@@ -16,7 +16,7 @@ from absl import flags
 from scipy import ndimage
 
 from benchmarks import sides, timing
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 from segjax.crf import Refinement, refine
 from segjax.devices import parallel
 from segjax.models.fcn import FCN8s

@@ -21,7 +21,7 @@ from segjax import steps
 from segjax.data import IGNORE_LABEL
 from segjax.data.augment import Augmentation
 from segjax.devices import parallel
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 
 STEPS = 2  # Of training, whose updates are compared.
 MOMENTUM = 0.99  # U-Net's and FCN's.

@@ -15,7 +15,7 @@ from time import perf_counter
 
 from absl import flags
 
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 572, 'Side of the images, in pixels.', 1)

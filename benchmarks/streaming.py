@@ -25,7 +25,7 @@ import tifffile
 from absl import flags
 
 from benchmarks import sides, timing
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 from segjax.images.files import open_canvas, open_rasters
 from segjax.models.unet import UNet
 from segjax.prediction import outputs

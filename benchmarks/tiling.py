@@ -20,7 +20,7 @@ from absl import flags
 from monai.inferers import sliding_window_inference
 
 from benchmarks import sides, timing, torch_nets, whole_passes
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 from segjax.devices import parallel
 from segjax.models.unet import UNet
 from segjax.tiling import plans, windows

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the commands: python -m segjax"""
 
-from segjax.command_line import main
+from segjax.cli.command_line import main
 
 if __name__ == '__main__':
   main()

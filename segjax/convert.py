@@ -12,7 +12,7 @@ don't name.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
-  from segjax.command_line import run
+  from segjax.cli.command_line import run
 
   run('convert')
 

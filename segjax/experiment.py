@@ -19,7 +19,7 @@ from segjax.losses import LOSSES, REDUCTIONS
 from segjax.models import Segmenter, create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction.predictor import check_prediction
-from segjax.settings import Settings, read_settings
+from segjax.settings.sections import Settings, read_settings
 from segjax.steps import TrainState
 
 # Of any network here in use, some fifteen times as many.

@@ -8,7 +8,7 @@ weights `--config=CONFIG --params=FILE`; then
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
-  from segjax.command_line import run
+  from segjax.cli.command_line import run
 
   run('export')
 
@@ -22,8 +22,9 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from segjax import network_flags, networks
+from segjax import networks
 from segjax.atomic import remove_leftovers, replacing
+from segjax.cli import network_flags
 from segjax.data import look_of
 from segjax.errors import InputError
 from segjax.networks import Network
@@ -31,7 +32,7 @@ from segjax.prediction import artifact
 from segjax.prediction.outputs import check_apart
 from segjax.prediction.predictor import check_prediction
 from segjax.runs.workdir import sealed_text
-from segjax.settings import read_prediction, read_refinement
+from segjax.settings.sections import read_prediction, read_refinement
 from segjax.sharing import hub, onnx_file, zoo
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings

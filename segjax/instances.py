@@ -9,7 +9,7 @@ the measurements of every cell; `--rois` and `--geojson` write their outlines.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
-  from segjax.command_line import run
+  from segjax.cli.command_line import run
 
   run('instances')
 

@@ -2,7 +2,7 @@
 """Trains and evaluates: python -m segjax.main --config=configs/unet_isbi.py"""
 
 if __name__ == '__main__':  # Before imports that take seconds.
-  from segjax.command_line import run
+  from segjax.cli.command_line import run
 
   run('train')
 
@@ -16,7 +16,7 @@ from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.runs.checkpoints import newest_step
 from segjax.runs.report import predict_command
-from segjax.settings import read_settings
+from segjax.settings.sections import read_settings
 
 
 def main(_):

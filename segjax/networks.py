@@ -19,7 +19,7 @@ from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.runs import checkpoints
 from segjax.runs.workdir import read_complete_config
-from segjax.settings import (
+from segjax.settings.sections import (
   Array,
   PreprocessingSettings,
   read_prediction,

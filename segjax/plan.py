@@ -9,7 +9,7 @@ scarce, of as much memory.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
-  from segjax.command_line import run
+  from segjax.cli.command_line import run
 
   run('plan')
 

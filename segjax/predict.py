@@ -9,7 +9,7 @@ see the same files.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
-  from segjax.command_line import run
+  from segjax.cli.command_line import run
 
   run('predict')
 
@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from segjax import network_flags
 from segjax.atomic import check_absent, remove_leftovers
+from segjax.cli import network_flags
 from segjax.data import look_of
 from segjax.devices import processes
 from segjax.devices.compilation_cache import use_compilation_cache
@@ -71,7 +71,7 @@ from segjax.prediction.partial import (
 from segjax.prediction.predictor import of_stored_pixels, settle_tiles
 from segjax.prediction.streaming import stream_predict
 from segjax.runs.integrity import digest_of_values, digests_of_arrays
-from segjax.settings import read_prediction, read_refinement
+from segjax.settings.sections import read_prediction, read_refinement
 
 
 def predict_files(

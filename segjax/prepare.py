@@ -12,7 +12,7 @@ order. Sets of the catalogue are not prepared by this: see `segjax.data.tfds`.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
-  from segjax.command_line import run
+  from segjax.cli.command_line import run
 
   run('prepare')
 
@@ -37,7 +37,7 @@ from segjax.data.examples import IGNORE_LABEL, Dataset, check_label
 from segjax.data.tfds import import_tfds
 from segjax.errors import InputError
 from segjax.images import png_jpeg
-from segjax.settings import read_settings
+from segjax.settings.sections import read_settings
 
 _VERSION = '1.0.0'
 

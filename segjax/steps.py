@@ -27,7 +27,7 @@ from segjax.data.augment import (
 )
 from segjax.errors import InputError
 from segjax.models.layers import RUNNING
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 
 _EXAMPLES = 'examples'  # The axis of `vmap`.
 

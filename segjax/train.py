@@ -19,7 +19,6 @@ from segjax.data.preprocessing import measure_pixels
 from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
 from segjax.errors import InputError
-from segjax.evaluate import Evaluation, check_metric, evaluate, title
 from segjax.experiment import Experiment, create_experiment
 from segjax.runs import report, writers
 from segjax.runs.checkpoints import Checkpoints, newest_step
@@ -32,6 +31,9 @@ from segjax.runs.workdir import (
   lock_workdir,
   read_complete_config,
 )
+from segjax.scoring.best_metric import check_metric
+from segjax.scoring.evaluation import evaluate, title
+from segjax.scoring.results import Evaluation
 
 # What may differ when a run is continued. More steps stretch a schedule that
 # ends with them, so the parameters are not those of a run that was as long from

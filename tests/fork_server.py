@@ -75,7 +75,7 @@ def serve(requests):
 if __name__ == '__main__':
   sys.path[0] = os.getcwd()  # As -m does.
   # Before what a library logs to is settled, as in a command.
-  importlib.import_module('segjax.terminal').make_streams_robust()
+  importlib.import_module('segjax.cli.terminal').make_streams_robust()
   preload('segjax')
   assert threading.active_count() == 1, threading.enumerate()
   gc.freeze()  # Or collecting would copy the pages that are shared.

@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from commands import REPOSITORY
 
-from segjax.command_flags import COMMANDS
+from segjax.cli.command_flags import COMMANDS
 
 CARDS = sorted((REPOSITORY / 'configs').glob('*.py'))
 

@@ -7,9 +7,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax import evaluate
 from segjax.errors import InputError
 from segjax.metrics import cells
+from segjax.scoring.classes import object_scores
 
 # Two cells of 10 px with a wall of one column.
 TRUTH = np.tile(np.array([1, 1, 0, 2, 2]), (5, 1))
@@ -172,7 +172,7 @@ def test_evaluation_averages_precision_over_images_with_objects():
   one, empty = np.ones((4, 4), int), np.zeros((4, 4), int)
   pairs = [(one, one), (empty, one), (empty, empty)]
   rows = [np.hstack(cells.count_hits(*p, cells.THRESHOLDS)) for p in pairs]
-  scores = evaluate._object_scores(np.stack(rows))
+  scores = object_scores(np.stack(rows))
   assert scores['ap/0.50'] == scores['ap/0.95'] == scores['mean_ap'] == 0.5
   assert (scores['objects/true'], scores['objects/predicted']) == (1, 2)
-  assert 'mean_ap' not in evaluate._object_scores(np.stack(rows[2:]))
+  assert 'mean_ap' not in object_scores(np.stack(rows[2:]))

@@ -9,11 +9,12 @@ import pytest
 from commands import REPOSITORY, TINY_SETTINGS
 from scipy import ndimage
 
-from segjax import evaluate, train
+from segjax import train
 from segjax.data import create_dataset
 from segjax.images.files import write_stack
 from segjax.metrics import cells
 from segjax.models import create_model
+from segjax.scoring import evaluation
 
 CARD = runpy.run_path(str(REPOSITORY / 'configs/unet_cells.py'))
 SETS = {'': 'PhC-C2DH-U373', 'hela': 'DIC-C2DH-HeLa'}
@@ -82,9 +83,9 @@ def test_seg_is_of_the_cells_as_marked(folder, monkeypatch):
   probability[:, 14] = 0.4  # 90 of 100 px are left of the first.
   probability[30:, 20:30] = 0.5  # Not above a half: 50 of 100 px.
   scores = np.stack([1 - probability, probability], axis=-1)
-  monkeypatch.setattr(evaluate, 'predict_stored', lambda *_: scores)
+  monkeypatch.setattr(evaluation, 'predict_stored', lambda *_: scores)
   model = create_model(config.model)
-  got = evaluate.evaluate(
+  got = evaluation.evaluate(
     model,
     {},
     [*dataset.train, *dataset.heldout],

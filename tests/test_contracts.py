@@ -10,13 +10,14 @@ import pkgutil
 import pytest
 from commands import tiny_config
 
-from segjax import crf, prediction, settings, tiling
+from segjax import crf, prediction, tiling
 from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.errors import InputError
 from segjax.geometry import FilteredGeometry, Geometry, UNetGeometry
 from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.prediction.artifact import AnySizeGeometry, describe_geometry
+from segjax.settings import sections as settings
 from segjax.tiling.settings import TileSettings
 
 FCN = FCN8s(padding='same').geometry

@@ -21,6 +21,7 @@ from segjax.metrics import boundaries
 from segjax.models.unet import UNet
 from segjax.networks import Network
 from segjax.recipes import unet_folder_config
+from segjax.scoring import best_metric, evaluation
 
 RNG = np.random.default_rng(0)
 NAMES = ('background', 'cell')
@@ -46,11 +47,11 @@ def test_scores_of_detail_are_counted_over_all_images(monkeypatch, best_metric):
   data = dataset(NO_CELLS, CELLS, CELLS, instances=False)
   probability = np.roll(np.where(CELLS > 0, 0.9, 0.1), 1, axis=0)
   scores = np.stack([1 - probability, probability], axis=-1)
-  monkeypatch.setattr(evaluate, 'predict_stored', lambda *_: scores)
+  monkeypatch.setattr(evaluation, 'predict_stored', lambda *_: scores)
   config = unet_folder_config(NAMES)
   config.evaluation.best_metric = best_metric
   plain, got = (
-    evaluate.evaluate(
+    evaluation.evaluate(
       MODEL, {}, data.heldout, config, data, average=False, detail=detail
     ).scores
     for detail in (False, True)
@@ -88,16 +89,16 @@ def test_every_score_that_may_rank_is_there(monkeypatch):
   data = dataset(NO_CELLS, CELLS, CELLS)
   probability = np.where(CELLS > 0, 0.9, 0.1)
   scores = np.stack([1 - probability, probability], axis=-1)
-  monkeypatch.setattr(evaluate, 'predict_stored', lambda *_: scores)
-  got = evaluate.evaluate(
+  monkeypatch.setattr(evaluation, 'predict_stored', lambda *_: scores)
+  got = evaluation.evaluate(
     MODEL, {}, data.heldout, unet_folder_config(NAMES), data, average=False
   ).scores
   for name in got:
     if name == 'loss' or name.startswith('objects/'):
       with pytest.raises(InputError, match=f"best_metric='{name}' is not"):
-        evaluate.check_metric(MODEL, data, name)
+        best_metric.check_metric(MODEL, data, name)
     else:
-      evaluate.check_metric(MODEL, data, name)
+      best_metric.check_metric(MODEL, data, name)
   # 24 of 48 predicted pixels, and 2 of 4 objects, in one image of two, are so.
   assert got['dice/cell'] == pytest.approx(2 * 24 / (24 + 48))
   assert got['iu/cell'] == pytest.approx(24 / 48)
@@ -120,7 +121,7 @@ def test_a_score_that_would_not_be_there_is_refused(
   labels, instances, name, message
 ):
   with pytest.raises(InputError, match=message):
-    evaluate.check_metric(MODEL, dataset(*labels, instances=instances), name)
+    best_metric.check_metric(MODEL, dataset(*labels, instances=instances), name)
 
 
 def test_classes_of_each_head_are_looked_for_in_its_label():
@@ -131,10 +132,10 @@ def test_classes_of_each_head_are_looked_for_in_its_label():
   example = {'image': np.zeros((8, 8, 1), np.uint8), 'label': label}
   data = Dataset(('sky', 'sea', 'flat', 'steep'), [example], [example], '')
   for name in ('iu/sky', 'dice/steep', 'sem_mean_iu'):
-    evaluate.check_metric(model, data, name)
+    best_metric.check_metric(model, data, name)
   for name in ('iu/sea', 'iu/flat'):
     with pytest.raises(InputError, match=re.escape(name)):
-      evaluate.check_metric(model, data, name)
+      best_metric.check_metric(model, data, name)
 
 
 def network(config):
@@ -175,8 +176,8 @@ def test_objects_of_a_folder_are_scored(tmp_path, monkeypatch):
   data = evaluate._open_folder(network(config), tmp_path, None, '')
   probability = np.where(CELLS == 1, 0.9, 0.1)
   scores = np.stack([1 - probability, probability], axis=-1)
-  monkeypatch.setattr(evaluate, 'predict_stored', lambda *_: scores)
-  got = evaluate.evaluate(
+  monkeypatch.setattr(evaluation, 'predict_stored', lambda *_: scores)
+  got = evaluation.evaluate(
     MODEL, {}, data.heldout, config, data, average=False
   ).scores
   assert got['seg'] == 0.5
@@ -256,14 +257,14 @@ def test_loss_of_heldout_images_is_that_of_training(
   config = unet_folder_config(NAMES)
   config.update(loss=loss, loss_reduction=reduction, batch_size=3)
   monkeypatch.setattr(
-    evaluate,
+    evaluation,
     'predict_stored',
     lambda model, params, image, *_: np.asarray(
       jax.nn.softmax(logits[image[0, 0, 0]])
     ),
   )
   data = Dataset(NAMES, examples, examples, '')
-  scores = evaluate.evaluate(
+  scores = evaluation.evaluate(
     MODEL, {}, data.heldout, config, data, average=False
   ).scores
   sums = [

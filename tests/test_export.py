@@ -29,7 +29,7 @@ from segjax.predict import predict_files
 from segjax.prediction import artifact
 from segjax.prediction.predictor import of_stored_pixels, predict_stored
 from segjax.prediction.streaming import stream_predict
-from segjax.settings import read_prediction
+from segjax.settings.sections import read_prediction
 from segjax.steps import init_params
 from segjax.weights import files
 
@@ -146,7 +146,7 @@ from segjax.prediction import artifact
 from segjax.data import look_of
 from segjax.images.files import read_stack, write_stack
 from segjax.prediction.predictor import predict_stored
-from segjax.settings import read_prediction
+from segjax.settings.sections import read_prediction
 model, params, config = artifact.load({str(folder)!r})
 how = read_prediction(config, average=config.evaluation.average)
 stack = read_stack({str(tmp_path / 'in.tif')!r})

@@ -4,9 +4,10 @@
 import numpy as np
 import pytest
 
-from segjax import evaluate
 from segjax.data.examples import Dataset
 from segjax.recipes import unet_folder_config
+from segjax.scoring import classes
+from segjax.scoring.stack import evaluate_stack
 
 pytestmark = pytest.mark.smoke
 
@@ -42,7 +43,7 @@ def config_of(num_pictures=1, present_only=False):
 
 
 def evaluate_classes(examples, num_pictures=1, complete=True):
-  return evaluate._evaluate_classes(
+  return classes.evaluate_classes(
     predict,
     examples,
     Dataset(NAMES, [], examples, ''),
@@ -74,9 +75,7 @@ def test_best_and_worst_by_their_own_mean_iu():
 
 def test_best_and_worst_of_a_stack():
   examples = examples_of((3, 1, 4, 0))
-  got = evaluate._evaluate_stack(
-    predict, examples, config_of(), True, NAMES, False
-  )
+  got = evaluate_stack(predict, examples, config_of(), True, NAMES, False)
   assert [p.name for p in got.panels] == ['i0']
   assert [p.name for p in got.extremes] == ['i3', 'i2']
   assert got.extremes[1].mean_iu == pytest.approx(iu(4))
@@ -90,7 +89,7 @@ def test_none_is_best_of_one_or_while_training():
 def test_predictions_of_one_class_only():
   assert evaluate_classes(examples_of((5, 5))).sole_class == 'wall'
   assert evaluate_classes(examples_of((5, 4))).sole_class == ''
-  stack = evaluate._evaluate_stack(
+  stack = evaluate_stack(
     predict, examples_of((5, 5)), config_of(), False, NAMES, False
   )
   assert stack.sole_class == 'wall'
@@ -106,7 +105,7 @@ def test_classes_without_labels_count_in_no_mean_that_leaves_them_out():
   probability = np.eye(3, dtype=np.float32)[[[0] * 5 + [2] + [1] * 3]]
   examples = [{'image': label[..., None], 'label': label, 'name': 'a'}]
   means = [
-    evaluate._evaluate_classes(
+    classes.evaluate_classes(
       lambda image: probability,
       examples,
       Dataset(['background', 'a', 'b'], [], examples, ''),

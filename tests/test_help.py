@@ -11,7 +11,7 @@ from commands import REPOSITORY
 
 import segjax
 from segjax import convert
-from segjax.command_flags import COMMANDS
+from segjax.cli.command_flags import COMMANDS
 from segjax.weights import files
 
 NETWORK = {'workdir', 'checkpoint', 'config', 'params'}

@@ -108,7 +108,7 @@ def test_on_windows_one_line_says_where_it_runs():
   script = """
 import sys
 sys.modules['fcntl'] = None
-from segjax.command_line import run
+from segjax.cli.command_line import run
 sys.argv[1:] = ['--input=a', '--output=b']
 run('instances')
 """

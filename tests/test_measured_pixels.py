@@ -8,7 +8,7 @@ from commands import tiny_config
 from segjax.data.preprocessing import measure_pixels
 from segjax.errors import InputError
 from segjax.experiment import create_experiment
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 
 RNG = np.random.default_rng(0)
 LABELS = np.zeros((8, 48, 48), np.int32)

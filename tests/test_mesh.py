@@ -15,7 +15,7 @@ from segjax.errors import InputError
 from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.windows import predict_image
 

@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from segjax.data import Dataset
 from segjax.errors import InputError
-from segjax.evaluate import check_metric
 from segjax.metrics import neuron, stacks, warping
+from segjax.scoring.best_metric import check_metric
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from segjax.models.unet import UNet, UNet2015
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction import artifact
 from segjax.runs.checkpoints import load_params
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.windows import predict_image
 from segjax.weights import files

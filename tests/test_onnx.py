@@ -30,7 +30,7 @@ from segjax.models.unet import UNet, UNet2015
 from segjax.models.unet_vgg16 import UNetVGG16
 from segjax.networks import Network
 from segjax.prediction.predictor import predict_stored
-from segjax.settings import read_prediction
+from segjax.settings.sections import read_prediction
 from segjax.steps import init_params
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings

@@ -16,7 +16,7 @@ from segjax.errors import InputError
 from segjax.images.files import write_stack
 from segjax.models import create_model
 from segjax.plan import plan
-from segjax.settings import read_settings
+from segjax.settings.sections import read_settings
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(20, 220, (40, 50), np.uint8)

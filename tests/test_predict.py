@@ -20,7 +20,7 @@ from segjax.images import files
 from segjax.networks import Network, load_run
 from segjax.predict import predict_files
 from segjax.prediction.outputs import encode, plan_outputs
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling import windows
 from segjax.tiling.settings import TileSettings
 

@@ -18,7 +18,8 @@ from segjax.predict import predict_files
 PROGRAM = """
 import os, sys, time
 sys.path.insert(0, 'tests')
-from segjax import command_line, predict
+from segjax import predict
+from segjax.cli import command_line
 from segjax.devices import processes
 from segjax.prediction import pages, partial
 from tiny_network import tiny_network

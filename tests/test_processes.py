@@ -13,11 +13,11 @@ import pytest
 from commands import TINY_SETTINGS, launch, run
 from trees import write_picture
 
-from segjax import evaluate
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.runs.checkpoints import load_params
 from segjax.runs.workdir import check_claimed
+from segjax.scoring.stack import predict_stack
 
 NUM_STEPS = 5
 # 15 slices hold out 3, which two processes cannot share evenly.
@@ -329,8 +329,8 @@ def test_every_image_counts_once(count, monkeypatch):
       'gather',
       lambda x: own.append(x) or np.zeros((count, *x.shape)),
     )
-    evaluate._predict_stack(lambda image: image * 2, examples)
+    predict_stack(lambda image: image * 2, examples)
   assert sorted(done) == [0, 1, 2]
   monkeypatch.setattr(processes, 'gather', lambda x: np.stack(own))
-  stack = evaluate._predict_stack(lambda image: image * 2, examples)
+  stack = predict_stack(lambda image: image * 2, examples)
   np.testing.assert_array_equal(stack, np.stack(examples) * 2)

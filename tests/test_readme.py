@@ -11,7 +11,7 @@ import pytest
 from commands import REPOSITORY, TINY, run
 from test_cards import flags_of
 
-from segjax.command_flags import COMMANDS
+from segjax.cli.command_flags import COMMANDS
 
 README = REPOSITORY / 'README.md'
 PAGES = [README, *sorted((REPOSITORY / 'docs').glob('*.md'))]

@@ -17,7 +17,7 @@ from segjax.data.label_counts import check_labels
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.prediction.predictor import check_prediction
-from segjax.settings import PreprocessingSettings, read_prediction
+from segjax.settings.sections import PreprocessingSettings, read_prediction
 
 CARDS = {
   file.stem: runpy.run_path(str(file))

@@ -11,7 +11,6 @@ from commands import tiny_config
 from ml_collections import ConfigDict
 from random_unets import assert_close, random_unet
 
-from segjax import evaluate
 from segjax.crf import OFF, Refinement, refine
 from segjax.data import create_dataset
 from segjax.errors import InputError
@@ -27,7 +26,8 @@ from segjax.prediction.predictor import (
   predict_stored,
 )
 from segjax.prediction.streaming import stream_predict
-from segjax.settings import (
+from segjax.scoring.evaluation import evaluate
+from segjax.settings.sections import (
   PreprocessingSettings,
   read_prediction,
   read_refinement,
@@ -224,7 +224,7 @@ def test_evaluation_scores_what_is_refined(tmp_path):
   scores = {}
   for iterations in (0, 3):
     config.refinement = dict(iterations=iterations)
-    scores[iterations] = evaluate.evaluate(
+    scores[iterations] = evaluate(
       model, params, dataset.heldout, config, dataset, average=False
     ).scores
   labels = [example['label'] for example in dataset.heldout]

@@ -11,11 +11,11 @@ import pytest
 from commands import REPOSITORY, tiny_config
 from ml_collections import ConfigDict
 
-from segjax.cards import load_card
 from segjax.errors import InputError
-from segjax.fields import check_type
 from segjax.models import create_model
-from segjax.settings import read_settings
+from segjax.settings.cards import load_card
+from segjax.settings.fields import check_type
+from segjax.settings.sections import read_settings
 
 CARDS = sorted((REPOSITORY / 'configs').glob('*.py'))
 # That a card may set to None.

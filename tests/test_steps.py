@@ -18,7 +18,7 @@ from segjax.losses import REDUCTIONS
 from segjax.models.fcn import FCN8s
 from segjax.models.unet import UNet
 from segjax.optimizers import create_optimizer, create_schedule
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 
 MODEL = UNet(base_width=4, depth=1)
 NORMALISED = MODEL.clone(norm='batch')

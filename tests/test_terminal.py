@@ -97,7 +97,7 @@ def test_names_that_a_terminal_cannot_show(name, tmp_path):
 def test_ctrl_c_is_one_line_also_during_imports(seconds, tmp_path):
   script = """
 import signal
-from segjax.command_line import run
+from segjax.cli.command_line import run
 # A suite in the background ignores Ctrl-C, and so would what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print('begins', flush=True)

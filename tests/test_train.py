@@ -28,13 +28,13 @@ from test_writers import read_events
 
 from segjax import steps, train
 from segjax.data import Dataset
-from segjax.evaluate import Evaluation
 from segjax.images.files import write_stack
 from segjax.models import create_model
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.runs.checkpoints import Checkpoints, load_params
 from segjax.runs.integrity import read_record
 from segjax.runs.workdir import read_config
+from segjax.scoring.results import Evaluation
 
 # Saving takes most of a step's time, so that 20 checkpoints are time to kill.
 NUM_STEPS = 40

@@ -15,7 +15,7 @@ from segjax.errors import InputError
 from segjax.networks import load_run
 from segjax.prediction.predictor import predict_stored
 from segjax.runs import workdir
-from segjax.settings import read_prediction
+from segjax.settings.sections import read_prediction
 
 
 def make_config(**changes):

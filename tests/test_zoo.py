@@ -18,7 +18,7 @@ from segjax.models import create_model
 from segjax.models.fcn import FCN8s
 from segjax.networks import Network
 from segjax.prediction.predictor import predict_stored
-from segjax.settings import PreprocessingSettings, read_prediction
+from segjax.settings.sections import PreprocessingSettings, read_prediction
 from segjax.sharing import zoo
 
 pytest.importorskip('jax2onnx')

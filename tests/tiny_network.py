@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax.command_line import run_command
+from segjax.cli.command_line import run_command
 from segjax.models.unet import UNet
 from segjax.networks import Network
 from segjax.predict import predict_files

@@ -20,7 +20,7 @@ from segjax.data import (
 )
 from segjax.data.examples import Dataset
 from segjax.errors import InputError, did_you_mean
-from segjax.fields import check_type
+from segjax.settings.fields import check_type
 
 
 def _load_arrays(class_names: Sequence[str]) -> Dataset:

@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from segjax.errors import InputError, did_you_mean
-from segjax.fields import check_type
 from segjax.models.alexnet import CaffeNet
 from segjax.models.backbone import Classifier
 from segjax.models.fcn import (
@@ -27,6 +26,7 @@ from segjax.models.layers import PRECISIONS
 from segjax.models.unet import NORMS, UNet, UNet2015
 from segjax.models.unet_vgg16 import UNetVGG16
 from segjax.models.vgg import VGG16
+from segjax.settings.fields import check_type
 
 UNETS = {'unet': UNet, 'unet_2015': UNet2015, 'unet_vgg16': UNetVGG16}
 FCNS = {

@@ -34,7 +34,7 @@ from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.errors import InputError
 from segjax.geometry import AnySize, Geometry, UNetGeometry
 from segjax.prediction.predictor import check_prediction
-from segjax.settings import read_prediction, read_refinement
+from segjax.settings.sections import read_prediction, read_refinement
 from segjax.weights import files
 
 PROGRAM = 'program.bin'

@@ -19,7 +19,7 @@ from segjax.images.files import check_picture, open_canvas, open_rasters
 from segjax.images.windows import Canvas, Raster
 from segjax.prediction.partial import Partial
 from segjax.runs.writers import progress_bar
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.plans import TilePlan
 
 

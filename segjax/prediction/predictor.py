@@ -19,7 +19,7 @@ from segjax.crf import OFF, Refinement, read_compatibility, refine
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.geometry import FilteredGeometry
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.shapes import check_tiles, choose_tile_shape, most_windows
 from segjax.tiling.windows import fit_to_memory, predict_image

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from segjax.atomic import replacing
 from segjax.optimizers import shorten_warmup
 from segjax.runs.writers import read_rows
-from segjax.settings import read_settings
+from segjax.settings.sections import read_settings
 
 _FILE = 'warnings.txt'
 _RARE_PERCENT = 1.0

@@ -275,23 +275,22 @@ def table(
 
 
 def parameter_table(params: Any) -> str:
-  """Path, shape, count, mean and standard deviation of every parameter array.
+  """Returns a table of the blocks of a network and their parameters.
 
   Args:
-    params: nested dict of arrays.
+    params: nested dict of arrays; each of its keys names a block.
 
   Returns:
-    Aligned text that ends with the total count.
+    Aligned text, a line for each block: the number of its parameters, their
+    mean and their standard deviation. The last line has the total number.
   """
   rows = []
-  for name, leaf in flatten_dict(params, sep='/').items():
-    values = np.asarray(leaf, np.float64)
-    shape = ' x '.join(map(str, values.shape)) or 'scalar'
-    rows.append(
-      (name, shape, values.size, float(values.mean()), float(values.std()))
-    )
-  rows.append(('total', '', sum(row[2] for row in rows), '', ''))
-  return table(rows, header=('parameter', 'shape', 'count', 'mean', 'std'))
+  for name, block in params.items():
+    leaves = flatten_dict(block).values()
+    values = np.concatenate([np.ravel(x).astype(np.float64) for x in leaves])
+    rows.append((name, values.size, float(values.mean()), float(values.std())))
+  rows.append(('total', sum(row[1] for row in rows), '', ''))
+  return table(rows, header=('block', 'parameters', 'mean', 'std'))
 
 
 def format_value(value: Any) -> str:

@@ -22,7 +22,7 @@ from segjax.atomic import check_file
 from segjax.contracts import SegmentationModel
 from segjax.errors import InputError
 from segjax.images.files import write_stack
-from segjax.settings import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings
 from segjax.sharing import onnx_file
 
 _PAPERS = (

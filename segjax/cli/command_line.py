@@ -4,7 +4,7 @@
 A module that is a command starts with
 
     if __name__ == '__main__':
-      from segjax.command_line import run
+      from segjax.cli.command_line import run
 
       run('NAME')
 
@@ -23,7 +23,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 import segjax
-from segjax import terminal
+from segjax.cli import terminal
 from segjax.errors import (
   DISK_IS_FULL,
   InputError,
@@ -34,7 +34,7 @@ from segjax.errors import (
 )
 
 try:
-  from segjax.command_flags import COMMANDS, Command
+  from segjax.cli.command_flags import COMMANDS, Command
 except InputError as error:  # Of `locks`, on Windows.
   print(f'error: {error}', file=sys.stderr)
   sys.exit(2)

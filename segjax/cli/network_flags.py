@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from segjax.cards import find_card, load_card
 from segjax.errors import InputError
-from segjax.fields import check_name
+from segjax.settings.cards import find_card, load_card
+from segjax.settings.fields import check_name
 
 if TYPE_CHECKING:
   from segjax.networks import Network

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from segjax.errors import InputError
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # A wheel has them in the package, a checkout beside it.
 _FOLDERS = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')
 

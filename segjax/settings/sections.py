@@ -27,7 +27,7 @@ from segjax.data.preprocessing import (
   to_unit_range,
 )
 from segjax.errors import InputError
-from segjax.fields import check_name, check_type
+from segjax.settings.fields import check_name, check_type
 from segjax.tiling.settings import TileSettings
 
 Array = jax.Array | np.ndarray

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from segjax import network_flags
+from segjax.cli import network_flags
 from segjax.errors import InputError
 from segjax.prediction.outputs import DTYPES, KINDS
 from segjax.weights import published

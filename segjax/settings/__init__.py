@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experiment cards, their sections as dataclasses, and checks of both."""
