@@ -287,7 +287,9 @@ def parameter_table(params: Any) -> str:
   rows = []
   for name, block in params.items():
     leaves = flatten_dict(block).values()
-    values = np.concatenate([np.ravel(x).astype(np.float64) for x in leaves])
+    values = np.concatenate(
+      [np.ravel(np.asarray(x, np.float64)) for x in leaves]
+    )
     rows.append((name, values.size, float(values.mean()), float(values.std())))
   rows.append(('total', sum(row[1] for row in rows), '', ''))
   return table(rows, header=('block', 'parameters', 'mean', 'std'))
