@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands whose output nobody reads, on terminals of ASCII, and Ctrl-C."""
 
+import asyncio
+import contextlib
+import gc
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +16,7 @@ import pytest
 from commands import DEMO, QUICKLY, REPOSITORY
 from test_train import saved_steps
 
+from segjax.cli.terminal import drop_noise
 from segjax.images.files import write_stack
 from segjax.runs.integrity import read_record
 
@@ -140,3 +145,35 @@ def test_float64_of_the_environment_changes_no_bit(tmp_path):
     assert saved_steps(tmp_path / name) == [2, 4]
     records.append(read_record(tmp_path / name / 'checkpoints', 4))
   assert records[0] == records[1]
+
+
+def test_coroutines_that_nobody_awaits_end_without_a_traceback(monkeypatch):
+  async def read():
+    try:
+      await asyncio.sleep(1)
+    finally:
+      raise ValueError('array')
+
+  class Lock:
+    def __del__(self):
+      raise ValueError('lock')
+
+  seen = []
+  monkeypatch.setattr(sys, 'unraisablehook', lambda u: seen.append(u.exc_value))
+  monkeypatch.setattr(logging.getLogger('asyncio'), 'level', logging.NOTSET)
+
+  def drop_both():
+    seen.clear()
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+      task = read()
+      loop.call_soon(task.send, None)
+      loop.call_soon(loop.stop)
+      loop.run_forever()
+    del task
+    Lock()
+    gc.collect()
+    return sorted(str(error) for error in seen)
+
+  assert drop_both() == ['array', 'lock']
+  drop_noise()
+  assert drop_both() == ['lock']

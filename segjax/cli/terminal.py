@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import inspect
 import io
 import logging
 import os
@@ -56,14 +57,17 @@ def make_streams_robust() -> None:
 def drop_noise() -> None:
   """Keeps off the terminal what tensorstore says after a failed save or read.
 
-  A command tells the error in one line; for each array a traceback of the error
-  or of the event loop, which it ended, would follow.
+  A command tells the error in one line. For each further array, a traceback of
+  its own error or of the event loop, which the first error ended, would follow:
+  Python shows those of coroutines for which nobody waits any more. No coroutine
+  is ours.
   """
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   show = sys.unraisablehook
 
   def show_others(unraisable):
-    if str(unraisable.exc_value) != 'Event loop is closed':
+    closed = str(unraisable.exc_value) == 'Event loop is closed'
+    if not closed and not inspect.iscoroutine(unraisable.object):
       show(unraisable)
 
   sys.unraisablehook = show_others
