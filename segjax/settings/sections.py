@@ -26,19 +26,11 @@ from segjax.data.preprocessing import (
   standardise,
   to_unit_range,
 )
-from segjax.errors import InputError
+from segjax.errors import InputError, check_least
 from segjax.settings.fields import check_name, check_type
 from segjax.tiling.settings import TileSettings
 
 Array = jax.Array | np.ndarray
-
-
-def _check_least(settings: Any, **least: int) -> None:
-  """Raises InputError for a field below its least value."""
-  for name, smallest in least.items():
-    value = getattr(settings, name)
-    if value < smallest:
-      raise InputError(f'{name}={value} must be at least {smallest}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +45,7 @@ class MeshSettings:
   space: int
 
   def __post_init__(self):
-    _check_least(self, space=1)
+    check_least(self, space=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +63,7 @@ class BatchingSettings:
   def __post_init__(self):
     from segjax.data.pipeline import ORDERS  # Late: grain takes long to import.
 
-    _check_least(self, bucket_px=0)
+    check_least(self, bucket_px=0)
     if self.order not in ORDERS:
       raise InputError(f'order={self.order!r} is not one of {ORDERS}')
 
@@ -180,7 +172,7 @@ class EvaluationSettings:
   num_pictures: int
 
   def __post_init__(self):
-    _check_least(self, every_steps=1, num_pictures=1)
+    check_least(self, every_steps=1, num_pictures=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +188,7 @@ class KeepSettings:
   keep_best: int
 
   def __post_init__(self):
-    _check_least(self, keep_last=1, keep_best=0)
+    check_least(self, keep_last=1, keep_best=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +204,7 @@ class CheckpointSettings:
   keep: KeepSettings
 
   def __post_init__(self):
-    _check_least(self, every_steps=1)
+    check_least(self, every_steps=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +259,7 @@ class Settings:
   refinement: Refinement = OFF
 
   def __post_init__(self):
-    _check_least(
+    check_least(
       self, seed=0, tile_size_px=0, log_every_steps=1, accumulate_steps=1
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of the tiles with which a network covers images cheapest."""
+"""The tile shape that covers images with the fewest computed pixels."""
 
 import collections
 import math
@@ -21,19 +21,23 @@ def choose_tile_shape(
   geometry: Geometry,
   settings: TileSettings,
 ) -> tuple[int, int]:
-  """Returns the height and width of the tiles that cover images cheapest.
+  """Returns the tile shape that covers images with the fewest pixels.
 
-  All images share the shape, so that one compiled program does for them all.
-  The candidates are the sizes that are best for a side of one of the images;
-  the pair that computes the fewest pixels is taken, and at a tie the larger.
+  All images share the shape, so that one compiled program serves them all. The
+  candidates are the sizes that are best for a side of one of the images. The
+  pair that computes the fewest pixels wins, and at a tie the larger one.
 
   Args:
-    sizes: height and width of each image.
-    geometry: of the network.
-    settings: of the prediction. `tile_size` and `tile_memory_mib` are not read.
+    sizes: height and width of each image, in pixels.
+    geometry: sizes of the network.
+    settings: settings of the prediction; `tile_size` and `tile_memory_mib` are
+      not read.
+
+  Returns:
+    height and width, in input pixels.
 
   Raises:
-    InputError: for an empty image, or if no tile within the limit works.
+    InputError: an image is empty, or no tile within the limit works.
   """
   images = collections.Counter((height, width) for height, width in sizes)
   for size in images:
@@ -49,7 +53,7 @@ def choose_tile_shape(
     _tile_sizes(lengths, geometry, settings)
     for lengths in ([axes[0] + axes[1]] * 2 if is_square else axes)
   ]
-  # For each axis [tile sizes, images], the pixels computed.
+  # Pixels computed along each axis: [tile sizes, images].
   rows, columns = (
     np.array([[_computed(*side, geometry, t) for side in sides] for t in sizes])
     for sizes, sides in zip(tiles, axes, strict=True)
@@ -78,12 +82,13 @@ def most_windows(
 ) -> int:
   """Returns the number of tiles of the image that needs most.
 
+  It is the number of windows that `plans.plan_tiles` plans.
+
   Args:
-    sizes: height and width of each image.
-    geometry: of the network.
-    tile_shape: height and width of the tiles.
-    transforms: turns and flips over which the mean is taken. `plans.plan_tiles`
-      agrees with all of it.
+    sizes: height and width of each image, in pixels.
+    geometry: sizes of the network.
+    tile_shape: height and width of the tiles, in input pixels.
+    transforms: turns and flips of test-time augmentation.
   """
   return max(
     math.prod(
@@ -126,7 +131,7 @@ def _tile_sizes(sides, geometry, settings):
     for length, slack in set(sides)
   }
   if len(set(sides)) > 1:
-    # A size that one tile can have need not do for a longer side.
+    # The size of a tile that is alone need not be admissible for several.
     first, period = geometry.tile_size(1), geometry.period
     largest = _floor(limit, first, period)
     above = {-_floor(-size, -first, period) for size in sizes}
