@@ -9,7 +9,7 @@ from segjax.data.examples import IGNORE_LABEL, list_some
 from segjax.errors import InputError
 from segjax.metrics import cells
 
-# Asks for the scores of ISBI 2012, of a stack of membranes and cells.
+# This metric selects the scores of ISBI 2012: a stack of membranes and cells.
 STACK_METRIC = 'v_rand'
 _SCORES = (
   'pixel_accuracy',
@@ -27,7 +27,13 @@ _OBJECT_SCORES = (
 def check_metric(
   model: SegmentationModel, dataset: Dataset, best_metric: str
 ) -> None:
-  """Raises InputError if `evaluate` can give no score of this name."""
+  """Raises InputError if `evaluate` cannot compute a score.
+
+  Args:
+    model: the network.
+    dataset: held-out examples, or if there are none, training examples.
+    best_metric: name of the score.
+  """
   known = [
     f'{name}_{score}' if name else score
     for name in model.head_names
@@ -98,7 +104,7 @@ def _check_class(head_sizes, dataset, best_metric, name):
 
 
 def _found(dataset: Dataset) -> str:
-  """Returns what a data set without a cell to score holds, and what to do."""
+  """Returns the classes of held-out labels without a cell, and what to do."""
   names = {0: dataset.class_names[0], IGNORE_LABEL: 'ignored'}
   held = {int(v) for e in dataset.heldout for v in np.unique(e['label'])}
   found = ' and '.join(f'{v} ({names[v]})' for v in sorted(held))
