@@ -54,7 +54,7 @@ def replacing(
     temporary = folder / path.name
     yield temporary
     for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
-      _sync(file)
+      sync_file(file)
     place(temporary, path, overwrite)
 
 
@@ -122,6 +122,12 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
   else:
     path.unlink(missing_ok=True)
+
+
+def sync_file(file: Path) -> None:
+  """Waits until the contents of a file are on the disk."""
+  with open(file, 'rb') as opened:
+    os.fsync(opened.fileno())
 
 
 def place(finished: Path, path: Path, overwrite: bool) -> None:
@@ -205,8 +211,3 @@ def _place_anew(finished, path):
     if os.path.lexists(path) and os.path.lexists(finished):
       raise appeared from error
     raise
-
-
-def _sync(file):
-  with open(file, 'rb') as opened:
-    os.fsync(opened.fileno())

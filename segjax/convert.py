@@ -260,8 +260,8 @@ def _num_classes(source, model, initial):
   bias = source.get(f'{layer}/bias')
   if bias is None or layer in initial:
     raise InputError(
-      f'the number of classes is that of {layer}, which the file does not '
-      'give; give num_classes'
+      f'the number of classes comes from {layer}, which the file lacks; give '
+      'num_classes'
     )
   return bias.values.size
 

@@ -129,24 +129,14 @@ def _largest(
   limit: int,
 ) -> int | None:
   field = _size_field(geometry)
-  is_tiled = field == 'tile_size_px'
+  if field == 'tile_size_px':
+    sizes, power = range(geometry.smallest_input, _MOST, geometry.period), 2
+  else:
+    step = jax.device_count() // config.mesh.space * config.accumulate_steps
+    sizes, power = range(step, _MOST, step), 1
   return largest_that_fits(
-    bytes_with,
-    _tile_sizes(geometry) if is_tiled else _batch_sizes(config),
-    limit,
-    amount=lambda size: size**2 if is_tiled else size,
-    start=config[field],
+    bytes_with, sizes, limit, lambda size: size**power, start=config[field]
   )
-
-
-def _tile_sizes(geometry: Geometry) -> range:
-  return range(geometry.smallest_input, _MOST, geometry.period)
-
-
-def _batch_sizes(config: ConfigDict) -> range:
-  data = jax.device_count() // config.mesh.space
-  step = data * config.accumulate_steps
-  return range(step, _MOST, step)
 
 
 def _bytes_with(config: ConfigDict, field: str, value: int) -> float:

@@ -146,8 +146,8 @@ def _open_folder(network, images, labels, match):
       check_metric(model, dataset, STACK_METRIC)
     except InputError:
       processes.say(
-        f'{STACK_METRIC} is of images of one size that show cells and have no '
-        'ignored pixel; the scores are of pixels alone'
+        f'{STACK_METRIC} needs images of one size, with cells and without '
+        'ignored pixels; only scores of pixels are printed'
       )
       config.evaluation.best_metric = 'mean_iu'
   return dataset
@@ -164,8 +164,8 @@ def _check_counts(counts, dataset, images):
     )
     raise InputError(
       f'--images={images}: in {len(dataset.heldout)} labels {counts[0]:,} px '
-      f'are {names[0]} and {counts[IGNORE_LABEL]:,} px are ignored, and no '
-      f'other class is there{values and f"; in labels of the run {values}"}'
+      f'are {names[0]} and {counts[IGNORE_LABEL]:,} px are ignored; no pixel '
+      f'has another class{values and f"; in labels of the run {values}"}'
     )
   if missing:
     processes.say(

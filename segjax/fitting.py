@@ -82,7 +82,7 @@ def fit(
   dataset = None
   if isinstance(images, (str, os.PathLike)):
     if not isinstance(labels, (str, os.PathLike, type(None))):
-      raise InputError('images are a folder; expected one of the labels, too')
+      raise InputError('images are a folder; labels must be a folder, too')
     layout = find_layout(images, labels)
     config = plan(
       layout,

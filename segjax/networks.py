@@ -110,7 +110,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
     return Network(model, params, config)
   if which != 'latest':
     raise InputError(
-      f'checkpoint {checkpoint!r}: {file} is of one only; ask for none'
+      f'checkpoint {checkpoint!r}: {file} holds only one; leave it out'
     )
   arrays, _ = match(_tensors(files.read_arrays(file)), _shapes(model))
   return Network(model, unflatten_dict(arrays, sep='/'), config)
@@ -187,10 +187,9 @@ def starting_params(
     return {}, ''
   if not path:
     raise InputError(
-      'init.path says what training starts from and is empty; give '
+      'init.path, which names the weights to start from, is empty; give '
       '--config.init.path=FILE, an .npz of python -m segjax.convert, or the '
-      'workdir of a run, or --config.init.path=random for a network that '
-      'knows nothing'
+      'workdir of a run, or --config.init.path=random for random weights'
     )
   if published.is_name(os.fspath(path)):
     name = published.find(os.fspath(path)).model
@@ -211,8 +210,8 @@ def starting_params(
     source, facts = str(path), files.read_about(path)
   if facts.get('pixels', pixels) != pixels:
     raise InputError(
-      f'{path} was trained on pixels {facts["pixels"]}, and this run gives '
-      f'{pixels} ones; set config.preprocessing to that of the weights'
+      f'{path} was trained on pixels {facts["pixels"]}, but this run gives '
+      f'pixels {pixels}; set config.preprocessing to that of the weights'
     )
   layers = {name.rpartition('/')[0] for name in tensors}
   params, report = match(
@@ -273,9 +272,9 @@ def _check_has(
       operator.attrgetter(name)(config)
     except AttributeError as error:
       raise InputError(
-        f'{Path(workdir) / "config.json"} has no {name}, as a run of '
-        'another version of segjax; use that version, or add the setting there '
-        'as a config file of today has it'
+        f'{Path(workdir) / "config.json"} has no {name}: the run is of another '
+        'version of segjax; use that version, or add the setting as current '
+        'configs have it'
       ) from error
 
 

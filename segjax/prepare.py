@@ -158,8 +158,8 @@ def _check_replaceable(folder, overwrite):
     folder / _VERSION / 'dataset_info.json'
   ).is_file():
     raise InputError(
-      f'{folder} is no set that this has written, so it is not replaced; give '
-      'another name or output'
+      f'{folder} is no set that segjax.prepare wrote, so it is not replaced; '
+      'give another name or output'
     )
 
 

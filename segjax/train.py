@@ -196,7 +196,7 @@ def _train_in(
       writers.Progress(
         end, start, config.batch_size, enabled=processes.is_first()
       ) as progress,
-      tracing(*config.profile_steps, workdir / 'profile') as trace,
+      tracing(*settings.profile_steps, workdir / 'profile') as trace,
     ):
       log = TrainingLog(
         writer, progress, config.log_every_steps, warnings.check_loss

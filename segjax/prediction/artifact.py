@@ -50,7 +50,7 @@ _PARAMS_OF = {1: 'params.npz', _FORMAT: PARAMS}
 
 @dataclasses.dataclass(frozen=True)
 class AnySizeGeometry(AnySize):
-  """The part of a `Geometry` that tiles need, of a network of any size.
+  """A `Geometry` for tiles only, of a network that pads images itself.
 
   Attributes:
     period: P, in pixels.
@@ -83,7 +83,7 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
     path.is_dir() and {file.name for file in path.iterdir()} <= names
   ):
     raise InputError(
-      f'{path} holds something else than an artifact, which is not replaced; '
+      f'{path} is something else than an artifact, so it is not replaced; '
       'give another --output'
     )
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segjax.atomic import sync_file
+
 
 class FolderJournal:
   """The files that a command has finished in its output folder."""
@@ -63,8 +65,7 @@ class FolderJournal:
     Raises:
       OSError: the journal cannot be written.
     """
-    with open(written, 'rb') as file:
-      os.fsync(file.fileno())
+    sync_file(written)
     with open(self._path, 'a', encoding='utf-8') as file:
       # A line break first, since the line before may be torn.
       file.write(f'\n{_line(output.name, digest, written)}\n')

@@ -179,8 +179,8 @@ def check_other_folder(output: Path, source: Path) -> None:
   """
   if output.exists() and os.path.samefile(output, source):
     raise InputError(
-      f'output {output} is the folder of the input {source}, where what is '
-      'written would be input the next time; give another output'
+      f'output {output} is the folder of the input {source}, where outputs '
+      'would be inputs the next time; give another output'
     )
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 
 from segjax import locks
-from segjax.atomic import REPLACED, place, remove, temporary_folder
+from segjax.atomic import REPLACED, place, remove, sync_file, temporary_folder
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.prediction.outputs import check_replaceable
@@ -109,8 +109,7 @@ def open_partial(
       finish(folder)
       output = folder / path.name
       if output.is_file():
-        with open(output, 'rb') as file:
-          os.fsync(file.fileno())
+        sync_file(output)
       if overwrite:
         check_replaceable(path)
       place(output, path, overwrite)
@@ -218,8 +217,8 @@ def _busy(path, folder):
 
 def _foreign(path, folder):
   return InputError(
-    f'{path}: {folder} is needed for what is unfinished, and holds something '
-    'that segjax did not make; rename it, or give another output'
+    f'{path}: {folder} is needed for the unfinished output, but segjax did not '
+    'make what is there; rename it, or give another output'
   )
 
 

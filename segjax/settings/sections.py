@@ -394,8 +394,8 @@ def _check_names(
   missing = [f'config.{section}{name}' for name in needed if name not in given]
   if missing:
     raise InputError(
-      f'the config lacks {", ".join(missing)}; add it as a card in configs/ '
-      'has it'
+      f'the config lacks {", ".join(missing)}; add it as the cards in configs/ '
+      'have it'
     )
 
 
