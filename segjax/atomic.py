@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that appear whole or not at all; checks of their place.
+"""Atomic writes: files and folders that appear whole or not at all.
 
-What is unfinished lies in a hidden folder beside its place, which a lock tells
-from what a killed process left. Nothing is replaced unless that was asked for.
+An unfinished file lies in a hidden folder beside its place. A lock tells this
+folder from one that a killed process left. Nothing is replaced unless the
+caller asks for it.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from segjax.errors import InputError
 REPLACED = '.segjax.replaced'
 _TEMPORARY = re.compile(r'\.segjax-[0-9a-f]{8}\.tmp')
 _TRIES = 5
-# What file systems without hard links say.
+# Errors of file systems without hard links.
 _NO_LINKS = (
   errno.EPERM,
   errno.EOPNOTSUPP,
@@ -35,11 +36,15 @@ _NO_LINKS = (
 def replacing(
   path: str | os.PathLike, overwrite: bool = True
 ) -> Iterator[Path]:
-  """Yields a path whose file or folder becomes `path` at the end.
+  """Yields a path for a new file or folder, which becomes `path` at the end.
 
-  Nothing is there yet. A reader, or a crash, finds the old file or the new. If
-  the block raises, or the disk is full, the old one stays and the new one is
-  removed. See `place` for folders.
+  At any time, also after a crash, `path` is the old file or the new one. If the
+  block raises, or the disk is full, the old one stays and the new one is
+  removed. For folders see `place`.
+
+  Args:
+    path: file or folder, in a folder that exists.
+    overwrite: whether to replace it if it exists.
 
   Raises:
     InputError: see `place`.
@@ -49,16 +54,15 @@ def replacing(
     temporary = folder / path.name
     yield temporary
     for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
-      _sync(file)
+      sync_file(file)
     place(temporary, path, overwrite)
 
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-  """Yields a new folder in `parent`, which is locked, and removed at the end.
+  """Yields a new locked folder in `parent`, which is removed at the end.
 
-  Its name is short and hidden. A process that is killed leaves it, until
-  `remove_leftovers`.
+  Its name is short and hidden. After a kill it stays until `remove_leftovers`.
   """
   for _ in range(_TRIES):
     folder = parent / f'.segjax-{uuid.uuid4().hex[:8]}.tmp'
@@ -66,7 +70,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     lock = locks.take(folder)
     if lock is not None:
       break
-    # Another process took it for a leftover, and removes it.
+    # Another process took it for a leftover and removes it.
   else:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(folder))
   with lock:
@@ -99,9 +103,10 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-  """Removes a folder that is locked; the file of its lock goes last.
+  """Removes a folder that is locked.
 
-  So that what is left by a kill in between is known for what it is.
+  The file of its lock goes last, so that the rest is still recognised after a
+  kill in between.
   """
   with contextlib.suppress(OSError):
     for file in folder.iterdir():
@@ -119,6 +124,12 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def sync_file(file: Path) -> None:
+  """Waits until the contents of a file are on the disk."""
+  with open(file, 'rb') as opened:
+    os.fsync(opened.fileno())
+
+
 def place(finished: Path, path: Path, overwrite: bool) -> None:
   """Gives a finished file or folder its name.
 
@@ -127,18 +138,18 @@ def place(finished: Path, path: Path, overwrite: bool) -> None:
 
   Args:
     finished: file or folder on the same file system, in a folder of its own. A
-      file may keep this name, too.
+      file may keep this name as well.
     path: the name that it gets.
-    overwrite: whether to replace what has this name.
+    overwrite: whether to replace a file or folder that has this name.
 
   Raises:
-    InputError: something has this name by now, and `overwrite` is False; or
-      another run replaces the same folder.
+    InputError: `path` exists by now and `overwrite` is False, or another run
+      replaces the same folder.
   """
   if not overwrite:
     _place_anew(finished, path)
   elif not finished.is_dir():
-    os.replace(finished, path)  # Which replaces no folder by a file.
+    os.replace(finished, path)  # It never replaces a folder by a file.
   else:
     try:
       _replace_folder(finished, path)
@@ -167,7 +178,7 @@ def check_file(output: Path, overwrite: bool) -> None:
 
 
 def check_absent(outputs: Iterable[Path]) -> None:
-  """Raises InputError if an output exists; a link to nothing does."""
+  """Raises InputError if an output exists; a broken link counts as one."""
   for output in outputs:
     if os.path.lexists(output):
       raise InputError(f'{output} exists; give --overwrite to replace it')
@@ -182,7 +193,7 @@ def _replace_folder(finished, path):
   os.rename(path, old)
   try:
     os.rename(finished, path)
-  except BaseException:  # Also ctrl-c.
+  except BaseException:  # Also Ctrl-C.
     if not os.path.lexists(path):
       os.rename(old, path)
     raise
@@ -196,12 +207,12 @@ def _place_anew(finished, path):
   try:
     if not finished.is_dir():
       try:
-        os.link(finished, path)  # Which replaces nothing, unlike a renaming.
+        os.link(finished, path)  # It replaces nothing, unlike os.rename.
         return
       except OSError as error:
         if error.errno not in _NO_LINKS:
           raise
-    # Of folders, a renaming replaces none but an empty one.
+    # os.rename replaces no folder but an empty one.
     if os.path.lexists(path):
       raise appeared
     os.rename(finished, path)
@@ -209,8 +220,3 @@ def _place_anew(finished, path):
     if os.path.lexists(path) and os.path.lexists(finished):
       raise appeared from error
     raise
-
-
-def _sync(file):
-  with open(file, 'rb') as opened:
-    os.fsync(opened.fileno())

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts weights of Caffe, torchvision and Keras into segjax parameters.
+"""Convert weights of Caffe, torchvision and Keras into segjax parameters.
 
 `python -m segjax.convert --input=FILE --model=fcn8s --output=net.npz`
 `python -m segjax.convert --input=torchvision:vgg16 --output=vgg16.npz`
 
-Reads .caffemodel, .pth and .safetensors state dicts, Keras's VGG16 (.h5,
-.keras), .npz and .safetensors that this wrote, and what `weights.published`
-downloads. None of the frameworks is needed but PyTorch for .pth. Nothing is
-left out, and nothing left at its initial value, that --ignore and --initial
-don't name.
+It reads .caffemodel, state dicts (.pth, .safetensors), Keras's VGG16 (.h5,
+.keras), the .npz and .safetensors that it writes, and the weights that
+`weights.published` downloads. Only .pth needs its framework, PyTorch. A layer
+of the file is left out only if --ignore names it; a layer of the network keeps
+its initial values only if --initial names it.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -44,7 +44,10 @@ CONVERTIBLE = (*FCNS, *CLASSIFIERS)
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
-  """Returns parameter path, with Caffe's layer names, -> tensor of a file.
+  """Returns the tensors of a file by path; paths have Caffe's layer names.
+
+  Args:
+    path: file with one of the endings that the module lists.
 
   Raises:
     InputError: the ending is unknown, or the file cannot be read.
@@ -77,20 +80,20 @@ def convert(
 ) -> tuple[dict[str, Any], Report]:
   """Returns the parameters of a model from the tensors of a file.
 
-  Deconvolutions that the model fixes, and the factors on pool3 and pool4, may
-  be in the source; they must be those that the model computes with. Where the
-  first convolution of the source takes three channels and that of the model
-  another number, its kernel is spread; see `surgery.spread_channels`.
+  The source may have deconvolutions that the model fixes, and factors on pool3
+  and pool4; they must equal those of the model. If the first convolution takes
+  three channels in the source and another number in the model, its kernel is
+  spread; see `surgery.spread_channels`.
 
   Args:
     source: what `read_tensors` returns.
     model: `Classifier` or `FCN`.
     initial: layers of the model that keep their initial value.
     ignore: layers of the source to leave out.
-    seed: of the initial values.
+    seed: random seed of the initial values.
 
   Returns:
-    The parameter tree, f32, and where everything came to lie. Leaves are
+    The parameter tree, f32, and a report of where every tensor went. Leaves are
     numpy views of the source where the dtype allows; those in `initial` are
     jax arrays.
 
@@ -138,20 +141,21 @@ def convert_file(
   pixels: str | None = None,
   overwrite: bool = False,
 ) -> Report:
-  """Converts a file, and returns where everything came to lie.
+  """Converts a file, and returns a report of where every tensor went.
 
   Args:
-    source: see `read_tensors`; or a name of `published.SOURCES`.
+    source: see `read_tensors`; or a name in `published.SOURCES`.
     model_name: one of `CONVERTIBLE`.
     output: .npz or .safetensors; appears whole or not at all.
-    num_classes: of the model; None for the file's, or the sum of the heads.
-    fields: others of the model, as in a config: of an FCN `learned`, `heads`,
-      `streams`, `first_conv`, `in_channels`.
+    num_classes: number of classes of the model; None for the number in the
+      file, or the sum of the heads.
+    fields: other fields of the model, as in a config: for an FCN `learned`,
+      `heads`, `streams`, `first_conv`, `in_channels`.
     initial: see `convert`.
     ignore: see `convert`.
-    pixels: that the weights were trained on, one of `files.PIXELS`; None is
-      the usual of the file's framework.
-    overwrite: whether to replace an output that exists. The source is not
+    pixels: scale of the pixels that the weights were trained on, one of
+      `files.PIXELS`; None for the usual scale of the framework.
+    overwrite: whether to replace an output that exists. The source is never
       replaced.
 
   Raises:
@@ -207,7 +211,7 @@ def convert_published(name: str) -> Path:
 
 
 def _about(source, tensors):
-  """What a file says of its network, or its framework implies."""
+  """Returns the metadata of a file, or those that its framework implies."""
   ending = Path(source).suffix.lower()
   about = files.read_about(source) if ending in files.ENDINGS else {}
   if not about and ending in ('.caffemodel', '.h5', '.hdf5', '.keras'):
@@ -216,7 +220,7 @@ def _about(source, tensors):
 
 
 def _usual_pixels(source, report):
-  """The scale of pixels that the layer names of a state dict imply."""
+  """Returns the scale of pixels that layer names of a state dict imply."""
   modules = {name.rpartition('.')[0] for _, name in report.matched}
   if not modules:
     raise InputError(
@@ -229,7 +233,7 @@ def _usual_pixels(source, report):
 
 
 def _of_channels(tensor, in_channels):
-  """Returns the first kernel of a network, spread if it is of 3 channels."""
+  """Returns the first kernel of a network, spread if it takes 3 channels."""
   if tensor.values.ndim != 4:
     return tensor
   axes = [tensor.layout.index(axis) for axis in 'HWIO']
@@ -256,8 +260,8 @@ def _num_classes(source, model, initial):
   bias = source.get(f'{layer}/bias')
   if bias is None or layer in initial:
     raise InputError(
-      f'the number of classes is that of {layer}, which the file does not '
-      'give; give num_classes'
+      f'the number of classes comes from {layer}, which the file lacks; give '
+      'num_classes'
     )
   return bias.values.size
 
@@ -269,7 +273,7 @@ def _init(model, key):
 
 
 def _initial_values(model, paths, seed):
-  """The initial values of the parameters in `paths`, and only those."""
+  """Returns the initial values of the parameters in `paths` only."""
 
   def init(key):
     params = flatten_dict(_init(model, key), sep='/')

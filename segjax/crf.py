@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.errors import InputError
+from segjax.errors import InputError, check_least
 
 # Exponent of a kernel that is 0; below all others, and finite for gradients.
 _NOTHING = -1e30
@@ -78,10 +78,7 @@ class Refinement:
         tuple(r) if isinstance(r, list) else r for r in self.compatibility
       )
       object.__setattr__(self, 'compatibility', tuple(rows))
-    for name, least in (('iterations', 0), ('radius_px', 1)):
-      value = getattr(self, name)
-      if value < least:
-        raise InputError(f'{name}={value} must be at least {least}')
+    check_least(self, iterations=0, radius_px=1)
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if not isinstance(value, (int, float)):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cost of a run: parameters, FLOPs and memory of its training step.
 
-The step is compiled for the devices that are there and not run. Evaluation,
-whose memory follows from `config.prediction`, and what other programs use of
-the devices are not counted.
+The step is compiled for the devices at hand, but not run. Memory for
+evaluation, which `config.prediction` decides, and memory that other programs
+use are not counted.
 """
 
 import functools
@@ -27,24 +27,26 @@ from segjax.runs.writers import table
 from segjax.steps import TrainState
 from segjax.tiling.memory import largest_that_fits
 
-# Of whole images, whose size the data would tell.
-_ASSUMED_SIDE = 512
-# Sizes are counted in 32 bits.
-_MOST = 2**31
+_ASSUMED_SIDE = 512  # Side of whole images, since no data are read.
+_MOST = 2**31  # Sizes are counted in 32 bits.
 
 
 def describe(config: ConfigDict) -> str:
-  """Returns a table of what a step of `config` takes, and of what would fit.
+  """Returns a table of the cost of a training step, and of what would fit.
 
   With `config.parallel='pmap'` the figures are those of 'jit', which does the
-  same. Images are assumed as large as a tile, whole ones 512 x 512 px rounded
-  up to their bucket. What would fit is, of a U-Net, the side of its tiles, else
-  the size of the batch, with all other settings as they are.
+  same. Images are assumed to have the size of a tile, or 512 x 512 px, rounded
+  up to the bucket, if training takes whole images. The last row is the largest
+  tile of a U-Net, or the largest batch of an FCN, that fits with all other
+  settings as they are.
+
+  Args:
+    config: config of an experiment.
 
   Raises:
     InputError: a setting is wrong.
   """
-  create_experiment(config)  # Raises for what is changed below.
+  create_experiment(config)  # Checks the settings that are changed below.
   config = config.copy_and_resolve_references()
   config.parallel = 'jit'
   whole = config.copy_and_resolve_references()
@@ -72,21 +74,26 @@ def describe(config: ConfigDict) -> str:
 
 
 def _size_field(geometry: Geometry) -> str:
-  """Returns the setting by which the memory of a step is chosen."""
+  """Returns the setting that decides on the memory of a step."""
   return 'batch_size' if geometry.takes_any_size else 'tile_size_px'
 
 
 def fit_to_memory(config: ConfigDict) -> tuple[str, int, float]:
   """Returns the setting that decides on memory, a value that fits, and FLOPs.
 
-  The setting is `tile_size_px` of a U-Net, else `batch_size`. The value is that
-  of `config`, or the largest that fits if that is too large. The FLOPs are of a
-  training step with this value; NaN if the backend does not count them. A step
-  needs no more memory than it reads and writes in all, so a step is compiled
-  only where that is more than the devices have.
+  A step needs no more memory than it reads and writes in all, so it is compiled
+  only if that is more than the devices have.
+
+  Args:
+    config: config of an experiment.
+
+  Returns:
+    'tile_size_px' for a U-Net, otherwise 'batch_size'; its value in `config`,
+    or the largest that fits if that is too large; and the FLOPs of a training
+    step with this value, NaN if the backend does not count them.
 
   Raises:
-    InputError: not even the smallest fits.
+    InputError: not even the smallest value fits.
   """
   model, _, lowered = _lower(config)
   field = _size_field(model.geometry)
@@ -109,9 +116,9 @@ def fit_to_memory(config: ConfigDict) -> tuple[str, int, float]:
 
 
 def _limit() -> tuple[int, str]:
-  """Returns the bytes that every device has, and whose they are."""
+  """Returns the least memory of a device, in bytes, and the kind of memory."""
   own, source = _bytes_per_device()
-  # All processes compile the same programs.
+  # All processes must agree, since they compile the same programs.
   return int(processes.gather(np.array(own)).min()), source
 
 
@@ -122,24 +129,14 @@ def _largest(
   limit: int,
 ) -> int | None:
   field = _size_field(geometry)
-  is_tiled = field == 'tile_size_px'
+  if field == 'tile_size_px':
+    sizes, power = range(geometry.smallest_input, _MOST, geometry.period), 2
+  else:
+    step = jax.device_count() // config.mesh.space * config.accumulate_steps
+    sizes, power = range(step, _MOST, step), 1
   return largest_that_fits(
-    bytes_with,
-    _tile_sizes(geometry) if is_tiled else _batch_sizes(config),
-    limit,
-    amount=lambda size: size**2 if is_tiled else size,
-    start=config[field],
+    bytes_with, sizes, limit, lambda size: size**power, start=config[field]
   )
-
-
-def _tile_sizes(geometry: Geometry) -> range:
-  return range(geometry.smallest_input, _MOST, geometry.period)
-
-
-def _batch_sizes(config: ConfigDict) -> range:
-  data = jax.device_count() // config.mesh.space
-  step = data * config.accumulate_steps
-  return range(step, _MOST, step)
 
 
 def _bytes_with(config: ConfigDict, field: str, value: int) -> float:
@@ -175,7 +172,7 @@ def _image_side(config: ConfigDict) -> int:
 
 
 def _compiled_bytes(lowered: jax.stages.Lowered) -> float:
-  """Returns the bytes per device; infinite if the compiler finds too few."""
+  """Returns the bytes per device; infinite if the device has too few."""
   try:
     memory = lowered.compile().memory_analysis()
   except jax.errors.JaxRuntimeError as error:
@@ -189,14 +186,14 @@ def _compiled_bytes(lowered: jax.stages.Lowered) -> float:
   return (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes  # The state goes where it was.
+    - memory.alias_size_in_bytes  # The new state replaces the old one.
     + memory.temp_size_in_bytes
     + memory.generated_code_size_in_bytes
   )
 
 
 def _bytes_per_device() -> tuple[int, str]:
-  """Returns how many a program can have, and whose they are."""
+  """Returns the memory of a local device, in bytes, and the kind of memory."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' in stats:
     return stats['bytes_limit'], 'their own memory'

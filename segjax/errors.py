@@ -40,6 +40,14 @@ def shortened(text: str, most: int = 80) -> str:
   return f'{text[:most]}... ({len(text)} characters)'
 
 
+def check_least(settings: object, **least: int) -> None:
+  """Raises InputError if a named attribute of settings is below its least."""
+  for name, smallest in least.items():
+    value = getattr(settings, name)
+    if value < smallest:
+      raise InputError(f'{name}={value} must be at least {smallest}')
+
+
 def counted(number: float, noun: str) -> str:
   """Returns '1 image' or '2 images', for a message."""
   return f'{number:.10g} {noun}{"s" * (number != 1)}'

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the scores of a network on whole images.
+"""Print the scores of a network on whole images.
 
-`python -m segjax.evaluate --workdir=DIR` prints the table of a run again, and
-`--config=CONFIG --params=FILE` that of converted weights. `--images=DIR` scores
-a folder that is not the run's.
+`python -m segjax.evaluate --workdir=DIR` prints the table of a run again. Give
+`--config=CONFIG --params=FILE` instead to score converted weights, and
+`--images=DIR` to score another folder than the data of the run.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -32,7 +32,7 @@ from segjax.scoring.best_metric import STACK_METRIC, check_metric
 from segjax.scoring.evaluation import evaluate, title
 from segjax.settings.sections import read_prediction, read_refinement
 
-# Settings of a folder that say what the values of labels mean.
+# Settings of a folder that define the meaning of label values.
 _CODING = ('colours', 'ignore_value', 'label_values', 'label_kind')
 
 
@@ -94,8 +94,8 @@ def _print_scores(network, dataset, examples, what, tta):
 def _open_folder(network, images, labels, match):
   """Returns the pairs of a folder as held-out examples, and checks them.
 
-  Labels are stored as those of the run if these were in a folder, else as class
-  indices. All of them are read once.
+  The values of labels mean what they meant in the run, if it was trained on a
+  folder; otherwise they are class indices. All labels are read once.
   """
   model, _, config = network
   if len(model.head_sizes) > 1:
@@ -146,15 +146,15 @@ def _open_folder(network, images, labels, match):
       check_metric(model, dataset, STACK_METRIC)
     except InputError:
       processes.say(
-        f'{STACK_METRIC} is of images of one size that show cells and have no '
-        'ignored pixel; the scores are of pixels alone'
+        f'{STACK_METRIC} needs images of one size, with cells and without '
+        'ignored pixels; only scores of pixels are printed'
       )
       config.evaluation.best_metric = 'mean_iu'
   return dataset
 
 
 def _check_counts(counts, dataset, images):
-  """Says which classes a folder lacks; refuses labels that show no class."""
+  """Prints the classes that no label has; refuses labels without any class."""
   names = dataset.class_names
   missing = [name for k, name in enumerate(names) if not counts[k]]
   if counts[IGNORE_LABEL] and not counts[1 : len(names)].any():
@@ -164,8 +164,8 @@ def _check_counts(counts, dataset, images):
     )
     raise InputError(
       f'--images={images}: in {len(dataset.heldout)} labels {counts[0]:,} px '
-      f'are {names[0]} and {counts[IGNORE_LABEL]:,} px are ignored, and no '
-      f'other class is there{values and f"; in labels of the run {values}"}'
+      f'are {names[0]} and {counts[IGNORE_LABEL]:,} px are ignored; no pixel '
+      f'has another class{values and f"; in labels of the run {values}"}'
     )
   if missing:
     processes.say(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The experiment of a config, without data: model, initial state and step."""
+"""The experiment that a config describes: model, initial state and step."""
 
 import dataclasses
 import math
@@ -22,18 +22,18 @@ from segjax.prediction.predictor import check_prediction
 from segjax.settings.sections import Settings, read_settings
 from segjax.steps import TrainState
 
-# Of any network here in use, some fifteen times as many.
+# About fifteen times as many as the largest network here has.
 _MOST_PARAMETERS = 2**31
 
 
 class Experiment(NamedTuple):
-  """What a config describes.
+  """The experiment that a config describes, without its data.
 
   Attributes:
     model: the network.
-    init: () -> its state before the first step.
-    devices: its training step on all devices.
-    settings: the sections of the config.
+    init: () -> training state before the first step.
+    devices: the training step on all devices.
+    settings: the checked settings of the config.
   """
 
   model: Segmenter
@@ -43,7 +43,7 @@ class Experiment(NamedTuple):
 
 
 def create_experiment(config: ConfigDict) -> Experiment:
-  """Returns what a config describes; computes nothing and reads no data.
+  """Returns the experiment of a config; computes nothing and reads no data.
 
   Raises:
     InputError: a setting is wrong.
@@ -95,7 +95,7 @@ def create_experiment(config: ConfigDict) -> Experiment:
 
 
 def _check(settings: Settings, model: nn.Module) -> None:
-  """Raises InputError for what would otherwise fail in mid-run."""
+  """Raises InputError for settings that contradict each other."""
   if settings.batch_size % settings.accumulate_steps:
     raise InputError(
       f'batch_size={settings.batch_size} is not divisible by '

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training in one call, for a notebook."""
+"""Training on images in one call, for notebooks."""
 
 import atexit
 import os
@@ -44,26 +44,27 @@ def fit(
 ) -> Network:
   """Returns a network that has been trained on images and labels.
 
-  What is not said here is decided as `segjax.plan` does, from the images.
+  All other settings are chosen from the images, as `segjax.plan` does.
 
   Args:
-    images: arrays [H, W] or [H, W, C] of any sizes; or a folder or pattern, as
-      for `segjax.plan`.
+    images: arrays [H, W] or [H, W, C] of any sizes, uint8, uint16 or float; or
+      a folder or pattern, as for `segjax.plan`.
     labels: arrays of integers [H, W], classes 0..K-1, and 255 for ignored
       pixels; or a folder or pattern.
     network: 'unet' or 'fcn8s'.
     init: weights that fcn8s starts from; see `plan`.
-    num_train_steps: number of steps; None for `minutes`.
-    minutes: how long training may take on the processors here, about.
-    class_names: of classes 0..K-1; () names them by their numbers.
+    num_train_steps: number of steps; None for as many as `minutes` allow.
+    minutes: how long training may take here, approximately.
+    class_names: names of classes 0..K-1; () names them by their numbers.
     heldout_fraction: share of the images that are held out for the scores.
     base_width: channels at the top of a U-Net; None for what `plan` decides.
-    seed: of the draw of what is held out, of initial values and augmentation.
-    workdir: folder for checkpoints, metrics and pictures, in which a run that
-      was interrupted goes on; None for one that lasts until Python ends.
+    seed: random seed of the split, the initial values and the augmentation.
+    workdir: folder for checkpoints, metrics and pictures, in which an
+      interrupted run is resumed; None for one that lasts until Python ends.
 
   Raises:
-    InputError: images and labels don't go together; says why.
+    InputError: an argument is wrong, or images and labels don't fit together.
+    TrainingDiverged: the loss or the gradient is NaN or infinite.
 
   >>> import numpy as np, segjax
   >>> from segjax.data import synthetic
@@ -81,7 +82,7 @@ def fit(
   dataset = None
   if isinstance(images, (str, os.PathLike)):
     if not isinstance(labels, (str, os.PathLike, type(None))):
-      raise InputError('images are a folder; expected one of the labels, too')
+      raise InputError('images are a folder; labels must be a folder, too')
     layout = find_layout(images, labels)
     config = plan(
       layout,

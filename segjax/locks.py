@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks of folders, which end with the process that holds them, however.
+"""Locks of folders, which end with the process that holds them.
 
-A lock is the system's (`flock`), of the folder itself and of the file
-`.segjax.lock` in it. The first stays although somebody removes the file. The
-second also holds between the hosts of a network file system, and its text names
-the process. A file that a killed process left locks nothing.
+A lock consists of two system locks (`flock`): one on the folder, one on the
+file `.segjax.lock` in it. The first stays if somebody removes the file. The
+second also holds between the hosts of a network file system, and the text of
+the file names the process. A file that a killed process left locks nothing.
 """
 
 import contextlib
@@ -31,20 +31,20 @@ except ImportError as error:
 
 NAME = '.segjax.lock'
 
-# What file systems without locks say; the last two of folders.
+# Errors of file systems without locks; the last two only for folders.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_LOCKS_OF_FOLDERS = (*_NO_LOCKS, errno.EBADF, errno.EINVAL)
 _MOST_BYTES = 400
 _FIRST_WORD = b'process '
 
-# In this time a run that ends or is refused frees its lock, and one that has
-# just taken it writes its name.
+# Time for a run that ends or is refused to free its lock, and for one that has
+# just taken it to write its name.
 _TRIES = 5
 _SECONDS_BETWEEN_TRIES = 0.1
 
 
 class Lock:
-  """A lock that `take` returned; a context manager that ends by freeing it."""
+  """A lock that `take` returned; a context manager that frees it at the end."""
 
   def __init__(self, folder: Path, descriptors: contextlib.ExitStack, file):
     self._folder, self._descriptors, self._file = folder, descriptors, file
@@ -61,7 +61,7 @@ class Lock:
     self._folder = folder
 
   def remove_file(self) -> None:
-    """Removes the file; the lock stays."""
+    """Removes the file `.segjax.lock`; the lock on the folder stays."""
     path = self._folder / NAME
     with contextlib.suppress(OSError):
       if _is_at(self._file, path):
@@ -73,30 +73,30 @@ def take(
 ) -> Lock | None:
   """Returns the lock of a folder; None if another process holds it.
 
-  Also None if the folder is gone or replaced at this moment. A child that
-  executes another program does not inherit the lock. Where the file system has
-  no locks, it warns once and locks nothing.
+  Also None if the folder is removed or replaced at this moment. A child process
+  that executes another program does not inherit the lock. On a file system
+  without locks, it warns once and locks nothing.
 
   Args:
     folder: the folder to lock.
-    check: called before anything in the folder changes; what it raises ends
-      this.
+    check: called before anything in the folder changes; its errors are passed
+      on.
 
   Raises:
-    InputError: the name of the file is that of something else.
+    InputError: there is a `.segjax.lock` that segjax did not make.
   """
   folder = Path(folder)
   with contextlib.ExitStack() as stack:
     stack.enter_context(contextlib.suppress(FileNotFoundError))
     itself = _open(stack, folder, os.O_RDONLY | os.O_DIRECTORY)
-    # A link to a folder is as good as the folder.
+    # A link to a folder stands for the folder.
     if not _flock(itself, _NO_LOCKS_OF_FOLDERS) or not _is_at(
       itself, folder.resolve()
     ):
       return None
     check()
     file = _open_file(stack, folder / NAME)
-    # Who had it may have removed it, and another may have made it anew.
+    # The last holder may have removed it, and another process made it anew.
     if _flock(file, _NO_LOCKS, folder) and _is_at(file, folder / NAME):
       since = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
       text = f'process {os.getpid()} on {socket.gethostname()} since {since}\n'
@@ -108,17 +108,17 @@ def take(
 
 @contextlib.contextmanager
 def hold(folder: str | os.PathLike, what: str = 'output') -> Iterator[None]:
-  """Makes a folder, and keeps other runs out of it until the block ends.
+  """Makes a folder, and locks it until the block ends.
 
-  A folder that was made and is empty at the end is removed; one in which the
-  block changed nothing is as it was.
+  If the folder was made here and is empty at the end, it is removed. If the
+  block changed nothing in it, it keeps its time of modification.
 
   Args:
     folder: the folder to lock.
-    what: what the folder is, and the flag that names it.
+    what: name of the flag that gives the folder, for messages.
 
   Raises:
-    InputError: another run holds the lock, here or on another host, and which.
+    InputError: another run holds the lock, here or on another host; says which.
     OSError: the folder cannot be made or written to.
   """
   folder = Path(folder)
@@ -130,7 +130,7 @@ def hold(folder: str | os.PathLike, what: str = 'output') -> Iterator[None]:
       folder.mkdir(parents=True, exist_ok=True)
       before = folder.stat()
       lock = take(folder)
-    except FileNotFoundError:  # Removed by a run that made it and is refused.
+    except FileNotFoundError:  # A run that made it and was refused removed it.
       continue
     if lock:
       break
@@ -154,19 +154,19 @@ def hold(folder: str | os.PathLike, what: str = 'output') -> Iterator[None]:
 
 
 def holder(folder: str | os.PathLike) -> str:
-  """Returns who holds the lock of a folder, 'process 7 on host since ...'."""
+  """Returns the holder of a folder's lock: 'process 7 on host since ...'."""
   return _read(Path(folder) / NAME).decode(errors='replace').strip() or (
     'another process'
   )
 
 
 def is_file_of_lock(path: Path) -> bool:
-  """Whether a file is one that `take` made, of a live process or a dead one."""
+  """Whether `take` made a file, whether or not its process still runs."""
   try:
     is_file = stat.S_ISREG(os.lstat(path).st_mode)
   except OSError:
     return False
-  # A process that is killed may leave it empty.
+  # A kill may leave the file empty.
   return is_file and _read(path)[: len(_FIRST_WORD)] in (b'', _FIRST_WORD)
 
 
@@ -174,7 +174,7 @@ def _read(path):
   try:
     with open(path, 'rb') as file:
       return file.read(_MOST_BYTES)
-  except OSError:  # Removed meanwhile; or SMB, where a lock keeps readers out.
+  except OSError:  # Removed meanwhile; or on SMB, where a lock stops readers.
     return b''
 
 
@@ -193,15 +193,15 @@ def _open_file(stack, path):
 
 
 def _is_at(descriptor, path):
-  """Whether a path still names what was opened."""
+  """Whether a path still names the file that was opened."""
   return os.path.samestat(os.fstat(descriptor), os.lstat(path))
 
 
 def _flock(descriptor, no_locks, warned_of=None) -> bool:
-  """Whether it could be locked, or nothing can be."""
+  """Whether a file is locked now, or its file system has no locks."""
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except (BlockingIOError, PermissionError):  # The latter from SMB.
+  except (BlockingIOError, PermissionError):  # PermissionError: from SMB.
     return False
   except OSError as error:
     if error.errno not in no_locks:

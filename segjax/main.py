@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains and evaluates: python -m segjax.main --config=configs/unet_isbi.py"""
+"""Train and evaluate: python -m segjax.main --config=configs/unet_isbi.py"""
 
 if __name__ == '__main__':  # Before imports that take seconds.
   from segjax.cli.command_line import run

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks with their parameters: of a run, of a file, or to start from."""
+"""Networks with parameters: from a run, from a file, or for a new training."""
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from segjax.weights import files, published
 from segjax.weights.matching import Tensor, match
 
 RANDOM = 'random'
-PARAMS = 'params.safetensors'  # Of a folder for a model hub.
+PARAMS = 'params.safetensors'  # In a folder for a model hub.
 
 # Settings of a run that commands read.
 _READ = (
@@ -56,7 +56,8 @@ class Network(NamedTuple):
   Attributes:
     model: U-Net, FCN or exported artifact.
     params: parameters of the model.
-    config: how images are prepared and results are scored.
+    config: config of the run, or of an artifact only the sections that
+      prediction reads.
   """
 
   model: SegmentationModel
@@ -64,29 +65,29 @@ class Network(NamedTuple):
   config: ConfigDict
 
   def prepare(self, image: Array) -> jax.Array:
-    """Returns what the model takes, f32[H, W, C], of an image as stored."""
+    """Returns the model's input f32[H, W, C] from an image as stored."""
     return read_prediction(self.config)[0].prepare(image)
 
   @property
   def data_sha256(self) -> str | None:
-    """Checksum of the data that it was trained on; None if unknown."""
+    """Checksum of the data that the network was trained on; None if unknown."""
     return self.config.get('data_sha256')
 
 
 def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
   """Returns the model, the parameters and the config of a run.
 
-  Settings that configs got after the run was made have the values that the run
-  had in effect.
+  A setting that is newer than the run gets the value that the run used in
+  effect.
 
   Args:
-    workdir: folder of the run, or that `segjax export --format=hub` wrote.
+    workdir: folder of the run, or one that `segjax export --format=hub` wrote.
     checkpoint: 'latest', 'best' (by the score on held-out examples) or the
       number of a step.
 
   Raises:
-    InputError: there is no such run or checkpoint, or it cannot be read, or its
-      config lacks a setting, or its parameters are of another network.
+    InputError: there is no such run or checkpoint, it cannot be read, its
+      config lacks a setting, or its parameters belong to another network.
 
   >>> import segjax
   >>> model, params, config = segjax.load_run('runs/demo')
@@ -109,9 +110,9 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
     return Network(model, params, config)
   if which != 'latest':
     raise InputError(
-      f'checkpoint {checkpoint!r}: {file} is of one only; ask for none'
+      f'checkpoint {checkpoint!r}: {file} holds only one; leave it out'
     )
-  arrays, _ = match(_tensors(file), _shapes(model))
+  arrays, _ = match(_tensors(files.read_arrays(file)), _shapes(model))
   return Network(model, unflatten_dict(arrays, sep='/'), config)
 
 
@@ -150,9 +151,9 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
 def about(config: ConfigDict) -> dict[str, str]:
   """Returns the metadata of a config's network for a file of its weights.
 
-  Shapes of parameters do not tell them: the name of the model, the padding of
-  an FCN, and `pixels`, the scale of the pixels that it takes, which is one of
-  `files.PIXELS`.
+  They are facts that the shapes of parameters do not tell: `model`, the name of
+  the model; `pixels`, the scale of the pixels that it takes, one of
+  `files.PIXELS`; and `padding` of an FCN.
   """
   divided = not np.allclose(config.preprocessing.std, 1 / 255, rtol=1e-3)
   values = {'model': config.model.name, 'pixels': files.PIXELS[divided]}
@@ -165,16 +166,16 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
   """Returns the network of a config with the parameters of a file.
 
   Args:
-    config: an experiment, such as configs/fcn8s_voc.py returns.
+    config: config of an experiment, such as configs/fcn8s_voc.py returns.
     params: .npz or .safetensors that `segjax.convert` wrote.
 
   Raises:
-    InputError: the file cannot be read, or is that of another model or for
-      other pixels, see `about`.
+    InputError: a setting is wrong, or the file cannot be read, or it is for
+      another model or other pixels, see `about`.
   """
   read_settings(config)  # Raises for a wrong setting.
   model = create_model(config.model)
-  arrays, _ = match(_tensors(params), _shapes(model))
+  arrays, _ = match(_tensors(files.read_arrays(params)), _shapes(model))
   wanted = about(config)
   for name, value in files.read_about(params).items():
     if wanted.get(name) != value:
@@ -200,28 +201,27 @@ def starting_params(
 
   Args:
     model: the network that will be trained.
-    pixels: scale of the pixels that the run gives it; see `about`.
-    path: .npz or .safetensors that `segjax.convert` wrote, or the workdir of
-      a run, whose newest checkpoint is taken; 'random' takes none.
+    pixels: scale of the pixels that the network will get, see `about`.
+    path: the source: .npz or .safetensors that `segjax.convert` wrote, or the
+      workdir of a run, for its newest checkpoint; 'random' for no source.
     initial: layers of the model that keep their initial value.
     ignore: layers of the source that the model may lack.
 
   Returns:
-    Name of each parameter -> f32 array; and a text that names the source and
+    Name of each parameter -> f32 array; and a text that names the source, and
     the parameter that each of its tensors became.
 
   Raises:
-    InputError: no path is given, or the source cannot be read, doesn't fit (see
+    InputError: `path` is empty, or the source cannot be read, doesn't fit (see
       `match`), or was trained on other pixels.
   """
   if path == RANDOM:
     return {}, ''
   if not path:
     raise InputError(
-      'init.path says what training starts from and is empty; give '
+      'init.path, which names the weights to start from, is empty; give '
       '--config.init.path=FILE, an .npz of python -m segjax.convert, or the '
-      'workdir of a run, or --config.init.path=random for a network that '
-      'knows nothing'
+      'workdir of a run, or --config.init.path=random for random weights'
     )
   if published.is_name(os.fspath(path)):
     name = published.find(os.fspath(path)).model
@@ -234,18 +234,16 @@ def starting_params(
   if path.is_dir():
     step = checkpoints.newest_step(path / 'checkpoints')
     _, trained, config = load_run(path, 'latest' if step is None else str(step))
-    tensors = {
-      name: Tensor(name, np.asarray(array), 'HWIO')
-      for name, array in flatten_dict(trained, sep='/').items()
-    }
+    tensors = _tensors(flatten_dict(trained, sep='/'))
     source = f'{path}, step {step} of {config.num_train_steps}'
     facts = about(config)
   else:
-    tensors, source, facts = _tensors(path), str(path), files.read_about(path)
+    tensors = _tensors(files.read_arrays(path))
+    source, facts = str(path), files.read_about(path)
   if facts.get('pixels', pixels) != pixels:
     raise InputError(
-      f'{path} was trained on pixels {facts["pixels"]}, and this run gives '
-      f'{pixels} ones; set config.preprocessing to that of the weights'
+      f'{path} was trained on pixels {facts["pixels"]}, but this run gives '
+      f'pixels {pixels}; set config.preprocessing to that of the weights'
     )
   layers = {name.rpartition('/')[0] for name in tensors}
   params, report = match(
@@ -265,8 +263,8 @@ def check_fits(
 ) -> None:
   """Raises InputError unless the model can be trained and scored on the data.
 
-  It takes the channels and the pixels of the images and has the classes of the
-  labels. One example is read; `label_counts.check_labels` reads all.
+  The channels and pixels of the images and the classes of the labels must fit
+  the model. One example is read; `label_counts.check_labels` reads all.
   """
   examples = dataset.train if len(dataset.train) else dataset.heldout
   image, name = examples[0]['image'], examples[0]['name']
@@ -306,9 +304,9 @@ def _check_has(
       operator.attrgetter(name)(config)
     except AttributeError as error:
       raise InputError(
-        f'{Path(workdir) / "config.json"} has no {name}, as a run of '
-        'another version of segjax; use that version, or add the setting there '
-        'as a config file of today has it'
+        f'{Path(workdir) / "config.json"} has no {name}: the run is of another '
+        'version of segjax; use that version, or add the setting as current '
+        'configs have it'
       ) from error
 
 
@@ -316,8 +314,8 @@ def _shapes(model: nn.Module) -> Any:
   return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
-def _tensors(path: str | os.PathLike) -> dict[str, Tensor]:
+def _tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
   return {
-    name: Tensor(name, array, 'HWIO')
-    for name, array in files.read_arrays(path).items()
+    name: Tensor(name, np.asarray(array), 'HWIO')
+    for name, array in arrays.items()
   }

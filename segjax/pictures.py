@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what a network was given, what it said, and where it is wrong.
+"""Pictures of images, labels and predictions, with the errors in colour.
 
-Arrays in, u8[H,W,3] arrays out. Saving them is `images.files.write_stack`, text
-in them is `legends`.
+Arrays in, u8[H,W,3] arrays out. `images.files.write_stack` saves them,
+`images.legends` draws the text in them.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,7 @@ from segjax.images.palettes import complete_palette
 MISSED = (230, 85, 13)
 INVENTED = (0, 150, 255)
 _IGNORED = (110, 110, 120)
-_CLASSES = np.array(
-  [
-    (0, 0, 0),
-    (255, 255, 255),
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-  ],
-  np.uint8,
-)
-# Lightness grows steadily from the first to the last.
+# Colours of weights: lightness grows steadily from the first to the last.
 _RAMP = np.array(
   [
     (68, 1, 84),
@@ -46,7 +32,7 @@ _RAMP = np.array(
   ],
   np.float64,
 )
-# What the rows below show, from left to right.
+# The columns of `panel` and of `segmentation_panel`, from left to right.
 PANEL_COLUMNS = (
   'image, label, weights of the loss (if there are any), probability, errors '
   '(orange: missed, blue: invented)'
@@ -54,48 +40,38 @@ PANEL_COLUMNS = (
 SEGMENTATION_COLUMNS = 'image, label, prediction, prediction over the image'
 _GAP_PX = 6
 _OVERLAY_OPACITY = 0.5
+_TOLERANCE_PX = 2  # How far an edge may shift.
 
 
 def overlay(
-  image: np.ndarray,
-  label: np.ndarray,
-  prediction: np.ndarray,
-  *,
-  drawn_class: int = 0,
-  tolerance_px: int = 2,
-  ignore_label: int = 255,
+  image: np.ndarray, label: np.ndarray, probability: np.ndarray
 ) -> np.ndarray:
-  """The image in gray, with the errors in one class painted over it.
+  """Returns the image in gray, with the errors of class 0 painted over it.
 
-  Red is `drawn_class` in the label alone (missed), blue in the prediction
-  alone (invented); agreement stays gray. Every wrong pixel is tinted, and
-  strongly where the other map has no pixel of the class within `tolerance_px`
-  rows and columns: a gap or an extra piece, not a shifted edge.
+  Class 0 is the membrane in a micrograph of cells. Pixels of class 0 in the
+  label alone (missed) are orange, those in the prediction alone (invented) are
+  blue, ignored pixels and agreement stay gray. The tint is strong where the
+  other map has no pixel of class 0 within 2 rows and columns: at a gap or an
+  extra piece, not at a shifted edge.
 
   Args:
     image: [H,W] or [H,W,C], any real dtype.
-    label: i[H,W].
-    prediction: i[H,W] class, or f[H,W] probability of class 1 of two.
-    drawn_class: the class compared: 0, the membrane, in EM.
-    tolerance_px: how far an edge may shift.
-    ignore_label: label of pixels that are never painted.
+    label: i[H,W], 255 for ignored pixels.
+    probability: f[H,W], probability of class 1 of two.
 
   Returns:
-    u8[h,w,3], centre-cropped to the smallest of the three.
+    u8[H,W,3].
   """
-  image, label, prediction = _crop_to_smallest(image, label, prediction)
-  if np.issubdtype(prediction.dtype, np.floating):
-    prediction = (prediction > 0.5).astype(np.int32)
-  is_ignored = label == ignore_label
-  is_labelled = label == drawn_class
-  is_predicted = prediction == drawn_class
+  is_ignored = label == IGNORE_LABEL
+  is_labelled = label == 0
+  is_predicted = probability <= 0.5
   picture = np.repeat(_gray(image).astype(np.float64)[..., None], 3, axis=-1)
   for given, other, colour in (
     (is_labelled, is_predicted, MISSED),
     (is_predicted, is_labelled, INVENTED),
   ):
     is_wrong = given & ~other & ~is_ignored
-    is_far = is_wrong & ~_dilate(other | is_ignored, tolerance_px)
+    is_far = is_wrong & ~_dilate(other | is_ignored, _TOLERANCE_PX)
     opacity = np.where(is_far, 0.8, 0.3) * is_wrong
     picture += opacity[..., None] * (np.array(colour, np.float64) - picture)
   return picture.round().astype(np.uint8)
@@ -107,17 +83,18 @@ def panel(
   weight: np.ndarray | None,
   probability: np.ndarray,
 ) -> np.ndarray:
-  """One row: image | label | weight map | probability | overlay.
+  """Returns one row: image | label | weight map | probability | overlay.
 
-  The image is stretched to the full range, unless it is u8 and RGB. The
-  weight map runs from dark violet at 0 to yellow at its largest value, the
-  probability from black at 0 to white at 1.
+  The image is stretched to the full range, unless it is u8 and RGB. In the
+  label, class 0 is black, class 1 white and ignored pixels gray. The weight map
+  runs from dark violet at 0 to yellow at its largest value, the probability
+  from black at 0 to white at 1.
 
   Args:
     image: [H,W] or [H,W,C], any real dtype.
-    label: i[H,W], 255 is drawn as ignored.
+    label: i[H,W], 0, 1 or 255.
     weight: f[H,W], not negative; None leaves its column out.
-    probability: f[H,W] in [0, 1], of class 1 of two.
+    probability: f[H,W] in [0, 1], probability of class 1 of two.
 
   Returns:
     u8[h,w',3], each column centre-cropped to the smallest of the arrays.
@@ -127,9 +104,11 @@ def panel(
     image, label, weight if has_weight else label, probability
   )
   levels = 255 * np.clip(np.asarray(probability, np.float64), 0, 1)
+  classes = np.repeat(255 * (label[..., None] > 0).astype(np.uint8), 3, axis=-1)
+  classes[label == IGNORE_LABEL] = _IGNORED
   columns = [
     _rgb(image),
-    colour_label(label),
+    classes,
     np.repeat(levels.round().astype(np.uint8)[..., None], 3, axis=-1),
     overlay(image, label, probability),
   ]
@@ -145,25 +124,25 @@ def segmentation_panel(
   class_names: Sequence[str],
   palette: np.ndarray | None = None,
 ) -> np.ndarray:
-  """One row: image | label | prediction | overlay, and a legend below.
+  """Returns one row, image | label | prediction | overlay, above a legend.
 
-  Label and prediction show the colours of their classes, the overlay those of
-  the prediction, half transparent, over the image in light gray. The legend
-  names the classes that appear in either, and 'ignored' if label 255 does.
-  Without a label the row is image | overlay.
+  Label and prediction have the colours of their classes. The overlay is the
+  prediction, half transparent, over the image in light gray. The legend names
+  the classes that appear in either, and 'ignored' if label 255 appears. Without
+  a label the row is image | overlay.
 
-  An image of three channels or more shows the first three, as they are if it
-  is u8, else stretched to the full range; one of fewer is shown in gray.
+  An image of three channels or more shows the first three, unchanged if it is
+  u8, otherwise stretched to the full range. An image of fewer channels is gray.
 
   Args:
     image: [H,W] or [H,W,C], any real dtype.
     label: i[H,W], a class or 255; None if it is not known.
     prediction: i[H,W], a class.
     class_names: K names.
-    palette: u8[K,3]; what it lacks, or None lacks, is VOC's.
+    palette: u8[K,3]; None, or missing rows, for the colours of VOC.
 
   Returns:
-    u8[h,w,3]; w is that of the row, or more where one name alone needs it.
+    u8[h,w,3]; w is the width of the row, or more if a name needs it.
 
   Raises:
     InputError: the sizes differ, or a value is no class.
@@ -191,26 +170,8 @@ def segmentation_panel(
   return np.concatenate([row, below])
 
 
-def colour_label(label: np.ndarray, ignore_label: int = 255) -> np.ndarray:
-  """Class 0 black, 1 white, then colours that repeat; ignored pixels gray.
-
-  Args:
-    label: i[H,W], not negative.
-    ignore_label: label of ignored pixels.
-
-  Returns:
-    u8[H,W,3].
-  """
-  label = np.asarray(label)
-  # Black and white belong to the first two classes alone.
-  coloured = 2 + (label - 2) % (len(_CLASSES) - 2)
-  picture = _CLASSES[np.where(label < 2, label, coloured)]
-  picture[label == ignore_label] = _IGNORED
-  return picture
-
-
 def colour_map(values: np.ndarray) -> np.ndarray:
-  """Values in [0, 1] as colours from dark violet over green to yellow.
+  """Returns values in [0, 1] as colours from dark violet to green to yellow.
 
   Args:
     values: f[H,W]; values outside [0, 1] take the end's colour.
@@ -224,13 +185,13 @@ def colour_map(values: np.ndarray) -> np.ndarray:
 
 
 def _gray(image: np.ndarray) -> np.ndarray:
-  """u8[H,W], the mean of the channels, stretched to the full range."""
+  """Returns u8[H,W], the mean of the channels, stretched to the full range."""
   plane = np.nan_to_num(np.asarray(image, np.float64))
   return _stretch(plane.mean(axis=-1) if plane.ndim == 3 else plane)
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
-  """u8 of the same shape, all channels stretched to the full range at once."""
+  """Returns u8 of the same shape; one stretch for all channels."""
   # Outliers, such as dead pixels, would leave the rest in a narrow band.
   low, high = np.percentile(values, (0.2, 99.8))
   scaled = (values - low) / max(high - low, 1e-30)
@@ -238,14 +199,14 @@ def _stretch(values: np.ndarray) -> np.ndarray:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-  """u8[H,W,3], unchanged if the image is that, else its stretched gray."""
+  """Returns u8[H,W,3]: the image if it is that, otherwise stretched gray."""
   if image.dtype == np.uint8 and image.shape[2:] == (3,):
     return image
   return np.repeat(_gray(image)[..., None], 3, axis=-1)
 
 
 def _colour_image(image: np.ndarray) -> np.ndarray:
-  """u8[H,W,3], the first three channels, or gray if there are fewer."""
+  """Returns u8[H,W,3]: the first three channels, or gray if there are fewer."""
   if image.ndim == 2 or image.shape[2] < 3:
     return _rgb(image)
   image = image[..., :3]
@@ -255,7 +216,7 @@ def _colour_image(image: np.ndarray) -> np.ndarray:
 def _check_classes(
   name: str, classes: np.ndarray, size: tuple[int, ...], num_classes: int
 ) -> None:
-  """Raises InputError unless `classes` are of the image's size and known."""
+  """Raises InputError unless `classes` have the image's size and are known."""
   if classes.shape != size:
     raise InputError(
       f'{name} has shape {list(classes.shape)}, the image {list(size)}; they '
@@ -279,7 +240,7 @@ def _side_by_side(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _dilate(plane: np.ndarray, radius: int) -> np.ndarray:
-  """bool[H,W], true within `radius` rows and columns of a true pixel."""
+  """Returns bool[H,W]: within `radius` rows and columns of a true pixel."""
   padded = np.pad(plane, radius)
   windows = np.lib.stride_tricks.sliding_window_view(
     padded, (2 * radius + 1, 2 * radius + 1)

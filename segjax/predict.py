@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicts image files with a trained network.
+"""Predict image files with a trained network.
 
-`python -m segjax.predict --workdir=DIR --input=IMAGES --output=FILE`, or with
-converted weights `--config=CONFIG --params=FILE` instead of a run, or
-`--artifact=FOLDER` that `segjax.export` wrote. Processes that are started
-together, see `processes.join`, share the tiles of every image; all of them must
-see the same files.
+`python -m segjax.predict --workdir=DIR --input=IMAGES --output=FILE` predicts
+with the network of a run. Give `--config=CONFIG --params=FILE` instead for
+converted weights, or `--artifact=FOLDER` for a folder that `segjax.export`
+wrote. Processes that are started together, see `processes.join`, share the
+tiles of every image; all of them must see the same files.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -89,36 +89,36 @@ def predict_files(
 ) -> None:
   """Writes the predictions of image files, and prints what it wrote.
 
-  Each output appears whole or not at all. What a killed run has finished of one
-  stays in OUTPUT.partial, and the same call goes on from there; of a folder, it
-  skips the files that it has finished and nobody has changed, and replaces no
-  others; a lock keeps other calls out of the folder until this one ends. All
-  images share the shape of their tiles, see `choose_tile_shape`, and what is
-  compiled. Of a folder, the outputs before a file with damaged pixels are
-  written.
+  Each output appears whole or not at all. After a kill, the finished part of an
+  output stays in OUTPUT.partial, and the same call goes on from there. In a
+  folder of outputs, it skips files that it has finished and nobody has changed,
+  and replaces no others; a lock keeps other calls out of the folder until this
+  one ends. If a file of a folder has damaged pixels, the outputs before it are
+  written. All images share one tile shape, see `choose_tile_shape`, and one
+  compiled program.
 
   Args:
-    network: of a run, or with converted weights.
+    network: network of a run, of an artifact, or with converted weights.
     source: image file, stack, Zarr, or folder of images.
     output: see `plan_outputs`.
-    kind: one of `outputs.KINDS`: see `encode`; 'overlay' is the image with the
-      classes painted over it and their names.
-    dtype: one of `outputs.DTYPES`: see `encode`. A .png is 'uint8' whatever it
-      is.
-    average: over the eight turns and flips; None as the run evaluated.
-    refine: whether to refine scores by a CRF, see `settings.read_refinement`;
-      None as the config says.
-    tile_size_px: input side of a tile; None for the shape that computes the
-      fewest pixels.
+    kind: one of `outputs.KINDS`, see `encode`; 'overlay' is the image with the
+      classes painted over it, and a legend.
+    dtype: one of `outputs.DTYPES`, see `encode`. A .png is always 'uint8'.
+    average: whether to use test-time augmentation, the mean over the eight
+      turns and flips; None for `evaluation.average` of the config.
+    refine: whether to refine the prediction by a CRF, see
+      `sections.read_refinement`; None leaves it to the config.
+    tile_size_px: input side of a tile, in pixels; None for the shape that
+      computes the fewest pixels.
     overwrite: whether to replace an output that exists.
-    other_inputs: what else the command reads, files and folders. Neither they
+    other_inputs: other files and folders that the command reads. Neither they
       nor the images are ever replaced.
 
   Raises:
-    InputError: a file or an argument is wrong, an output was made by somebody
-      else meanwhile, or another run writes to it.
+    InputError: a file or an argument is wrong, somebody else made an output
+      meanwhile, or another run writes to it.
   """
-  with contextlib.ExitStack() as locks:  # Of a folder of outputs.
+  with contextlib.ExitStack() as locks:  # Of the folder of outputs.
     source, output = Path(source), Path(output)
     images_read = list_rasters(source)
     is_folder = source.is_dir() and not is_zarr(source)
@@ -196,7 +196,7 @@ def predict_files(
           [read_calibration(path) for path in files]
         )
       )
-      # Of the config's `prediction`, what counts is settled.
+      # `settled` has all that counts of the config's `prediction`.
       settings = repr(
         [
           kind,
@@ -257,16 +257,17 @@ def predict_files(
 
 
 def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
-  """Returns which outputs to skip, and refuses others that exist."""
+  """Returns which outputs are finished; refuses other outputs that exist."""
 
   def find():
     finished = [False] * len(outputs)
     if processes.is_first():
       if journal is not None:
         finished = journal.find_finished(outputs, digests)
+      others = [*itertools.compress(outputs, np.logical_not(finished))]
       if not overwrite:
-        check_absent(itertools.compress(outputs, np.logical_not(finished)))
-      for output in itertools.compress(outputs, np.logical_not(finished)):
+        check_absent(others)
+      for output in others:
         check_replaceable(output)
     return np.array(finished)
 
@@ -275,7 +276,7 @@ def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
 
 
 def _attributes(kind, dtype, model, names, palette):
-  """Returns the names and colours of classes, as OME-Zarr has them."""
+  """Returns the OME-Zarr metadata of the names and colours of classes."""
   colours = complete_palette(palette)
   heads = len(model.head_sizes)
   if kind == 'labels' and heads > 1:
@@ -292,7 +293,7 @@ def _attributes(kind, dtype, model, names, palette):
 
 
 def _measure(files, output, channels, preprocessing):
-  """Returns `measure` of a job, which all processes can do and store."""
+  """Returns `measure` of a job; fails in all processes if it fails in one."""
   measured = processes.together(
     lambda: measure(files, channels, preprocessing, output)
   )
@@ -330,10 +331,10 @@ def main(_):
   processes.join()
   args = flags.FLAGS
   network = _load(args)
-  with network.config.unlocked():
-    if args.compute_dtype is not None:
+  if args.compute_dtype is not None:
+    with network.config.unlocked():
       network.config.model.dtype = args.compute_dtype
-      network = network._replace(model=create_model(network.config.model))
+    network = network._replace(model=create_model(network.config.model))
   predict_files(
     network,
     args.input,

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a data set as array_record files that tensorflow-datasets reads.
+"""Write a data set as array_record files that tensorflow-datasets reads.
 
 `python -m segjax.prepare --config=configs/fcn8s_folder.py
 --config.data.dir=DIR --output=PREPARED --name=my_set`
 
-writes PREPARED/my_set/1.0.0 with the splits `train` and `heldout`; then
-`config.data = dict(name='tfds', dir=PREPARED, set='my_set', ...)` reads it back
-(configs/fcn8s_tfds.py), many files in one. Images and labels are PNG: nothing
-is lost. Border weights are not stored, and what is trained on comes in another
-order. Sets of the catalogue are not prepared by this: see `segjax.data.tfds`.
+writes PREPARED/my_set/1.0.0 with the splits `train` and `heldout`, many images
+in one file. `config.data = dict(name='tfds', dir=PREPARED, set='my_set', ...)`
+reads it (configs/fcn8s_tfds.py). Images and labels are stored as PNG, without
+loss. Border weights are not stored, and training examples come in another
+order. For sets of the catalogue see `segjax.data.tfds`.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -47,20 +47,23 @@ def prepare(
 ) -> Path:
   """Writes a data set, and returns its folder.
 
-  The folder appears whole or not at all. What a killed run left is removed.
+  The folder appears whole or not at all. Leftovers of killed runs are removed.
 
   Args:
-    dataset: u8 images [H, W, C] with C = 1 or 3 throughout, labels i32[H, W],
-      a name of its own for each example.
-    output: folder in which sets are; made if missing.
-    name: of the set: lower-case letters, digits and underscores; none that a
-      set of the catalogue has, in whose place it would not be found.
-    overwrite: whether to replace a set of this name that this has written.
+    dataset: u8 images [H, W, C], all with C = 1 or all with C = 3, labels
+      i32[H, W], and a different name for each example.
+    output: folder of sets; made if missing.
+    name: name of the set: lower-case letters, digits and underscores. Names in
+      the catalogue are refused, since tensorflow-datasets would read that set.
+    overwrite: whether to replace a set of this name, if `prepare` wrote it.
+
+  Returns:
+    The folder of the version that was written.
 
   Raises:
-    InputError: the name is another, the set is there, there is nothing to train
-      on, an example is of another kind or cannot be read, or the folder cannot
-      be written.
+    InputError: the name is not allowed, the set exists, there is no example to
+      train on, an example is of another kind or cannot be read, or the folder
+      cannot be written.
   """
   tfds = import_tfds()
   if not re.fullmatch('[a-z][a-z0-9_]*', name):
@@ -101,7 +104,7 @@ def prepare(
     }
   )
 
-  # Not in tfds's list of all sets, where a name may be but once.
+  # Not registered: tfds allows each name only once.
   with tfds.core.registered.skip_registration():
 
     class PreparedSet(tfds.core.GeneratorBasedBuilder):
@@ -136,10 +139,10 @@ def prepare(
     remove_leftovers(output)
     with temporary_folder(output) as folder:
       builder = PreparedSet(data_dir=folder, file_format='array_record')
-      # It tells of a download, and of a folder that is about to move.
+      # Its messages speak of a download and of a temporary folder.
       with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare()
-      _check_replaceable(final, overwrite)  # It may have come meanwhile.
+      _check_replaceable(final, overwrite)  # It may have appeared meanwhile.
       place(folder / name, final, overwrite)
   except OSError as e:
     raise InputError(f'{final} cannot be written: {e.strerror or e}') from e
@@ -155,8 +158,8 @@ def _check_replaceable(folder, overwrite):
     folder / _VERSION / 'dataset_info.json'
   ).is_file():
     raise InputError(
-      f'{folder} is no set that this has written, so it is not replaced; give '
-      'another name or output'
+      f'{folder} is no set that segjax.prepare wrote, so it is not replaced; '
+      'give another name or output'
     )
 
 
@@ -168,7 +171,7 @@ def _png_feature(tfds, channels):
 def _encoded(
   examples, channels, num_classes, names
 ) -> Iterator[tuple[str, dict]]:
-  """Yields keys and rows; adds to the `names` that were seen."""
+  """Yields keys and rows; adds the names of examples to the set `names`."""
   for index, example in enumerate(examples):
     image, label, name = (example[key] for key in ('image', 'label', 'name'))
     if image.dtype != np.uint8 or image.shape[-1] != channels:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop: data in, checkpoints, metrics and pictures out.
+"""The training loop: data in, checkpoints, metrics and pictures out.
 
 Read it top to bottom. The math is in `steps`, the devices in `parallel`.
 """
@@ -35,9 +35,9 @@ from segjax.scoring.best_metric import check_metric
 from segjax.scoring.evaluation import evaluate, title
 from segjax.scoring.results import Evaluation
 
-# What may differ when a run is continued. More steps stretch a schedule that
-# ends with them, so the parameters are not those of a run that was as long from
-# the start; nothing else here changes them.
+# Settings that may change when a run is resumed. More steps stretch a schedule
+# that ends with them, so the parameters are not those of a run that was as long
+# from the start; no other setting here changes the parameters.
 MAY_CHANGE = (
   'num_train_steps',
   'log_every_steps',
@@ -47,8 +47,8 @@ MAY_CHANGE = (
   'evaluation.average',
   'prediction',
   'refinement',
-  'mesh',  # Changes the rounding alone.
-  'model.precision',  # The same.
+  'mesh',  # Changes rounding only.
+  'model.precision',  # Changes rounding only.
   'model.remat',
   'compilation_cache',
   'profile_steps',
@@ -66,17 +66,25 @@ def train_and_evaluate(
 ) -> dict[str, float]:
   """Trains for `config.num_train_steps`, evaluates, and returns the scores.
 
-  A run that `workdir` holds goes on from its newest checkpoint and ends with
-  the parameters of an unbroken run, bit for bit. SIGTERM saves the next step
-  and returns no scores; see `preemption`. A lock keeps other runs out of
-  `workdir` until this one ends. The data are those of `config.data`, unless a
-  `dataset` is given.
+  A run in `workdir` is resumed from its newest checkpoint and ends with the
+  parameters of an unbroken run, bit for bit. After SIGTERM, the next step is
+  saved and no scores are returned; see `preemption`. A lock keeps other runs
+  out of `workdir` until this one ends.
+
+  Args:
+    config: config of the experiment, as a card returns it.
+    workdir: folder for checkpoints, metrics and pictures.
+    dataset: the data; None for those of `config.data`.
+
+  Returns:
+    Name of each score on held-out examples -> number.
 
   Raises:
     InputError: config or data are wrong, `workdir` holds another experiment, or
-      another run is in it.
-    TrainingDiverged: NaN or infinite loss or gradient; names the step.
-    SaveFailed: a checkpoint cannot be written; those before it are kept.
+      another run uses it.
+    TrainingDiverged: the loss or the gradient is NaN or infinite; names the
+      step.
+    SaveFailed: a checkpoint cannot be written; earlier checkpoints are kept.
   """
   check_writable(workdir)
   experiment = create_experiment(config)
@@ -98,7 +106,7 @@ def _train_in(
   experiment: Experiment,
   dataset: Dataset,
 ) -> dict[str, float]:
-  """Goes on from what `workdir` holds, or begins."""
+  """Trains and evaluates in a locked workdir; resumes the run that is in it."""
   model, init, devices, settings = experiment
   start_params, origin, counted, doubts = {}, '', '', {}
   trained_steps = newest_step(workdir / 'checkpoints')
@@ -112,7 +120,7 @@ def _train_in(
         settings.init.ignore,
       )
     )
-    # Last, for it takes longest; before anything is written.
+    # The slowest check is the last one, before anything is written.
     counted = _counted_labels(workdir, dataset, config)
     doubts = processes.together(
       lambda: check_start(config, dataset.train, counted)
@@ -156,7 +164,7 @@ def _train_in(
       params = flatten_dict(state.params, sep='/') | start_params
       state = state.replace(params=unflatten_dict(params, sep='/'))
     start, end = int(state.step), config.num_train_steps
-    first_traced, last_traced = config.profile_steps
+
     processes.say(writers.parameter_table(state.params))
     if counted:
       processes.say(counted)
@@ -188,7 +196,7 @@ def _train_in(
       writers.Progress(
         end, start, config.batch_size, enabled=processes.is_first()
       ) as progress,
-      tracing(first_traced, last_traced, workdir / 'profile') as trace,
+      tracing(*settings.profile_steps, workdir / 'profile') as trace,
     ):
       log = TrainingLog(
         writer, progress, config.log_every_steps, warnings.check_loss
@@ -203,17 +211,15 @@ def _train_in(
         evaluation = evaluate_heldout(
           parallel.to_local(params), average=False, complete=False
         )
-        scores = evaluation.scores
-        writer.write_scalars(
-          step, {f'heldout/{name}': scores[name] for name in scores}
-        )
-        checkpoints.enter_scores(step, scores)
+        scores = {f'heldout/{k}': v for k, v in evaluation.scores.items()}
+        writer.write_scalars(step, scores)
+        checkpoints.enter_scores(step, evaluation.scores)
         for panel in evaluation.panels[:1]:
           writer.write_images(step, {'heldout': panel.picture})
         warnings.check_predictions(step, evaluation.sole_class)
 
       if start and evaluates(start) and not checkpoints.has_scores(start):
-        score_saved(start, devices.get(state).params)  # It was ended there.
+        score_saved(start, devices.get(state).params)  # It stopped there.
       for step in range(start + 1, end + 1):
         trace(step, state)
         with progress.waiting_for_data():
@@ -257,7 +263,7 @@ def _train_in(
 
 
 def _counted_labels(workdir: Path, dataset: Dataset, config: ConfigDict) -> str:
-  """Returns the table of the labels, all of them read unless they have been."""
+  """Returns the table of label counts; reads all labels unless it is kept."""
   counted = ''
   if (workdir / report.LABELS).is_file():
     counted = (workdir / report.LABELS).read_text(encoding='utf-8')
@@ -270,7 +276,7 @@ def _counted_labels(workdir: Path, dataset: Dataset, config: ConfigDict) -> str:
 def _with_measured_pixels(
   config: ConfigDict, dataset: Dataset, workdir: Path
 ) -> ConfigDict:
-  """Returns the config with what the run, or else its images, have measured."""
+  """Returns the config with pixel statistics of the run, or of its images."""
   if (workdir / 'config.json').is_file():
     found = read_complete_config(workdir).preprocessing
   else:

@@ -205,12 +205,12 @@ CASES = {
     [
       "best_metric='v_rand'",
       'none of the 1 held-out',
-      "class 1, 'cell'; they hold 0 (membrane) alone; hold out others",
+      "class 1, 'cell'; they hold only 0 (membrane); hold out others",
     ],
   ),
   'no cell at all': (
     READ + '{tree}/no_cells',
-    ['they hold 0 (membrane) alone, and those to train on no cell; mend'],
+    ['they hold only 0 (membrane), and no training label has a cell; mend'],
   ),
   'no such config file': (
     'main --config={tree}/none.py --workdir={new}',

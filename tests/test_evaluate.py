@@ -193,7 +193,7 @@ def test_what_a_folder_lacks_is_said(tmp_path, capsys):
   evaluate._open_folder(net, tmp_path, None, '')
   out = capsys.readouterr().out
   assert "no label has a pixel of class 'debris'" in out
-  assert 'v_rand is of images of one size' in out
+  assert 'v_rand needs images of one size' in out
   assert config.evaluation.best_metric == 'mean_iu'
 
 

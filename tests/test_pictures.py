@@ -39,9 +39,8 @@ def test_overlay_of_a_perfect_prediction_is_the_gray_image(label):
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (40, 60, 1), np.uint8)
   image[0, :30], image[0, 30:] = 0, 255  # 1 percent at both ends, and more.
-  for prediction in (label, label.astype(np.float32) * 0.1 + 0.45):
-    picture = pictures.overlay(image, label, prediction)
-    np.testing.assert_array_equal(picture, np.repeat(image, 3, axis=-1))
+  picture = pictures.overlay(image, label, label * 0.1 + 0.45)
+  np.testing.assert_array_equal(picture, np.repeat(image, 3, axis=-1))
 
 
 def test_overlay_colours_errors(label):
@@ -56,22 +55,20 @@ def test_overlay_colours_errors(label):
   np.testing.assert_array_equal(is_reddish(picture), missed)
   np.testing.assert_array_equal(is_bluish(picture), invented)
   np.testing.assert_array_equal(is_gray(picture), ~missed & ~invented)
-  swapped = pictures.overlay(image, label, prediction, drawn_class=1)
-  np.testing.assert_array_equal(is_reddish(swapped), invented)
 
 
 def test_overlay_stresses_what_is_beyond_the_tolerance(label):
   prediction = np.roll(label, 3, axis=1)
   image = np.full((40, 60), 7.0)  # Without contrast: black.
-  picture = pictures.overlay(image, label, prediction, tolerance_px=2)
+  picture = pictures.overlay(image, label, prediction)
   red = picture[20, :, 0].astype(int)
   expected = np.zeros(60)
   # Label 10..13, prediction 13..16: column 10 is 3 px away, 11 and 12 nearer.
   expected[[10, 30]] = 0.8 * pictures.MISSED[0]
   expected[[11, 12, 31, 32]] = 0.3 * pictures.MISSED[0]
   np.testing.assert_allclose(red, expected, atol=1)
-  far = pictures.overlay(image, label, prediction, tolerance_px=3)
-  np.testing.assert_allclose(far[20, 10, 0], 0.3 * pictures.MISSED[0], atol=1)
+  near = pictures.overlay(image, label, np.roll(label, 2, axis=1))
+  np.testing.assert_allclose(near[20, 10, 0], 0.3 * pictures.MISSED[0], atol=1)
 
 
 def test_overlay_leaves_ignored_pixels(label):
@@ -103,6 +100,7 @@ def test_panel_columns(label):
   picture = pictures.panel(image, label, weight, probability)
   columns = [picture[:, i : i + 60] for i in range(0, 5 * 66, 66)]
   np.testing.assert_array_equal(columns[0], image)
+
   np.testing.assert_array_equal(columns[1], 255 * label[..., None] * [1, 1, 1])
   np.testing.assert_array_equal(
     columns[2], pictures.colour_map(weight / weight.max())
@@ -112,6 +110,16 @@ def test_panel_columns(label):
     columns[4], pictures.overlay(image, label, probability)
   )
   assert picture.shape[1] == 5 * 60 + 4 * 6
+
+
+def test_panel_shows_ignored_pixels_in_their_own_colour(label):
+  label[:3] = 255
+  picture = pictures.panel(np.zeros((40, 60)), label, None, label / 255)
+  shown = picture[:, 66:126].reshape(40 * 60, 3)
+  colours = [{*map(tuple, shown[label.ravel() == k])} for k in (255, 0, 1)]
+  [ignored] = colours[0]
+  assert colours[1:] == [{(0, 0, 0)}, {(255, 255, 255)}]
+  assert 0 < min(ignored) and max(ignored) < 255
 
 
 def test_panel_crops_about_the_centre(label):
@@ -140,16 +148,6 @@ def test_colour_map_grows_lighter():
   np.testing.assert_array_equal(
     pictures.colour_map(np.array([[-1.0, 2.0]]))[0], colours[[0, -1]]
   )
-
-
-def test_colour_label_tells_classes_apart():
-  label = np.arange(9)[None]
-  colours = pictures.colour_label(np.append(label, [[255]], axis=1))[0]
-  assert len({tuple(colour) for colour in colours}) == 10
-  # Twenty classes, as in VOC: colours repeat, but never the background's.
-  many = pictures.colour_label(np.arange(2, 60)[None])[0]
-  assert (many != 0).any(axis=-1).all()
-  assert (many != 255).any(axis=-1).all()
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_only_what_this_has_written_is_replaced(tmp_path, beside):
     kept = tmp_path / 'streets' / '1.0.0'
     kept.parent.mkdir()
   kept.mkdir()
-  with pytest.raises(InputError, match='no set that this has written'):
+  with pytest.raises(InputError, match='no set that segjax.prepare wrote'):
     prepare(made, tmp_path, 'streets', overwrite=True)
   assert kept.is_dir()
 

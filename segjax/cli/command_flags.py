@@ -2,8 +2,8 @@
 """The commands of segjax and their flags.
 
 A command is a module with a function `main`. Its flags are defined here, where
-nothing imports jax, so that help and mistakes take no second;
-`command_line.run` then imports the module.
+nothing imports jax, so that help and wrong flags are shown at once.
+`command_line.run` imports the module afterwards.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,16 @@ SPLITS = ('heldout', 'train', 'all')
 
 
 class Command(NamedTuple):
-  """A command and what it takes.
+  """A command and its flags.
 
   Attributes:
-    module: what runs it: `python -m segjax.MODULE`, or its `main`.
+    module: name of the module in segjax whose `main` runs the command.
     summary: one sentence.
     example: flags of a typical call.
     required: names of the flags that must be given; `example` has them.
-    define_flags: defines its flags.
-    check_flags: raises InputError for values that do not go together.
+    define_flags: () -> None; defines the flags.
+    check_flags: () -> None; raises InputError for values that do not go
+      together.
   """
 
   module: str
@@ -45,9 +46,9 @@ def _define_train() -> None:
   flags.DEFINE_string(
     'workdir',
     None,
-    'Folder for checkpoints, metrics and pictures. A run that is in it goes '
-    'on. By default it is a folder in runs/ named after the config and its '
-    'argument.',
+    'Folder for checkpoints, metrics and pictures. A run that was interrupted '
+    'in it is resumed. By default it is a folder in runs/ named after the '
+    'config and its argument.',
   )
   flags.DEFINE_bool(
     'dry_run',
@@ -71,9 +72,9 @@ def _define_refine() -> None:
   flags.DEFINE_bool(
     'refine',
     None,
-    'Refine scores by a CRF, after which neighbours that look alike tend to '
-    'one class. The section refinement of the config has its settings, and by '
-    'default also decides whether to refine.',
+    'Refine predictions by a CRF (conditional random field), so that '
+    'neighbours that look alike tend to get one class. The section refinement '
+    'of the config has the settings, and by default decides whether to refine.',
   )
 
 
@@ -95,15 +96,15 @@ def _define_evaluate() -> None:
     'images',
     None,
     'Folder of other images to score, or a pattern of their paths, instead of '
-    'the data of the run. Without --labels it is the folder of a set, as for '
-    'segjax.plan.',
+    'the data of the run. Without --labels it is a folder of images and '
+    'labels, as for segjax.plan.',
   )
   flags.DEFINE_string(
     'labels',
     None,
-    'Folder of the labels of --images, or a pattern of their paths. They are '
-    'stored as those that the run was trained on if these were in a folder, '
-    'and else as class indices, with 255 for ignored pixels.',
+    'Folder of the labels of --images, or a pattern of their paths. If the run '
+    'was trained on a folder, their values mean what they meant there; '
+    'otherwise they are class indices, and 255 for ignored pixels.',
   )
   _define_match('By default it is data.match of the config, or one that fits.')
   _define_tta()
@@ -136,8 +137,8 @@ def _define_predict() -> None:
   flags.DEFINE_string(
     'artifact',
     None,
-    'Folder that segjax.export wrote. It is a network by itself and replaces '
-    '--workdir, and --config with --params.',
+    'Artifact, a folder that segjax.export wrote. It replaces --workdir, or '
+    '--config and --params.',
   )
   flags.DEFINE_string(
     'input', None, 'Image file, stack, Zarr or folder of images to predict.'
@@ -174,8 +175,8 @@ def _define_predict() -> None:
   flags.DEFINE_integer(
     'tile_size_px',
     None,
-    'Side of the input tiles, in pixels. By default it is the one that wastes '
-    'least over all images.',
+    'Side of the input tiles, in pixels. By default it is the one that '
+    'computes the fewest pixels over all images.',
   )
   _define_overwrite('Replace the output if it exists.')
 
@@ -246,14 +247,15 @@ def _define_convert() -> None:
       *('googlenet', 'googlenet_conv'),
     ),
     'Network that the weights are for. Classifiers that end in _conv are fully '
-    'convolutional. By default it is that of the weights that are downloaded; '
-    'a file needs it.',
+    'convolutional. A file needs this flag; for weights that are downloaded, '
+    'their network is the default.',
   )
   flags.DEFINE_string('output', None, 'File to write: .npz or .safetensors.')
   flags.DEFINE_integer(
     'num_classes',
     None,
-    'Number of classes of the network. By default it is that of the file.',
+    'Number of classes of the network. By default it is the number in the '
+    'file.',
   )
   flags.DEFINE_list(
     'learned',
@@ -275,8 +277,8 @@ def _define_convert() -> None:
   flags.DEFINE_string(
     'first_conv',
     '',
-    'Name of the first convolution, if it is not that of the backbone, such as '
-    'conv1_1_bgrd.',
+    'Name of the first convolution, such as conv1_1_bgrd. By default it is the '
+    'name in the backbone.',
   )
   flags.DEFINE_integer(
     'in_channels',
@@ -297,7 +299,7 @@ def _define_convert() -> None:
     None,
     ('0..255', 'standardised'),
     'Scale of the pixels that the weights were trained on. By default it is '
-    'the usual one of the framework of the file.',
+    'the usual scale of the framework that wrote the file.',
   )
   _define_overwrite('Replace the output if it exists.')
 
@@ -357,9 +359,9 @@ def _define_plan() -> None:
     'images',
     None,
     'Folder of the images, or a pattern of their paths. Without --labels it is '
-    'the folder of a set, in which images and labels have usual names: images '
-    'and labels (or masks), _mask at the end of a name, images/ and masks/ in '
-    'a folder for each image, imagesTr and labelsTr.',
+    'a folder of images and labels with usual names: folders images and labels '
+    '(or masks), file names that end in _mask, a folder for each image with '
+    'images/ and masks/, or imagesTr and labelsTr.',
   )
   flags.DEFINE_string(
     'labels', None, 'Folder of the labels, or a pattern of their paths.'
@@ -379,21 +381,21 @@ def _define_plan() -> None:
     'Scale of the pixels of --init, if the file does not say it.',
   )
   flags.DEFINE_float(
-    'minutes', 30.0, 'How long the run may take on the processors here, about.'
+    'minutes', 30.0, 'Minutes that the run may take here, approximately.'
   )
   _define_match('By default it is the file name without its ending.')
   flags.DEFINE_string(
     'group',
     '',
-    'Regular expression found in the paths of images; those of the same first '
-    'group, such as a patient, are held out together.',
+    'Regular expression found in the paths of images. Images with the same '
+    'first group, such as a patient, are held out together.',
   )
   flags.DEFINE_enum(
     'label_kind',
     None,
     ('classes', 'instances'),
-    'What the values of labels are: classes, or numbers of objects. By default '
-    'the labels tell.',
+    'Meaning of the values of labels: classes, or numbers of objects. By '
+    'default it is inferred from the labels.',
   )
   flags.DEFINE_string(
     'train_list', '', 'File with an image to train on in each line.'
@@ -408,8 +410,8 @@ def _define_match(default: str) -> None:
   flags.DEFINE_string(
     'match',
     '',
-    'Regular expression found in the paths of an image and of its label; they '
-    rf'have its first group in common, such as (\d+)_.*. {default}',
+    'Regular expression that pairs an image with its label: it is found in '
+    rf'both paths, with the same first group, such as (\d+)_.*. {default}',
   )
 
 
@@ -427,7 +429,7 @@ COMMANDS = {
   ),
   'train': Command(
     'main',
-    'Trains and evaluates a network, or goes on with a run.',
+    'Trains and evaluates a network, or resumes a run.',
     '--config=unet_isbi.py:demo --workdir=RUN',
     ('config',),
     _define_train,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way from a command line to the `main` of a command, and back.
+"""The runner of commands: from a command line to `main` and an exit status.
 
 A module that is a command starts with
 
@@ -8,8 +8,8 @@ A module that is a command starts with
 
       run('NAME')
 
-before its imports. So help and mistakes take no second, and the command runs
-in the module that others import, not in a copy of it named `__main__`.
+before its imports. So help and wrong flags are shown at once, and the command
+runs in the module that others import, not in a copy named `__main__`.
 """
 
 import importlib
@@ -35,18 +35,18 @@ from segjax.errors import (
 
 try:
   from segjax.cli.command_flags import COMMANDS, Command
-except InputError as error:  # Of `locks`, on Windows.
+except InputError as error:  # `locks` raises it on Windows.
   print(f'error: {error}', file=sys.stderr)
   sys.exit(2)
 
-# For the other processes of a run to fail, too, where all have a reason.
+# Time for the other processes of a run to fail by themselves.
 _OTHERS_SECONDS = 10
 _INTERRUPTED = 'interrupted; a run goes on with the same command'
 _HELP = ('--help', '-help', '-h', '--helpshort', '-helpshort', '-?')
 
 
 def main() -> None:
-  """Runs `segjax COMMAND FLAGS`, or without a command lists them."""
+  """Runs `segjax COMMAND FLAGS`; without a command, lists the commands."""
   terminal.make_streams_robust()
   program = 'segjax' if sys.argv[0].endswith('segjax') else 'python -m segjax'
   name = sys.argv[1] if len(sys.argv) > 1 else _HELP[0]
@@ -55,7 +55,7 @@ def main() -> None:
   elif name == '--version':
     _print_version()
   elif name in COMMANDS:
-    # Config flags read it, too.
+    # Config flags read sys.argv, too.
     sys.argv = [sys.argv[0], *sys.argv[2:]]
     run(name, f'{program} {name}')
   else:
@@ -108,13 +108,13 @@ def run(name: str, program: str | None = None) -> NoReturn:
 def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
   """Parses the flags in `sys.argv`, runs a function, and ends the process.
 
-  Bad flags and `InputError` end it with status 2; `TrainingDiverged` and a
-  full disk with 1. Of several processes one that fails alone ends within
-  seconds, so that the others notice.
+  The exit status is 2 after wrong flags and `InputError`, 1 after
+  `TrainingDiverged` and a full disk, 130 after Ctrl-C. If one of several
+  processes fails alone, it ends within seconds, so that the others notice.
   """
   # Information is for --verbosity=0; warnings and errors are for everybody.
   logging.set_verbosity(logging.WARNING)
-  # Not yet imported, jax would compute in float64, and be another network.
+  # jax, which is not imported yet, would compute in float64.
   os.environ.pop('JAX_ENABLE_X64', None)
 
   def parse(argv):
@@ -186,7 +186,7 @@ def _help(command: Command, program: str) -> str:
 def _help_of_flags(required: Sequence[str]) -> Iterator[str]:
   """Yields the lines on the flags of a command, in order of definition."""
   for module, defined in flags.FLAGS.flags_by_module_dict().items():
-    # Libraries define some, too, when they are imported.
+    # Libraries define flags, too, when they are imported.
     if not module.startswith('segjax.'):
       continue
     for flag in defined:
@@ -215,16 +215,16 @@ def _fail(error: BaseException | str, status: int) -> NoReturn:
   jax = sys.modules.get('jax')
   is_shared = isinstance(error, SharedInputError)
   if not (is_shared and jax and jax.process_index()):
-    # In one write, since the other processes of a run may say it too.
+    # In one write, since other processes may write a line at the same time.
     sys.stderr.write(' '.join(['error:', *str(error).split()]) + '\n')
   _end_soon(status)
   sys.exit(status)
 
 
 def _end_soon(status: int) -> None:
-  """Ends this process of several in a while, if it hasn't ended by itself.
+  """Ends a process of several in `_OTHERS_SECONDS`, if it is still there.
 
-  At its end jax waits minutes for the others, which wait for this one's share.
+  At exit jax waits minutes for the other processes, which wait for this one.
   """
   jax = sys.modules.get('jax')  # Not yet imported where a flag is wrong.
   if jax and jax.distributed.is_initialized():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flags by which commands name a network: a run, or a config and a file.
+"""The flags that name a network: a run, or a config and a file of weights.
 
-What they need to load it is imported when they do, so that flags are parsed
-without it.
+Modules that load networks are imported only when one is loaded, so that flags
+are parsed at once.
 """
 
 import re
@@ -28,7 +28,7 @@ class _CardParser(flags.ArgumentParser):
 
   def parse(self, argument):
     config = load_card(argument)
-    # The flags that change fields are defined next, if the fields are there.
+    # Flags that change fields are defined next, but only for fields that exist.
     for given in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
       match = re.match(r'--?(?:no)?config\.([\w.]+)', given)
       if match:
@@ -68,19 +68,19 @@ def define_config(help_text: str) -> None:
 
 
 def define_flags() -> None:
-  """Defines the flags that say which network: a run, or a config and a file."""
+  """Defines --workdir, --checkpoint, --config and --params."""
   flags.DEFINE_string(
     'workdir',
     None,
-    'Folder of the run whose network is taken, or one for a model hub that '
+    'Folder of the run whose network is used, or a folder for a model hub that '
     'segjax.export wrote.',
   )
   flags.DEFINE_string(
     'checkpoint',
     'latest',
     "Checkpoint of the run: 'latest', 'best' or the number of a step. 'best' "
-    'has the highest score on the held-out examples, so that score flatters '
-    'it.',
+    'has the highest score on the held-out examples, so that score is '
+    'optimistic.',
   )
   define_config(
     'Config of the network whose weights --params gives. Both together replace '
@@ -108,7 +108,7 @@ def check_flags() -> None:
 
 
 def paths_from_flags() -> list[Path]:
-  """Returns the files, and folders read whole, of the network in the flags."""
+  """Returns the files and folders from which `load_from_flags` reads."""
   args = flags.FLAGS
   paths = []
   if args.workdir is not None:
@@ -124,12 +124,12 @@ def paths_from_flags() -> list[Path]:
 def load_from_flags() -> 'Network':
   """Returns the network that the flags name.
 
-  From here on its config says whether compiled programs are kept.
+  Its config decides whether compiled programs are kept from here on. The flags
+  must have passed `check_flags`.
 
   Raises:
-    InputError: they name none, or more than one; or it cannot be loaded.
+    InputError: the network cannot be loaded.
   """
-  check_flags()
   from segjax import networks
   from segjax.devices.compilation_cache import use_compilation_cache
 

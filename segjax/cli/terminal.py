@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output that nobody reads to the end, terminals of ASCII alone, and Ctrl-C."""
+"""Robust terminal output (closed pipes, ASCII) and Ctrl-C."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ _NOBODY_READS = (errno.EPIPE, errno.EIO)
 
 
 class _Output(io.FileIO):
-  """A file whose rest is dropped when nobody reads it, as behind `| head`.
+  """A stream that drops its output once nobody reads it, as behind `| head`.
 
   Another error, such as that of a full disk, is raised once.
   """
@@ -36,8 +36,9 @@ class _Output(io.FileIO):
 def make_streams_robust() -> None:
   """Lets a command go on when nobody reads what it prints.
 
-  What a terminal cannot show, such as the umlauts of a file name, is printed as
-  an escape sequence. Streams that somebody has replaced are left alone.
+  Characters that a terminal cannot show, such as umlauts in a file name, are
+  printed as escape sequences. Streams that somebody has replaced are left
+  alone.
   """
   for name in ('stdout', 'stderr'):
     stream = getattr(sys, name)
@@ -48,14 +49,14 @@ def make_streams_robust() -> None:
       io.BufferedWriter(output),
       stream.encoding,
       'backslashreplace',
-      # Without a buffer, as by `python -u`, lines are to appear at once, too.
+      # With `python -u` (write_through), each line appears at once, too.
       line_buffering=stream.line_buffering or stream.write_through,
     )
     setattr(sys, name, robust)
 
 
 def drop_noise() -> None:
-  """Keeps off the terminal what tensorstore says after a failed save or read.
+  """Silences the tracebacks of tensorstore after a failed save or read.
 
   A command tells the error in one line. For each further array, a traceback of
   its own error or of the event loop, which the first error ended, would follow:
@@ -74,10 +75,10 @@ def drop_noise() -> None:
 
 
 def end_when_interrupted(message: str) -> None:
-  """Lets Ctrl-C end this process at once, with a line and status 130.
+  """Makes Ctrl-C end this process at once, with one line and status 130.
 
-  For the time of imports, which hold nothing and may swallow an exception. A
-  process that ignores Ctrl-C, as one in the background may, goes on doing so.
+  This is for the time of imports, which may swallow an exception. A process
+  that ignores Ctrl-C, as one in the background may, goes on ignoring it.
   """
 
   def end(*unused):
@@ -90,7 +91,7 @@ def end_when_interrupted(message: str) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-  """Raises KeyboardInterrupt in the block at Ctrl-C.
+  """Makes Ctrl-C raise KeyboardInterrupt in the block.
 
   A second Ctrl-C, or one after the block, ends the process at once.
   """

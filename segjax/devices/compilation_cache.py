@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled programs kept on disk, for the next start and for other runs."""
+"""The cache of compiled programs on disk, for later starts and other runs."""
 
 import contextlib
 import os
@@ -21,22 +21,23 @@ _FIRST_ON_CPU = (0, 10, 2)
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs, for this run's next start and for other runs.
+  """Turns on the cache of compiled programs, unless jax already has one.
 
-  In $XDG_CACHE_HOME/segjax/compiled, or ~/.cache for XDG_CACHE_HOME. As jax
-  has it, what took a second or more to compile is kept, and found again by the
-  same program, jaxlib, compiler options and kind of device, of a CPU its
-  instructions. Of more than 1 GiB the least recently used is removed here. The
-  folder can be removed at any time. An entry that is damaged is a warning of
-  jax, which compiles anew; so is a folder that cannot be written to.
+  The folder is $XDG_CACHE_HOME/segjax/compiled, or ~/.cache/segjax/compiled; it
+  can be removed at any time. jax keeps the programs that took a second or more
+  to compile. It finds one again by the program, the version of jaxlib, the
+  compiler options and the kind of device (of a CPU, its instructions). If the
+  cache has more than 1 GiB, the least recently used programs are removed here.
+  A damaged entry, or a folder that cannot be written to, is a warning, and the
+  program is compiled anew.
 
-  JAX_COMPILATION_CACHE_DIR, if set, is the folder instead, and left to jax, as
-  is its size if JAX_COMPILATION_CACHE_MAX_SIZE is set;
+  If JAX_COMPILATION_CACHE_DIR is set, jax uses that folder, and nothing is done
+  here. If JAX_COMPILATION_CACHE_MAX_SIZE is set, jax limits the size.
   JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
 
-  Nothing is kept where that is not safe: on CPUs before jaxlib 0.10.2; and by
-  several processes with GPUs, which tune what they compile together (XLA pull
-  request 13108), so that one which finds it might leave the others waiting.
+  Nothing is kept where that is not safe: on CPUs before jaxlib 0.10.2, and with
+  several processes on GPUs. These tune a program together (XLA pull request
+  13108); one that finds it in the cache might leave the others waiting.
   """
   options = jax.config.values
   given = options['jax_compilation_cache_dir']
@@ -51,7 +52,7 @@ def use_compilation_cache() -> None:
       _shrink(folder, _MOST_BYTES)
     with tempfile.TemporaryFile(dir=folder) as file:
       file.write(bytes(_LEAST_FREE_BYTES))
-  except (OSError, RuntimeError) as error:  # The latter where home is unknown.
+  except (OSError, RuntimeError) as error:  # RuntimeError: home is unknown.
     logging.warning(
       'compiled programs are not kept: cannot write to %s: %s',
       folder,
@@ -70,18 +71,18 @@ def _is_safe() -> bool:
 
 
 def _shrink(folder: Path, most_bytes: int) -> None:
-  """Removes the least recently used files of a folder with too many bytes.
+  """Removes the least recently used files until `most_bytes` are left.
 
-  Not by JAX_COMPILATION_CACHE_MAX_SIZE: it needs another package, and in jax
-  0.10 a process killed between the two files of an entry ends all writing (jax
-  issue 39880).
+  JAX_COMPILATION_CACHE_MAX_SIZE is no substitute: it needs another package, and
+  in jax 0.10 a process killed between the two files of an entry ends all
+  writing (jax issue 39880).
   """
   files = []
   for path in folder.rglob('*'):
     with contextlib.suppress(FileNotFoundError):  # Another process removed it.
       found = path.stat()
       if stat.S_ISREG(found.st_mode):
-        # Of reading, where the file system notes that.
+        # Time of the last reading, if the file system records it.
         used = max(found.st_atime, found.st_mtime)
         files.append((used, found.st_size, path))
   excess = sum(size for _, size, _ in files) - most_bytes

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notice that this machine is about to be taken away: SIGTERM.
+"""Preemption: SIGTERM, the notice that this machine will be taken away.
 
-Clouds and Slurm send it some seconds before they kill. Of several processes
-one may be told first; JAX's preemption service then agrees on a step that all
-of them still reach.
+Clouds and Slurm send it some seconds before they kill. With several processes,
+one may get it first; JAX's preemption service then agrees on a step that all of
+them still reach.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ def notice() -> Iterator[Callable[[int], bool]]:
   """Yields is_preempted(step), to be asked after every step.
 
   It is True at the first step after a SIGTERM: time to save and to end. A
-  second SIGTERM ends the process at once, as without this. Of several
-  processes all are asked at the same steps and get True at the same one; for
-  them a second signal counts from then on.
+  second SIGTERM ends the process at once. Several processes must all ask at the
+  same steps, and get True at the same step; a second signal ends them at once
+  only after that step.
 
-  Outside the main thread, which alone can handle signals, and of one process,
-  it is never True.
+  With one process, outside the main thread, it is never True, since only the
+  main thread can handle signals.
   """
   if jax.process_count() > 1:
-    # The service handles the signal since `jax.distributed.initialize`.
+    # Since `jax.distributed.initialize`, the service handles the signal.
     def is_agreed(step):
       reached = multihost_utils.reached_preemption_sync_point(step)
       if reached:

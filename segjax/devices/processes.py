@@ -21,10 +21,11 @@ from segjax.errors import InputError, SharedInputError
 
 Value = TypeVar('Value')
 
-_ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # jax reads this one itself,
-_COUNT = 'JAX_NUM_PROCESSES'  # but not these two.
+# jax reads the two addresses itself, but neither the count nor the index.
+_ADDRESS = 'JAX_COORDINATOR_ADDRESS'
+_BOUND = 'JAX_COORDINATOR_BIND_ADDRESS'
+_COUNT = 'JAX_NUM_PROCESSES'
 _INDEX = 'JAX_PROCESS_ID'
-_BOUND = 'JAX_COORDINATOR_BIND_ADDRESS'  # jax reads it, too.
 _MESSAGE_BYTES = 2000
 
 
@@ -65,7 +66,7 @@ def join() -> None:
 
 
 def _loopback(address: str) -> str | None:
-  """Returns an address that only this host reaches, None for another.
+  """Returns an address that only this host reaches; None for other addresses.
 
   Process 0 listens there. By default jax listens on all interfaces, as it must
   for an address that other hosts reach.
@@ -89,8 +90,7 @@ def say(text: str) -> None:
 def share(count: int) -> range:
   """Returns the indices that process p of P works on: p, p + P, p + 2 P, ...
 
-  Every process gets the same number of them, so that the last one may be
-  `count` or more.
+  Every process gets equally many, so the last index may be `count` or more.
   """
   size, index = jax.process_count(), jax.process_index()
   return range(index, -(-count // size) * size, size)

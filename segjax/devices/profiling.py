@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profiles of some steps of a run, which XProf and Perfetto show."""
+"""Profiles of some training steps, for XProf and Perfetto."""
 
 import contextlib
 import os
@@ -17,16 +17,16 @@ def tracing(
 ) -> Iterator[Callable[[int, Any], None]]:
   """Yields trace(step, state), to be called before every step.
 
-  What happens from step `first` to `last` goes to a trace: on the devices and
-  on the host, so input and evaluation, too. One process of a run writes it.
+  The trace has everything from step `first` to `last`, on the devices and on
+  the host, so also input and evaluation. One process of a run writes it.
+
+  `state` is the result of the step before. Steps return before they are done,
+  so the trace waits until it is computed.
 
   Args:
-    first: 0 traces none.
-    last: the trace is written before the next step, or at the end.
-    folder: to write to, below `plugins/profile/`.
-
-  The `state` is what the step before gave: the trace lasts until it is there,
-  since steps return before they are done.
+    first: first step of the trace; 0 traces nothing.
+    last: last step; the trace is written before the next one, or at the end.
+    folder: the trace is written to `plugins/profile/` in it.
   """
   is_tracing = False
 

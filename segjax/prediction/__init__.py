@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction from image files to files, of any size."""
+"""Prediction of image files of any size: from files to files."""

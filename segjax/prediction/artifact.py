@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained networks that run without their code: a folder of three files.
+"""Artifacts: trained networks that run without their code, as folders.
+
+An artifact has three files:
 
     program.bin         the network at one input size, for any batch, as
                         StableHLO in the format of `jax.export`
-    params.safetensors  its first argument, as `weights.files` writes it;
-                        params.npz in those of earlier versions
+    params.safetensors  its parameters, the first argument of the program;
+                        params.npz in artifacts of earlier versions
     artifact.json       how pixels are prepared, how the network is slid over
                         an image, its classes, the version of jax, and
                         checksums of the files above
 
-`segjax.export` makes one, `segjax.predict --artifact` runs it. No module of
-`segjax.models` is needed, and none is imported here; docs/sharing.md runs one
+`segjax.export` makes an artifact, `segjax.predict --artifact` runs it.
+`segjax.models` is not imported here; docs/sharing.md shows how an artifact runs
 without segjax.
 """
 
@@ -48,7 +50,7 @@ _PARAMS_OF = {1: 'params.npz', _FORMAT: PARAMS}
 
 @dataclasses.dataclass(frozen=True)
 class AnySizeGeometry(AnySize):
-  """The `Geometry` of a network that pads images itself, as far as tiles need.
+  """A `Geometry` for tiles only, of a network that pads images itself.
 
   Attributes:
     period: P, in pixels.
@@ -60,13 +62,13 @@ class AnySizeGeometry(AnySize):
 
 
 def describe_geometry(geometry: Geometry) -> dict[str, Any]:
-  """Returns what `artifact.json` holds of a geometry."""
+  """Returns the fields of a geometry that `artifact.json` holds."""
   kind = AnySizeGeometry if geometry.takes_any_size else UNetGeometry
   described = {
     field.name: getattr(geometry, field.name)
     for field in dataclasses.fields(kind)
   }
-  # Left out where it says nothing: versions before it would refuse it.
+  # Earlier versions would refuse an empty field.
   return {name: value for name, value in described.items() if value != ()}
 
 
@@ -81,7 +83,7 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
     path.is_dir() and {file.name for file in path.iterdir()} <= names
   ):
     raise InputError(
-      f'{path} holds something else than an artifact, which is not replaced; '
+      f'{path} is something else than an artifact, so it is not replaced; '
       'give another --output'
     )
 
@@ -96,18 +98,18 @@ def write(
   """Writes an artifact; the folder appears whole or not at all.
 
   Args:
-    path: the folder, in one that exists.
+    path: the folder to make; the folder that it lies in must exist.
     exported: (params, image f32[n, H, W, C]) -> logits f32[n, h, w, K] for
-      symbolic n; of an FCN (params, image, size i32[n, 2]).
+      symbolic n; the program of an FCN also takes size i32[n, 2].
     params: nested dict of f32 arrays.
-    about: what `artifact.json` holds, in JSON's types: `geometry` (see
-      `describe_geometry`), `head_sizes`, `preprocessing`,
-      `prediction`, `average`, `class_names` and `palette` (RGB of each class,
-      or null); and `refinement`, if the config has it.
-    overwrite: whether to replace an artifact that is there.
+    about: contents of `artifact.json`, in JSON's types: `geometry` (see
+      `describe_geometry`), `head_sizes`, `preprocessing`, `prediction`,
+      `average`, `class_names` and `palette` (RGB of each class, or null); and
+      `refinement`, if the config has it.
+    overwrite: whether to replace an artifact that exists.
 
   Raises:
-    InputError: see `check_output`; or it cannot be written.
+    InputError: see `check_output`; or the artifact cannot be written.
   """
   check_output(path, overwrite)
   try:
@@ -137,12 +139,12 @@ def load(
 ) -> tuple[SegmentationModel, dict[str, Any], ConfigDict]:
   """Returns the model, the parameters and the config of an artifact.
 
-  They are used like those of a run, see `networks.load_run`; the config has the
-  sections that prediction reads.
+  They are used like the network of a run, see `networks.load_run`. The config
+  has only the sections that prediction reads.
 
   Raises:
-    InputError: a file is missing, cut short, changed, or of another version of
-      segjax or jax; or the program isn't for the platform at hand.
+    InputError: a file is missing, cut short or changed, or another version of
+      segjax or jax wrote it; or the program is for another platform.
   """
   path = Path(path)
   about = path / ABOUT
@@ -179,10 +181,8 @@ def load(
       # Heads have no names here; a single one has none anywhere.
       head_names=tuple(map(str, range(len(sizes)))) if sizes[1:] else ('',),
     )
-    sections = ('refinement',) if 'refinement' in described else ()
     config = ConfigDict(
       dict(
-        {name: {**described[name]} for name in sections},
         data=dict(
           name='artifact',
           class_names=described['class_names'],
@@ -194,6 +194,8 @@ def load(
         mesh=dict(space=1),  # The program is for one device.
       )
     )
+    if 'refinement' in described:
+      config.refinement = ConfigDict({**described['refinement']})
     preprocessing, settings = read_prediction(config)
     if settings.tile_size is None:
       raise ValueError('prediction lacks the tile_size of the program')
@@ -209,7 +211,7 @@ def load(
 
 
 def _check_classes(described, num_classes):
-  """Raises ValueError unless all classes have a name, and a colour or none."""
+  """Raises ValueError unless the names, and colours if any, fit the classes."""
   names, palette = described['class_names'], described['palette']
   if len(names) != num_classes or not all(isinstance(n, str) for n in names):
     raise ValueError(f'class_names={names!r} are no {num_classes} names')
@@ -224,7 +226,7 @@ def _check_classes(described, num_classes):
 
 
 def _check_params(file, params, wanted):
-  """Raises InputError unless parameters are what the program takes."""
+  """Raises InputError unless the program takes parameters of these shapes."""
   params, wanted = (
     flatten_dict(jax.tree.map(lambda x: [*x.shape], tree), sep='/')
     for tree in (params, wanted)
@@ -241,7 +243,7 @@ def _check_params(file, params, wanted):
 
 @contextlib.contextmanager
 def _refusing(about):
-  """Turns what a description lacks or garbles into an InputError."""
+  """Raises InputError for a missing or wrong value in a description."""
   try:
     yield
   except KeyError as e:
@@ -254,13 +256,13 @@ def _read_program(file, written_by):
   """Returns a program; `written_by` is the version of jax that wrote it."""
   try:
     exported = export.deserialize(bytearray(file.read_bytes()))
-    # All that is asked of it later, so that what is wrong shows here.
+    # Everything that is read later, so that an error shows here.
     exported.mlir_module()
     (_, image, *_), _ = _arguments(exported)
     shapes = image.shape, exported.out_avals[0].shape
     if [len(shape) for shape in shapes] != [4, 4]:
       raise ValueError(f'shapes of images and logits are {shapes}')
-  # Whatever the parsers of jax run into; the bytes are those written.
+  # The bytes are those written; parsers of jax raise errors of any type.
   except Exception as e:
     said = (str(e).splitlines() or [''])[0]
     raise InputError(
@@ -285,7 +287,7 @@ def _apply(exported, input_shape):
 
   @call.def_vmap
   def _(axis_size, in_batched, params, *inputs):
-    # The program has a batch of its own, and jax no rule for another.
+    # The program has a batch axis itself, and jax has no rule for a second one.
     inputs = (
       x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
       for x, is_batched in zip(inputs, in_batched[1:], strict=True)

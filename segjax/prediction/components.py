@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single cells of a predicted map, by components or a watershed, of any size.
+"""Instance labels of a predicted map: connected components, or a watershed.
 
-Pixels above a threshold that touch by an edge make a component; with seeds, a
-watershed cuts components that hold several. `label_blocks` never holds the
-image, and the borders of its blocks leave no trace: its instances are those of
-`label_instances`, but they may be numbered in another order.
+Pixels above a threshold that touch by an edge make a component. With seeds, a
+watershed cuts components that hold several of them. `label_blocks` takes maps
+larger than memory. Its instances are those of `label_instances`, but their
+numbers may have another order.
 """
 
 import itertools
@@ -23,17 +23,17 @@ def label_instances(
   threshold: float = 0.5,
   seed_threshold: float | None = None,
 ) -> np.ndarray:
-  """Numbers the instances of a map from 1, i32[H, W]; 0 is background.
+  """Returns the instances of a map, numbered from 1, i32[H, W]; 0 background.
 
   Args:
-    cell: [H, W], probability of cell, or a label of 1 in cells.
-    threshold: cells are where the map exceeds it, 4-connected.
+    cell: [H, W], the probability of cell, or a label that is 1 in cells.
+    threshold: pixels above it belong to cells, which are 4-connected.
     seed_threshold: if given, each component of the map above it is the seed of
-      an instance, which grows from high values to low up to its neighbours and
-      the threshold. Components of cells without a seed vanish.
+      an instance, which grows from high values to low ones, up to its
+      neighbours and the threshold. Cells without a seed vanish.
 
   Raises:
-    InputError: as `label_blocks`.
+    InputError: see `label_blocks`.
 
   >>> import numpy, segjax
   >>> probability = numpy.array([[0.9, 0.8, 0.1, 0.7]])
@@ -55,15 +55,15 @@ def label_blocks(
 ) -> int:
   """Writes the instances of a map, block by block, and returns their number.
 
-  Connected components are those of the whole map, whatever the blocks: pieces
-  that touch across a border are found to be one. So is the watershed, since it
-  runs in the bounding box of one component at a time. Memory holds a block, a
-  row of the map, a few numbers of each piece, and with seeds the bounding box
-  of one component, which may be large where cells are not apart.
+  The size of the blocks does not change the result: pieces that touch across a
+  border become one component, and the watershed runs in the bounding box of one
+  component at a time. Memory holds a block, a row of the map, a few numbers for
+  each piece, and with seeds the bounding box of one component, which may be
+  large where many cells touch.
 
   Args:
-    cell: [H, W], see `label_instances`; an array, memory map or Zarr array:
-      anything with a `shape` whose `cell[rows, columns]` reads a window.
+    cell: [H, W], see `label_instances`; an array, a memory map, a Zarr array,
+      or any object with a `shape` whose `cell[rows, columns]` reads a window.
     out: signed integers of the same shape, assigned by windows.
     threshold: see `label_instances`.
     seed_threshold: see `label_instances`.
@@ -71,30 +71,30 @@ def label_blocks(
 
   Raises:
     InputError: a shape, the dtype of `out` or an argument doesn't fit, the map
-      holds NaN, or `out` cannot count as far as there are pieces.
+      holds NaN, or the dtype of `out` is too small to number all pieces.
   """
   _check(cell, out, threshold, seed_threshold, block_px)
   windows = list(blocks_of(cell.shape, block_px))
   boxes, touching = _label_pieces(cell, out, threshold, windows)
   numbers = _joined(len(boxes), touching)
   count = int(numbers.max())
-  # Negative until a watershed has cut it, for that gives new numbers.
+  # Negative until the watershed has cut it, since that gives new numbers.
   sign = 1 if seed_threshold is None else -1
   for window in windows:
     out[window] = (sign * numbers[out[window]]).astype(out.dtype)
   if seed_threshold is None:
     return count
-  # First row and column, and the ends of both negated: all are minima.
+  # First row and column, and the negated ends of both: all are minima.
   whole = np.full((count + 1, 4), np.iinfo(np.int64).max)
   np.minimum.at(whole, numbers[1:], boxes)
   return _cut(cell, out, whole[1:], seed_threshold)
 
 
 def _label_pieces(cell, out, threshold, windows):
-  """Numbers the components of each block by itself.
+  """Writes the components of each block by itself, called pieces, to `out`.
 
-  Returns i64[P, 4] of the pieces, (top, left, -bottom, -right), and i64[2, T],
-  pairs of pieces that touch across a border.
+  Returns i64[P, 4], (top, left, -bottom, -right) of each piece; and i64[2, T],
+  the pairs of pieces that touch across a border.
   """
   boxes, touching = [], []
   count = 0
@@ -127,14 +127,14 @@ def _pairs(one, other):
 
 
 def _joined(count, touching):
-  """Returns i64[count + 1], a number for each piece that its kin share; 0 0."""
+  """Returns i64[count + 1], the component of each piece; 0 for background."""
   graph = sparse.coo_array(
     (np.ones(touching.shape[1], bool), tuple(touching)),
     shape=(count + 1, count + 1),
   )
   _, kin = sparse.csgraph.connected_components(graph, directed=False)
   _, first, index = np.unique(kin, return_index=True, return_inverse=True)
-  # By their first pieces, so that background stays 0.
+  # Components are numbered in the order of their first pieces: 0 stays 0.
   return np.argsort(np.argsort(first))[index]
 
 
@@ -158,24 +158,26 @@ def _cut(cell, out, boxes, seed_threshold):
 
 
 def fill_holes(numbers: Any, holes: Any, block_px: int = 2048) -> None:
-  """Gives holes the number of the object around them, in place.
+  """Writes into holes the number of the object around them, in place.
 
   A hole is a 4-connected piece of background that touches one object alone and
   not the edge of the map.
 
   Args:
     numbers: [H, W], 0 for background; read and assigned by windows.
-    holes: signed integers of the same shape, for numbers of the pieces.
+    holes: signed integers of the same shape, to write the pieces of background
+      to.
     block_px: side of a block, in pixels.
   """
   height, width = numbers.shape
   count = label_blocks(_Background(numbers), holes, block_px=block_px)
-  # The least and the largest object beside each piece; -1 is the edge.
+  # The least and the largest number of an object beside each piece; -1 for the
+  # edge of the map.
   least = np.full(count + 1, np.iinfo(np.int64).max)
   largest = np.full(count + 1, -1)
   windows = list(blocks_of(numbers.shape, block_px))
   for rows, columns in windows:
-    # One pixel more below and to the right: each pair is in one block.
+    # One pixel more below and to the right, so that a block holds each pair.
     ends = min(rows.stop + 1, height), min(columns.stop + 1, width)
     window = slice(rows.start, ends[0]), slice(columns.start, ends[1])
     ids, pieces = np.asarray(numbers[window]), np.asarray(holes[window])
@@ -207,7 +209,7 @@ def fill_holes(numbers: Any, holes: Any, block_px: int = 2048) -> None:
 
 
 class _Background:
-  """The map of what no object has."""
+  """The map of background: True where no object is, read by windows."""
 
   def __init__(self, numbers):
     self._numbers, self.shape = numbers, numbers.shape

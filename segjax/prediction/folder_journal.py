@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A journal of the finished files of an output folder, to go on after a kill.
+"""A journal of the finished files of an output folder, to resume after a kill.
 
 It is a hidden file in the folder, one for each command that writes there, and
 is removed when the command has finished all its files. A file is skipped only
-if its line in the journal is the very line that would be written for it now, so
-that torn and damaged lines count for nothing.
+if the journal has exactly the line that would be written for it now, so a torn
+or damaged line skips nothing.
 """
 
 import hashlib
@@ -14,17 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segjax.atomic import sync_file
+
 
 class FolderJournal:
   """The files that a command has finished in its output folder."""
 
   def __init__(self, folder: Path, command: Sequence[Any]):
-    """Touches no file.
+    """Makes a journal; no file is touched yet.
 
     Args:
-      folder: of the outputs; need not exist yet.
-      command: all that decides the outputs, except the contents of the inputs;
-        another `repr` is another command.
+      folder: folder of the outputs; need not exist yet.
+      command: everything that decides the outputs, except the contents of the
+        inputs. Commands are told apart by its `repr`.
     """
     digest = hashlib.sha256(repr(command).encode()).hexdigest()
     self._folder = folder
@@ -38,7 +40,7 @@ class FolderJournal:
 
     Args:
       outputs: files in the folder.
-      digests: of the input of each.
+      digests: checksum of the input of each output.
     """
     try:
       lines = set(self._path.read_text('utf-8', errors='replace').split('\n'))
@@ -52,22 +54,20 @@ class FolderJournal:
   def enter(self, output: Path, digest: str, written: Path) -> None:
     """Adds the line of an output that is complete, before it gets its name.
 
-    Not after: a kill in between would leave an output without a line, which
-    nobody could tell from another command's. A line without an output is
-    harmless.
+    A kill between renaming and a later line would leave an output that looks
+    like another command's. A line without an output is harmless.
 
     Args:
       output: file in the folder.
-      digest: of its input, taken before the input was read.
+      digest: checksum of its input, taken before the input was read.
       written: the complete file, which is then renamed to `output`.
 
     Raises:
       OSError: the journal cannot be written.
     """
-    with open(written, 'rb') as file:
-      os.fsync(file.fileno())
+    sync_file(written)
     with open(self._path, 'a', encoding='utf-8') as file:
-      # It begins a line of its own, since the one before may be torn.
+      # A line break first, since the line before may be torn.
       file.write(f'\n{_line(output.name, digest, written)}\n')
       file.flush()
       os.fsync(file.fileno())
@@ -78,7 +78,7 @@ class FolderJournal:
 
 
 def describe_skipped(folder: Path, finished: Sequence[bool]) -> str:
-  """Returns what a command says of the outputs that it skips."""
+  """Returns the message about finished outputs, which a command skips."""
   return (
     f'{folder}: {sum(finished)} of {len(finished)} files are skipped; the same '
     'command finished them before it was stopped'

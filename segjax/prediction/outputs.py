@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of an output: the values in them, their names, what they spare."""
+"""Output files: their values and names, and checks of what they replace."""
 
 import contextlib
 import functools
@@ -26,21 +26,21 @@ _OF_ZARR = re.compile(r'zarr\.json|\.zarray|\.zattrs|c|\d+([./]\d+)*')
 def encode(
   predicted: np.ndarray, kind: str, dtype: str, head_sizes: Sequence[int]
 ) -> np.ndarray:
-  """Returns the values that are stored of a prediction f32[..., K].
+  """Returns the values of a prediction that an output file stores.
 
   Args:
-    predicted: probabilities, or logits if `kind` is 'logits'.
+    predicted: f32[..., K], probabilities, or logits if `kind` is 'logits'.
     kind: 'labels' gives the likeliest class, u8[...], or with T > 1 heads the
       likeliest of each, u8[..., T]; 'probabilities' gives the probability of
       class 1, [...], if K is 2, and otherwise all, [..., K]; 'logits' gives all
       logits, [..., K].
     dtype: 'float32', 'float16' or 'uint8', for probabilities and logits; labels
-      are uint8 always. 'uint8' scales probabilities to 0..255.
-    head_sizes: numbers of classes of the heads.
+      are always uint8. 'uint8' scales probabilities to 0..255.
+    head_sizes: number of classes of each head.
 
   Raises:
     InputError: a value does not fit into the dtype: a logit into float16, or
-      the index of a class beyond 255.
+      the index of a class above 255.
   """
   if kind == 'labels':
     if max(head_sizes) > 256:
@@ -77,13 +77,20 @@ def plan_outputs(
 ) -> tuple[list[tuple[list[Path], Path]], str]:
   """Returns [(input files, output file), ...] and the outputs' ending.
 
-  An output with an ending is one file for all inputs. An output without one is
-  a folder with a file for each input, named after it: .png for labels and
-  overlays, otherwise .tif.
+  An output with an ending is one file for all inputs. An output without an
+  ending is a folder with a file for each input, named after it: .png for labels
+  and overlays, otherwise .tif.
+
+  Args:
+    inputs: image files.
+    is_folder: whether the inputs were given as a folder.
+    output: file or folder to write.
+    kind: one of `KINDS`.
+    num_heads: number of heads of the network.
 
   Raises:
-    InputError: the ending doesn't fit the kind, or an output's folder is
-      missing.
+    InputError: the ending doesn't fit the kind, two inputs would have one
+      output, or an output's folder is missing.
   """
   ending = output.suffix.lower()
   if ending == '' and is_folder:
@@ -120,14 +127,14 @@ def plan_outputs(
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
   """Raises InputError if an output is an input, lies in one, or holds one.
 
-  They are compared as `os.path.samefile` does, by what the file system finds
-  there: links, also hard ones, and capitals that a disk doesn't tell apart do
-  not hide an input. A path where nothing is yet is compared by its folder. Two
-  outputs that are one file are refused, too.
+  Paths are compared as `os.path.samefile` does, by the file that the system
+  finds there, so neither a symbolic or hard link nor a spelling with other
+  capitals hides an input. A path that doesn't exist yet is compared by its
+  folder. Two outputs that are one file are refused, too.
 
   Args:
-    outputs: files and folders that are to be replaced or made.
-    inputs: files, and folders of which everything is an input.
+    outputs: files and folders that will be replaced or made.
+    inputs: files and folders; everything in a folder is an input.
   """
 
   @functools.cache
@@ -139,7 +146,7 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     return status.st_dev, status.st_ino
 
   def find_folders_above(path):
-    """Of the path, and of what it links to."""
+    """Yields the folders above a path, and above the target of a link."""
     itself = os.path.join(os.path.realpath(path.parent), path.name)
     for place in (itself, os.path.realpath(path)):
       yield from filter(None, map(find, Path(place).parents))
@@ -166,22 +173,22 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def check_other_folder(output: Path, source: Path) -> None:
-  """Raises InputError if outputs are to be put into the folder of the inputs.
+  """Raises InputError if the folder of the outputs is that of the inputs.
 
-  There the next command would take them for inputs.
+  The next command would take the outputs there for inputs.
   """
   if output.exists() and os.path.samefile(output, source):
     raise InputError(
-      f'output {output} is the folder of the input {source}, where what is '
-      'written would be input the next time; give another output'
+      f'output {output} is the folder of the input {source}, where outputs '
+      'would be inputs the next time; give another output'
     )
 
 
 def check_replaceable(output: Path) -> None:
-  """Raises InputError if an output is a folder, but nothing that was an output.
+  """Raises InputError if an output is a folder, unless it is a known Zarr.
 
-  That is a Zarr array, with its metadata and no files but its own, or an
-  OME-Zarr that segjax wrote, with its metadata and such arrays alone.
+  A Zarr array may be replaced if it holds its metadata and chunks alone; an
+  OME-Zarr, if segjax wrote it and it holds its metadata and such arrays alone.
   """
   if not output.is_dir() or output.is_symlink():
     return
@@ -209,7 +216,7 @@ def _is_array(folder):
 
 
 def _is_our_ome_zarr(folder):
-  from segjax.images.ome_zarr import CREATOR  # Late, for help needs no Zarr.
+  from segjax.images.ome_zarr import CREATOR  # Late: help needs no Zarr.
 
   group = json.loads((folder / 'zarr.json').read_text('utf-8'))
   ome = group['attributes'].get('ome', {}) if 'attributes' in group else {}
@@ -221,9 +228,9 @@ def _is_our_ome_zarr(folder):
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-  """Makes a folder of outputs, and keeps other runs out until the block ends.
+  """Makes a folder of outputs, and locks it until the block ends.
 
-  It is removed if it was made and stays empty.
+  If the folder was made here and stays empty, it is removed.
 
   Raises:
     InputError: another run is writing to the folder, or it cannot be made.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a prediction over its image, of which neither is held whole."""
+"""Overlays: pictures of a prediction over an image larger than memory."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,13 +9,15 @@ import numpy as np
 
 from segjax import pictures
 
-# Of a picture that is looked at. Larger images show every n-th pixel.
-MAX_SIDE_PX = 4096
-_BAND_ROWS = 256  # Of the image, read at once.
+MAX_SIDE_PX = 4096  # Overlays of larger images show every n-th pixel.
+_BAND_ROWS = 256  # Rows of the image that are read at once.
 
 
 def thinning(height: int, width: int) -> int:
-  """Returns n, where the overlay of such an image shows every n-th pixel."""
+  """Returns the n with which an overlay shows every n-th row and column.
+
+  It is the least n that makes both sides at most `MAX_SIDE_PX`.
+  """
   return math.ceil(max(height, width) / MAX_SIDE_PX)
 
 
@@ -27,8 +29,7 @@ def draw_overlay(
 ) -> np.ndarray:
   """Returns `pictures.segmentation_panel` of an image and its prediction.
 
-  It shows every n-th row and column, from the first, with the least n that
-  makes the sides at most `MAX_SIDE_PX`; see `thinning`.
+  It shows every n-th row and column, from the first; see `thinning`.
 
   Args:
     page: the image, an `images.windows.Raster` or an array [H, W, C].
@@ -38,7 +39,7 @@ def draw_overlay(
     palette: uint8[K, 3], colours of the classes; see `segmentation_panel`.
 
   Returns:
-    u8[h, w, 3].
+    u8[h, w, 3], the picture with its legend.
   """
   height, width, _ = page.shape
   step = thinning(height, width)
@@ -57,9 +58,9 @@ def draw_overlay(
 
 
 class _ThinnedLabels:
-  """Labels of every `step`-th row and column of a prediction.
+  """A writer that keeps the labels of every `step`-th row and column.
 
-  They are the likeliest of the first `num_classes` classes.
+  A label is the likeliest of the first `num_classes` classes.
   """
 
   def __init__(self, array: np.ndarray, step: int, num_classes: int):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of image files in, a stack of their predictions out, by windows."""
+"""Predictions of the pages of image files, written window by window."""
 
 import collections
 import contextlib
@@ -24,7 +24,7 @@ from segjax.tiling.plans import TilePlan
 
 
 class Page:
-  """A page of a canvas, which encodes what is written to it by windows."""
+  """A page of a canvas; it encodes predictions as windows are assigned."""
 
   def __init__(
     self,
@@ -48,15 +48,16 @@ def measure(
   preprocessing: PreprocessingSettings,
   output: Path,
 ) -> tuple[int, tuple[int, int], np.dtype]:
-  """Returns how many pages the files have, their height and width, and dtype.
-
-  Pages may differ in their dtype; the widest is returned.
+  """Returns the number of pages in files, their size and their widest dtype.
 
   Args:
     files: image files that go together into one output.
-    channels: channels of an image that the network takes.
-    preprocessing: says which pixels it takes.
-    output: that output, for messages.
+    channels: number of channels that the network takes.
+    preprocessing: says which pixels the network takes.
+    output: the output, for messages.
+
+  Returns:
+    number of pages, (height, width) in pixels, dtype.
 
   Raises:
     InputError: a file cannot be read or has other channels, or sizes differ.
@@ -82,16 +83,16 @@ def open_pages(
 ) -> Iterator[Raster]:
   """Yields the pages of files one after another; one file is open at a time.
 
-  Float pixels that are not in [0, 1] are refused when they are read, unless
+  Float pixels outside [0, 1] are refused when they are read, unless
   `preprocessing` says which range they have.
 
   Args:
     files: image files.
-    channels: channels of an image that the network takes.
-    preprocessing: says which pixels it takes.
-    dtype: the widest dtype of the pages, to which all are converted, so that
-      one compiled program takes them. A pixel stays the same share of its
-      range. None converts none.
+    channels: number of channels that the network takes.
+    preprocessing: says which pixels the network takes.
+    dtype: the widest dtype of the pages. All pages are converted to it, so that
+      one compiled program takes them; a pixel stays the same share of its
+      range. None converts no page.
 
   Raises:
     InputError: a file cannot be read or has other channels or pixels.
@@ -119,10 +120,10 @@ def write_predictions(
   num_classes: int,
   calibration: Calibration = Calibration(),
 ) -> TilePlan:
-  """Writes the predictions of pages into the folder of a partial output.
+  """Writes the predictions of pages into the folder of an unfinished output.
 
-  A picture is not made yet; `finish_picture` makes it. Of several processes,
-  each writes its share of the windows of every page.
+  If the output is a picture, `finish_picture` makes it afterwards. With several
+  processes, each writes its share of the windows of every page.
 
   Args:
     partial: the unfinished output.
@@ -131,16 +132,16 @@ def write_predictions(
     shape: N pages of H rows and W columns.
     stream: (page, writer, finished=, share=, on_written=) -> plan, such as
       `streaming.stream_predict` with a model, parameters and settings.
-    encode: maps the prediction f32[h, w, K] to what is stored, [h, w, ...].
+    encode: prediction f32[h, w, K] -> stored values [h, w, ...].
     num_classes: K.
-    calibration: axes of the pages, and pixel sizes, that the output states.
+    calibration: axes and pixel sizes that the output states.
 
   Returns:
     The plan of the last page.
 
   Raises:
-    InputError: as the pages and `stream`.
-    OSError: it cannot be written.
+    InputError: the pages or `stream` raise it.
+    OSError: the output cannot be written.
   """
   output = _canvas_path(partial.folder / name)
   sample = encode(np.zeros((1, 1, num_classes), np.float32))
@@ -174,7 +175,7 @@ def write_predictions(
         image,
         Page(canvas, page, encode),
         finished=finished[page],
-        # Of pages of one window each, too.
+        # Shifted by page, so that pages of one window are shared, too.
         share=slice((index - page) % count, None, count),
         on_written=on_written,
       )
@@ -185,7 +186,7 @@ def write_predictions(
 def finish_picture(
   folder: Path, name: str, colours: np.ndarray | None = None
 ) -> None:
-  """Makes the picture of the canvas, if the output of that name is one.
+  """Makes the picture from the canvas, if the output is a .png.
 
   Args:
     folder: folder of the unfinished output.
@@ -195,14 +196,14 @@ def finish_picture(
   output = folder / name
   canvas = _canvas_path(output)
   if canvas != output:
-    # It stays until the picture has its place: after a crash it is made again.
+    # The canvas stays until the picture has its place, in case of a crash.
     [page] = np.load(canvas, mmap_mode='r')
     with open(output, 'wb') as file:
       png_jpeg.encode(file, page, colours)
 
 
 def _canvas_path(output):
-  """Returns where the windows of an output are written."""
+  """Returns the file that the windows of an output are written to."""
   is_picture = output.suffix.lower() == '.png'
   return output.with_suffix('.npy') if is_picture else output
 
@@ -221,14 +222,14 @@ def _progress(stack, shape, done):
   )
 
   def report(pixels):
-    # The other processes are about as far.
+    # Assumes that the other processes have written as many.
     bar.update(min(pixels * jax.process_count(), bar.total - bar.n))
 
   return report
 
 
 def _checked(page, file, number, in_unit_range):
-  """Returns the page, of which float pixels are refused that are no pixels."""
+  """Returns the page; reading float pixels from it checks their values."""
   if page.dtype != np.float32:
     return page
 
@@ -254,7 +255,7 @@ def _checked(page, file, number, in_unit_range):
 
 
 def _widened(page, dtype):
-  """Returns the page, whose pixels are converted to a wider dtype."""
+  """Returns the page with its pixels converted to a wider dtype."""
   if page.dtype == dtype:
     return page
   full = dtype.type(np.iinfo(page.dtype).max)

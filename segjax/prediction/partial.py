@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unfinished outputs: written block by block, continued after a crash.
 
-An unfinished output lies beside the output, in the folder `OUTPUT.partial`: a
-canvas and a journal of each process that names the blocks that are on the disk.
-A lock of the folder ends with the process that holds it. The output gets its
-name when no block is missing. A folder of that name that has no such journal is
-somebody else's, and is left alone.
+An unfinished output lies beside the output, in the folder `OUTPUT.partial`. The
+folder holds a canvas, and a journal of each process, which lists the blocks
+that are on the disk. A lock on the folder ends with the process that holds it.
+The output gets its name when no block is missing. A folder `OUTPUT.partial`
+without such a journal is somebody else's, and is left alone.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from typing import NamedTuple
 import jax
 
 from segjax import locks
-from segjax.atomic import REPLACED, place, remove, temporary_folder
+from segjax.atomic import REPLACED, place, remove, sync_file, temporary_folder
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.prediction.outputs import check_replaceable
 
-# Between entries in the journal, each of which waits for the disk.
+# Time between entries in the journal, each of which waits for the disk.
 RECORD_EVERY_SECONDS = 1.0
 
 Block = tuple[int, int]
@@ -36,11 +36,12 @@ class Partial(NamedTuple):
   """An unfinished output.
 
   Attributes:
-    folder: the folder that holds all of it.
-    finished: the blocks that were on the disk when it was opened, by page and
-      number within the page, and the pixels of each.
-    record: (block, pixels, sync) -> None; enters the block in the journal of
-      this process, once a second, after `sync` has put it on the disk.
+    folder: the folder `OUTPUT.partial`.
+    finished: (page, number within the page) -> number of pixels, of each block
+      that was on the disk when the output was opened.
+    record: (block, pixels, sync) -> None; once a second it calls `sync`, which
+      puts the recorded blocks on the disk, and enters them in the journal of
+      this process.
   """
 
   folder: Path
@@ -49,7 +50,7 @@ class Partial(NamedTuple):
 
 
 def unfinished_folder(path: Path) -> Path:
-  """Returns where an output lies until it is finished."""
+  """Returns the folder in which an output lies until it is finished."""
   return path.with_name(f'{path.name}.partial')
 
 
@@ -62,23 +63,22 @@ def open_partial(
 ) -> Iterator[Partial]:
   """Yields an unfinished output; at the end it becomes the output.
 
-  The with-block puts the output into the folder under the output's name. If it
-  is killed, or raises anything but an InputError, the finished blocks stay for
-  the next time. All processes of a run enter together, on one file system, and
-  if one raises, all do.
+  The block writes the output into the folder, under the output's name. If the
+  process is killed, or the block raises anything but an InputError, the
+  finished blocks stay for the next time. All processes of a run enter together,
+  on one file system, and if one raises, all do.
 
   Args:
     path: the output, a file or a folder.
-    identity: everything that decides the output, by names for messages; values
-      are str or numbers.
+    identity: everything that decides the output: name for messages -> text.
     overwrite: whether to replace an output that exists, and to drop one that
       was begun with another identity.
-    finish: called with the folder in the first process, when all are through.
+    finish: called with the folder, in the first process, after all processes
+      have left their blocks.
 
   Raises:
     InputError: the output was begun with another identity, another run is
-      writing it, somebody else made it meanwhile, or it cannot be written; then
-      why.
+      writing it, somebody else made it meanwhile, or it cannot be written.
   """
   path = Path(path)
   folder = unfinished_folder(path)
@@ -109,8 +109,7 @@ def open_partial(
       finish(folder)
       output = folder / path.name
       if output.is_file():
-        with open(output, 'rb') as file:
-          os.fsync(file.fileno())
+        sync_file(output)
       if overwrite:
         check_replaceable(path)
       place(output, path, overwrite)
@@ -153,9 +152,9 @@ def open_partial(
 
 
 def remove_leftover(path: Path, identity: Mapping[str, str]) -> None:
-  """Removes the folder of a run that was killed when its output had its name.
+  """Removes the folder of a run that was killed after its output got its name.
 
-  Another run's is left, and so is one that is in use.
+  A folder of another run, or one in use, is left.
   """
   folder = unfinished_folder(path)
   with contextlib.suppress(OSError):
@@ -174,7 +173,7 @@ def _cannot_write(path, error, kept=None):
 
 
 def _lock(path, folder, identity, overwrite) -> locks.Lock:
-  """Returns the lock of the folder, which is made if need be."""
+  """Returns the lock of the folder; makes the folder if it is missing."""
   if os.path.lexists(folder) and (not folder.is_dir() or os.listdir(folder)):
     if not _is_ours(folder):
       raise _foreign(path, folder)
@@ -189,7 +188,7 @@ def _lock(path, folder, identity, overwrite) -> locks.Lock:
         stack.pop_all()
         return lock
       _remove(folder, path)
-  # Under another name until the journal says whose it is.
+  # It has another name until it holds a journal.
   with temporary_folder(path.parent) as temporary:
     unfinished = temporary / folder.name
     unfinished.mkdir()
@@ -218,15 +217,16 @@ def _busy(path, folder):
 
 def _foreign(path, folder):
   return InputError(
-    f'{path}: {folder} is needed for what is unfinished, and holds something '
-    'that segjax did not make; rename it, or give another output'
+    f'{path}: {folder} is needed for the unfinished output, but segjax did not '
+    'make what is there; rename it, or give another output'
   )
 
 
 def _begun(folder):
-  """Returns the identity that a folder was begun with; None of other folders.
+  """Returns the identity that a folder was begun with.
 
-  Of what a removal that was killed has left, it is empty.
+  It is empty if a kill interrupted the removal of the folder, and None if
+  segjax did not make the folder.
   """
   try:
     with open(folder / 'journal', encoding='ascii') as file:
@@ -247,9 +247,9 @@ def _is_ours(folder):
 
 
 def _is_same(path, folder, identity, overwrite):
-  """Whether the folder is of this identity; InputError if it is of another."""
+  """Whether the folder has this identity; InputError if it has another."""
   if not (folder / 'journal').exists():
-    return False  # The rest of a removal that was killed.
+    return False  # A kill interrupted its removal.
   begun = _begun(folder) or {}
   changed = [name for name in identity if begun.get(name) != identity[name]]
   if changed and not overwrite:
@@ -261,10 +261,10 @@ def _is_same(path, folder, identity, overwrite):
 
 
 def _remove(folder, path):
-  """Removes an unfinished output that is locked, but no file of another.
+  """Removes an unfinished output that is locked, but no other files.
 
-  The journal and the file of the lock go last, so that what is left by a kill
-  in between is known for what it is.
+  The journal and the file of the lock go last, so that after a kill in between
+  the rest is still recognised.
   """
   picture = path.with_suffix('.npy').name
   for name in (path.name, picture):
@@ -284,7 +284,7 @@ def _own_journal():
 
 
 def _journals(folder):
-  """Returns the files of `_own_journal` of all processes."""
+  """Returns the journals of all processes; see `_own_journal`."""
   return [
     file
     for file in folder.glob('journal*')
@@ -293,14 +293,14 @@ def _journals(folder):
 
 
 def _mend(folder, path):
-  """Removes from journals what a crash has cut off, or left without a canvas.
+  """Removes torn lines from journals, and all blocks if there is no canvas.
 
-  The latter after it gave the output its name.
+  The canvas is gone if a crash came after the output got its name.
   """
   output = folder / path.name
   with contextlib.suppress(FileNotFoundError):
     if os.path.samefile(output, path):
-      output.unlink()  # To be written to, it must not be the output.
+      output.unlink()  # Writing to it would change the output.
   others = {locks.NAME, REPLACED, *(file.name for file in _journals(folder))}
   has_canvas = any(
     file.name not in others and not file.name.startswith('.')
@@ -310,7 +310,7 @@ def _mend(folder, path):
     text = journal.read_text('ascii')
     whole = text[: text.rfind('\n') + 1]
     if not has_canvas:
-      # The first line of the first journal says whose they are.
+      # The first line of the first journal holds the identity.
       own = text.find('\n') + 1 if journal.name == 'journal' else 0
       whole = text[:own]
     if whole != text:
@@ -318,7 +318,7 @@ def _mend(folder, path):
 
 
 def _read_journals(folder):
-  """Returns the blocks of all processes, which may be writing, or removing."""
+  """Returns the blocks of all processes, which may still write or remove."""
   blocks = {}
   for journal in _journals(folder):
     try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that take images as they are stored, and one tile shape for a run.
+"""Prediction of images as they are stored, with one tile shape for a run.
 
-"As stored" means integers, or float32 in [0, 1]: see
+"As stored" means integers, or float32 in [0, 1]; see
 `preprocessing.to_unit_range`.
 """
 
@@ -20,8 +20,9 @@ from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.geometry import FilteredGeometry
 from segjax.settings.sections import PreprocessingSettings
+from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings
-from segjax.tiling.shapes import check_tiles, choose_tile_shape, most_windows
+from segjax.tiling.shapes import check_tiles, choose_tile_shape
 from segjax.tiling.windows import fit_to_memory, predict_image
 
 
@@ -33,9 +34,10 @@ def predict_stored(
   settings: TileSettings = TileSettings(),
   refinement: Refinement = OFF,
 ) -> np.ndarray:
-  """Returns `predict_image` f32[H, W, K] of an image [H, W, C] as stored.
+  """Returns the prediction f32[H, W, K] of an image [H, W, C] as stored.
 
-  With a refinement, it is of refined logits, see `of_stored_pixels`.
+  It is `predict_image` of the prepared image. With a refinement, the logits are
+  refined first; see `of_stored_pixels`.
   """
   if not refinement.iterations:
     prepared = np.asarray(preprocessing.prepare(image))
@@ -51,16 +53,16 @@ def of_stored_pixels(
   preprocessing: PreprocessingSettings,
   refinement: Refinement = OFF,
 ) -> SegmentationModel:
-  """Returns the model for images as stored, which its programs standardise.
+  """Returns a model that takes images as stored and prepares them itself.
 
-  Equal models and settings share what was compiled.
+  Equal models and settings share compiled programs.
 
   Args:
     model: the network.
-    preprocessing: of its pixels.
-    refinement: by `refine`, of the logits of each head, with the pixels in the
-      unit range. The margins of tiles grow by its reach. Under test-time
-      augmentation each turned image is refined. Iterations of 0 leave it out.
+    preprocessing: how stored pixels become those that the network takes.
+    refinement: how `refine` changes the logits of each head, from the pixels in
+      the unit range. The margins of tiles grow by its reach. Under test-time
+      augmentation each turned image is refined. Iterations of 0 refine nothing.
 
   Raises:
     InputError: `refinement.compatibility` does not fit a head.
@@ -150,16 +152,16 @@ def settle_tiles(
 ) -> TileSettings:
   """Returns the settings with tiles of one shape for all images of a run.
 
-  So one program is compiled, and the tiles of an image are settled before it is
-  begun: on another machine, a memory budget might admit other tiles. All
-  processes call this; the least of their budgets' sizes is taken.
+  So one program is compiled, and the tiles are known before an output is begun:
+  a memory budget might admit other tiles on another machine. All processes call
+  this, and the smallest of their tile limits counts.
 
   Args:
     model: the network, see `of_stored_pixels`.
     params: its parameters.
-    settings: of the prediction; a tile size in them is kept.
-    sizes: height and width of each image.
-    dtype: of the images, as stored.
+    settings: settings of the prediction; a tile size in them is kept.
+    sizes: height and width of each image, in pixels.
+    dtype: dtype of the images, as stored.
 
   Raises:
     InputError: a size or the budget admits no tile.
@@ -179,12 +181,8 @@ def settle_tiles(
   settled = dataclasses.replace(
     settings, tile_size=tile_size, max_tile_size_px=None, tile_memory_mib=0
   )
-  return dataclasses.replace(
-    settled,
-    most_tiles=most_windows(
-      sizes, model.geometry, tile_size, settings.transforms
-    ),
-  )
+  plans = (plan_tiles(*size, model.geometry, settled) for size in {*sizes})
+  return dataclasses.replace(settled, most_tiles=max(map(len, plans)))
 
 
 def check_prediction(

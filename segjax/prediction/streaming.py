@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction of images that need not fit in memory.
+"""Streamed prediction of images that need not fit in memory.
 
-Reading the next batch, computing one and writing the last overlap. Memory is
-that of a few batches, whatever the size of the image.
+Reading the next batch, computing one and writing the last run at the same time.
+Memory holds a few batches, whatever the size of the image.
 """
 
 import collections
@@ -28,29 +28,29 @@ def stream_predict(
   share: slice = slice(None),
   on_written: Callable[[int, int], None] | None = None,
 ) -> TilePlan:
-  """Predicts an image window by window, as `predict_image` does at once.
+  """Writes the prediction of an image window by window; see `predict_image`.
 
   Args:
     reader: the image, read as `reader[rows, columns]` -> [h, w, C], two slices
       within its `shape` [H, W, C]: an array, a memory map or
-      `images.windows.Raster`. Its pixels are what `model` is given.
+      `images.windows.Raster`. The model gets its pixels as they are.
     writer: takes the prediction, as `writer[rows, columns] = f32[h, w, K]`, in
       a thread.
     model: the network.
     params: its parameters.
-    settings: of the prediction.
-    finished: numbers of windows that are left out, in the order of the plan.
-    share: the windows that are predicted here, in the order of the plan, if
-      several processes write one output.
-    on_written: (number of a window, its pixels) -> None, called in that thread
-      after the window was written.
+    settings: settings of the prediction.
+    finished: numbers, in the order of the plan, of windows to leave out.
+    share: slice of the windows, in the order of the plan, that this process
+      predicts if several write one output.
+    on_written: (number of a window, its pixels) -> None, called in the thread
+      of `writer` after the window was written.
 
   Returns:
-    The plan that it followed.
+    The tile plan.
 
   Raises:
-    InputError: a size in the settings is inadmissible. What `reader` or
-      `writer` raises is passed on.
+    InputError: a size in the settings is inadmissible. Errors of `reader` and
+      `writer` are passed on.
   """
   if settings.tile_memory_mib and settings.tile_size is None:
     dtype = read_mirrored(reader, (0, 0), (1, 1)).dtype

@@ -9,7 +9,7 @@ from segjax.data.examples import IGNORE_LABEL, list_some
 from segjax.errors import InputError
 from segjax.metrics import cells
 
-# Asks for the scores of ISBI 2012, of a stack of membranes and cells.
+# This metric selects the scores of ISBI 2012: a stack of membranes and cells.
 STACK_METRIC = 'v_rand'
 _SCORES = (
   'pixel_accuracy',
@@ -27,7 +27,13 @@ _OBJECT_SCORES = (
 def check_metric(
   model: SegmentationModel, dataset: Dataset, best_metric: str
 ) -> None:
-  """Raises InputError if `evaluate` can give no score of this name."""
+  """Raises InputError if `evaluate` cannot compute a score.
+
+  Args:
+    model: the network.
+    dataset: held-out examples, or if there are none, training examples.
+    best_metric: name of the score.
+  """
   known = [
     f'{name}_{score}' if name else score
     for name in model.head_names
@@ -38,27 +44,28 @@ def check_metric(
   examples = dataset.heldout if len(dataset.heldout) else dataset.train
   if 'instances' in examples[0]:
     known += _OBJECT_SCORES
+  given = f'evaluation.best_metric={best_metric!r}'
   kind, _, name = best_metric.partition('/')
   if kind in ('iu', 'dice') and name in dataset.class_names:
-    _check_class(model.head_sizes, dataset, best_metric, name)
+    _check_class(model.head_sizes, dataset, given, name)
   elif best_metric not in known:
     raise InputError(
-      f'evaluation.best_metric={best_metric!r} is not one of {known}, nor '
-      f'iu/CLASS or dice/CLASS of the classes {list_some(dataset.class_names)}'
+      f'{given} is not one of {known}, nor iu/CLASS or dice/CLASS of the '
+      f'classes {list_some(dataset.class_names)}'
     )
-  if best_metric in _OBJECT_SCORES:
-    if not any(np.any(example['instances']) for example in examples):
-      raise InputError(
-        f'evaluation.best_metric={best_metric!r} scores objects; none of '
-        f"{len(examples)} labels has one; hold out others, or use 'mean_iu'"
-      )
+  if best_metric in _OBJECT_SCORES and not any(
+    np.any(example['instances']) for example in examples
+  ):
+    raise InputError(
+      f'{given} scores objects; none of {len(examples)} labels has one; hold '
+      "out others, or use 'mean_iu'"
+    )
   if best_metric == STACK_METRIC:
     labels = [example['label'] for example in dataset.heldout]
-    sizes = {label.shape for label in labels}
     if labels and not any(np.any(label == 1) for label in labels):
       raise InputError(
-        f'evaluation.best_metric={best_metric!r} scores the cells of a stack; '
-        f'none of the {len(labels)} held-out labels has a pixel of class 1, '
+        f'{given} scores the cells of a stack; none of the {len(labels)} '
+        'held-out labels has a pixel of class 1, '
         f'{dataset.class_names[1]!r}; {_found(dataset)}'
       )
     ignored = [
@@ -68,18 +75,19 @@ def check_metric(
     ]
     if ignored:
       raise InputError(
-        f'evaluation.best_metric={best_metric!r} scores all pixels of a stack; '
-        f'the labels of {list_some(ignored)} have pixels of {IGNORE_LABEL}, '
-        "which are ignored; use 'mean_iu'"
+        f'{given} scores all pixels of a stack; the labels of '
+        f'{list_some(ignored)} have pixels of {IGNORE_LABEL}, which are '
+        "ignored; use 'mean_iu'"
       )
+    sizes = {label.shape for label in labels}
     if len(sizes) > 1:
       raise InputError(
-        f'evaluation.best_metric={best_metric!r} scores a stack; the held-out '
-        f"images have {len(sizes)} sizes; use 'mean_iu'"
+        f'{given} scores a stack; the held-out images have {len(sizes)} sizes; '
+        "use 'mean_iu'"
       )
 
 
-def _check_class(head_sizes, dataset, best_metric, name):
+def _check_class(head_sizes, dataset, given, name):
   """Raises InputError if no held-out label has the class to be scored."""
   index, head = dataset.class_names.index(name), 0
   while index >= head_sizes[head]:
@@ -91,17 +99,16 @@ def _check_class(head_sizes, dataset, best_metric, name):
       return
   if len(dataset.heldout):
     raise InputError(
-      f'evaluation.best_metric={best_metric!r}: none of the '
-      f'{len(dataset.heldout)} held-out labels has a pixel of class {name!r}; '
-      "hold out others, or use 'mean_iu'"
+      f'{given}: none of the {len(dataset.heldout)} held-out labels has a '
+      f"pixel of class {name!r}; hold out others, or use 'mean_iu'"
     )
 
 
 def _found(dataset: Dataset) -> str:
-  """Returns what a data set without a cell to score holds, and what to do."""
+  """Returns the classes of held-out labels without a cell, and what to do."""
   names = {0: dataset.class_names[0], IGNORE_LABEL: 'ignored'}
   held = {int(v) for e in dataset.heldout for v in np.unique(e['label'])}
   found = ' and '.join(f'{v} ({names[v]})' for v in sorted(held))
   if any(np.any(example['label'] == 1) for example in dataset.train):
-    return f'they hold {found} alone; hold out others'
-  return f'they hold {found} alone, and those to train on no cell; mend them'
+    return f'they hold only {found}; hold out others'
+  return f'they hold only {found}, and no training label has a cell; mend them'

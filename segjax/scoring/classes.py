@@ -35,17 +35,17 @@ def evaluate_classes(
 ) -> Evaluation:
   """Returns the scores of `confusion`, counted by image and divided once.
 
-  Scores of several heads are named after them, `sem_mean_iu`; IU and Dice of
-  single classes are `iu/NAME` and `dice/NAME`. Examples with instances also
-  give `seg`, `ap/THRESHOLD` and `mean_ap`, see `metrics.cells`, of the
-  components of class 1, and the numbers of objects, `objects/true` and
-  `objects/predicted`. Average precision is the mean over the images that have
-  an object in truth or prediction.
+  With several heads, names of scores begin with that of the head, such as
+  `sem_mean_iu`. IU and Dice of single classes are `iu/NAME` and `dice/NAME`. If
+  examples have instances, these are compared with the connected components of
+  class 1: `seg`, `ap/THRESHOLD` and `mean_ap`, see `metrics.cells`, and the
+  numbers of objects, `objects/true` and `objects/predicted`. Average precision
+  is the mean over the images that have an object in truth or prediction.
 
   Args:
+    predict: image as stored [H, W, C] -> probabilities f32[H, W, K].
     heads: (name, number of classes) of each head; a single one is named ''.
-    predict, examples, dataset, config, complete, detail: see
-      `evaluation.evaluate`.
+    examples, dataset, config, complete, detail: see `evaluation.evaluate`.
 
   Raises:
     InputError: all pixels of all examples are ignored.
@@ -57,10 +57,10 @@ def evaluate_classes(
   counts = [np.zeros((size, size), np.int64) for size in sizes]
   details = [no_detail(size) for size in sizes]
   matches = [np.zeros((0, 3), np.int64)]
-  # A row for each image: hits by threshold, true objects, predicted objects.
+  # Rows of `object_scores`.
   hits = [np.zeros((0, len(cells.THRESHOLDS) + 2), np.int64)]
   own = [i for i in processes.share(len(examples)) if i < len(examples)]
-  # Spread over the set: neighbours may be frames of one film.
+  # Spread over the set, since neighbours may be frames of one film.
   spread = [i * len(own) // num_pictures for i in range(num_pictures)]
   shown = {own[i] for i in spread if i < len(own)}
   ius, panels = {}, {}
@@ -102,7 +102,7 @@ def evaluate_classes(
 
   def draw_extremes():
     for index in best_and_worst(ius) if processes.is_first() else ():
-      if index not in panels:  # It may be another process's.
+      if index not in panels:  # Another process may have scored it.
         example = examples[index]
         predicted = predict(example['image'])
         first = next(losses.split_heads(predicted, example['label'], sizes))
@@ -169,8 +169,8 @@ def object_scores(rows: np.ndarray) -> dict[str, float]:
   """Returns average precision and numbers of objects.
 
   Args:
-    rows: i64[N, T + 2], for each image its hits at the T thresholds of
-      `cells.THRESHOLDS`, its true and its predicted objects.
+    rows: i64[N, T + 2], one row for each image: its hits at the T thresholds of
+      `cells.THRESHOLDS`, its number of true and of predicted objects.
   """
   objects = rows[:, -2:].sum(axis=1)
   scores = {}

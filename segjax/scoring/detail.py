@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of detail: boundary IoU and trimap curve over many images."""
+"""Scores of detail over many images: boundary IoU and the trimap curve."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,13 @@ def no_detail(num_classes: int) -> list[np.ndarray]:
 def add_detail(
   totals: list[np.ndarray], label: np.ndarray, probability: np.ndarray
 ) -> None:
-  """Adds an image, label i[H, W] and f[H, W, K], to counts of `no_detail`."""
+  """Adds an image to the counts of `no_detail`, in place.
+
+  Args:
+    totals: what `no_detail` returned.
+    label: i[H, W].
+    probability: f[H, W, K].
+  """
   pair = label, np.argmax(probability, axis=-1), probability.shape[-1]
   totals[0] += boundaries.boundary_counts(*pair)
   totals[1] += boundaries.trimap_counts(*pair)

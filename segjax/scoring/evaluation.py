@@ -30,23 +30,27 @@ def evaluate(
 ) -> Evaluation:
   """Returns the scores and pictures of a network on whole images.
 
-  Process p of P predicts examples p, p + P, p + 2P, ...; all get the scores of
-  all examples, and process 0 the pictures; `panels` are of its own examples
-  where each image counts for itself.
+  Process p of P predicts examples p, p + P, p + 2P, ... Every process returns
+  the scores of all examples. The pictures of process 0 are those to show; its
+  `panels` show only examples that it predicted, except for a stack.
 
   Args:
-    model: of the run.
+    model: the network.
     params: its parameters, on one device of this process.
-    examples: what to predict; their labels are the truth.
-    config: of the run; reads `evaluation`, `preprocessing`, `prediction`,
-      `refinement` and what says how its loss is computed.
+    examples: images to predict, with the labels that count as truth.
+    config: config of the run; reads `evaluation`, `preprocessing`,
+      `prediction`, `refinement` and the fields that define the loss.
     dataset: names and colours of the classes.
-    average: whether to predict by the mean over the eight turns and flips.
+    average: whether to use test-time augmentation, the mean over the eight
+      turns and flips.
     complete: whether to compute what takes long: the warping error, and which
       examples are the best and the worst.
     detail: whether to add the scores of `metrics.boundaries`: `boundary_iou`,
-      the mean over classes, that of each class, and `trimap_mean_iu/R` of the
-      pixels within R px of a border.
+      the mean over classes, `boundary_iou/NAME` of each class, and
+      `trimap_mean_iu/R` of the pixels within R px of a border.
+
+  Raises:
+    InputError: all pixels of all examples are ignored.
   """
   preprocessing, tiles = read_prediction(config, average=average)
   refinement = read_refinement(config)

@@ -20,13 +20,13 @@ def image_loss(
   head_sizes: Sequence[int],
   loss: str,
 ) -> np.ndarray:
-  """Returns what `losses.image_loss` does, summed over heads.
+  """Returns the two sums of `losses.image_loss`, each summed over heads.
 
-  Logarithms of probabilities are logits. Pixels are padded to a power of two
-  by ignored ones, so that few programs serve images of all sizes.
+  The logarithms of the probabilities serve as logits. Ignored pixels are added
+  up to a power of two, so that few programs serve images of all sizes.
 
   Args:
-    probability: f32[h, w, K], of all heads.
+    probability: f32[h, w, K], probabilities of all heads.
     label: i32[h, w], or i32[h, w, T] for T heads.
     weight: f32[h, w], or None.
     head_sizes: number of classes of each head.
@@ -61,14 +61,14 @@ def _loss_program(loss):
 def mean_loss(
   image_losses: Sequence[np.ndarray] | np.ndarray, config: ConfigDict
 ) -> float:
-  """Returns the loss of images as if they were one batch of the training.
+  """Returns the loss of images as if they were one training batch.
 
-  With the reduction 'sum', which grows with the batch, it is the mean loss of
-  batches of the training's size.
+  The reduction 'sum' grows with the batch; with it, the loss is the mean over
+  batches of `batch_size` images.
 
   Args:
     image_losses: what `image_loss` returned for each image.
-    config: of the run; reads `loss_reduction` and `batch_size`.
+    config: config of the run; reads `loss_reduction` and `batch_size`.
   """
   reduced = [
     losses.reduce_image(total, count, config.loss_reduction)

@@ -9,7 +9,7 @@ import numpy as np
 
 from segjax.metrics import confusion
 
-# From an image as stored, [H, W, C], to probabilities, f32[H, W, K].
+# Image as stored, [H, W, C] -> probabilities, f32[H, W, K].
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
@@ -17,9 +17,9 @@ class Panel(NamedTuple):
   """A picture of one prediction.
 
   Attributes:
-    name: of the example.
+    name: name of the example.
     picture: u8[h, w, 3].
-    mean_iu: of this example alone; NaN if all its pixels are ignored.
+    mean_iu: mean IU of this example; NaN if all its pixels are ignored.
   """
 
   name: str
@@ -35,9 +35,8 @@ class Evaluation(NamedTuple):
     panels: pictures of some examples.
     extremes: pictures of the examples with the best and the worst mean IU; []
       unless there are two examples.
-    sole_class: name of the class that all pixels are predicted as, though the
-      labels have others; '' if there is none.
-    columns: what the pictures show, from left to right.
+    sole_class: see the function `sole_class`.
+    columns: descriptions of the columns of the pictures, from left to right.
   """
 
   scores: dict[str, float]
@@ -61,21 +60,21 @@ def best_and_worst(ius: Mapping[int, float]) -> list[int]:
     ius: index -> mean IU; NaN is left out.
 
   Returns:
-    two indices, or none if fewer than two images have a mean IU.
+    Two indices; none if fewer than two images have a mean IU.
   """
   ranked = sorted((-iu, i) for i, iu in ius.items() if not math.isnan(iu))
   return [ranked[0][1], ranked[-1][1]] if len(ranked) > 1 else []
 
 
 def sole_class(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-  """Returns the class that all pixels are predicted as.
+  """Returns the name of the only predicted class, a sign of failed training.
 
   Args:
     matrix: confusion matrix i64[K, K], rows are true classes.
     class_names: K names.
 
   Returns:
-    its name; '' if several classes are predicted, or the labels have only one.
+    The name; '' if several classes are predicted, or the labels have only one.
   """
   predicted = np.flatnonzero(matrix.any(axis=0))
   is_sole = len(predicted) == 1 and matrix.any(axis=1).sum() > 1

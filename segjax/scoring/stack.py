@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a stack of membranes and cells, as ISBI 2012 has them."""
+"""The scores of ISBI 2012, of a stack of membranes and cells."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,11 @@ def evaluate_stack(
 ) -> Evaluation:
   """Returns the scores of `neuron.evaluate_stack`, and those of pixels.
 
-  The arguments are those of `evaluation.evaluate`; all images have one size.
+  Args:
+    predict: image as stored [H, W, C] -> probabilities f32[H, W, 2].
+    examples: images of one size, with labels 0 (membrane) and 1 (cell).
+    class_names: names of the two classes.
+    config, complete, detail: see `evaluation.evaluate`.
   """
   examples = list(examples)
   labels = np.stack([example['label'] for example in examples])
@@ -47,7 +51,7 @@ def evaluate_stack(
   counts = np.sum(matrices, axis=0)
   ius = dict(enumerate(map(mean_iu, matrices)))
   pixels = confusion.segmentation_scores(counts)
-  del pixels['iu'], pixels['dice']  # By class; the means are there.
+  del pixels['iu'], pixels['dice']  # Scores of single classes.
   if detail:
     totals = no_detail(stack.shape[-1])
     for label, probability in zip(labels, stack, strict=True):
@@ -91,7 +95,12 @@ def evaluate_stack(
 
 
 def predict_stack(predict: Predict, images: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns the predictions f32[N, H, W, K] of all processes."""
+  """Returns the predictions f32[N, H, W, K]; each process computes its share.
+
+  Args:
+    predict: image [H, W, C] -> probabilities f32[H, W, K].
+    images: N images of one size, the same in every process.
+  """
   last = len(images) - 1
   own = np.stack(
     [predict(images[min(i, last)]) for i in processes.share(len(images))]

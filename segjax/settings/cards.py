@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from segjax.errors import InputError
 
 _PACKAGE = Path(__file__).parents[1]
-# A wheel has them in the package, a checkout beside it.
+# A wheel has the cards in the package, a checkout has them beside it.
 _FOLDERS = (_PACKAGE / 'configs', _PACKAGE.parent / 'configs')
 
 
@@ -19,12 +19,12 @@ def find_card(config: str) -> str:
   """Returns the path of a config file, or of the shipped card of that name.
 
   Args:
-    config: FILE.py or FILE.py:ARGUMENT. Where there is no such file, NAME.py
-      and configs/NAME.py are the shipped card NAME.
+    config: FILE.py or FILE.py:ARGUMENT. If there is no such file, NAME.py and
+      configs/NAME.py mean the shipped card NAME.
 
   Raises:
-    InputError: there is neither a file nor a card; names the cards, the nearest
-      first.
+    InputError: there is neither such a file nor such a card; lists the cards,
+      the nearest name first.
   """
   file, colon, argument = config.partition(':')
   path = Path(file)
@@ -57,8 +57,8 @@ def load_card(config: str) -> ConfigDict:
     config: see `find_card`.
 
   Raises:
-    InputError: there is no such card; it raises an error itself, which is named
-      with its line; or what it returns is no config.
+    InputError: there is no such card, it raises an error (the message has the
+      line), or it does not return a ConfigDict with text as names.
   """
   file, colon, argument = find_card(config).partition(':')
   try:

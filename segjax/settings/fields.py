@@ -8,7 +8,7 @@ from typing import Any
 
 from segjax.errors import InputError, did_you_mean
 
-# What a message says of a type, and an example that goes into those of tuples.
+# For messages: a description of each type, and an example for tuples of it.
 _SIMPLE = {
   bool: ('True or False', 'True'),
   int: ('a whole number, such as 1000', '1'),
@@ -28,10 +28,10 @@ def check_name(
 
   Args:
     section: '' or a dotted name that ends in a dot, such as 'model.'.
-    name: of the setting.
-    known: names that the section has.
-    elsewhere: dotted names of other sections, of which the nearest is named
-      where none in `known` is near.
+    name: name of the setting.
+    known: names of the settings that the section has.
+    elsewhere: dotted names of settings in other sections; the message suggests
+      the nearest if no name in `known` is near.
   """
   known = tuple(known)
   if name not in known:
@@ -42,14 +42,14 @@ def check_name(
 
 
 def check_type(name: str, value: Any, annotation: Any) -> None:
-  """Raises InputError if a setting is not of the type of its field.
+  """Raises InputError if a setting does not have the type of its field.
 
   Args:
     name: dotted name of the setting.
-    value: of the setting. A list is as good as a tuple, and a whole number as
-      one with a fraction; a bool is no number.
-    annotation: of the field: bool, int (of 32 bits), float (finite), str, None,
-      Mapping, tuples and sequences of such, or a union.
+    value: value of the setting. A list counts as a tuple, and an int as a
+      float; a bool is no number.
+    annotation: type of the field: bool, int (32 bits), float (finite), str,
+      None, Mapping, a tuple or sequence of these, or a union.
   """
   if not _is(value, annotation):
     if type(value) is int and _is(0, annotation):

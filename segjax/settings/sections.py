@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sections of a config as dataclasses, read and checked once at the edge.
 
-A card is plain Python, so that a misspelt setting is an assignment like any
+A card is plain Python, where a misspelt setting is an assignment like any
 other. It is refused here, before any data are read: a section of a card has
-the fields of its dataclass, no more and no fewer. The fields of `data` are
-those of the loader, see `data.sets`, and those of `model` of the network, see
-`models`; both are checked there. A value is of the type that its field has.
+exactly the fields of its dataclass, and each value has the type of its field.
+The fields of `data` are the arguments of its loader and are checked in
+`data.sets`. The fields of `model` are those of the network and are checked in
+`models`.
 
-A check in a dataclass begins its message with the name of the field, in front
-of which the name of the section is put here.
+A check in a dataclass begins its message with the name of the field. The
+functions here put the name of the section in front of it.
 """
 
 import dataclasses
@@ -26,19 +27,11 @@ from segjax.data.preprocessing import (
   standardise,
   to_unit_range,
 )
-from segjax.errors import InputError
+from segjax.errors import InputError, check_least
 from segjax.settings.fields import check_name, check_type
 from segjax.tiling.settings import TileSettings
 
 Array = jax.Array | np.ndarray
-
-
-def _check_least(settings: Any, **least: int) -> None:
-  """Raises InputError for a field below its least value."""
-  for name, smallest in least.items():
-    value = getattr(settings, name)
-    if value < smallest:
-      raise InputError(f'{name}={value} must be at least {smallest}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +39,14 @@ class MeshSettings:
   """How devices share a batch.
 
   Attributes:
-    space: devices that share each image, by rows. As many such groups as there
-      are devices for share the batch.
+    space: number of devices in a group, which share each image by rows. The
+      groups share the batch.
   """
 
   space: int
 
   def __post_init__(self):
-    _check_least(self, space=1)
+    check_least(self, space=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +64,7 @@ class BatchingSettings:
   def __post_init__(self):
     from segjax.data.pipeline import ORDERS  # Late: grain takes long to import.
 
-    _check_least(self, bucket_px=0)
+    check_least(self, bucket_px=0)
     if self.order not in ORDERS:
       raise InputError(f'order={self.order!r} is not one of {ORDERS}')
 
@@ -83,12 +76,13 @@ class PreprocessingSettings:
   Attributes:
     mean: one number, or one for each channel.
     std: one number, or one for each channel.
-    channels: which channels of the image, in which order; () for all.
-    limits: (low, high), as for `preprocessing.to_unit_range`; () for none.
-    dtype: type of the pixels that `limits` are of; '' for any.
-    measured: names of those of `limits`, `mean` and `std` that a run takes from
-      its training images, see `preprocessing.measure_pixels`; its config.json
-      has what it found.
+    channels: indices of the channels that the network takes, in its order; ()
+      for all.
+    limits: (low, high), see `preprocessing.to_unit_range`; () for none.
+    dtype: dtype of the pixels that `limits` were measured on; '' for any.
+    measured: names among 'limits', 'mean' and 'std' that a run measures on its
+      training images, see `preprocessing.measure_pixels`. The config.json of
+      the run has the values.
   """
 
   mean: float | tuple[float, ...]
@@ -116,19 +110,19 @@ class PreprocessingSettings:
       )
 
   def to_unit_range(self, image: Array) -> jax.Array:
-    """Returns f32 values, most of them in [0, 1], of an image as stored."""
+    """Returns an image as stored, as f32 values, most of them in [0, 1]."""
     return to_unit_range(image, self.limits)
 
   def standardise(self, image: Array) -> jax.Array:
-    """Returns what the network takes of an image in the unit range."""
+    """Returns the network's input from an image in the unit range."""
     return standardise(image, self.mean, self.std, self.channels)
 
   def prepare(self, image: Array) -> jax.Array:
-    """Returns what the network takes of an image as stored."""
+    """Returns the network's input from an image as stored."""
     return self.standardise(self.to_unit_range(image))
 
   def check_channels(self, in_channels: int) -> None:
-    """Raises InputError for what cannot be done to C channels."""
+    """Raises InputError if the settings don't fit images of C channels."""
     check_preprocessing(in_channels, self.mean, self.std, self.channels)
     for end in self.limits:
       if np.size(end) not in (1, in_channels):
@@ -138,7 +132,7 @@ class PreprocessingSettings:
         )
 
   def check_dtype(self, dtype: np.dtype, where: Any) -> None:
-    """Raises InputError for an image of another type than `limits` are of."""
+    """Raises InputError if an image has another dtype than `dtype`."""
     if self.dtype and self.dtype != dtype:
       raise InputError(
         f'{where}: pixels of {dtype}; the network was trained on {self.dtype}, '
@@ -148,12 +142,12 @@ class PreprocessingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class InitSettings:
-  """What training starts from; see `networks.starting_params`.
+  """The parameters that training starts from; see `networks.starting_params`.
 
   Attributes:
     path: a file of parameters, a workdir, or 'random'.
     initial: layers of the model that keep their initial value.
-    ignore: layers that the source may have and the model hasn't.
+    ignore: layers of the source that the model may lack.
   """
 
   path: str
@@ -170,7 +164,7 @@ class EvaluationSettings:
     average: whether the last evaluation averages over turns and flips.
     best_metric: name of the score that ranks checkpoints.
     present_only: whether classes without labels are left out of means.
-    num_pictures: pictures that are kept.
+    num_pictures: number of pictures that are kept.
   """
 
   every_steps: int
@@ -180,39 +174,39 @@ class EvaluationSettings:
   num_pictures: int
 
   def __post_init__(self):
-    _check_least(self, every_steps=1, num_pictures=1)
+    check_least(self, every_steps=1, num_pictures=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class KeepSettings:
-  """How many checkpoints stay.
+  """Numbers of checkpoints that are kept.
 
   Attributes:
-    keep_last: the newest.
-    keep_best: those with the best scores, besides.
+    keep_last: number of the newest checkpoints that are kept.
+    keep_best: number of the best that are kept, too.
   """
 
   keep_last: int
   keep_best: int
 
   def __post_init__(self):
-    _check_least(self, keep_last=1, keep_best=0)
+    check_least(self, keep_last=1, keep_best=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-  """When checkpoints are made, and which stay.
+  """When checkpoints are saved, and how many are kept.
 
   Attributes:
     every_steps: steps from one checkpoint to the next.
-    keep: how many stay.
+    keep: numbers of checkpoints that are kept.
   """
 
   every_steps: int
   keep: KeepSettings
 
   def __post_init__(self):
-    _check_least(self, every_steps=1)
+    check_least(self, every_steps=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +233,7 @@ class ScheduleSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """A config; `recipes` explains the fields that are no sections."""
+  """All settings of a config; `recipes` explains those outside sections."""
 
   seed: int
   parallel: str
@@ -267,12 +261,12 @@ class Settings:
   refinement: Refinement = OFF
 
   def __post_init__(self):
-    _check_least(
+    check_least(
       self, seed=0, tile_size_px=0, log_every_steps=1, accumulate_steps=1
     )
 
 
-# The fields of `TileSettings` that a card has, by kind of network.
+# The fields of `TileSettings` that a card sets, by kind of network.
 _PREDICTION_OF_UNET = ('max_tile_size_px', 'tile_memory_mib', 'tiles_per_batch')
 _PREDICTION_OF_FCN = ('bucket_px', 'tile_memory_mib')
 
@@ -281,11 +275,11 @@ def read_settings(config: ConfigDict) -> Settings:
   """Returns the settings of an experiment.
 
   Args:
-    config: of an experiment, as a card returns it.
+    config: config of an experiment, as a card returns it.
 
   Raises:
     InputError: a setting is unknown, missing, of another type or out of its
-      range. Those of `model` are left to `models.create_model`.
+      range. `models.create_model` checks the settings of `model`.
   """
   from segjax.data.sets import check_data  # Late: artifacts need neither.
   from segjax.models import FCNS, UNETS
@@ -306,12 +300,12 @@ def read_settings(config: ConfigDict) -> Settings:
 def read_prediction(
   config: ConfigDict, **changes: Any
 ) -> tuple[PreprocessingSettings, TileSettings]:
-  """Returns how a config prepares images, and how it predicts them.
+  """Returns the settings of a config for preprocessing and for prediction.
 
   Args:
-    config: of a card, a run or an artifact. In `prediction`, fields that it
-      leaves out, as an older run may, have their defaults.
-    **changes: fields of `TileSettings` instead of the config's.
+    config: config of a card, a run or an artifact. Missing fields of
+      `prediction` have their defaults: an older run may lack some.
+    **changes: fields of `TileSettings` that replace those of the config.
 
   Raises:
     InputError: a setting is unknown, of another type or out of its range.
@@ -328,13 +322,13 @@ def read_prediction(
 def read_refinement(
   config: ConfigDict, wanted: bool | None = None
 ) -> Refinement:
-  """Returns how a config refines scores; iterations of 0 for not at all.
+  """Returns how a config refines predictions; 0 iterations refine nothing.
 
   Args:
-    config: of a card, a run or an artifact; its section `refinement` may be
-      missing, and so may fields of it.
-    wanted: whether to refine, if need be by the default iterations; None as the
-      config says.
+    config: config of a card, a run or an artifact. It may lack the section
+      `refinement` or fields of it.
+    wanted: whether to refine; with True, 0 iterations become the default
+      number. None leaves it to the config.
 
   Raises:
     InputError: a setting is unknown, of another type or out of its range.
@@ -362,9 +356,9 @@ def _needed(kind: Any) -> list[str]:
 
 
 def _build(section: str, kind: Any, given: Any, **changes: Any) -> Any:
-  """Returns a dataclass of a section, with the sections that are in it.
+  """Returns a section, and the sections in it, as a dataclass.
 
-  Fields that configs got later may be missing.
+  Fields with defaults may be missing, since older configs lack them.
   """
   fields = _types(kind)
   _check_names(section, given, fields, _needed(kind))
@@ -387,7 +381,7 @@ def _check_names(
   known: Iterable[str],
   needed: Iterable[str] | None = None,
 ) -> None:
-  """Raises InputError for unknown names, and for missing ones; None is all."""
+  """Raises InputError for a name that is unknown, or needed and missing."""
   known = tuple(known)
   if not isinstance(given, Mapping):
     raise InputError(
@@ -400,8 +394,8 @@ def _check_names(
   missing = [f'config.{section}{name}' for name in needed if name not in given]
   if missing:
     raise InputError(
-      f'the config lacks {", ".join(missing)}; add it as a card in configs/ '
-      'has it'
+      f'the config lacks {", ".join(missing)}; add it as the cards in configs/ '
+      'have it'
     )
 
 

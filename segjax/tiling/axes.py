@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiles along one axis of an image: their number, stride and best size.
 
-The windows that tiles write begin at multiples of the period P, each with its
-margin M on both sides. Only the ends of the image differ between networks:
-where `geometry.clips_tiles`, the first tile and the last end with the image and
-need no margin there; otherwise they reach beyond it, into its mirror image.
-Only integers here, as in `segjax.geometry`.
+Each tile writes a window, and reads a margin of M pixels on both sides of it.
+Windows begin at multiples of the period P. Networks differ only at the ends of
+the image: if `geometry.clips_tiles`, the first and the last tile end where the
+image does and need no margin there; otherwise they reach beyond it, into its
+mirror image. All values are integers, as in `segjax.geometry`.
 """
 
 import math
@@ -21,21 +21,21 @@ def plan_axis(
 ) -> list[slice]:
   """Returns the windows of the fewest tiles that cover one axis.
 
-  The stride is the largest multiple of P that leaves every window its margins,
-  often smaller than what a tile could write: the paper's tile of 572 writes 384
-  of its 388 pixels, and the last tile all that the image still has.
+  The stride is the largest multiple of P that leaves every window its margins.
+  It is often smaller than the output of a tile: the paper's tile of 572 px has
+  388 output pixels and writes 384 of them. The last tile writes the rest.
 
   Args:
     size: pixels of the axis.
-    geometry: of the network.
+    geometry: sizes of the network.
     tile_size: input pixels of a tile.
     slack: pixels kept free at the end of every window but the last, so that
       the same windows also fit the flipped image, whose period grid is shifted
       by size mod P.
 
   Raises:
-    InputError: if `tile_size` is inadmissible, or too small: nothing to write,
-      or less than P where one tile doesn't cover the axis.
+    InputError: `tile_size` is inadmissible, or too small: it leaves no pixel to
+      write, or fewer than P where one tile doesn't cover the axis.
   """
   count, stride = _count_and_stride(size, geometry, tile_size, slack)
   lead = geometry.margin if geometry.clips_tiles else 0
@@ -46,7 +46,7 @@ def plan_axis(
 def count_tiles(
   size: int, geometry: Geometry, tile_size: int, slack: int = 0
 ) -> int:
-  """Returns the number of windows of `plan_axis`; raises what it does."""
+  """Returns the number of windows that `plan_axis` returns or refuses."""
   return _count_and_stride(size, geometry, tile_size, slack)[0]
 
 
@@ -59,21 +59,21 @@ def least_waste_tile_size(
 ) -> int:
   """Returns the tile size that covers an axis with the fewest pixels computed.
 
-  That is one tile if the limit admits it, since each further tile adds its
-  margins. Otherwise it is the size for which T x tile size is least, with T
-  tiles, and at a tie the one with fewer tiles.
+  One tile covers the axis if the limit admits it, since each further tile adds
+  its margins. Otherwise T tiles cover it, of the size for which T x size is
+  least; at a tie, fewer tiles win.
 
   Args:
     size: pixels of the axis.
-    geometry: of the network.
+    geometry: sizes of the network.
     max_tile_size_px: the limit, in input pixels.
     slack: see `plan_axis`.
-    bucket_px: rounds a tile that covers the axis alone up to a multiple of
-      this, even beyond the limit; 0 doesn't. Only for networks that take any
-      size.
+    bucket_px: a tile that covers the axis alone is rounded up to a multiple of
+      this, even beyond the limit; 0 rounds nothing. Only for networks that take
+      any size.
 
   Raises:
-    InputError: if no tile within `max_tile_size_px` works.
+    InputError: no tile within `max_tile_size_px` works.
   """
   alone = geometry.input_size(size)
   if alone <= max_tile_size_px:
@@ -97,11 +97,11 @@ def least_waste_tile_size(
 def slacks(
   size: tuple[int, int], geometry: Geometry, transforms: Sequence[Transform]
 ) -> list[int]:
-  """Returns the slack of each axis with which windows fit the turned image.
+  """Returns the slack of each axis, with which windows fit turned images.
 
   Args:
-    size: height and width of the image.
-    geometry: of the network.
+    size: height and width of the image, in pixels.
+    geometry: sizes of the network.
     transforms: turns and flips of the image, see `segjax.tiling.turns`.
   """
   backwards = map(any, zip(*(is_reversed(*t) for t in transforms), strict=True))
@@ -116,7 +116,7 @@ def _count_and_stride(size, geometry, tile_size, slack):
   geometry.output_size(tile_size)  # Raises if it is inadmissible.
   period = geometry.period
   core = tile_size - 2 * geometry.margin
-  # What a tile covers that has both ends of the image.
+  # Pixels that one tile covers if it holds both ends of the image.
   alone = tile_size if geometry.clips_tiles else core
   if 0 < size <= alone:
     return 1, 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The largest size whose computation fits into a budget of device memory.
 
-What a size takes is asked of the compiler, for a few sizes. A size that is
-settled on is compiled already.
+The compiler says how much memory a size takes. It is asked for a few sizes, so
+the size that is chosen is compiled already.
 """
 
 import bisect
@@ -30,22 +30,23 @@ def largest_that_fits(
 ) -> int | None:
   """Returns the largest size that takes at most `limit` bytes.
 
-  Found by a few calls, as if bytes were linear in `amount`. The size returned
-  has been tried; where bytes are far from linear it may be below the largest.
+  A few calls find it, as if bytes were linear in `amount`. The size returned
+  has been tried; where bytes are far from linear, a larger one may fit, too.
 
   Args:
     bytes_with: size -> bytes, more for larger sizes; infinite where the
-      compiler says no more than that they are too many.
+      compiler only says that they are too many.
     sizes: the sizes to choose from, ascending.
-    limit: in bytes.
-    amount: size -> what bytes are about linear in, such as the area.
+    limit: largest number of bytes.
+    amount: size -> a quantity in which bytes are about linear, such as the
+      area.
     start: the size to try first; None for the smallest.
 
   Returns:
     The size; None if the smallest takes more than `limit`.
   """
   tried = {}
-  low, high = -1, len(sizes)  # Fits, and does not; as far as is known.
+  low, high = -1, len(sizes)  # The largest known to fit, the smallest not to.
   guess = 0 if start is None else sizes.index(start)
   for _ in range(_MOST_COMPILATIONS):
     taken = bytes_with(sizes[guess])
@@ -58,7 +59,7 @@ def largest_that_fits(
     if high - low <= 1:
       break
     if tried:
-      # Through the two that came nearest; at first, nothing takes nothing.
+      # A line through the two nearest to the limit; at first, through (0, 0).
       points = sorted(tried.items(), key=lambda point: abs(point[1] - limit))
       (x, y), (other_x, other_y) = [*points, (0, 0)][:2]
       slope = (y - other_y) / (x - other_x) if x != other_x else 0
@@ -79,23 +80,23 @@ def fitting_tile_size(
 ) -> int:
   """Returns the `max_tile_size_px` that keeps tiles within a memory budget.
 
-  It is the largest that the network admits, or one that covers the image; all
-  tiles that a plan chooses within it are as small or smaller.
+  It is the largest that the network admits, or one that covers the image. A
+  plan within this limit has no larger tile.
 
   Args:
-    bytes_of: maps the shape of a tile and its dtype to the bytes it takes, such
-      as `programs.Program.bytes_of`. More pixels must not take fewer.
+    bytes_of: (shape of a tile, dtype) -> bytes, such as
+      `programs.Program.bytes_of`. More pixels must not take fewer bytes.
     image_shape: H, W, C.
-    dtype: of the image.
-    geometry: of the network.
-    settings: of the prediction; `tile_memory_mib` is the budget.
+    dtype: dtype of the image.
+    geometry: sizes of the network.
+    settings: settings of the prediction; `tile_memory_mib` is the budget.
 
   Raises:
-    InputError: the smallest tile takes more.
+    InputError: the smallest tile takes more memory.
   """
   bucket = max(settings.bucket_px, 1) if geometry.takes_any_size else 1
   step = math.lcm(geometry.period, bucket)
-  # Two periods, of which one may be slack, so that any turned image is covered.
+  # Two periods: one may be slack, so that any turned image is covered.
   smallest = geometry.tile_size(2 * geometry.period - 1)
   whole = [geometry.input_size(size) for size in image_shape[:2]]
   if geometry.takes_any_size:

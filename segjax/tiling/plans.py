@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tile plans: the tiles that cover an image, what each reads and writes.
 
-Tiles put together equal one pass over the whole image if they read all the
-context of the pixels they write and their origins differ by multiples of the
-period: a network with strides is equivariant to those shifts only. At the
-borders of the image the two networks differ:
+Tiles put together equal one pass over the whole image under two conditions:
+each reads all the context of the pixels that it writes, and their origins
+differ by multiples of the period, since a network with strides is equivariant
+to those shifts only. At the borders of the image the two networks differ:
 
 - U-Net: the image goes on as its mirror image (Ronneberger et al., fig. 2).
   Tiles reach beyond it by the margin.
 - FCN: the image ends, and the network pads it itself. Tiles are clipped: they
-  begin and end with the image. If a tile has room left, the network is told the
-  size of the image in it.
+  begin and end where the image does. If a tile has room left, the network gets
+  the size of the image in it.
 
-Only integers here, as in `segjax.geometry`.
+All values are integers, as in `segjax.geometry`.
 """
 
 import dataclasses
@@ -29,20 +29,19 @@ from segjax.tiling.turns import Transform, is_reversed, turned_shape
 
 Window = tuple[slice, slice]  # Rows and columns.
 
-_MOST_PIXELS = 2**31  # Of a batch of several tiles.
+_MOST_PIXELS = 2**31  # In a batch of several tiles.
 
 
 class Place(NamedTuple):
   """The position of the tile whose output fills a window.
 
   Attributes:
-    origin: row and column of the tile's first pixel in the image; it may lie
+    origin: row and column in the image of the tile's first pixel, which may lie
       outside.
-    size: rows and columns of the tile that lie in the image, counted from its
-      first, as the network sees them; the rest is beyond the image's end.
+    size: row and column of the turned tile at which the image ends; those from
+      there on lie beyond it.
     crop: the window in the output of the tile, turned back.
-    begin: first row and column of the tile, as the network sees it, that lie in
-      the image; `size` is where it ends.
+    begin: row and column of the turned tile at which the image begins.
   """
 
   origin: tuple[int, int]
@@ -59,12 +58,12 @@ class TilePlan:
     image_shape: height and width, in pixels.
     tile_shape: height and width of every tile, in input pixels.
     rows: rows that the tiles write, from the top to the bottom.
-    columns: columns that the tiles write. Each tile writes a window (rows,
-      columns).
-    period: of the network.
+    columns: columns that the tiles write, from left to right. Each tile writes
+      a window (rows, columns).
+    period: period of the network, in pixels.
     margin: pixels of context on each side of a window.
-    is_clipped: whether tiles end where the image does, and have output for all
-      their pixels; otherwise for those that are `margin` from their edges.
+    is_clipped: whether tiles end where the image does, and give output for all
+      their pixels; otherwise only for pixels `margin` away from their edges.
   """
 
   image_shape: tuple[int, int]
@@ -94,9 +93,9 @@ class TilePlan:
 
     Args:
       window: one of `windows`.
-      transform: of the image; see `turns`. Origins are multiples of the period
-        from the first pixel of the transformed image, so that the
-        tiles put together equal a pass over that.
+      transform: turn and flip of the image, see `turns`. Origins are multiples
+        of the period from the first pixel of the turned image, so that the
+        tiles put together equal one pass over it.
     """
     origin, size, crop, before = [], [], [], []
     for side, length, tile, backwards in zip(
@@ -108,7 +107,7 @@ class TilePlan:
     ):
       start = length - side.stop if backwards else side.start
       first = start // self.period * self.period - self.margin
-      # Pixels of the tile before and after those that have output.
+      # Pixels at each edge of the tile that have no output.
       trim = self.margin
       if self.is_clipped:
         first, trim = max(first, 0), 0
@@ -135,8 +134,14 @@ def plan_tiles(
 
   With quarter turns among the transforms, tiles are square.
 
+  Args:
+    height: rows of the image, in pixels.
+    width: columns of the image, in pixels.
+    geometry: sizes of the network.
+    settings: settings of the prediction; `tile_memory_mib` is not read.
+
   Raises:
-    InputError: for an empty image or a tile size that the network can't take.
+    InputError: the image is empty, or the network can't take the tile size.
   """
   sizes = (height, width)
   check_size(sizes)

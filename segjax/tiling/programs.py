@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled forward passes: tiles to logits or probabilities."""
+"""Compiled forward passes: tiles to logits or probabilities."""
 
 import dataclasses
 import functools
@@ -26,11 +26,12 @@ class Program:
   """A compiled forward pass with its parameters, on devices of this process.
 
   Attributes:
-    compiled: (tiles) -> output, or with `size` or `frame` also; a partial of
-      what `jit` returned.
-    place: the devices.
-    option: which of them it takes, or '' for none; see
-      `contracts.SegmentationModel.apply` and `contracts.FunctionModel`.
+    compiled: (tiles, **option) -> output; a partial of the function that `jit`
+      returned.
+    place: the devices, and how to bring tiles to them.
+    option: name of the argument that says where the image lies in a tile:
+      'size', 'frame', or '' for none; see `contracts.SegmentationModel.apply`
+      and `contracts.FunctionModel`.
     batch_size: N, tiles that it takes at once.
   """
 
@@ -40,29 +41,27 @@ class Program:
   batch_size: int
 
   def __call__(self, tiles: np.ndarray, frames: np.ndarray) -> jax.Array:
-    """Maps tiles [N, h, w, C] to f32[N, h', w', K], their cores.
+    """Returns the output f32[N, h', w', K] of the cores of tiles.
 
     Args:
-      tiles: normalised pixels.
-      frames: i32[N, 2, 2], where the image begins and ends in each; `begin` and
-        `size` of `plans.Place`.
+      tiles: [N, h, w, C], pixels that the model takes.
+      frames: i32[N, 2, 2], `begin` and `size` of each tile's `plans.Place`.
     """
     put = self.place.put_batch
-    # Without sizes, the pixels beyond are as good as others.
+    # Without an option, pixels beyond the image count as pixels of it.
     given = {'size': frames[:, 1], 'frame': frames}
     options = {self.option: put(given[self.option])} if self.option else {}
     return self.compiled(put(tiles), **options)
 
   def bytes_of(self, tile_shape: Sequence[int], dtype: np.dtype) -> int:
-    """Returns the memory that a batch takes of each device.
+    """Returns the memory that a batch takes on each device, in bytes.
 
-    That is what the compiled program says: parameters and intermediate values,
-    and twice tiles and output, for those of one batch come or go while the next
-    is computed.
+    The compiled program says it: parameters, intermediate values, and tiles and
+    output twice, since one batch is copied while the next is computed.
 
     Args:
       tile_shape: h, w, C.
-      dtype: of the tiles.
+      dtype: dtype of the tiles.
     """
     abstract = self.place.abstract_batch
     options = {}
@@ -92,10 +91,11 @@ def create_program(
   Args:
     model: the network.
     params: its parameters.
-    settings: of the prediction.
-    num_tiles: to be computed; decides whether all local devices are used.
-    is_sized: whether images may end inside of their tiles. A network that takes
-      one size only is never told.
+    settings: settings of the prediction.
+    num_tiles: number of tiles to compute; decides whether all local devices
+      are used.
+    is_sized: whether images may end inside their tiles. Ignored for networks
+      that take one size only.
   """
   option = ''
   if is_sized and model.geometry.takes_any_size:
@@ -131,7 +131,7 @@ def compiled_forward() -> Callable:
 def _forward(
   apply, params, tiles, *, geometry, head_sizes, activation, mesh, **options
 ):
-  """Maps tiles [N, h, w, C] to the output f32[N, h', w', K] of their cores."""
+  """Returns the output f32[N, h', w', K] of the cores of tiles [N, h, w, C]."""
   tiles = parallel.split_rows(tiles, mesh)
   variables = {'params': params}
 

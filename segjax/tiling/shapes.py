@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of the tiles with which a network covers images cheapest."""
+"""The tile shape that covers images with the fewest computed pixels."""
 
 import collections
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,7 +10,6 @@ from segjax.errors import InputError
 from segjax.geometry import Geometry
 from segjax.tiling.axes import count_tiles, least_waste_tile_size, slacks
 from segjax.tiling.settings import TileSettings
-from segjax.tiling.turns import Transform
 
 MAX_SIDE = 2**31 - 1  # Networks take sizes as int32.
 
@@ -21,19 +19,23 @@ def choose_tile_shape(
   geometry: Geometry,
   settings: TileSettings,
 ) -> tuple[int, int]:
-  """Returns the height and width of the tiles that cover images cheapest.
+  """Returns the tile shape that covers images with the fewest pixels.
 
-  All images share the shape, so that one compiled program does for them all.
-  The candidates are the sizes that are best for a side of one of the images;
-  the pair that computes the fewest pixels is taken, and at a tie the larger.
+  All images share the shape, so that one compiled program serves them all. The
+  candidates are the sizes that are best for a side of one of the images. The
+  pair that computes the fewest pixels wins, and at a tie the larger one.
 
   Args:
-    sizes: height and width of each image.
-    geometry: of the network.
-    settings: of the prediction. `tile_size` and `tile_memory_mib` are not read.
+    sizes: height and width of each image, in pixels.
+    geometry: sizes of the network.
+    settings: settings of the prediction; `tile_size` and `tile_memory_mib` are
+      not read.
+
+  Returns:
+    height and width, in input pixels.
 
   Raises:
-    InputError: for an empty image, or if no tile within the limit works.
+    InputError: an image is empty, or no tile within the limit works.
   """
   images = collections.Counter((height, width) for height, width in sizes)
   for size in images:
@@ -49,7 +51,7 @@ def choose_tile_shape(
     _tile_sizes(lengths, geometry, settings)
     for lengths in ([axes[0] + axes[1]] * 2 if is_square else axes)
   ]
-  # For each axis [tile sizes, images], the pixels computed.
+  # Pixels computed along each axis: [tile sizes, images].
   rows, columns = (
     np.array([[_computed(*side, geometry, t) for side in sides] for t in sizes])
     for sizes, sides in zip(tiles, axes, strict=True)
@@ -68,35 +70,6 @@ def check_tiles(geometry: Geometry, settings: TileSettings) -> None:
   side = geometry.period
   if settings.tile_size is None:
     choose_tile_shape([(side, side)], geometry, settings)
-
-
-def most_windows(
-  sizes: Iterable[tuple[int, int]],
-  geometry: Geometry,
-  tile_shape: tuple[int, int],
-  transforms: Sequence[Transform],
-) -> int:
-  """Returns the number of tiles of the image that needs most.
-
-  Args:
-    sizes: height and width of each image.
-    geometry: of the network.
-    tile_shape: height and width of the tiles.
-    transforms: turns and flips over which the mean is taken. `plans.plan_tiles`
-      agrees with all of it.
-  """
-  return max(
-    math.prod(
-      count_tiles(length, geometry, tile, slack)
-      for length, tile, slack in zip(
-        size,
-        tile_shape,
-        slacks(size, geometry, transforms),
-        strict=True,
-      )
-    )
-    for size in set(sizes)
-  )
 
 
 def check_size(size: tuple[int, int]) -> None:
@@ -126,7 +99,7 @@ def _tile_sizes(sides, geometry, settings):
     for length, slack in set(sides)
   }
   if len(set(sides)) > 1:
-    # A size that one tile can have need not do for a longer side.
+    # The size of a tile that is alone need not be admissible for several.
     first, period = geometry.tile_size(1), geometry.period
     largest = _floor(limit, first, period)
     above = {-_floor(-size, -first, period) for size in sizes}

@@ -2,11 +2,11 @@
 """Overlap-tile prediction of images of any size (Ronneberger et al., fig. 2).
 
 The tiles put together equal one pass over the whole image; nothing is blended.
-Which tiles: `segjax.tiling.plans`. All tiles of a plan run one compiled program
-and agree bit for bit where they overlap, if XLA treats all pixels of an array
-alike. On CPU in float32 it does, except for odd sizes at depth 0 and for layers
-of 64 channels and more, which agree to rounding (`segjax.models.convolution`).
-On GPU and TPU this is not tested.
+`segjax.tiling.plans` decides which tiles. All tiles of a plan run one compiled
+program and agree bit for bit where they overlap, if XLA treats all pixels of an
+array alike. On CPU in float32 it does, except for odd sizes at depth 0 and for
+layers of 64 channels and more, which agree to rounding
+(`segjax.models.convolution`). On GPU and TPU this is not tested.
 
 Normalise the image before, as a whole, or every pixel by the same numbers;
 per-tile statistics would make seams.
@@ -30,7 +30,7 @@ from segjax.tiling.turns import Transform, restored, turned
 
 
 def mirror_index(index: np.ndarray, size: int) -> np.ndarray:
-  """Folds coordinates into 0 .. size - 1 by reflection at the end pixels.
+  """Returns coordinates reflected at the end pixels into 0 .. size - 1.
 
   The end pixels are not repeated: -1 becomes 1, as in `np.pad(mode='reflect')`.
 
@@ -48,9 +48,10 @@ def read_mirrored(
   """Returns the tile [h, w, C] of an image that is mirrored at its edges.
 
   Args:
-    image: [H, W, C]: an array, or anything with `shape` that gives an array
-      for `image[rows, columns]`, two slices within it. Only one is asked for.
-    origin: row and column of the first pixel; may lie outside.
+    image: [H, W, C]: an array, or any object with a `shape` whose
+      `image[rows, columns]`, two slices within it, is an array. It is read
+      once.
+    origin: row and column of the first pixel; may lie outside the image.
     tile_shape: h and w.
   """
   window, inner = [], []
@@ -74,11 +75,11 @@ def predict_windows(
   windows: Iterable[Window] | None = None,
   transforms: Sequence[Transform] = ((0, False),),
 ) -> Iterator[tuple[Window, np.ndarray]]:
-  """Yields (window, output f32[rows, columns, K] of it) in the plan's order.
+  """Yields each window and its output f32[rows, columns, K], in plan order.
 
-  A thread reads tiles ahead of the program. It holds three batches and the mean
-  of one window: neither image nor prediction. `read` decides where pixels come
-  from, the caller where the output goes.
+  A thread reads tiles ahead of the program. Memory holds three batches and one
+  window, but neither the image nor the prediction: `read` decides where pixels
+  come from, the caller where the output goes.
 
   Args:
     program: maps `program.batch_size` tiles to their output. The last batch is
@@ -86,8 +87,8 @@ def predict_windows(
     read: maps the origin of a tile to its pixels [h, w, C] in the image.
     plan: tiles of one image, made for `transforms`.
     windows: the windows of the plan to predict; None for all.
-    transforms: turns and flips over which the mean is taken, in float32, of the
-      output of the turned tiles, turned back.
+    transforms: turns and flips of the tiles; their outputs are turned back and
+      averaged in float32.
   """
   tiles_per_batch = program.batch_size
   windows = plan.windows if windows is None else windows
@@ -123,7 +124,7 @@ def predict_windows(
         yield batch, places, program(tiles, frames)
 
   def pulled():
-    # The device is at work on the batch ahead while one is copied to the host.
+    # One batch is copied to the host while the device computes the next.
     # (No `tee`: it keeps dozens of batches.)
     last = None
     for batch, places, output in computed():
@@ -150,21 +151,21 @@ def predict_image(
 ) -> np.ndarray:
   """Returns the prediction f32[H, W, K] of an image of any size.
 
-  An FCN takes it whole, a U-Net mirrored at its edges; either by tiles where it
-  is larger than a tile may be. Without settings, the prediction is the
-  probabilities of the classes.
+  A U-Net takes the image mirrored at its edges, an FCN as it is. An image that
+  is larger than a tile may be is predicted by tiles. Without settings, the
+  prediction is the probabilities of the classes.
 
   Args:
-    model: U-Net, FCN, exported artifact, or any `SegmentationModel`. What was
-      compiled is reused for models that are equal.
+    model: U-Net, FCN, exported artifact, or any `SegmentationModel`. Models
+      that are equal share compiled programs.
     params: its parameters, without {'params': ...} around them.
     image: f[H, W, C], normalised as the training images were.
     settings: averaging, activation and tiles; for example
       `TileSettings(average=True)`.
 
   Raises:
-    InputError: if the image is empty, not finite or not of three axes, or if a
-      size in the settings is inadmissible.
+    InputError: the image is empty, not finite or not of three axes, or a size
+      in the settings is inadmissible.
 
   >>> import jax, numpy, segjax
   >>> model = segjax.UNet(depth=2, base_width=4)
@@ -222,8 +223,8 @@ def fit_to_memory(
     model: the network.
     params: its parameters.
     image_shape: H, W, C.
-    dtype: of the pixels that the model is given.
-    settings: of the prediction.
+    dtype: dtype of the pixels that the model is given.
+    settings: settings of the prediction.
 
   Raises:
     InputError: the smallest tile takes more memory.
@@ -241,7 +242,7 @@ def fit_to_memory(
 
 
 def check_image(image: np.ndarray) -> None:
-  """Raises InputError unless it is a finite f[H, W, C]."""
+  """Raises InputError unless an image is a finite f[H, W, C]."""
   if image.ndim != 3:
     raise InputError(f'image of shape {image.shape} is not [H, W, C]')
   if not np.issubdtype(image.dtype, np.floating):
