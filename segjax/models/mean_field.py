@@ -7,18 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.crf import Refinement, refine
+from segjax.crf import LEARNABLE, Refinement, refine
 
 # Factor on the parameters. Adam moves each by about the learning rate, and one
 # that suits kernels would hardly move these few numbers.
 _RATE = 30.0
-_LEARNED = (
-  'appearance_weight',
-  'appearance_width_px',
-  'intensity_width',
-  'smoothness_weight',
-  'smoothness_width_px',
-)
 
 
 class MeanField(nn.Module):
@@ -59,7 +52,7 @@ class MeanField(nn.Module):
     settings = dataclasses.replace(
       self.start,
       compatibility=potts + _RATE * others,
-      **{name: learned(name) for name in _LEARNED},
+      **{name: learned(name) for name in LEARNABLE},
     )
     height, width = image.shape[1:3]
     if size is None:
