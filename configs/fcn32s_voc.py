@@ -38,9 +38,6 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   )
   if argument == 'light':
     recipes.make_light(
-      config,
-      learning_rate=1e-4,
-      num_examples=recipes.NUM_SBD_EXAMPLES,
-      learned=(),
+      config, learning_rate=1e-4, num_examples=recipes.NUM_SBD_EXAMPLES
     )
   return config

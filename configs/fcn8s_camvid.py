@@ -19,10 +19,10 @@ Arguments
   cpu     Images and labels at half the resolution; fc6 and fc7 have 512
           channels. Mean IU .614 in 36 minutes on two cores
           (docs/results.md).
-  crf     Goes on from a run of `cpu`, --config.init.path=RUN, with a CRF over
-          its scores that is trained along (Zheng et al. 2015). 40 steps gained
-          nothing (docs/results.md), and a whole run has not been made. The same
-          CRF with fixed settings: `evaluate --refine`.
+  crf     Continues a run of `cpu`, --config.init.path=RUN, with a CRF over its
+          scores that is trained with the network (Zheng et al. 2015). 40 steps
+          gained nothing (docs/results.md), and a whole run has not been made.
+          `evaluate --refine` has the same CRF with fixed settings.
 """
 
 import ml_collections

@@ -8,7 +8,7 @@ Data      The 8498 training images of SBD are trained on; the 736 images of
 Command   python -m segjax.main --config=configs/fcn8s_voc.py:ARGUMENT \
             --config.data.dir=VOCdevkit --config.data.sbd_dir=SBD/dataset \
             --config.init.path=START
-START     the workdir of fcn16s_voc, or its .npz
+START     the workdir of fcn16s_voc, or an .npz of its weights
 
 Arguments
   (none)  The released recipe: one image a step, momentum .99, the sum of the

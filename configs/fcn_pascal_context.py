@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""FCN on PASCAL-Context: 59 classes and a background that is trained, too.
+r"""FCN on PASCAL-Context: 59 classes, and the background as one more.
 
 Paper     Long, Shelhamer, Darrell: Fully convolutional networks for semantic
           segmentation. CVPR 2015, appendix B of arXiv 1411.4038v2, and the

@@ -18,8 +18,8 @@ Arguments
           from it. START is vgg16.npz.
   16s     FCN-16s. START is the workdir of `32s`.
   8s      FCN-8s. START is the workdir of `16s`. The learning rate is that of
-          the released solver, 1e-12, as for 16s. It is not a hundredth of
-          16s's, as it is on the other data sets.
+          the released solver, 1e-12, as for `16s`. On the other data sets, it
+          is a hundredth of that for FCN-16s.
 
 The network has two heads, `sem` and `geo`, whose losses are added. Mean IU
 leaves out classes that no label of the test images has, as the paper does.

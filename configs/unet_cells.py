@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""U-Net on two sets of the Cell Tracking Challenge: cells, one by one.
+r"""U-Net on two sets of the Cell Tracking Challenge: instances of cells.
 
 Paper     Ronneberger, Fischer, Brox: U-Net. MICCAI 2015, table 2.
 Data      DIR/PhC-C2DH-U373 or DIR/DIC-C2DH-HeLa as the challenge gives them:
@@ -13,16 +13,16 @@ Arguments
   hela    DIC-C2DH-HeLa: HeLa cells, differential interference contrast.
 
 Network, loss and augmentation are the paper's. Optimizer, learning rate and
-number of steps are ours, those of configs/unet_isbi.py:fast. This card has not
-been run here, for want of the data and a GPU.
+number of steps are ours, as in configs/unet_isbi.py:fast. This card has not
+been run here, since we had neither the data nor a GPU.
 
 Expected  The paper: SEG .9203 (U373) and .7756 (HeLa) in the challenge of 2015,
           trained on 35 and 20 partially annotated images. A run prints `seg`,
           the same score on sequence 02, where each connected component is a
-          cell. It is a score of other frames and cannot be compared with the
+          cell. It is a score on other frames, so it cannot be compared with the
           paper's.
 
-These commands write the results of sequence 01 of the challenge's test set:
+These commands write the results for sequence 01 of the challenge's test set:
 
     python -m segjax.predict --workdir=RUN --input=TEST/01 --output=MAPS
     python -m segjax.instances --input=MAPS --output=TEST/01_RES
@@ -53,6 +53,6 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     # Ours, not measured: the middle of the range, and a quarter of the range.
     mean=0.5,
     std=0.25,
-    best_metric='mean_iu',  # Of pixels, not of cells.
+    best_metric='mean_iu',  # A score of pixels, not of cells.
   )
   return recipes.make_fast(config)

@@ -21,12 +21,13 @@ Arguments
           (docs/results.md), and a cosine schedule. It has not been run to the
           end at full width.
   cpu     `fast` with a network a quarter as wide: 28 minutes on two cores.
-  demo    A still smaller network on drawn micrographs, which needs no data: 82
-          seconds on the same two cores.
+  demo    A still smaller network on synthetic micrographs, which needs no data:
+          82 seconds on the same two cores.
 
 Where the paper is silent, these are ours: flips, the model of gray values, the
-border term on background pixels only. The final scores are the mean of eight
-turns and flips; the paper averages seven rotations.
+border term on background pixels only. The final predictions are the mean over
+eight turns and flips (test-time augmentation); the paper averages seven
+rotations.
 
 Expected  See the README. The challenge's board lists V_rand .9728 and V_info
           .9866 for the authors' U-Net on the hidden test labels.
@@ -54,7 +55,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
       sigma_px=5.0,  # Width of the border weights.
       balance=True,  # Whether both classes weigh the same in total.
     ),
-    # Of the public stack, as shares of 255.
+    # Mean and standard deviation of the public stack, as shares of 255.
     mean=0.495,
     std=0.173,
     best_metric='v_rand',  # A score of ISBI 2012.

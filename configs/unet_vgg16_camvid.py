@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""U-Net's expanding path on VGG16, on CamVid: fcn8s_camvid.py's counterpart.
+r"""U-Net's expanding path on VGG16, on CamVid: compare with fcn8s_camvid.py.
 
 Data      CamVid as prepared for SegNet, 360 x 480 px: 367 frames to train on;
           the 101 of val.txt are held out.
@@ -8,8 +8,8 @@ Command   python -m segjax.main --config=configs/unet_vgg16_camvid.py:ARGUMENT \
 Weights   python -m segjax.convert --input=torchvision:vgg16 --output=vgg16.npz
           downloads torchvision's VGG16. Only its convolutions are used.
 
-Trunk, data, crops, optimizer and steps are those of configs/fcn8s_camvid.py,
-so that summed scores (FCN-8s) and concatenated features (U-Net) are compared.
+Trunk, data, crops, optimizer and steps are those of configs/fcn8s_camvid.py, so
+that summed scores (FCN-8s) can be compared with concatenated features (U-Net).
 
 Arguments
   (none)  Frames and labels as they are. This needs a GPU and has not been

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""U-Net on VGG16, for your own colour images: a folder of them, one of labels.
+r"""U-Net on VGG16, on your own colour images: two folders, images and labels.
 
 Data      DIR/images and DIR/labels, matched by name: PNG, JPEG (not for labels)
           or TIFF, of any sizes. Labels are class indices (gray or palette PNG),
@@ -11,8 +11,8 @@ Command   cp configs/unet_vgg16_folder.py configs/mine.py
             --config.data.dir=DIR --config.init.path=vgg16.npz
 Weights   python -m segjax.convert --input=keras:vgg16 --output=vgg16.npz
           downloads Keras's VGG16, which is Caffe's. For other weights, set
-          config.preprocessing to what they were trained with. For images of
-          other than three channels give convert --in_channels, and set
+          config.preprocessing to what they were trained with. If your images
+          have not three channels, give convert --in_channels, and set
           config.model.in_channels and config.preprocessing.
 
 The contracting path starts from the convolutions of an image classifier, which

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of a network: what prediction and evaluation ask of a model."""
+"""The contract of a network with prediction and evaluation."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,17 +12,18 @@ from segjax.geometry import Geometry
 
 @runtime_checkable
 class SegmentationModel(Protocol):
-  """A network that gives logits of every pixel.
+  """A network that gives logits for every pixel.
 
-  U-Net and FCN as linen modules fulfil it, and so does an exported artifact.
+  The linen modules of U-Net and FCN fulfil it, and so does an exported
+  artifact.
 
   Attributes:
-    geometry: its sizes.
+    geometry: sizes of images, tiles and logits.
     in_channels: C, channels of an image.
     num_classes: K, channels of the logits.
-    head_names: the name of each head; of a single head ''.
-    head_sizes: the number of classes of each head, of sum K. The logits of the
-      heads lie one after another.
+    head_names: the name of each head; '' for a single head.
+    head_sizes: the number of classes of each head, in the order of the logits;
+      their sum is K.
   """
 
   @property
@@ -42,12 +43,11 @@ class SegmentationModel(Protocol):
 
   @property
   def apply(self) -> Callable[..., Any]:
-    """(variables, image, **options) -> logits f32[B, h, w, K].
+    """The function (variables, image, **options) -> logits f32[B, h, w, K].
 
     Args:
       variables: {'params': params}.
-      image: pixels f32[B, H, W, C], normalised as those that the network was
-        trained on.
+      image: pixels f32[B, H, W, C], normalised like the training images.
       **options: `size` i32[B, 2] if `geometry.takes_any_size`, the true height
         and width of images that are padded at their ends. A linen module also
         takes `train` and `rngs`.
@@ -60,15 +60,15 @@ class FunctionModel:
   """A `SegmentationModel` that consists of a function and its description.
 
   Attributes:
-    apply: see `SegmentationModel`. Pass the same function again to reuse what
-      was compiled.
+    apply: see `SegmentationModel`. Pass the same function object again to reuse
+      its compiled programs.
     geometry: sizes of the network behind `apply`.
-    in_channels: C.
+    in_channels: C, channels of an image.
     head_sizes: the number of classes of each head.
     head_names: the name of each head.
-    takes_frame: whether `apply` also takes `frame` i32[B, 2, 2], instead of
-      `size`: first row and column of a tile that lie in the image, and those
-      after the last.
+    takes_frame: whether `apply` takes `frame` i32[B, 2, 2] instead of `size`:
+      the first row and column of a tile that lie in the image, and the row and
+      column after the last.
   """
 
   apply: Callable[..., jax.Array]
@@ -80,5 +80,5 @@ class FunctionModel:
 
   @property
   def num_classes(self) -> int:
-    """K, the number of classes of all heads."""
+    """K, the number of classes of all heads together."""
     return sum(self.head_sizes)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refinement of scores by a fully connected CRF in a window.
+"""Refinement of scores by a fully connected CRF (DenseCRF) in a window.
 
 The mean field of Krähenbühl and Koltun ("Efficient Inference in Fully Connected
-CRFs with Gaussian Edge Potentials", NIPS 2011): pixels that lie close together
-and look alike are to have one class. As Teichmann and Cipolla do
-("Convolutional CRFs for Semantic Segmentation", 2018), pairs of pixels count
-within a square window only, there by their exact kernels, so that the result is
-local and images can be refined by tiles. Where the window covers the image, it
-is the fully connected CRF itself.
+CRFs with Gaussian Edge Potentials", NIPS 2011) gives one class to pixels that
+lie close together and look alike. As in Teichmann and Cipolla ("Convolutional
+CRFs for Semantic Segmentation", 2018), only pairs of pixels within a square
+window count, with their exact kernels. So the result is local, and images can
+be refined by tiles. A window that covers the image gives the fully connected
+CRF itself.
 """
 
 import dataclasses
@@ -21,20 +21,23 @@ import numpy as np
 
 from segjax.errors import InputError, check_least
 
-# Exponent of a kernel that is 0; below all others, and finite for gradients.
+# Exponent of a kernel that is 0: below all others, and finite for gradients.
 _NOTHING = -1e30
+
+
+# The numbers of `Refinement` that can be learned.
+LEARNABLE = (
+  'appearance_weight',
+  'appearance_width_px',
+  'intensity_width',
+  'smoothness_weight',
+  'smoothness_width_px',
+)
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=[
-    'appearance_weight',
-    'appearance_width_px',
-    'intensity_width',
-    'smoothness_weight',
-    'smoothness_width_px',
-    'compatibility',
-  ],
+  data_fields=[*LEARNABLE, 'compatibility'],
   meta_fields=['iterations', 'radius_px'],
 )
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +45,21 @@ class Refinement:
   """The settings of `refine`, which has the formulas.
 
   All but `iterations` and `radius_px` are leaves of a tree: they may be arrays,
-  be traced, and have gradients. The defaults were chosen for FCN-8s on CamVid.
+  traced, and differentiated. The defaults were chosen for FCN-8s on CamVid.
 
   Attributes:
     iterations: T, updates of the mean field; 0 changes no score.
     radius_px: r; a pixel is compared with those up to r rows and r columns
-      away. 3, the default, is Teichmann and Cipolla's filter of 7 px.
-    appearance_weight: w_a, of neighbours that look alike, in logits.
-    appearance_width_px: theta_alpha, over how many pixels these count.
-    intensity_width: theta_beta, how much their pixels may differ, in the unit
-      of the image; of `segjax.predict`, which knows pixels in [0, 1], 0.03 is
-      8 of 255.
-    smoothness_weight: w_s, of all neighbours, in logits.
-    smoothness_width_px: theta_gamma, over how many pixels these count.
+      away. The default, 3, is Teichmann and Cipolla's filter of 7 px.
+    appearance_weight: w_a, weight of neighbours that look alike, in logits.
+    appearance_width_px: theta_alpha, distance over which they count, in pixels.
+    intensity_width: theta_beta, how much their values may differ, in the unit
+      of the image. For `segjax.predict`, where values are in [0, 1], 0.03 is 8
+      of 255.
+    smoothness_weight: w_s, weight of all neighbours, in logits.
+    smoothness_width_px: theta_gamma, distance over which they count, in pixels.
     compatibility: mu, [K, K] numbers: row l, column l' is the penalty of class
-      l beside class l'. () for Potts, 1 for all that differ.
+      l beside class l'. () is the Potts model: 1 for all classes that differ.
 
   >>> import segjax
   >>> segjax.Refinement(iterations=5, radius_px=3).reach_px
@@ -90,11 +93,11 @@ class Refinement:
 
   @property
   def reach_px(self) -> int:
-    """T r, the pixels on each side that decide what becomes of a pixel."""
+    """Pixels on each side on which a refined pixel depends, T r."""
     return self.iterations * self.radius_px
 
   def describe(self) -> str:
-    """Returns what a command says of it; '' if it changes no score."""
+    """Returns a description for messages; '' if it changes no score."""
     if not self.iterations:
       return ''
     return (
@@ -103,7 +106,7 @@ class Refinement:
     )
 
 
-# Scores stay as they are.
+# No refinement: scores stay as they are.
 OFF = Refinement(iterations=0)
 
 
@@ -125,30 +128,30 @@ def refine(
                       -|I_i - I_j|^2 / (2 theta_beta^2))
       k_s(i, j) = exp(-|p_i - p_j|^2 / (2 theta_gamma^2))
 
-  where j are the pixels of the image in the window around i, but i. The sums of
-  kernels in the second line (the authors' "normalised after filtering") are
-  not in the paper's formulas: by them a weight means the same in every window
-  and at borders, where neighbours are absent. A pixel that is unlike all of its
+  where j are the pixels of the image in the window around i, except i. The sums
+  of kernels in the second line (the authors' "normalised after filtering") are
+  not in the paper's formulas. They make a weight mean the same in every window
+  and at borders, where neighbours are absent. A pixel that is unlike all its
   neighbours follows those that it is least unlike.
 
-  Pure, for `jit`, `vmap` and `grad`. With N = (2 r + 1)^2 - 1 it computes
-  T N K products a pixel and holds about 4 N numbers a pixel.
+  It is pure, for `jit`, `vmap` and `grad`. With N = (2 r + 1)^2 - 1, it takes
+  T N K products and about 4 N numbers in memory per pixel.
 
   Args:
     scores: logits f[H, W, K] of a network, before its softmax.
-    image: f[H, W, C], gray or colour, in the unit of `intensity_width`; such as
+    image: f[H, W, C], gray or colour, in the unit of `intensity_width`, such as
       `to_unit_range` returns.
     settings: weights, widths, window and iterations.
-    present: bool[H, W]; the other pixels, such as those of padding, are
-      neighbours of none. None for all.
+    present: bool[H, W]; other pixels, such as padding, are neighbours of none.
+      None for all pixels.
 
   Raises:
     InputError: shapes or types are wrong, or `compatibility` is not [K, K].
 
   >>> import numpy, segjax
   >>> scores = numpy.zeros((5, 6, 2))
-  >>> scores[:, :3, 0] = scores[:, 3:, 1] = 2  # Two halves,
-  >>> scores[2, 1] = 0, 1  # and an odd pixel in one of them.
+  >>> scores[:, :3, 0] = scores[:, 3:, 1] = 2  # Two halves.
+  >>> scores[2, 1] = 0, 1  # An odd pixel in one of them.
   >>> image = numpy.zeros((5, 6, 1))
   >>> image[:, 3:] = 1
   >>> refined = segjax.refine(scores, image, segjax.Refinement(radius_px=2))
@@ -168,7 +171,7 @@ def refine(
   def update(logits, _):
     message = _message(weights, jax.nn.softmax(logits, axis=1), radius)
     if compatibility is None:
-      # Less the sum of all classes, which no softmax sees.
+      # Potts without the sum over all classes, which a softmax cancels.
       return unary + message, None
     penalty = jnp.einsum(
       'lm,hmw->hlw', compatibility, message, precision='highest'
@@ -185,7 +188,7 @@ def read_compatibility(
   """Returns mu f32[K, K], or None for Potts.
 
   Raises:
-    InputError: `compatibility` is of other classes, or no matrix.
+    InputError: `compatibility` is not [K, K].
   """
   if not len(settings.compatibility):
     return None
@@ -205,20 +208,20 @@ def read_compatibility(
 
 
 def _neighbours(radius):
-  """Returns rows and columns from a pixel to each other one of its window."""
+  """Returns the steps (rows, columns) from a pixel to its neighbours."""
   square = itertools.product(range(-radius, radius + 1), repeat=2)
   return [step for step in square if step != (0, 0)]
 
 
 def _weights(image, present, settings):
-  """Returns f32[N, H, W], what each of N neighbours counts in a message.
+  """Returns f32[N, H, W], the weight of each of N neighbours in a message.
 
-  That is w_a k_a / sum k_a + w_s k_s / sum k_s: Q is multiplied by both.
+  It is w_a k_a / sum k_a + w_s k_s / sum k_s, since both multiply Q.
   """
   radius = settings.radius_px
   steps = np.array(_neighbours(radius))
   distances = np.square(steps).sum(axis=1).astype(np.float32)
-  # By a loop, since N copies of this take seconds to compile.
+  # In a loop, since N copies of this take seconds to compile.
   around = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)))
   exists = jnp.pad(jnp.asarray(present, jnp.float32), radius)
 
@@ -236,7 +239,7 @@ def _weights(image, present, settings):
   near = jnp.broadcast_to(near[:, None, None], counts.shape)
 
   def normalised(exponents):
-    # k / sum k is a softmax, which no width makes 0 / 0.
+    # k / sum k as a softmax, which no width turns into 0 / 0.
     exponents = jnp.where(counts > 0, exponents, _NOTHING)
     return counts * jax.nn.softmax(exponents, axis=0)
 
@@ -267,14 +270,14 @@ def _summed_forward(weights, field, radius):
 
 
 def _summed_backward(radius, saved, slope):
-  """The gradient, for which jax would hold a copy of the map for each o."""
+  """Returns both gradients, where jax would copy the map for each o."""
   weights, field = saved
   around = _padded(field, radius)
   steps = _neighbours(radius)
   of_weights = jnp.stack(
     [jnp.sum(slope * _shifted(around, step, radius), axis=1) for step in steps]
   )
-  # What a pixel gives to its neighbour at `step`, which counts it at -step.
+  # The weight of a pixel for its neighbour at `step`, which sees it at -step.
   given = [
     _shifted(_padded(weight[:, None], radius), step, radius)[:, 0]
     for weight, step in zip(weights[::-1], steps, strict=True)
@@ -292,7 +295,7 @@ def _padded(field, radius):
 
 
 def _shifted(around, step, radius):
-  """Returns the map that was padded as the neighbours at `step` see it."""
+  """Returns the padded map, shifted by `step` and without its padding."""
   rows, columns = step
   height, _, width = around.shape
   return around[
@@ -303,7 +306,7 @@ def _shifted(around, step, radius):
 
 
 def _check(scores: Any, image: Any, settings: Refinement) -> None:
-  """Raises InputError for scores and an image that do not go together."""
+  """Raises `InputError` if scores and image do not go together."""
   for name, array in (('scores', scores), ('image', image)):
     if np.ndim(array) != 3:
       raise InputError(

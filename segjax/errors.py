@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Iterable
 
-# What the system says where a file cannot grow: number -> text.
+# Errors of a file that cannot grow: number -> text of the system.
 DISK_IS_FULL = {
   number: os.strerror(number)
   for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -22,7 +22,7 @@ class InputError(ValueError):
 
 
 class SharedInputError(InputError):
-  """An InputError that all processes of a run raise; the first one says it."""
+  """An `InputError` that all processes of a run raise; the first prints it."""
 
 
 class TrainingDiverged(FloatingPointError):
@@ -30,11 +30,11 @@ class TrainingDiverged(FloatingPointError):
 
 
 class SaveFailed(OSError):
-  """A checkpoint cannot be written: a full disk."""
+  """A checkpoint cannot be written because the disk is full."""
 
 
 def shortened(text: str, most: int = 80) -> str:
-  """Returns the beginning of a long text and its length, for a message."""
+  """Returns the text, or its beginning and its length if it is long."""
   if len(text) <= most:
     return text
   return f'{text[:most]}... ({len(text)} characters)'
@@ -54,9 +54,9 @@ def counted(number: float, noun: str) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-  """Returns '; did you mean X?' for the nearest of `known`, '' without any.
+  """Returns '; did you mean X?' for the nearest of `known`, or ''.
 
-  Of a dotted name in `known`, the last part counts.
+  If a name in `known` has dots, only its last part is compared.
   """
   last = {each.rpartition('.')[2]: each for each in known}
   nearest = difflib.get_close_matches(str(name), last, n=1)

@@ -6,9 +6,9 @@ networks treat rows and columns alike). Training crops labels by it and the
 tile predictor plans by it. Plain integers and fractions: no parameters, and
 arrays only where a function says so.
 
-`Geometry` is what training and prediction ask of any network. `UNetGeometry`
-has the closed forms of the U-Net; `Footprint`, `Deconvolution` and
-`crop_offset` are the algebra of any chain of layers.
+`Geometry` is the contract of every network with training and prediction.
+`UNetGeometry` has the closed forms of the U-Net; `Footprint`, `Deconvolution`
+and `crop_offset` are the algebra of any chain of layers.
 
 Symbols of `UNetGeometry`: d depth (number of poolings), n convolutions per
 block, k kernel size, P = 2^d period of the pooling grid, c = n (k - 1) pixels
@@ -24,7 +24,7 @@ from segjax.errors import InputError
 
 KERNEL = 3  # Every U-Net convolution but the up-convolution and the head.
 
-# Of poolings, and of convolutions in a block; beyond, no memory suffices.
+# Most poolings, and most convolutions in a block. No memory suffices for more.
 _MOST = 20
 
 
@@ -38,9 +38,9 @@ class Geometry(Protocol):
   Attributes:
     period: P; tiles agree if their origins differ by a multiple of it.
     margin: context that the output pixels of a tile need on each side.
-    core_offset: pixels to drop from each side of the output of a tile, to be
-      left with those that have their context; 0 if the network drops them, or
-      if it pads images itself, so that all of them count.
+    core_offset: pixels to drop from each side of the output of a tile, because
+      they lack context; 0 if the network drops them, or if it pads images
+      itself, so that all pixels count.
     smallest_input: the smallest admissible image.
     takes_any_size: whether images of every size are admissible and get logits
       of their own size. Then `apply` also takes `size`, the true heights and
@@ -48,8 +48,7 @@ class Geometry(Protocol):
     clips_tiles: whether tiles end where the image ends, because the network
       pads images itself. Otherwise the image is mirrored there, and tiles
       reach beyond it by `margin`.
-    default_max_tile_size_px: the largest tile that a plan takes unless told
-      otherwise.
+    default_max_tile_size_px: size of the largest tile by default.
   """
 
   @property
@@ -74,26 +73,28 @@ class Geometry(Protocol):
   def default_max_tile_size_px(self) -> int: ...
 
   def output_size(self, input_size: int) -> int:
-    """Returns the output size; raises `InputError` if there is none.
+    """Returns the output size.
 
-    The message says the rule and the nearest admissible sizes.
+    Raises:
+      InputError: the size is not admissible; the message gives the rule and the
+        nearest admissible sizes.
     """
     ...
 
   def input_size(self, core_size: int) -> int:
-    """Returns the smallest image or tile that alone covers `core_size`."""
+    """Returns the smallest size of a single tile that covers `core_size`."""
     ...
 
   def tile_size(self, core_size: int) -> int:
-    """Returns the smallest tile, of several, that covers `core_size`.
+    """Returns the smallest size of a tile, one of several, with this core.
 
-    Such a tile has its margins inside of it, wherever it lies.
+    Its margins are inside of it, wherever it lies in the image.
     """
     ...
 
 
 class AnySize:
-  """The part of `Geometry` that networks share which pad images themselves.
+  """Part of `Geometry`, for networks that pad images themselves.
 
   A subclass adds `period` and `margin`.
   """
@@ -102,7 +103,7 @@ class AnySize:
   smallest_input = 1
   takes_any_size = True
   clips_tiles = True
-  # Margins of 224 px, as VGG16 needs, would take half of 1024.
+  # VGG16's margins of 224 px would take half of 1024.
   default_max_tile_size_px = 1536
 
   def output_size(self, input_size: int) -> int:
@@ -133,8 +134,9 @@ class UNetGeometry:
     depth: number of 2x2 poolings, d >= 0.
     convs_per_block: 3x3 convolutions in each block, n >= 1.
     padding: 'VALID' (the paper) or 'SAME'.
-    contracting_convs: those of each contracting block, the bottleneck last,
-      where they differ from the expanding ones; () for `convs_per_block`.
+    contracting_convs: numbers of convolutions of the contracting blocks and the
+      bottleneck, if they differ from the expanding ones; () for
+      `convs_per_block`.
   """
 
   depth: int = 4
@@ -142,7 +144,7 @@ class UNetGeometry:
   padding: str = 'VALID'
   contracting_convs: tuple[int, ...] = ()
 
-  # Without annotations, which would make fields of them.
+  # Not annotated: annotations would make them fields.
   takes_any_size = False
   clips_tiles = False
   default_max_tile_size_px = 1024
@@ -155,7 +157,7 @@ class UNetGeometry:
       )
     if self.padding not in ('VALID', 'SAME'):
       raise InputError(f"padding={self.padding!r} is not 'VALID' or 'SAME'")
-    # JSON has lists.
+    # A geometry that was read from JSON has a list.
     object.__setattr__(self, 'contracting_convs', (*self.contracting_convs,))
     if self.contracting_convs and len(self.contracting_convs) != self.depth + 1:
       raise InputError(
@@ -173,11 +175,11 @@ class UNetGeometry:
 
   @property
   def margin(self) -> int:
-    """Pixels of context that a core needs on each side of it.
+    """Pixels of context that a core needs on each side.
 
-    VALID: half of what the network takes off, which is c (3P - 2) / 2 if all
-    blocks are alike, 92 for the paper's network. SAME: the reach of a core that
-    covers whole pooling periods, rounded up to periods (96).
+    'VALID': half of the pixels that the network takes off, c (3P - 2) / 2 if
+    all blocks are alike, 92 for the paper's network. 'SAME': the reach of a
+    core that covers whole pooling periods, rounded up to periods (96).
     """
     if self.padding == 'VALID':
       return self._loss(0) // 2
@@ -186,16 +188,16 @@ class UNetGeometry:
 
   @property
   def smallest_core(self) -> int:
-    """r: cores have r + j P pixels, j = 0, 1, ..."""
+    """The smallest core, r. Cores have r + j P pixels, j = 0, 1, ..."""
     if self.padding == 'SAME':
       return self.period
-    # Before the expanding blocks take off theirs, a core has whole periods.
+    # Before the expanding blocks take pixels off, a core has whole periods.
     return (-self._expanding_loss * (self.period - 1) - 1) % self.period + 1
 
   @property
   def smallest_input(self) -> int:
-    """Admissible inputs have this many pixels + j P, j = 0, 1, ..."""
-    return self.smallest_core + (2 * self.margin if self._is_valid else 0)
+    """The smallest admissible input. Others have j P pixels more."""
+    return self.smallest_core + 2 * (self.margin - self.core_offset)
 
   @property
   def core_offset(self) -> int:
@@ -203,15 +205,15 @@ class UNetGeometry:
     return 0 if self.padding == 'VALID' else self.margin
 
   def crop(self, level: int) -> int:
-    """Pixels cropped from each side of the skip map at `level` (0 = top)."""
+    """Returns pixels to crop off each side of the skip at `level` (0 = top)."""
     if self.padding == 'SAME':
       return 0
     return self._loss(level + 1)
 
   def output_size(self, input_size: int) -> int:
-    """Returns the output size; raises `InputError` if there is none."""
+    """Returns the output size; see `Geometry.output_size`."""
     step, least = self.period, self.smallest_input
-    # Asked like this, it has an answer for the symbolic sizes of an export.
+    # This form of the condition also works for symbolic sizes of an export.
     if not (input_size >= least and (input_size - least) % step == 0):
       nearest_above = max(least, least + self._round_up(input_size - least))
       nearest = [str(nearest_above)]
@@ -224,7 +226,7 @@ class UNetGeometry:
         f'per block: sizes are {least} + {step} j, j >= 0; '
         f'nearest: {" and ".join(nearest)}'
       )
-    return input_size - 2 * self.margin if self._is_valid else input_size
+    return input_size - 2 * (self.margin - self.core_offset)
 
   def input_size(self, core_size: int) -> int:
     """Returns the smallest admissible input with a core of >= `core_size`."""
@@ -237,10 +239,6 @@ class UNetGeometry:
     return self.input_size(core_size)
 
   @property
-  def _is_valid(self) -> bool:
-    return self.padding == 'VALID'
-
-  @property
   def _expanding_loss(self) -> int:
     """Pixels that valid convolutions of an expanding block take off."""
     return self.convs_per_block * (KERNEL - 1)
@@ -250,7 +248,7 @@ class UNetGeometry:
     return convs[level] * (KERNEL - 1)
 
   def _loss(self, level: int) -> int:
-    """Pixels that `level` and all below take off its maps, on both sides."""
+    """Returns the pixels that `level` and all below take off, both sides."""
     loss = self._contracting_loss(level)
     if level < self.depth:
       loss += 2 * self._loss(level + 1) + self._expanding_loss
@@ -260,11 +258,11 @@ class UNetGeometry:
     return -(-size // self.period) * self.period
 
   def _reach(self, level: int, low: int, high: int) -> tuple[int, int]:
-    """Input interval that decides outputs low..high of `level`, all centred.
+    """Returns the input interval that decides outputs low..high of `level`.
 
-    Walks back through the expansive block, both arms (the skip and the deeper
-    levels) and the contracting block of `level`. A level below counts in its
-    own pixels: its pixel i covers 2i and 2i + 1 here.
+    Goes back through the expanding block, both arms (the skip and the deeper
+    levels) and the contracting block of `level`, all centred. The level below
+    counts its own pixels: its pixel i covers 2i and 2i + 1 here.
     """
     grow = self._contracting_loss(level) // 2
     if level < self.depth:
@@ -279,12 +277,12 @@ class UNetGeometry:
 class FilteredGeometry:
   """The `Geometry` of a network whose logits are filtered, such as by a CRF.
 
-  Of tiles that reach beyond the image, the logits that the network says are
-  core are filtered, and the filter loses more of their edges.
+  If tiles reach beyond the image, only the core of the network's logits is
+  filtered, and the filter takes more pixels off its edges.
 
   Attributes:
     network: the geometry of the network.
-    reach_px: logits on each side that decide a filtered one.
+    reach_px: logits on each side that a filtered logit depends on.
   """
 
   network: Geometry
@@ -292,9 +290,9 @@ class FilteredGeometry:
 
   @property
   def _more(self) -> int:
-    """Pixels of context beside the network's, in whole periods.
+    """Pixels of context that the filter adds, in whole periods.
 
-    Else tiles would not lie on the grid of the network without the filter.
+    Whole periods keep tiles on the grid of the network without the filter.
     """
     return -(-self.reach_px // self.period) * self.period
 
@@ -327,28 +325,28 @@ class FilteredGeometry:
     return self.network.default_max_tile_size_px
 
   def output_size(self, input_size: int) -> int:
-    """Returns the network's output size, less what its core leaves out."""
+    """Returns the size of the core of the network's output."""
     size = self.network.output_size(input_size)
     return size - 2 * self.network.core_offset
 
   def input_size(self, core_size: int) -> int:
-    """Returns the smallest image or tile that alone covers `core_size`."""
+    """Returns the smallest size of a single tile that covers `core_size`."""
     return self.network.input_size(core_size + 2 * self.core_offset)
 
   def tile_size(self, core_size: int) -> int:
-    """Returns the smallest tile, of several, that covers `core_size`."""
+    """Returns the smallest size of a tile, one of several, with this core."""
     return self.network.tile_size(core_size + 2 * self._more)
 
 
 @dataclasses.dataclass(frozen=True)
 class Coordinates:
-  """Where a feature map lies on its image: image pixel x at y = a x + b.
+  """The position of a feature map on its image: pixel x lies at y = a x + b.
 
   Pixels are points at integer coordinates, the first at 0.
 
   Attributes:
     scale: a, map pixels per image pixel.
-    shift: b, in map pixels.
+    shift: b, position of image pixel 0, in map pixels.
   """
 
   scale: Fraction = Fraction(1)
@@ -359,14 +357,14 @@ class Coordinates:
 class Footprint:
   """The input pixels that a convolution or a pooling takes, along one axis.
 
-  It stands at as many positions as Caffe computes.
+  It has as many positions as in Caffe.
 
   Attributes:
     kernel: k, taps.
     stride: s, pixels from one position to the next.
     pad: p, pixels of padding at each side.
     dilation: d, pixels from one tap to the next.
-    ceil: whether the last position may hang over the end (Caffe's poolings).
+    ceil: whether the last position may reach beyond the end (Caffe's poolings).
   """
 
   kernel: int = 1
@@ -377,23 +375,24 @@ class Footprint:
 
   @property
   def extent(self) -> int:
-    """k' = d (k - 1) + 1, the pixels that it spans."""
+    """The pixels that it spans, k' = d (k - 1) + 1."""
     return self.dilation * (self.kernel - 1) + 1
 
   def locate(self, at: Coordinates) -> Coordinates:
-    """Returns a / s and (b + p - (k' - 1) / 2) / s for an input at (a, b)."""
+    """Returns (a / s, (b + p - (k' - 1) / 2) / s), for an input at (a, b)."""
     shift = at.shift + self.pad - Fraction(self.extent - 1, 2)
     return Coordinates(at.scale / self.stride, shift / self.stride)
 
   def output_size(self, size: int) -> int:
-    """Returns floor((N + 2p - k') / s) + 1, or with `ceil` its ceiling.
+    """Returns floor((N + 2p - k') / s) + 1 for an input of N pixels.
 
-    As in Caffe, positions that begin in the padding after the input are
-    dropped. Unlike Caffe, where N = 1 can give 0, an input that isn't empty
-    gets at least one position of a `ceil` pooling.
+    With `ceil`, the quotient is rounded up. As in Caffe, positions that begin
+    in the padding after the input are dropped. Unlike Caffe, where N = 1 can
+    give 0, a `ceil` pooling of an input that isn't empty has at least one
+    position.
 
     Raises:
-      InputError: if the result is empty.
+      InputError: the output is empty.
     """
     count = self.output_extent(size)
     if size < 1 or count < 1:
@@ -407,8 +406,8 @@ class Footprint:
   def output_extent(self, size: Any) -> Any:
     """Returns `output_size` of an integer or, element by element, an array.
 
-    Operators only, so that traced integers pass. Sizes that `output_size`
-    refuses give nothing meaningful.
+    It has operators only, so that traced integers pass. Sizes that
+    `output_size` refuses give meaningless results.
     """
     free = size + 2 * self.pad - self.extent
     if not self.ceil:
@@ -422,7 +421,7 @@ class Footprint:
   def padding(self, size: int) -> tuple[int, int]:
     """Returns the pixels to add before and after `size` to fill all positions.
 
-    The second is negative where positions leave pixels at the end unused.
+    The second is negative if the positions leave pixels at the end unused.
     """
     span = (self.output_size(size) - 1) * self.stride + self.extent
     return self.pad, span - size - self.pad
@@ -441,26 +440,26 @@ class Deconvolution:
   stride: int
 
   def locate(self, at: Coordinates) -> Coordinates:
-    """Returns a s and b s + (k - 1) / 2 for an input at (a, b)."""
+    """Returns (a s, b s + (k - 1) / 2), for an input at (a, b)."""
     shift = at.shift * self.stride + Fraction(self.kernel - 1, 2)
     return Coordinates(at.scale * self.stride, shift)
 
   def output_size(self, size: Any) -> Any:
-    """Returns (N - 1) s + k, of an integer or, element by element, an array."""
+    """Returns (N - 1) s + k of an integer or, element by element, an array."""
     return (size - 1) * self.stride + self.kernel
 
 
 def locate(
   layers: Iterable[Footprint | Deconvolution], at: Coordinates = Coordinates()
 ) -> Coordinates:
-  """Returns where the output of a chain of layers lies; `at` is its input."""
+  """Returns the position of the output of layers whose input is at `at`."""
   for layer in layers:
     at = layer.locate(at)
   return at
 
 
 def receptive_field(footprints: Iterable[Footprint]) -> int:
-  """Returns the pixels that one output of a chain depends on."""
+  """Returns the number of input pixels that one output of layers depends on."""
   field, step = 1, 1
   for footprint in footprints:
     field += (footprint.extent - 1) * step
@@ -471,11 +470,11 @@ def receptive_field(footprints: Iterable[Footprint]) -> int:
 def crop_offset(cropped: Coordinates, reference: Coordinates) -> int:
   """Returns the first pixel of `cropped` that lies on pixel 0 of `reference`.
 
-  b_cropped - b_reference: a slice from there has the reference's grid. It is
-  no centre crop, and it is the same for every image size.
+  It is b_cropped - b_reference, and a slice from there has the reference's
+  grid. It is no centre crop, and it is the same for every image size.
 
   Raises:
-    InputError: if the scales differ, or the offset is negative or no integer.
+    InputError: the scales differ, or the offset is negative or no integer.
   """
   offset = cropped.shift - reference.shift
   if cropped.scale != reference.scale:

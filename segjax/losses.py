@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weighted pixel-wise cross-entropy, and the soft Dice loss of an image."""
+"""Losses: weighted pixel-wise cross-entropy, and the soft Dice loss."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -64,11 +64,11 @@ def dice_loss(
   p = softmax(logits), y_k(x) = 1 where the label is k and else 0, x over the
   pixels that are not ignored, and k over the classes that the label has.
 
-  The soft Dice loss is that of Milletari et al. 2016 (V-Net), who square p and
-  y in the denominator; without the squares it is that of nnU-Net (Isensee et
-  al. 2021), which adds it to the cross-entropy. Ours: class 0 counts as the
-  others do, for it need not be a background, and a class that the label lacks
-  is left out, so that no constant has to keep 0 / 0 away.
+  Milletari et al. 2016 (V-Net) introduced the soft Dice loss, with squares of p
+  and y in the denominator. nnU-Net (Isensee et al. 2021) has it without the
+  squares and adds it to the cross-entropy. Ours: class 0 counts like the
+  others, since it need not be a background, and a class that the label lacks is
+  left out, which avoids 0 / 0 without a constant.
 
   Args:
     logits: f32[..., K], of one image.
@@ -102,16 +102,16 @@ def image_loss(
   """Returns the loss of an image, summed over pixels, and their number.
 
   'cross_entropy' is `cross_entropy`. 'dice_cross_entropy' adds the `dice_loss`
-  of the image for each of its pixels that count. So both are sums over a batch,
-  which devices and parts of it add up, and `reduce_image` divides once: with
-  'mean_of_images' the loss of a batch is the mean cross-entropy plus the mean
-  Dice loss of its images; with 'mean', too, if as many pixels count in each
-  image, else an image weighs by their number.
+  of the image once for each of its pixels that count. So both losses are sums,
+  which devices and parts of a batch can add up before `reduce_image` divides
+  once. With 'mean_of_images', the loss of a batch is the mean cross-entropy
+  plus the mean Dice loss of its images. With 'mean', it is the same if as many
+  pixels count in each image; else images are weighted by these numbers.
 
   Args:
     logits: see `cross_entropy`.
     label: see `cross_entropy`.
-    weight: see `cross_entropy`, to which alone it applies.
+    weight: see `cross_entropy`; it does not apply to the Dice loss.
     ignore_label: see `cross_entropy`.
     loss: one of `LOSSES`.
 
@@ -132,9 +132,9 @@ def split_heads(
   """Yields the scores and the label of each head.
 
   Args:
-    scores: f32[..., K], those of all heads one after another.
-    label: i32[...] for one head, i32[..., T] for T.
-    head_sizes: number of classes of each head, T numbers of sum K.
+    scores: f32[..., K], the scores of all heads one after another.
+    label: i32[...] for one head, i32[..., T] for T heads.
+    head_sizes: number of classes of each head, T numbers whose sum is K.
   """
   if len(head_sizes) == 1:
     label = label[..., None]
@@ -147,17 +147,17 @@ def split_heads(
 def reduce_image(
   total: jax.Array, count: jax.Array, reduction: str
 ) -> tuple[jax.Array, jax.Array | float]:
-  """Returns the loss of an image and what it adds to the batch's divisor.
+  """Returns the loss of an image and its part of the batch's divisor.
 
   The loss of a batch is the sum of the first over its images, divided by the
-  sum of the second, or by 1 where that is less:
+  sum of the second, or by 1 if that is less:
 
-    'mean'            over all pixels of the batch that count,
-    'mean_of_images'  of the means over each image's pixels: Caffe's, where it
-                      accumulates gradients of normalised losses,
-    'sum'             over all pixels: Caffe's with `normalize: false`, for one
-                      image. It multiplies the learning rate of SGD by their
-                      number.
+    'mean'            mean over all pixels of the batch that count,
+    'mean_of_images'  mean of each image's mean: Caffe's, where it accumulates
+                      gradients of normalised losses,
+    'sum'             sum over all pixels: Caffe's with `normalize: false`, for
+                      one image. It multiplies the learning rate of SGD by
+                      their number.
 
   Pixels of several heads count once for each.
 
@@ -165,6 +165,9 @@ def reduce_image(
     total: f32[], sum of the losses of an image's pixels.
     count: f32[], number of the pixels that count.
     reduction: one of `REDUCTIONS`.
+
+  Raises:
+    InputError: there is no such reduction.
   """
   if reduction == 'mean':
     return total, count

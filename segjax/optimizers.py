@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizer and learning-rate recipes."""
+"""Optimizers and learning-rate schedules."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,11 @@ def create_schedule(
 ) -> optax.Schedule:
   """Returns step -> learning rate.
 
-  Linear warm-up from 0 over `warmup_steps`, see `shorten_warmup`, then
-  constant, or a half cosine that ends at 0 at `num_steps`.
+  The rate rises linearly from 0 over `warmup_steps` (see `shorten_warmup`).
+  Then it is constant, or falls to 0 at `num_steps` along a half cosine.
+
+  Raises:
+    InputError: there is no schedule of this name, or a value is out of range.
   """
   if name not in SCHEDULES:
     raise InputError(f'schedule.name={name!r} is not one of {SCHEDULES}')
@@ -49,7 +52,7 @@ def create_schedule(
 
 
 def shorten_warmup(warmup_steps: int, num_steps: int) -> int:
-  """Returns the steps of warm-up: a tenth of all where there are too many."""
+  """Returns the steps of warm-up: a tenth of all if they are too many."""
   return warmup_steps if warmup_steps < num_steps else num_steps // 10
 
 
@@ -63,25 +66,25 @@ def create_optimizer(
   bias_decay: bool = False,
   bias_layers: Sequence[str] = ('',),
 ) -> optax.GradientTransformation:
-  """Returns the optimizer.
+  """Returns an optax transformation from gradients to updates.
 
   Args:
     name: 'sgd' (Caffe's: v <- momentum v - rate gradient, w <- w + v) or
       'adamw' (b1 = momentum, b2 = 0.999).
     schedule: step -> learning rate.
-    momentum: of sgd, or b1 of adamw.
+    momentum: momentum of sgd, or b1 of adamw.
     weight_decay: for sgd it is added to the gradient (L2, as Caffe does); for
       adamw it is decoupled.
-    clip_norm: bound on the global norm of the gradient; 0 is none.
+    clip_norm: bound on the global norm of the gradient; 0 does not clip.
     bias_rate: factor on the learning rate of the biases of `bias_layers`
       (Caffe's lr_mult; 2 in FCN).
     bias_decay: whether those biases decay (decay_mult; not in FCN).
-    bias_layers: prefixes of the names of these layers; ('',) is all. Other
-      biases learn as kernels do.
+    bias_layers: prefixes of the names of these layers; ('',) means all layers.
+      Other biases learn as kernels do.
 
   Raises:
-    InputError: a value is out of range; or, when it is initialised, a prefix
-      of `bias_layers` is that of no layer.
+    InputError: there is no optimizer of this name, or a value is out of range;
+      or, at initialisation, a prefix of `bias_layers` begins no layer's name.
   """
   if bias_rate <= 0:
     raise InputError(f'optimizer.bias_rate={bias_rate} must be > 0')
@@ -118,7 +121,7 @@ def create_optimizer(
   clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
   rate = optax.scale_by_learning_rate(schedule)
   if name == 'sgd':
-    # The rate first: it scales what goes into the velocity, not the velocity.
+    # The rate comes first: Caffe scales the gradient, not the velocity.
     update = [decay, faster, rate, optax.trace(momentum)]
   elif name == 'adamw':
     update = [optax.scale_by_adam(b1=momentum), decay, faster, rate]

@@ -50,14 +50,14 @@ FOLDER_DATA = dict(
   dir='',  # The folder that all the others are in.
   images='images',  # A folder, or a pattern such as '*/images/*'.
   labels='labels',
-  # What the names of an image and its label have in common: the first group of
-  # a regular expression; '' takes the file name without its ending.
+  # The part that the names of an image and its label have in common: the first
+  # group of a regular expression; '' takes the file name without its ending.
   match='',
-  group='',  # The same for what the draw must not divide, such as a patient.
+  group='',  # The same for images that stay together, such as of a patient.
   label_kind='classes',  # Or 'instances', for labels that number objects.
   colours=(),  # (red, green, blue) of each class, or () for indices.
   # Value of each class, or () for 0, 1, ...: (0, 255) for black and white
-  # masks. These are classes even if ignore_value is one of them.
+  # masks. They are classes even if ignore_value is one of them.
   label_values=(),
   ignore_value=(255,),  # An index, or a colour, or () for none.
   train_list='',  # Files with a name on each line; '' draws at random.
@@ -116,16 +116,17 @@ def preprocessing(
     mean: see `preprocessing.standardise`.
     std: see `preprocessing.standardise`.
     channels: see `preprocessing.standardise`.
-    measured: which of 'limits', 'mean' and 'std' the training images give.
+    measured: which of 'limits', 'mean' and 'std' are measured on the training
+      images.
   """
   return dict(
     mean=mean,  # Of the pixels in the unit range.
     std=std,
     channels=tuple(channels),  # Indices, in the network's order; () for all.
-    # What becomes 0 and 1, as shares of what the integers can hold; () is all
-    # that they can hold.
+    # The pixel values that become 0 and 1, as shares of the integers' range; ()
+    # takes the whole range.
     limits=(),
-    dtype='',  # Type of the images that `limits` are of; '' takes any.
+    dtype='',  # Type of the images that `limits` are for; '' takes any.
     measured=tuple(measured),
   )
 
@@ -136,7 +137,7 @@ def _start_config(num_train_steps: int) -> ml_collections.ConfigDict:
   config.seed = 0  # Seeds initial values, order, augmentation and dropout.
   config.parallel = 'jit'  # Or 'pmap'.
   # Devices that share each image, by rows, for images that are too large for
-  # one device. As many such groups as there are share a batch.
+  # one device. All such groups of devices share a batch.
   config.mesh = dict(space=1)
   config.num_train_steps = num_train_steps
   config.batch_size = 1  # Examples a step, over all devices.
@@ -147,6 +148,28 @@ def _start_config(num_train_steps: int) -> ml_collections.ConfigDict:
   config.profile_steps = (0, 0)  # First and last step to trace; (0, 0): none.
   config.compilation_cache = True  # Keeps programs in ~/.cache/segjax.
   return config
+
+
+def _sgd(weight_decay: float, bias_rate: float) -> dict[str, Any]:
+  return dict(
+    name='sgd',  # Or 'adamw', whose b1 is the momentum.
+    momentum=0.99,
+    weight_decay=weight_decay,
+    clip_norm=0.0,  # Bound on the norm of the whole gradient; 0: no clipping.
+    bias_rate=bias_rate,  # Biases learn at this many times the learning rate.
+    bias_decay=False,  # Whether the weight decay applies to biases.
+    # Both apply to the biases of layers whose names begin with one of these;
+    # '' means all layers.
+    bias_layers=('',),
+  )
+
+
+def _constant(learning_rate: float, warmup_steps: int) -> dict[str, Any]:
+  return dict(
+    name='constant',  # Or 'cosine', which ends at 0.
+    learning_rate=learning_rate,
+    warmup_steps=warmup_steps,
+  )
 
 
 def fcn_config(
@@ -178,13 +201,13 @@ def fcn_config(
     name=model_name,
     num_classes=num_classes,
     in_channels=3,
-    padding='pad100',  # The published weights need it; the other is 'same'.
+    padding='pad100',  # The published weights need it. Or 'same'.
     learned=(),  # Names of learned deconvolutions; others stay bilinear.
     width=1.0,  # Multiplies the channels of the trunk.
     fc_features=placeholder(int),  # Channels of fc6 and fc7; None: 4096.
     dropout_rate=placeholder(float),  # None: the rate of the classifier.
     dtype='float32',  # Or 'bfloat16'.
-    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    # Precision of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
     precision='highest',
     remat=False,  # True recomputes blocks for the gradient: less memory.
     heads=(),  # (name, number of classes) of each head; () is one head.
@@ -201,11 +224,11 @@ def fcn_config(
   )
   config.preprocessing = caffe_preprocessing()
   config.init = dict(
-    path='',  # An .npz of segjax.convert, a workdir, or 'random'.
+    path='',  # A file of parameters, a workdir, or 'random', to start from.
     initial=('score_fr',),  # Layers that `path` lacks; score layers start at 0.
     ignore=('fc8',),  # Layers that `path` may have and the network lacks.
   )
-  # Of random crops only; `unet_config` explains the fields.
+  # Only random crops are augmented; `unet_config` explains the fields.
   config.augmentation = dict(
     elastic_sigma_px=0.0,
     elastic_grid=3,
@@ -216,27 +239,13 @@ def fcn_config(
     white=0.0,
     log_gamma=0.0,
   )
-  config.optimizer = dict(
-    name='sgd',  # Or 'adamw', whose b1 is the momentum.
-    momentum=0.99,
-    weight_decay=5e-4,
-    clip_norm=0.0,  # Bound on the norm of the whole gradient; 0: no clipping.
-    bias_rate=2.0,  # Biases learn at this many times the learning rate.
-    bias_decay=False,  # Whether the weight decay applies to biases.
-    # Both apply to the biases of layers whose names begin with one of these;
-    # '' means all layers.
-    bias_layers=('',),
-  )
-  config.schedule = dict(
-    name='constant',  # Or 'cosine', which ends at 0.
-    learning_rate=learning_rate,
-    warmup_steps=0,
-  )
+  config.optimizer = _sgd(weight_decay=5e-4, bias_rate=2.0)
+  config.schedule = _constant(learning_rate, warmup_steps=0)
 
   config.prediction = dict(
     bucket_px=128,  # As in `batching`.
-    # Large images are predicted by tiles. The tiles take at most this many MiB
-    # of a device; 0 makes them at most 1536 px large instead.
+    # Large images are predicted by tiles, which take at most this many MiB of a
+    # device; 0 makes tiles of at most 1536 px instead.
     tile_memory_mib=0,
   )
   config.evaluation = dict(
@@ -326,7 +335,7 @@ def camvid_config(model_name: str) -> ml_collections.ConfigDict:
   cosine schedule; biases learn at twice the rate, as in the authors' recipe.
 
   Args:
-    model_name: a key of `models.FCNS`; see `make_unet_vgg16` for another.
+    model_name: a key of `models.FCNS`; `make_unet_vgg16` changes it to a U-Net.
   """
   config = fcn_config(
     model_name,
@@ -365,9 +374,9 @@ def _train_on_crops(config: ml_collections.ConfigDict) -> None:
 def make_unet_vgg16(
   config: ml_collections.ConfigDict,
 ) -> ml_collections.ConfigDict:
-  """Returns a recipe of FCN for U-Net's expanding path on the same trunk.
+  """Returns the config with U-Net's expanding path on the same trunk.
 
-  What is not said here stays as it is, so that the two can be compared.
+  All other settings stay, so that the two networks can be compared.
 
   Args:
     config: config of an FCN on VGG16 that starts from the convolutions of a
@@ -379,10 +388,10 @@ def make_unet_vgg16(
     in_channels=config.model.in_channels,
     width=1.0,  # Multiplies the channels; only 1 fits published weights.
     padding='SAME',  # As VGG16 has it. Or 'VALID'.
-    dropout_rate=0.5,  # Of the bottleneck.
-    norm='none',  # Or 'batch', of the expanding blocks.
+    dropout_rate=0.5,  # Dropout rate after the bottleneck.
+    norm='none',  # Norm of the expanding blocks; or 'batch'.
     dtype='float32',  # Or 'bfloat16'.
-    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    # Precision of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
     precision='default',
   )
   config.init.initial = ('up3', 'up2', 'up1', 'up0', 'head')
@@ -398,20 +407,20 @@ def _unet_prediction() -> dict[str, Any]:
     max_tile_size_px=1024,  # Largest side of an input tile.
     # MiB of a device that the tiles may take; 0 takes max_tile_size_px instead.
     tile_memory_mib=0,
-    tiles_per_batch=1,  # Tiles computed at once, on each device.
+    tiles_per_batch=1,  # Tiles that each device computes at once.
   )
 
 
 def unet_config(
   data: Mapping[str, Any], mean: float, std: float, best_metric: str
 ) -> ml_collections.ConfigDict:
-  """Returns U-Net's paper as a config, for gray images of two classes.
+  """Returns the recipe of U-Net's paper, for gray images of two classes.
 
   One large tile a step, SGD with momentum .99, weighted loss, elastic
   deformation, dropout. The paper does not state the learning rate, the schedule
-  and the number of steps: those here are ours. Ours, too, are flips, the ranges
-  of rotations, shifts and gray values, and the average over eight turns and
-  flips at the end, where the paper averages seven rotations.
+  and the number of steps: those here are ours. These are ours, too: flips, the
+  ranges of rotations, shifts and gray values, and the final average over eight
+  turns and flips (test-time augmentation; the paper averages seven rotations).
 
   Args:
     data: the section `config.data`.
@@ -437,7 +446,7 @@ def unet_config(
     dropout_blocks=(-2, -1),  # The last two blocks of the contracting path.
     norm='none',  # Or 'batch': batch normalisation before each ReLU.
     dtype='float32',  # Or 'bfloat16'.
-    # Of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
+    # Precision of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
     precision='default',
     remat=False,  # True recomputes blocks for the gradient: less memory.
   )
@@ -448,7 +457,7 @@ def unet_config(
   )
   config.preprocessing = preprocessing(mean, std)
   config.init = dict(
-    path='random',  # Or a workdir, or a file of parameters, to start from.
+    path='random',  # Or a file of parameters, or a workdir, to start from.
     initial=(),  # Layers that `path` lacks; they keep their initial value.
     ignore=(),  # Layers that `path` may have and the network lacks.
   )
@@ -466,22 +475,8 @@ def unet_config(
     white=0.1,
     log_gamma=0.3,  # The logarithm of the exponent is uniform in +- this.
   )
-  config.optimizer = dict(
-    name='sgd',  # Or 'adamw', whose b1 is the momentum.
-    momentum=0.99,
-    weight_decay=0.0,
-    clip_norm=0.0,  # Bound on the norm of the whole gradient; 0: no clipping.
-    bias_rate=1.0,  # Biases learn at this many times the learning rate.
-    bias_decay=False,  # Whether the weight decay applies to biases.
-    # Both apply to the biases of layers whose names begin with one of these;
-    # '' means all layers.
-    bias_layers=('',),
-  )
-  config.schedule = dict(
-    name='constant',  # Or 'cosine', which ends at 0.
-    learning_rate=1e-3,
-    warmup_steps=100,
-  )
+  config.optimizer = _sgd(weight_decay=0.0, bias_rate=1.0)
+  config.schedule = _constant(learning_rate=1e-3, warmup_steps=100)
 
   config.prediction = _unet_prediction()
   config.evaluation = dict(
@@ -498,9 +493,9 @@ def unet_config(
 
 
 def make_fast(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns a quarter of the steps, with Adam and a cosine, which are ours.
+  """Returns a recipe of our own: Adam, cosine schedule, a quarter of the steps.
 
-  Adam beat SGD in short runs of a narrow network on ISBI 2012, see
+  Adam beat SGD in short runs of a narrow network on ISBI 2012; see
   docs/results.md.
 
   Args:
@@ -514,7 +509,7 @@ def make_fast(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def make_narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns a network a quarter as wide, for half an hour on two cores.
+  """Returns a recipe of half an hour on two cores: a quarter of the width.
 
   Args:
     config: config of `make_fast`, changed in place.
@@ -532,11 +527,11 @@ def unet_folder_config(
 ) -> ml_collections.ConfigDict:
   """Returns `make_fast` of `unet_config` for a folder of images and labels.
 
-  Limits, mean and standard deviation of the pixels are those of the training
+  Limits, mean and standard deviation of the pixels are measured on the training
   images. All classes weigh the same in total.
 
   Args:
-    class_names: of classes 0..K-1; class 0 is the background.
+    class_names: names of classes 0..K-1; class 0 is the background.
     in_channels: channels of the images.
   """
   config = make_fast(
@@ -561,7 +556,7 @@ def fcn_folder_config(
   """Returns `make_modern` of FCN-8s for a folder of images and labels.
 
   Args:
-    class_names: of classes 0..K-1.
+    class_names: names of classes 0..K-1.
     num_train_steps: number of steps.
   """
   return make_modern(

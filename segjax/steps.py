@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training state and the pure training step: all the math, no input or output.
 
-The step is the same function under `jit` over a sharded batch and under
-`pmap`; examples draw their randomness from (root key, step, position in the
+The step is the same function under `jit` over a sharded batch and under `pmap`.
+The randomness of an example is a function of (root key, step, position in the
 global batch), so neither the devices nor a restart change it.
 """
 
@@ -29,17 +29,16 @@ from segjax.errors import InputError
 from segjax.models.layers import RUNNING
 from segjax.settings.sections import PreprocessingSettings
 
-_EXAMPLES = 'examples'  # The axis of `vmap`.
+_EXAMPLES = 'examples'  # Name of the `vmap` axis over the batch.
 
 
 class TrainState(flax.struct.PyTreeNode):
   """Everything that training changes: arrays only.
 
   Attributes:
-    step: i32[], updates made.
-    params: the model's parameter tree, which holds the running statistics of
-      its norms, too.
-    opt_state: the optimizer's.
+    step: i32[], number of updates made.
+    params: parameter tree of the model, with the running means of its norms.
+    opt_state: state of the optimizer.
     key: u32[2], data of the root key; constant.
   """
 
@@ -91,26 +90,30 @@ def make_train_step(
   i32[B, H, W], or i32[B, H, W, T] for T heads, and may hold `weight`
   f32[B, H, W] and, where images are padded at their ends, `size` i32[B, 2]; for
   tiles of images of many sizes it holds what `make_cut` returns. The metrics
-  are f32 scalars: `loss`, `pixel_accuracy` (of what was trained on),
-  `grad_norm` and `learning_rate`.
+  are f32 scalars: `loss`, `pixel_accuracy` (on the batch), `grad_norm` and
+  `learning_rate`.
 
   Args:
     model: maps [B, s, s, C] to logits [B, o, o, K].
     optimizer: optax transformation of the gradient.
     schedule: step -> learning rate, for the metrics only.
-    preprocessing: makes stored pixels what the model takes; the augmentation
-      is of those in the unit range.
+    preprocessing: turns stored pixels into the model's input; the augmentation
+      takes place in between, in the unit range.
     tile_size: s, in pixels; 0 trains on whole images, which are not augmented.
-    augmentation: how tiles vary.
-    ignore_label: label that counts nowhere.
-    reduction: of the loss over the global batch; see `losses.reduce_image`.
-    loss: of an image; see `losses.image_loss`.
-    accumulate_steps: parts of the batch that are computed one after another,
-      for as many times less memory. Sums over the batch stay what they are.
-      A norm takes the statistics of each part, and the running ones follow the
-      mean of the parts.
-    axis_name: of the `pmap` axis that splits the batch; None under `jit`.
+    augmentation: ranges of the augmentation of tiles.
+    ignore_label: label of pixels that count nowhere.
+    reduction: reduction of the losses of images; see `losses.reduce_image`.
+    loss: loss of an image; see `losses.image_loss`.
+    accumulate_steps: number of parts of the batch that are computed one after
+      another (gradient accumulation), for as many times less memory. Sums over
+      the batch do not change. A norm takes the statistics of each part, and the
+      running means follow the mean of the parts.
+    axis_name: name of the `pmap` axis that splits the batch; None under `jit`.
     split_rows: spreads arrays [B, h, w, ...] over devices; changes no value.
+
+  Raises:
+    InputError: the model cannot take `tile_size`; or, when the step is traced,
+      a device's images are not divisible by `accumulate_steps`.
   """
   if tile_size:
     output_size = model.geometry.output_size(tile_size)
@@ -118,33 +121,25 @@ def make_train_step(
   if getattr(model, 'norm', 'none') != 'none':
     options['axis_names'] = (_EXAMPLES, *([axis_name] if axis_name else []))
 
-  def draw(key, image, label, weight, region):
-    if not tile_size:
-      return image, label, weight
-    return augment(
-      key,
-      image,
-      label,
-      weight,
-      input_size=tile_size,
-      output_size=output_size,
-      amount=augmentation,
-      **region,
-    )
-
   def prepare(key, example):
+    image = preprocessing.to_unit_range(example['image'])
+    label, weight = example['label'], example.get('weight')
     ends = {
       name: example[name] for name in ('size', 'corner') if name in example
     }
-    image, label, weight = draw(
-      key,
-      preprocessing.to_unit_range(example['image']),
-      example['label'],
-      example.get('weight'),
-      ends,
-    )
-    shown = preprocessing.standardise(image)
-    return shown, label, weight, {} if tile_size else ends
+    if tile_size:
+      image, label, weight = augment(
+        key,
+        image,
+        label,
+        weight,
+        input_size=tile_size,
+        output_size=output_size,
+        amount=augmentation,
+        **ends,
+      )
+      ends = {}
+    return preprocessing.standardise(image), label, weight, ends
 
   def example_loss(params, dropout_key, image, label, weight, padded):
     logits, updated = model.apply(
@@ -180,7 +175,7 @@ def make_train_step(
   def summed(params, keys, batch):
     if accumulate_steps == 1:
       return sums_and_gradient(params, keys, batch)
-    # Every part has examples of all devices, so that none has to move.
+    # Every part has examples of all devices, so that no example has to move.
     parts = jax.tree.map(
       lambda x: x.reshape(-1, accumulate_steps, *x.shape[1:]).swapaxes(0, 1),
       (keys, batch),
@@ -226,7 +221,7 @@ def make_train_step(
       'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
     }
     params = flatten_dict(optax.apply_updates(state.params, updates))
-    # All examples of a part have the same: this is the mean of the parts.
+    # Examples of a part have equal means: this is the mean of the parts.
     running = jax.tree.map(lambda x: x / batch_size, running)
     state = state.replace(
       step=state.step + 1,
@@ -247,15 +242,16 @@ def make_cut(
 ) -> Callable[[int, int, dict], dict]:
   """Returns `cut(step, row, example) -> example`, for the host.
 
-  It cuts out the region that the training step reads of this example: a square
-  of one size for images of all sizes, so that the step is compiled once. `size`
-  i32[2] is that of the image, `corner` i32[2] where the region begins.
+  It cuts out the region of an example that the training step reads: a square of
+  one size for images of all sizes, so that the step is compiled once. It adds
+  `size` i32[2], the size of the image, and `corner` i32[2], the row and column
+  of the image where the region begins.
 
   Args:
-    key: u32[2], that of the state.
-    tile_size: that of `make_train_step`.
-    output_size: of the model, for `tile_size`.
-    augmentation: that of `make_train_step`.
+    key: u32[2], the key of the state.
+    tile_size: see `make_train_step`.
+    output_size: output size of the model for `tile_size`, in pixels.
+    augmentation: see `make_train_step`.
   """
   side = region_side(tile_size, augmentation)
 
@@ -269,7 +265,7 @@ def make_cut(
       amount=augmentation,
     )
 
-  try:  # Not on a device that is busy with the step.
+  try:  # Devices are busy with the step; the CPU is not.
     device = jax.local_devices(backend='cpu')[0]
   except RuntimeError:  # JAX_PLATFORMS leaves it out.
     device = jax.local_devices()[0]
@@ -289,9 +285,9 @@ def _example_keys(key, step, row):
   """Returns the keys of an example's augmentation and dropout.
 
   Args:
-    key: u32[2], that of the state.
-    step: of the state.
-    row: of the example in the global batch.
+    key: u32[2], the key of the state.
+    step: the step of the state.
+    row: position of the example in the global batch.
   """
   step_key = jax.random.fold_in(jax.random.wrap_key_data(key), step)
   return jax.random.split(jax.random.fold_in(step_key, row))

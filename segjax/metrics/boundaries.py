@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of detail: boundary IoU and the trimap curve.
+"""Boundary metrics: boundary IoU and the trimap curve.
 
 Boundary IoU (Cheng et al., "Boundary IoU: Improving Object-Centric Image
 Segmentation Evaluation", CVPR 2021) is the IU of the pixels of a class that lie
-within d px of its contour: with G_d those of the label and P_d those of the
-prediction, |G_d and P_d| / |G_d or P_d|. As in the authors' code, the edge of
-the image is a contour.
+within d px of its contour: |G_d and P_d| / |G_d or P_d|, where G_d are those
+pixels in the label and P_d in the prediction. As in the authors' code, the edge
+of the image is a contour.
 
 The trimap curve (Kohli, Ladicky, Torr 2009; Krähenbühl and Koltun 2011) is
 the mean IU of the pixels within r px of a border between classes in the label,
 for several r; the edge of the image is no border.
 
 A pixel lies within d px of another if neither their rows nor their columns
-differ by more. Ignored pixels do not count and are of no class, so none borders
-on them; classes on both sides of a band of ignored pixels border on each other.
+differ by more than d. Ignored pixels do not count and have no class, so nothing
+borders on them; classes on both sides of a band of them border on each other.
 
 Counts first, ratios last, as in `confusion`. Contract: host numpy.
 """
@@ -26,12 +26,12 @@ from scipy import ndimage
 from segjax.errors import InputError
 from segjax.metrics import confusion
 
-# Distances from a border, in pixels, of which evaluation reports the mean IU.
+# Distances from a border, in pixels, for which evaluation reports mean IU.
 RADII_PX = (1, 2, 4, 8, 16, 32)
 
 
 def default_distance(height: int, width: int) -> int:
-  """Returns 2 % of the diagonal of an image in px, Cheng et al.'s d, or 1."""
+  """Returns Cheng et al.'s d: 2 % of the diagonal in px, but at least 1."""
   return max(1, round(0.02 * np.hypot(height, width)))
 
 
@@ -42,7 +42,7 @@ def boundary_counts(
   distance_px: int | None = None,
   ignore_label: int = 255,
 ) -> np.ndarray:
-  """Counts the pixels of each class that lie near its contours.
+  """Returns the numbers of pixels of each class that lie near its contours.
 
   Args:
     label: int[H, W], true classes in 0..num_classes-1, or `ignore_label`.
@@ -52,12 +52,12 @@ def boundary_counts(
     ignore_label: pixels with this label do not count.
 
   Returns:
-    int64[K, 3], of each class the pixels in both G_d and P_d, those in G_d and
-    those in P_d. Sums of images are as good.
+    int64[K, 3]: for each class, the pixels in both G_d and P_d, in G_d, and in
+    P_d. Counts of several images can be added.
 
   Raises:
-    InputError: shapes differ, a type is not integer, a value that counts or the
-      distance is out of range.
+    InputError: shapes differ or are not [H, W], a type is not integer, or a
+      value that counts or the distance is out of range.
   """
   label, prediction = _checked(label, prediction, num_classes, ignore_label)
   if distance_px is None:
@@ -81,15 +81,12 @@ def boundary_counts(
 
 
 def boundary_iou(counts: np.ndarray) -> np.ndarray:
-  """Returns boundary IoU f64[K] of `boundary_counts`.
+  """Returns the boundary IoU of each class, f64[K], from `boundary_counts`.
 
   It is NaN for a class without contours in labels and predictions.
   """
   both, label, prediction = counts.T
-  union = label + prediction - both
-  return np.divide(
-    both, union, out=np.full(union.shape, np.nan), where=union > 0
-  )
+  return confusion.ratio(both, label + prediction - both)
 
 
 def trimap_counts(
@@ -109,7 +106,7 @@ def trimap_counts(
     ignore_label: pixels with this label do not count.
 
   Raises:
-    InputError: as `boundary_counts`.
+    InputError: see `boundary_counts`.
   """
   label, prediction = _checked(label, prediction, num_classes, ignore_label)
   ignored = label == ignore_label
@@ -129,7 +126,7 @@ def trimap_counts(
 
 
 def trimap_curve(counts: np.ndarray, present_only: bool = False) -> np.ndarray:
-  """Returns the mean IU f64[R] of `trimap_counts`; NaN where no pixel counts.
+  """Returns mean IU f64[R] from `trimap_counts`; NaN where no pixel counts.
 
   Args:
     counts: int64[R, K, K].
@@ -146,13 +143,13 @@ def trimap_curve(counts: np.ndarray, present_only: bool = False) -> np.ndarray:
 
 
 def _near_others(classes, ignored, distance, edge):
-  """Returns bool[H, W], whether a pixel is near one of another class.
+  """Returns bool[H, W]: whether a pixel is near one of another class.
 
   Args:
     classes: int[H, W].
     ignored: bool[H, W], pixels of no class.
     distance: d, in pixels.
-    edge: class of what lies beyond the image; None for no class.
+    edge: class of the pixels beyond the image; None for no class.
   """
   far = np.iinfo(np.int32)
 
@@ -167,7 +164,7 @@ def _near_others(classes, ignored, distance, edge):
 
 
 def _checked(label, prediction, num_classes, ignore_label):
-  """Returns both as arrays; raises what `confusion_matrix` does."""
+  """Returns label and prediction as arrays, checked as in `boundary_counts`."""
   label, prediction = np.asarray(label), np.asarray(prediction)
   confusion.confusion_matrix(label, prediction, num_classes, ignore_label)
   if label.ndim != 2:

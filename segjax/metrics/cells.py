@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of objects: SEG and average precision.
+"""Object metrics: SEG of the Cell Tracking Challenge, and average precision.
 
-SEG is the segmentation accuracy of the Cell Tracking Challenge: the Jaccard
-index of every reference object with the object of the result that covers more
-than half of it, 0 where none does; the mean over the reference objects of all
-frames. The U-Net paper reports it as "IOU" (table 2). Objects of the result
-that match nothing are not punished, so that frames whose truth marks only some
-of the cells can be scored; average precision punishes them. The challenge's
-field of interest is not known here: cut frames to it before.
+SEG is the segmentation accuracy of the challenge. For each reference object, it
+takes the Jaccard index (IoU) with the object of the result that covers more
+than half of it, or 0 if none does; SEG is the mean over the reference objects
+of all frames. The U-Net paper reports it as "IOU" (table 2). Objects of the
+result that match nothing are not punished, so that frames whose truth marks
+only some of the cells can be scored; average precision punishes them. The
+challenge's field of interest is not known here: crop frames to it first.
 
 Contract: host numpy. Ids of objects are positive integers, 0 is background. A
-frame is [H,W], or [D,H,W] of a volume.
+frame is [H,W], or a volume [D,H,W].
 """
 
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
 
 def match_objects(label: np.ndarray, result: np.ndarray) -> np.ndarray:
-  """Counts the pixels of each reference object of a frame and of its match.
+  """Returns the numbers of pixels of each reference object and of its match.
 
   Args:
-    label: integers, ids of reference objects; of any shape.
-    result: the same, ids of the objects found.
+    label: int[...], ids of the reference objects of a frame.
+    result: int[...] of the same shape, ids of the objects found.
 
   Returns:
     int64[R,3], a row for each reference object by increasing id: its pixels,
-    those of the result object that holds more than half of them, and those in
-    both. The last two are 0 where there is no such object.
+    the pixels of the result object that covers more than half of it, and the
+    pixels in both. The last two are 0 if there is no such object.
 
   Raises:
     InputError: shapes differ, or an id is negative or no integer.
@@ -72,13 +72,13 @@ def seg(labels: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> float:
   """Returns SEG of the annotated frames of one or more sequences, in [0, 1].
 
   Args:
-    labels: the frames' reference objects, see `match_objects`: a stack, or a
-      list of frames of any sizes.
-    results: the objects found, frame by frame.
+    labels: ids of the reference objects, as a stack or as a list of frames of
+      any sizes; see `match_objects`.
+    results: ids of the objects found, frame by frame.
 
   Raises:
     InputError: the numbers of frames differ, no frame has a reference object,
-      or as `match_objects`.
+      or see `match_objects`.
 
   >>> import numpy, segjax
   >>> truth = numpy.array([[1, 1, 1, 1, 0]])
@@ -96,7 +96,7 @@ def seg(labels: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> float:
 
 
 def mean_jaccard(counts: np.ndarray) -> float:
-  """Returns SEG of the counts int64[R,3] of `match_objects`, of all frames.
+  """Returns SEG from the counts int64[R,3] of `match_objects`, of all frames.
 
   Raises:
     InputError: R is 0.
@@ -112,21 +112,21 @@ def average_precision(
   predicted: np.ndarray,
   thresholds: Sequence[float] = THRESHOLDS,
 ) -> np.ndarray:
-  """Returns TP / (TP + FP + FN) of the objects of one image by threshold.
+  """Returns TP / (TP + FP + FN) of the objects of an image, by threshold.
 
   A predicted object is a true positive (TP) if its intersection over union
   with an object of the truth is greater than the threshold; the other predicted
   objects are false positives (FP), the other true ones false negatives (FN).
-  The 2018 Data Science Bowl ranks by its mean over the thresholds and images.
+  The 2018 Data Science Bowl ranks by the mean over thresholds and images.
   Predicted objects that the truth does not mark are punished, unlike in `seg`.
 
   Args:
-    truth: integers, ids of the true objects; of any shape.
-    predicted: the same, ids of the objects found.
-    thresholds: T numbers in [0.5, 1), where an object has one match at most.
+    truth: int[...], ids of the true objects.
+    predicted: int[...] of the same shape, ids of the objects found.
+    thresholds: T numbers in [0.5, 1), so that an object has at most one match.
 
   Returns:
-    float64[T], NaN if neither image has an object.
+    float64[T], NaN if there is neither a true nor a predicted object.
 
   Raises:
     InputError: a threshold is outside [0.5, 1), shapes differ, or an id is
@@ -146,9 +146,9 @@ def average_precision(
 def count_hits(
   truth: np.ndarray, predicted: np.ndarray, thresholds: Sequence[float]
 ) -> tuple[np.ndarray, int, int]:
-  """Returns TP by threshold, int64[T], and the true and predicted objects.
+  """Returns TP int64[T], and the numbers of true and of predicted objects.
 
-  Args and Raises as `average_precision`.
+  Arguments and errors are those of `average_precision`.
   """
   wrong = [t for t in thresholds if not 0.5 <= t < 1]
   if wrong:

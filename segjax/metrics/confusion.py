@@ -9,7 +9,8 @@ predicted as class j, t_i = sum_j n_ij and u_i = t_i + sum_j n_ji - n_ii,
   mean IU                mean_i n_ii / u_i
   frequency weighted IU  sum_i t_i (n_ii / u_i) / sum_i t_i
 
-Beside them the Dice coefficient, F1 of the pixels of a class, and its mean:
+Also the Dice coefficient, which is the F1 score of a class's pixels, and its
+mean over classes:
 
   Dice                   2 n_ii / (t_i + sum_j n_ji)
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from segjax.errors import InputError
 
-# What `confusion_counts` puts into every entry when a value is out of range.
+# Every entry of `confusion_counts` if a value is out of range.
 _POISON = np.iinfo(np.int32).min
 
 
@@ -35,14 +36,14 @@ def confusion_matrix(
   num_classes: int,
   ignore_label: int | None = 255,
 ) -> np.ndarray:
-  """Counts pixels by true and predicted class, on the host.
+  """Returns the numbers of pixels by true and predicted class, on the host.
 
   Args:
     label: int[...], true classes in 0..num_classes-1, or `ignore_label`.
     prediction: int[...], predicted classes in 0..num_classes-1; anything
       where the label is ignored.
     num_classes: K.
-    ignore_label: pixels with this label do not count; None for none such.
+    ignore_label: pixels with this label do not count; None counts all pixels.
 
   Returns:
     int64[K,K], rows the true class, columns the predicted one.
@@ -88,7 +89,7 @@ def confusion_counts(
   num_classes: int,
   ignore_label: int = 255,
 ) -> jax.Array:
-  """`confusion_matrix` of one batch, for use inside jit.
+  """Returns the `confusion_matrix` of a batch, for use inside jit.
 
   Give padding examples the ignored label. Sum the batches on the host, in
   int64: the counts of one batch fit int32, those of a dataset may not.
@@ -100,9 +101,9 @@ def confusion_counts(
     ignore_label: pixels with this label do not count.
 
   Returns:
-    int32[K,K], rows the true class. If a value that counts is out of range,
-    which jit cannot raise, every entry is -2^31, and `segmentation_scores`
-    refuses the sum.
+    int32[K,K], rows the true class. Code inside jit cannot raise: if a value
+    that counts is out of range, every entry is -2^31, and
+    `segmentation_scores` refuses the sum.
 
   Raises:
     InputError: shapes differ.
@@ -170,12 +171,12 @@ def segmentation_scores(
   if not total:
     raise InputError('no pixel was counted; at least one must have a label')
   union = labelled + matrix.sum(axis=0) - hits
-  iu = _ratio(hits, union)
-  dice = _ratio(2 * hits, union + hits)
+  iu = ratio(hits, union)
+  dice = ratio(2 * hits, union + hits)
   present = labelled > 0
   return {
     'pixel_accuracy': float(hits.sum() / total),
-    'mean_accuracy': float(np.nanmean(_ratio(hits, labelled))),
+    'mean_accuracy': float(np.nanmean(ratio(hits, labelled))),
     'mean_iu': float(np.nanmean(iu[present] if present_only else iu)),
     'frequency_weighted_iu': float(labelled[present] @ iu[present] / total),
     'mean_dice': float(np.nanmean(dice[present] if present_only else dice)),
@@ -184,8 +185,8 @@ def segmentation_scores(
   }
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-  """part / whole, NaN where whole is 0."""
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+  """Returns part / whole, NaN where whole is 0."""
   return np.divide(
     part, whole, out=np.full(part.shape, np.nan), where=whole > 0
   )

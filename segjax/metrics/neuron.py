@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics of the ISBI 2012 EM segmentation challenge.
 
-V_rand and V_info after border thinning rank the challenge since 2016
-(Arganda-Carreras et al. 2015); pixel, Rand and warping error are the older
-ones that the U-Net paper reports in its Table 1. All follow the challenge's
-own scripts, which differ from the textbook definitions (and from
+V_rand and V_info after border thinning have ranked the challenge since 2016
+(Arganda-Carreras et al. 2015). Pixel, Rand and warping error are the older
+metrics, which the U-Net paper reports in its Table 1. All follow the
+challenge's own scripts, which differ from the textbook definitions (and from
 scikit-image's `adapted_rand_error`) where the docstrings say so.
 
-Input as `stacks` defines it. Pixels outside the cells of the label never
-count, except in the pixel and the warping error. So a slice without a cell has
-no V_rand and V_info, 0 / 0, and no pair for the Rand error; as an absent class
-in a mean IU, it is left out of the means. The two other errors pool the pixels
-of all slices, and count what is found in it.
+`stacks` defines the input. Pixels outside the cells of the label count in the
+pixel error and the warping error only. So a slice without a cell has no V_rand
+and V_info (0 / 0) and no pair for the Rand error: it is left out of these
+scores, like an absent class out of a mean IU. The pixel and warping errors pool
+the pixels of all slices, and cells found in such a slice count as errors.
 """
 
 from collections.abc import Iterator
@@ -32,17 +32,17 @@ def evaluate_stack(
 
   V_rand and V_info are means over the slices at each of `THRESHOLDS`, then
   the best over one threshold common to all slices. Slices whose label has no
-  cell are left out of these means, since they have no such score.
+  cell are left out of these means.
 
   Args:
-    labels: [N,H,W], 0 membrane, 1 cell; at least one cell pixel in all.
-    probabilities: float[N,H,W] in [0, 1], probability of cell. Up to 1e-6
-      beyond, what float32 averages overshoot by, is clipped.
-    warping: False leaves out `warping_error`, the slowest score.
+    labels: [N,H,W], 0 membrane, 1 cell; at least one cell pixel in all slices.
+    probabilities: float[N,H,W] in [0, 1], probability of cell. Values up to
+      1e-6 outside, to which float32 averages round, are clipped.
+    warping: whether to compute `warping_error`, the slowest score.
 
   Returns:
-    `v_rand`, `v_info` (higher is better) and the thresholds they were
-    reached at, `v_rand_threshold`, `v_info_threshold` (the lowest of equals);
+    `v_rand`, `v_info` (higher is better) and the thresholds of these values,
+    `v_rand_threshold`, `v_info_threshold` (the lowest of several);
     `pixel_error`, `rand_error`, `warping_error` (lower is better).
 
   Raises:
@@ -72,18 +72,17 @@ def evaluate_stack(
 
 
 def thin(cell: np.ndarray) -> np.ndarray:
-  """Thins the membranes to watershed lines one pixel wide.
+  """Returns the cells grown until membranes are lines one pixel wide.
 
-  Floods the inverted binary map from the cells, 4-connected. The challenge
-  thins a proposal so that the width of its membranes does not count.
+  A watershed floods the inverted binary map from the cells, 4-connected. The
+  challenge thins a proposal so that the width of its membranes does not count.
 
   Args:
     cell: bool[H,W], True inside cells.
 
   Returns:
     int32[H,W], the grown cells numbered as by `components`, 0 on the lines.
-    A map without any cell is one plateau and becomes one region, as in the
-    challenge's watershed.
+    A map without any cell becomes one region, as in the challenge's watershed.
   """
   markers = components(cell)
   if markers.max() <= 1:
@@ -108,9 +107,9 @@ def v_rand(
   al. 2015, with the N^2 normalisation of the challenge.
 
   Args:
-    label_components: int[H,W], cells from 1, 0 where nothing is scored.
-    proposal_components: int[H,W], regions from 1, 0 in none; for the
-      challenge's score the output of `thin`.
+    label_components: int[H,W], cells numbered from 1, 0 where nothing counts.
+    proposal_components: int[H,W], regions numbered from 1, 0 in no region; for
+      the challenge's score, the output of `thin`.
 
   Raises:
     InputError: shapes differ, a number is negative, or there is no cell.
@@ -132,11 +131,11 @@ def v_info(
 
   precision = I(A;B) / H(A), recall = I(A;B) / H(B), f = harmonic mean, with
   entropies H and mutual information I of the cells A and the regions B over
-  the pixels inside the cells. As in the challenge a single cell gives
-  (0, 0, 1) and otherwise a single region (0, 1, 0): one cell in a slice
-  scores 0 even if it is found exactly.
+  the pixels inside the cells. As in the challenge, a single cell gives
+  (0, 0, 1), and several cells in a single region give (0, 1, 0): one cell in a
+  slice scores 0 even if it is found exactly.
 
-  Arguments, singletons, source and errors as for `v_rand`.
+  Arguments, singletons, source and errors are those of `v_rand`.
 
   >>> import numpy, segjax
   >>> cells = numpy.array([[1, 1, 2, 2]])
@@ -152,9 +151,9 @@ def v_info(
 def pixel_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
   """Returns 1 - max F over `THRESHOLDS`; cell is the positive class.
 
-  Counts are pooled over the stack. An F-score, not a share of wrong pixels:
-  the challenge's "pixel error" as in Table 1 of the U-Net paper. Arguments
-  and errors as for `evaluate_stack`.
+  Counts are pooled over the stack. This is the challenge's "pixel error" in
+  Table 1 of the U-Net paper: an F-score, not a share of wrong pixels. Arguments
+  and errors are those of `evaluate_stack`.
   """
   labels, probabilities = checked(labels, probabilities)
   cells = int(labels.sum())
@@ -170,12 +169,12 @@ def pixel_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def rand_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
   """Returns 1 - max F of the foreground-restricted Rand index.
 
-  Counts pairs of pixels inside the cells of a slice, positive where both lie
-  in one cell, found where both lie in one 4-connected component of the
-  binarised proposal (not thinned; its membrane pixels are in no pair). Counts
-  are pooled over the stack, the maximum is over `THRESHOLDS`: the
-  challenge's "Rand error" as in Table 1 of the U-Net paper. Arguments and
-  errors as for `evaluate_stack`.
+  It counts pairs of pixels inside the cells of a slice. A pair is positive if
+  both lie in one cell, and found if both lie in one 4-connected component of
+  the binarised proposal (not thinned; its membrane pixels are in no pair).
+  Counts are pooled over the stack, and the maximum is over `THRESHOLDS`. This
+  is the challenge's "Rand error" in Table 1 of the U-Net paper. Arguments and
+  errors are those of `evaluate_stack`.
   """
   labels, probabilities = checked(labels, probabilities)
   pairs = np.zeros((len(THRESHOLDS), 3), np.int64)
@@ -262,7 +261,7 @@ def _information_scores(table: _Contingency) -> tuple[float, float, float]:
 
 
 def _f_score(both: int, found: int, true: int) -> float:
-  """F-score of `both` hits among `found` and `true`; 1 if all are 0."""
+  """Returns the F-score of `both` hits; 1 if all three numbers are 0."""
   return 2 * both / (found + true) if found + true else 1.0
 
 

@@ -19,7 +19,7 @@ from segjax.errors import InputError
 THRESHOLDS: tuple[float, ...] = tuple(
   itertools.accumulate([0.1] * 10, initial=0.0)
 )
-# How far float32 rounding may carry an average of probabilities past 0 or 1.
+# How far rounding may put a float32 average of probabilities outside [0, 1].
 _ROUNDING = 1e-6
 
 
@@ -29,7 +29,7 @@ def checked(
   """Returns labels as bool and probabilities as float64 in [0, 1].
 
   Raises:
-    InputError: as `neuron.evaluate_stack`.
+    InputError: see `neuron.evaluate_stack`.
   """
   labels = np.asarray(labels)
   # Thresholds are doubles: a float32 comparison would round them.
@@ -61,5 +61,5 @@ def checked(
 
 
 def components(cell: np.ndarray) -> np.ndarray:
-  """Numbers the 4-connected cells of bool[H,W] from 1; int32[H,W], 0 else."""
+  """Returns int32[H,W]: 4-connected cells of bool[H,W] from 1, membranes 0."""
   return ndimage.label(cell)[0].astype(np.int32, copy=False)

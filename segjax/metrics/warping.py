@@ -2,9 +2,9 @@
 """The warping error: how far a proposal splits and merges cells.
 
 A label is first deformed towards the proposal as far as its topology allows
-(Jain et al. 2010), so that a shifted membrane is no error; what still differs
-is. `warping_error` is the variant of the ISBI 2012 challenge, the one in
-Table 1 of the U-Net paper. Input as `stacks` defines it.
+(Jain et al. 2010), so that a shifted membrane is no error. Pixels that still
+differ are errors. `warping_error` is the variant of the ISBI 2012 challenge,
+which is in Table 1 of the U-Net paper. `stacks` defines the input.
 """
 
 import numpy as np
@@ -29,13 +29,13 @@ def warping_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
   count, and the minimum over the thresholds 0, 0.1, ..., 0.9 is returned.
   Deleted cells are neither split nor merged, so a map that is all membrane at
   one threshold scores 0: read the score beside V_rand.
-  `warping_mismatch` is the original measure. Arguments and errors as for
+  `warping_mismatch` is the original measure. Arguments and errors are those of
   `neuron.evaluate_stack`.
 
   >>> import numpy, segjax
   >>> labels = numpy.ones((1, 9, 9), int)
-  >>> labels[:, 4] = 0  # A membrane between two cells,
-  >>> merged = numpy.ones((1, 9, 9))  # of which the proposal has nothing.
+  >>> labels[:, 4] = 0  # A membrane between two cells.
+  >>> merged = numpy.ones((1, 9, 9))  # A proposal without that membrane.
   >>> segjax.warping_error(labels, labels.astype(float))
   0.0
   >>> segjax.warping_error(labels, merged) > 0
@@ -63,7 +63,8 @@ def warping_mismatch(
   """Returns the share of pixels that no warping can make agree.
 
   All mismatches between the warped label and the proposal at one threshold
-  count (Jain et al. 2010). Arguments and errors as for `neuron.evaluate_stack`.
+  count (Jain et al. 2010). `labels`, `probabilities` and errors are those of
+  `neuron.evaluate_stack`.
   """
   labels, probabilities = checked(labels, probabilities)
   mismatches = 0
@@ -76,12 +77,12 @@ def warping_mismatch(
 def warp(
   label: np.ndarray, probability: np.ndarray, threshold: float
 ) -> np.ndarray:
-  """Deforms a label towards a proposal without changing its topology.
+  """Returns a label deformed towards a proposal, with its topology kept.
 
   Pixels that differ are flipped one at a time, those whose probability is
-  farthest from the threshold first (equals column by column), each only
-  if it is a simple point at that moment (`is_simple`). Passes repeat until
-  none can be flipped. Outside the image is membrane.
+  farthest from the threshold first (equal ones column by column), each only if
+  it is a simple point at that moment (`is_simple`). Passes repeat until no
+  pixel can be flipped. Outside the image is membrane.
 
   Args:
     label: bool[H,W], True inside cells.
@@ -127,7 +128,7 @@ def warp(
 
 
 def is_simple(codes: np.ndarray) -> np.ndarray:
-  """Tells which pixels can flip without a change of topology.
+  """Returns which pixels can flip without a change of topology.
 
   A pixel is simple if its eight neighbours hold exactly one 4-connected piece
   of cell that touches it by an edge and exactly one 8-connected piece of
@@ -147,12 +148,12 @@ def is_simple(codes: np.ndarray) -> np.ndarray:
 
 
 def split_or_merge(warped: np.ndarray, proposal: np.ndarray) -> np.ndarray:
-  """Marks the mismatches by which the proposal splits or merges cells.
+  """Returns the mismatches by which the proposal splits or merges cells.
 
-  Among the eight neighbours in the warped label: a membrane pixel merges if
-  they belong to two cells or more. A cell pixel splits if they do, or if they
-  do once that pixel is taken away, judged within 20 px. What is left (holes
-  and objects added or deleted) is not marked.
+  The eight neighbours of a mismatch in the warped label decide. A membrane
+  pixel merges if they belong to two cells or more. A cell pixel splits if they
+  do, or if they do once that pixel is removed, judged within 20 px. The other
+  mismatches (holes, and objects added or deleted) are not marked.
 
   Args:
     warped: bool[H,W], a label after `warp`.
@@ -183,7 +184,7 @@ def split_or_merge(warped: np.ndarray, proposal: np.ndarray) -> np.ndarray:
 
 
 def _num_cells(around: np.ndarray) -> np.ndarray:
-  """Counts the distinct non-zero numbers of each column."""
+  """Returns the number of distinct non-zero values in each column."""
   ordered = np.sort(around, axis=0)
   first = np.diff(ordered, axis=0, prepend=0) > 0
   return np.count_nonzero(first, axis=0)

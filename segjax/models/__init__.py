@@ -37,7 +37,7 @@ FCNS = {
   'fcn_alexnet': FCNAlexNet,
   'fcn_googlenet': FCNGoogLeNet,
 }
-# What FCNs begin from.
+# Image classifiers, whose weights the networks above can start from.
 CLASSIFIERS = {
   'vgg16': VGG16,
   'vgg16_conv': functools.partial(VGG16, convolutional=True),
@@ -53,7 +53,7 @@ DTYPES = ('float32', 'bfloat16')
 Segmenter = UNet | UNetVGG16 | FCN
 _Module = TypeVar('_Module', bound=nn.Module)
 
-# Attributes that are no fields of a config: linen's, and what the name says.
+# Attributes that no config sets: linen's, and those that the name sets.
 _NOT_FIELDS = (
   'parent',
   'name',
@@ -68,34 +68,35 @@ _NOT_FIELDS = (
 def create_model(config: Mapping[str, Any]) -> Segmenter:
   """Returns the model that `config.name` and its other fields describe.
 
-  The loop uses of it `in_channels`, `num_classes`, `head_names`, `head_sizes`
-  (the classes of each head, one after another in the logits) and `geometry`.
-
   Args:
-    config: `name`, one of `UNETS` or `FCNS`; `dtype`, one of `DTYPES`; and
-      fields of the module, as its docstring says, with lists for tuples if need
-      be. Those left out have their defaults.
+    config: `name`, a key of `UNETS` or `FCNS`; `dtype`, one of `DTYPES`; and
+      fields of the module, which its docstring explains. A tuple may be given
+      as a list. A field that is left out has its default.
 
   Raises:
-    InputError: the name, a field or its value is none of the model's.
+    InputError: the name is unknown, the module has no such field, or a value is
+      invalid.
   """
   name = config['name'] if 'name' in config else None
   fields = {field: config[field] for field in config if field != 'name'}
-  if name not in (*SEGMENTERS,):  # It may be of any type.
+  if name not in (*SEGMENTERS,):  # A tuple: the name may not be hashable.
     raise InputError(f'model.name={name!r} is not one of {tuple(SEGMENTERS)}')
   return _make(SEGMENTERS[name], name, fields)
 
 
 def make_model(name: str, **fields: Any) -> Segmenter | Classifier:
-  """Returns one of `MODELS` with the fields of a config checked and set.
+  """Returns the network `name` of `MODELS` with these fields of a config.
 
-  With heads, `num_classes` may be left out: it is their sum.
+  With `heads`, `num_classes` may be left out: it is the sum of their classes.
+
+  Raises:
+    InputError: the module has no such field, or a value is invalid.
   """
   return _make(MODELS[name], name, fields)
 
 
 def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
-  """Returns `make(**fields)`, of which every field was checked."""
+  """Returns `make(**fields)` after a check of every field."""
   known = _fields(make)
   for field, value in fields.items():
     if field not in known:
@@ -115,8 +116,7 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
     _check_heads(fields['heads'])
     fields.setdefault('num_classes', sum(size for _, size in fields['heads']))
   model = make(**fields)
-  counts = ('num_classes', 'in_channels', 'base_width', 'fc_features')
-  for field in counts:
+  for field in ('num_classes', 'in_channels', 'base_width', 'fc_features'):
     value = getattr(model, field, None)
     if value is not None and value < 1:
       raise InputError(f'model.{field}={value} must be >= 1')
@@ -127,7 +127,7 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
   if width <= 0:
     raise InputError(f'model.width={width} must be > 0')
   if not isinstance(model, Classifier):
-    _ = model.geometry  # Raises if what it depends on is wrong.
+    _ = model.geometry  # Raises if a field that it depends on is wrong.
   if isinstance(model, UNet):
     _check_dropout_blocks(model)
   if model.precision not in PRECISIONS:
@@ -158,7 +158,7 @@ def _check_dropout_blocks(model: UNet) -> None:
 
 
 def _fields(make: Any) -> dict[str, Any]:
-  """Fields that a config of the model can have, with their annotations."""
+  """Returns the fields that a config of the model can have, and their types."""
   while isinstance(make, functools.partial):
     make = make.func
   types = {field.name: field.type for field in dataclasses.fields(make)}
@@ -167,7 +167,7 @@ def _fields(make: Any) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-  """Lists as tuples, which linen needs to compare and hash modules."""
+  """Returns lists as tuples, since linen compares and hashes the fields."""
   if isinstance(value, (list, tuple)):
     return tuple(map(_tuples, value))
   return value

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CaffeNet, the AlexNet (Krizhevsky et al. 2012) under FCN-AlexNet.
+"""CaffeNet, the form of AlexNet (Krizhevsky et al. 2012) in FCN-AlexNet.
 
-It pools before it normalises; the paper's AlexNet, and with it Caffe's
-bvlc_alexnet, does the reverse, so their weights are not exchangeable.
+CaffeNet pools before it normalises. The paper's AlexNet and Caffe's
+bvlc_alexnet normalise first, so the weights of one do not fit the other.
 """
 
 import functools
@@ -20,7 +20,7 @@ from segjax.models.backbone import (
   scaled,
 )
 
-# Zeros around conv1 and fc6; see vgg.py.
+# Zeros around the inputs of conv1 and fc6, by `padding`; see vgg.py.
 _PADS = {'native': (0, 0), 'pad100': (100, 0), 'same': (5, 3)}
 
 
@@ -35,8 +35,8 @@ def caffenet(
 
   Args:
     width: multiplies the channels of the convolutions.
-    fc_features: channels of fc6 and fc7, None for 4096.
-    dropout_rate: after fc6 and fc7, None for 0.5.
+    fc_features: channels of fc6 and fc7; None for 4096.
+    dropout_rate: dropout rate after fc6 and fc7; None for 0.5.
     padding: 'native', 'pad100' or 'same'.
     dense: whether fc6 and fc7 are dense layers.
   """
@@ -47,7 +47,7 @@ def caffenet(
   pool = Footprint(3, 2, ceil=True)
 
   def convolution(name, features, footprint, groups=1):
-    # In pairs, since the next layer may split them into two groups.
+    # An even number, since the next layer may split them into two groups.
     features = scaled(features, width, multiple_of=2)
     return Convolution(name, features, footprint, groups)
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classification networks under FCN: tables of layers, and what runs them.
+"""Backbones of FCN: image classifiers as tables of layers.
 
-`vgg.vgg16`, `alexnet.caffenet` and `googlenet.googlenet` return a `Backbone`:
-rows that compute features when called inside a linen module and state their
-geometry without it. `Classifier` is the original classifier, and the same
-network slid over larger images; `fcn.FCN` puts its decoders on the same rows.
-The parameter trees differ only in the shape of the fully connected kernels.
+`vgg.vgg16`, `alexnet.caffenet` and `googlenet.googlenet` return a `Backbone` of
+rows, which compute features when called inside a linen module. `Classifier` is
+the original classifier, or the same network slid over larger images; `fcn.FCN`
+adds its decoder to the same rows. Their parameter trees differ only in the
+shape of the fully connected kernels.
 
-Images are float32 [B, H, W, C]. Colour order, mean and scale are the caller's;
-the weights published by the authors expect BGR in 0..255 minus the mean.
+Images are float32 [B, H, W, C]. The caller chooses the order of colours, mean
+and scale; the authors' weights expect BGR in 0..255 minus the mean.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from segjax.geometry import Footprint
 from segjax.models.layers import (
   Conv,
   at_precision,
+  check_channels,
   he_init,
   local_response_norm,
   max_pool_ceil,
@@ -34,9 +35,9 @@ PADDINGS = ('native', 'pad100', 'same')
 
 
 class Row(Protocol):
-  """A layer: geometry in `footprint`, parameters under `name` in the caller."""
+  """A layer, whose parameters lie under `name` in the module that calls it."""
 
-  # Rows are dataclasses.
+  # Rows are dataclasses, for `dataclasses.replace`.
   __dataclass_fields__: ClassVar[dict[str, Any]]
 
   @property
@@ -55,11 +56,11 @@ class Row(Protocol):
     """Maps [B, H, W, C] to [B, H', W', C'] in `dtype`.
 
     Args:
-      x: if `extent` is given, zero beyond what its maps truly have.
-      train: whether to drop out.
+      x: feature maps; with `extent`, zero beyond the true size of each.
+      train: whether dropout is active.
       dtype: compute dtype.
-      extent: i32[B,2], rows and columns that the output truly has, of images
-        that are padded; zero beyond. None: all.
+      extent: i32[B,2], true rows and columns of each output, if the images are
+        padded; the output is zero beyond. None: the whole array.
     """
     ...
 
@@ -89,9 +90,10 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class FullyConnected:
-  """A fully connected layer: a convolution, or `dense` on maps of its size.
+  """A fully connected layer, as a convolution or, if `dense`, as `nn.Dense`.
 
-  The dense kernel is [k * k * C, O], its inputs flattened in the order H, W, C.
+  `nn.Dense` takes maps of k x k pixels, flattened in the order H, W, C; its
+  kernel is [k * k * C, O].
   """
 
   name: str
@@ -116,12 +118,11 @@ class FullyConnected:
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool:
-  """Maximum pooling with Caffe's sizes.
+  """Maximum pooling with Caffe's output sizes.
 
-  With an `extent`, windows that hang over the true end see zeros there, where
-  they should see nothing. It is the same to them: every pooling of the networks
-  here follows a ReLU, so nothing is below zero, and a gradient that goes to a
-  tie with zero ends at that ReLU.
+  With an `extent`, windows that reach beyond the true end of a map see zeros
+  there. They change no maximum, since every pooling here follows a ReLU; a
+  gradient that a tie gives to such a zero ends at that ReLU.
   """
 
   name: str
@@ -133,7 +134,7 @@ class MaxPool:
 
 @dataclasses.dataclass(frozen=True)
 class AveragePool:
-  """Mean of every whole window, stride 1."""
+  """Mean of every window that lies whole in the map, at stride 1."""
 
   name: str
   footprint: Footprint
@@ -144,41 +145,41 @@ class AveragePool:
 
 @dataclasses.dataclass(frozen=True)
 class LocalResponseNorm:
-  """`local_response_norm` over 5 channels, as AlexNet and GoogLeNet have it."""
+  """`local_response_norm` as a row."""
 
   name: str
   footprint: Footprint = Footprint()
 
   def __call__(self, x, train, dtype, extent=None):
-    return local_response_norm(x)  # Zero where x is.
+    return local_response_norm(x)  # Zeros stay zeros.
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-  """Drops single values, not channels; needs an rng named 'dropout'."""
+  """Dropout of single values, not channels; needs an rng named 'dropout'."""
 
   name: str
   rate: float
   footprint: Footprint = Footprint()
 
   def __call__(self, x, train, dtype, extent=None):
-    return nn.Dropout(self.rate, deterministic=not train)(x)  # Zero where x is.
+    return nn.Dropout(self.rate, deterministic=not train)(x)  # Zeros stay.
 
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-  """A network for classification, as rows.
+  """An image classifier as rows.
 
   Attributes:
-    trunk: the rows before the fully connected layers.
-    pool: what the classifier has between trunk and head, and FCN has not.
+    trunk: rows before the fully connected layers.
+    pool: rows between trunk and head, which FCN leaves out.
     head: fully connected layers and dropout, without the last layer.
     classifier: name of the last layer.
-    native_size: height and width, in pixels, of the images it was made for.
-    upscore_kernel: taps of FCN's 32-fold deconvolution. 64, or 63 where only
-      an odd kernel puts the scores on the pixels of the image.
-    strides: what FCN offers: 32, and with the skips from pool4 and pool3, 16
-      and 8.
+    native_size: height and width of the classifier's images, in pixels.
+    upscore_kernel: taps of the deconvolution of FCN-32s: 64, or 63 if only an
+      odd kernel puts the scores on the pixels of the image.
+    strides: strides that FCN offers on it: 32, and 16 and 8 if pool4 and pool3
+      can be skips.
   """
 
   trunk: tuple[Row, ...]
@@ -191,21 +192,21 @@ class Backbone:
 
 
 class Classifier(nn.Module):
-  """A backbone as the classifier it was, or as a convolution.
+  """An image classifier, which can also be slid over larger images.
 
   Attributes:
     backbone: `vgg16`, `caffenet` or `googlenet`.
-    convolutional: False: images of the native size, fully connected layers are
-      `nn.Dense`. True: any image of at least that size; every cell of the
-      result classifies one window of the image.
+    convolutional: False: images have the native size, and fully connected
+      layers are `nn.Dense`. True: images have at least that size, and every
+      cell of the output classifies one window of the image.
     num_classes: K.
     width: multiplies the channels of the trunk.
-    fc_features: channels of fc6 and fc7; None for the original's.
-    dropout_rate: fraction of values dropped in training; None for the
-      original's.
+    fc_features: channels of fc6 and fc7; None for the original number.
+    dropout_rate: fraction of values dropped in training; None for the original
+      rate.
     dtype: compute dtype. Parameters and logits stay float32.
     in_channels: C, channels of the image.
-    precision: of products in float32; see `layers.at_precision`.
+    precision: precision of float32 products; see `layers.at_precision`.
   """
 
   backbone: Callable[..., Backbone]
@@ -221,24 +222,20 @@ class Classifier(nn.Module):
   @nn.compact
   @at_precision
   def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-    """Returns the logits of image f32[B,H,W,C]: before any softmax.
+    """Returns the logits of image f32[B,H,W,C], before any softmax.
 
     Args:
-      image: preprocessed as the weights expect.
-      train: whether to drop out; needs an rng named 'dropout'.
+      image: pixels, preprocessed as the weights expect.
+      train: whether dropout is active; it needs an rng named 'dropout'.
 
     Returns:
       f32[B,K], or f32[B,h,w,K] if convolutional.
 
     Raises:
-      InputError: if the image is not of the native size, or is too small, or
-        C is not `in_channels`.
+      InputError: the image has not the native size (if convolutional, it is
+        smaller), or C is not `in_channels`.
     """
-    if image.shape[-1] != self.in_channels:
-      raise InputError(
-        f'image has {image.shape[-1]} channels; the model was built for '
-        f'in_channels={self.in_channels}'
-      )
+    check_channels(image, self.in_channels)
     dense = not self.convolutional
     net = self.backbone(
       width=self.width,
@@ -250,7 +247,7 @@ class Classifier(nn.Module):
     if dense and image.shape[1:3] != (native, native):
       raise InputError(
         f'images of {image.shape[1]} x {image.shape[2]} px; the classifier '
-        f'takes {native} x {native} px, convolutional=True larger ones'
+        f'takes {native} x {native} px; convolutional=True takes larger ones'
       )
     if min(image.shape[1:3]) < native:
       raise InputError(
@@ -268,11 +265,11 @@ class Classifier(nn.Module):
 
 
 def scaled(features: int, width: float, multiple_of: int = 1) -> int:
-  """Returns the multiple, at least one, that is closest to width features."""
+  """Returns features * width, rounded to a multiple >= 1 of `multiple_of`."""
   return max(1, round(features * width / multiple_of)) * multiple_of
 
 
 def check_padding(padding: str) -> None:
-  """Raises `InputError` unless `padding` is one of PADDINGS."""
+  """Raises `InputError` unless `padding` is one of `PADDINGS`."""
   if padding not in PADDINGS:
     raise InputError(f'padding={padding!r} is not one of {PADDINGS}')

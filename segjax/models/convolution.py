@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions of feature maps, as fast as each backend allows.
 
-GPUs and TPUs get XLA's convolution, in the precision that
-`layers.at_precision` says. On a CPU, where it spends its time in products of
-matrices, some are computed otherwise, equal to the rounding of float32:
+GPUs and TPUs use XLA's convolution, in the precision that
+`layers.at_precision` sets. On a CPU, some convolutions have a faster form,
+whose results are equal up to the rounding of float32:
 
-  * 3x3 convolutions of wide layers by Winograd's minimal filtering, four
-    columns at a time, with half the multiplications (Lavin and Gray, "Fast
-    Algorithms for Convolutional Neural Networks", CVPR 2016, section 4);
-  * 3x3 convolutions of one channel, as of gray images, as a sum of nine maps;
-  * kernels larger than the map, as fc6 has on small images, as one product;
-  * the gradient of a kernel on a map that was padded before.
+  * 3x3 convolutions of wide layers: Winograd's minimal filtering, four columns
+    at a time, with half the multiplications (Lavin and Gray, "Fast Algorithms
+    for Convolutional Neural Networks", CVPR 2016, section 4);
+  * 3x3 convolutions of one channel, such as of gray images: a sum of nine maps;
+  * kernels larger than the map, such as fc6 on small images: a matrix product;
+  * the gradient of a kernel: a convolution of the map that was padded before.
 
-benchmarks/README.md has what each is worth.
+benchmarks/README.md has the gain of each.
 """
 
 import contextlib
@@ -56,9 +56,9 @@ _A = (
   (0, 1, -1, 8, -8, 1),
 )
 
-# Where it pays, as measured on two cores with 32 MiB of cache: in layers this
-# wide; in narrower ones only while the maps fit the cache; and on maps with so
-# many pixels that transforming the kernel costs little beside.
+# Where Winograd's form is faster, measured on two cores with 32 MiB of cache:
+# in layers this wide; in narrower ones only while the maps fit the cache; and
+# on maps with so many pixels that transforming the kernel costs little.
 _WIDE = 128
 _NARROW = 64
 _MOST_PIXELS_NARROW = 1 << 16
@@ -71,9 +71,9 @@ _IS_PLAIN = contextvars.ContextVar('is_plain', default=False)
 
 @contextlib.contextmanager
 def plain_forms() -> Iterator[None]:
-  """What is traced inside has the definitions, not what is fast on a CPU.
+  """Makes code that is traced inside use XLA's convolution on CPUs, too.
 
-  For other compilers, which have their own ways to make them fast.
+  For exports to other compilers, which optimise convolutions themselves.
   """
   token = _IS_PLAIN.set(True)
   try:
@@ -90,7 +90,7 @@ def convolve(
   dilation: Sequence[int] = (1, 1),
   groups: int = 1,
 ) -> jax.Array:
-  """Cross-correlates feature maps with a kernel.
+  """Returns the cross-correlation of feature maps with a kernel.
 
   Args:
     x: [B, H, W, C].
@@ -98,7 +98,7 @@ def convolve(
     padding: 'VALID', 'SAME', or zeros before and after the rows and columns.
     strides: rows and columns from one output to the next.
     dilation: rows and columns from one kernel tap to the next.
-    groups: see `Conv`.
+    groups: number of groups of channels; see `layers.Conv`.
 
   Returns:
     [B, H', W', O].
@@ -128,12 +128,12 @@ def convolve(
 def by_backend(
   x: jax.Array, *args: jax.Array, cpu: Callable, default: Callable
 ) -> jax.Array:
-  """Returns cpu(x, *args) where JAX's default backend is a CPU, else default's.
+  """Returns cpu(x, *args) if JAX's default backend is a CPU, else default(...).
 
-  Exports of a symbolic batch, which may be for several platforms, hold both
-  (`jax.lax.platform_dependent`), and each platform takes its own. So could
-  every program, but tracing a training step then takes twice as long.
-  Inside of `plain_forms` it is default's everywhere.
+  An export with a symbolic batch size may be for several platforms. It holds
+  both functions (`jax.lax.platform_dependent`), and each platform takes its
+  own. Every program could do so, but then tracing a training step takes twice
+  as long. Inside `plain_forms`, all platforms take `default`.
   """
   if _IS_PLAIN.get():
     return default(x, *args)
@@ -157,8 +157,8 @@ def _on_cpu_jvp(pads, primals, tangents):
     terms.append(form(pads, dx, kernel))
   if not isinstance(dkernel, SymbolicZero):
     form = _as_product if _is_larger(kernel, x) else _batch_inside
-    # Of a convolution that pads, XLA:CPU takes up to twice as long for the
-    # gradient of the kernel; with FCN's 100 zeros, 20 times.
+    # Where the convolution itself pads, XLA:CPU takes up to twice as long for
+    # the gradient of the kernel; with FCN's 100 zeros, 20 times as long.
     terms.append(form(_NO_PADS, _pad(x, *pads), dkernel))
   return _on_cpu(pads, x, kernel), sum(terms[1:], terms[0])
 
@@ -167,9 +167,10 @@ _on_cpu.defjvp(_on_cpu_jvp, symbolic_zeros=True)
 
 
 def _choose(pads: _Pads, x: jax.Array, kernel: jax.Array, transposed=False):
-  """Returns the fastest of the forms below, or of what follows from them.
+  """Returns the fastest of the forms below for these shapes.
 
-  `transposed` asks for that whose transpose, the gradient of x, is fastest.
+  With `transposed`, it is the form whose transpose, the gradient of x, is
+  fastest.
   """
   if _is_larger(kernel, x):
     return _as_product
@@ -194,10 +195,10 @@ def _plain(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _batch_inside(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolves to [H, W, B, O], so that of one image no copy is made.
+  """Convolves to [H, W, B, O]: no copy in the gradient for a single image.
 
-  To the gradient of the kernel, the gradient of y is the kernel: its pixels
-  come first, then the batch, and XLA:CPU copies what lies otherwise.
+  In the gradient of the kernel, the gradient of y takes the place of a kernel.
+  XLA:CPU copies it unless its pixels come first and then the batch.
   """
   y = jax.lax.conv_general_dilated(
     x, kernel, (1, 1), pads, dimension_numbers=('NHWC', 'HWIO', 'HWNC')
@@ -205,10 +206,10 @@ def _batch_inside(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   return y.transpose(2, 0, 1, 3)
 
 
-# Under jit, for outside of a program each operation would be one of its own.
+# In jit, since each operation outside of a program is compiled on its own.
 @functools.partial(jax.jit, static_argnums=0)
 def _by_taps(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolves one channel: a sum over the taps, which XLA fuses to one loop."""
+  """Convolves one channel by a sum over taps, which XLA fuses to one loop."""
   rows, columns, _, features = kernel.shape
   h, w = _output_size(pads, x, kernel)
   x = _pad(x, *pads)
@@ -223,10 +224,9 @@ def _by_taps(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _winograd(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolves by a 3x3 kernel: six convolutions of 3x1 on quarters of it all.
+  """Convolves with a 3x3 kernel: six 3x1 convolutions of quarters of the map.
 
-  Columns that the last four lack are taken for zeros, and their outputs left
-  out.
+  Zeros fill up the last four columns, and their outputs are left out.
   """
   row_pads, (left, right) = pads
   width = x.shape[2] + left + right - 2
@@ -258,7 +258,7 @@ def _combine(coefficients, arrays):
 def _as_product(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolves as one product of all windows with the kernel.
 
-  For kernels that are larger than the map, as fc6 has on small images: there
+  For kernels that are larger than the map, such as fc6 on small images. There,
   XLA:CPU falls back to a loop, 75 times slower at 7 x 7 on 6 x 6 x 512.
   """
   rows, columns, c, features = kernel.shape

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """FCN (Long, Shelhamer, Darrell, CVPR 2015; PAMI 2017) in linen.
 
-A backbone slid over the image gives class scores every 32 pixels; bilinear
-deconvolutions bring them back to the pixels, joined on the way by scores of
-pool4 (FCN-16s) and pool3 (FCN-8s). Layers have Caffe's names, so the authors'
-weights fit one to one. Crop offsets follow from `FCN.geometry`.
+A backbone slid over the image gives class scores every 32 pixels. Bilinear
+deconvolutions bring them back to the pixels of the image; on the way, scores of
+pool4 (FCN-16s) and pool3 (FCN-8s) are added. Layers have Caffe's names, so the
+authors' weights fit one to one. Crop offsets follow from `FCN.geometry`.
 """
 
 import dataclasses
@@ -22,7 +22,12 @@ from segjax.models.alexnet import caffenet
 from segjax.models.backbone import Backbone, MaxPool, Row
 from segjax.models.fcn_geometry import FCNGeometry, decoder
 from segjax.models.googlenet import googlenet
-from segjax.models.layers import Conv, at_precision, zero_beyond
+from segjax.models.layers import (
+  Conv,
+  at_precision,
+  check_channels,
+  zero_beyond,
+)
 from segjax.models.mean_field import MeanField
 from segjax.models.upsampling import (
   LearnedDeconvolution,
@@ -36,50 +41,53 @@ PADDINGS = ('pad100', 'same')
 class FCN(nn.Module):
   """FCN; the defaults are FCN-32s on VGG16 for the 21 classes of PASCAL VOC.
 
-  Parameters: the backbone's, then `score_fr`, `score_pool4`, `score_pool3`
-  (1x1 convolutions, zero at first) and the learned of the deconvolutions. A
-  fixed one has no parameters. With `heads`, scores and deconvolutions are one
-  for each, `score_fr_sem`; with `streams`, all up to the scores, `conv1_1color`
-  and `score_frcolor`.
+  Parameters: those of the backbone, then `score_fr`, `score_pool4` and
+  `score_pool3` (1x1 convolutions that start at zero), and the deconvolutions
+  that are learned. A fixed deconvolution has no parameters. With `heads`, each
+  head has score layers and deconvolutions of its own, such as `score_fr_sem`.
+  With `streams`, each stream has layers of its own up to the scores, such as
+  `conv1_1color` and `score_frcolor`.
 
   Attributes:
-    num_classes: K, channels of the logits; with heads, of all of them.
-    in_channels: C, channels of the image; with streams, of all of them.
+    num_classes: K, channels of the logits; the sum over all heads.
+    in_channels: C, channels of the image; the sum over all streams.
     backbone: `vgg16`, `caffenet` or `googlenet`; skips need `vgg16`.
     stride: 32, 16 or 8, image pixels per pixel of the finest scores.
-    padding: 'pad100' pads the image by 100 zeros, as the authors' networks do:
-      their weights give their outputs. 'same' pads every layer by what it
-      takes off the borders: far less to compute for small images, the same
+    padding: 'pad100' pads the image by 100 zeros, as the authors' networks do,
+      so that their weights give their outputs. 'same' pads every layer by what
+      it takes off the borders: far less to compute for small images, the same
       receptive field, other values near the borders.
     pool4_scale: factor on the features of pool4 before `score_pool4`; .01 for
       FCN-8s trained at once, else 1.
-    pool3_scale: the same for pool3; .0001 for FCN-8s trained at once.
-    learned: names of the deconvolutions that are learned, starting bilinear.
-      None in the authors' release; in the CVPR paper all but the last. With
-      heads, each learns its own.
+    pool3_scale: factor on the features of pool3 before `score_pool3`; .0001 for
+      FCN-8s trained at once, else 1.
+    learned: names of the deconvolutions that are learned, from bilinear ones.
+      The authors' release learns none, the CVPR paper all but the last. With
+      heads, each head learns its own.
     width: multiplies the channels of the backbone's trunk.
-    fc_features: channels of fc6 and fc7; None for the original's.
-    dropout_rate: fraction of values dropped in training; None for the
-      original's.
+    fc_features: channels of fc6 and fc7; None for the original number.
+    dropout_rate: fraction of values dropped in training; None for the original
+      rate.
     dtype: compute dtype of the backbone. Parameters, scores and logits stay
       float32.
-    remat: whether what lies between two poolings is computed again for the
-      gradient, in place of being kept.
-    heads: name and classes of each head, their logits one after another; the
-      authors' for SIFT Flow are (('sem', 33), ('geo', 3)). () is one, nameless.
-    first_conv: another name for the first convolution, as the authors give it
-      where it takes other channels than the classifier's ('conv1_1_bgrd', of
-      colours and depth). '' keeps the backbone's.
-    crf_iterations: updates of a CRF over the logits of each head, layer `crf`
-      or `crf_sem`, see `mean_field.MeanField`; 0 is none.
-    crf_radius_px: its window, see `crf.Refinement`.
-    crf_intensity_width: how much neighbours may differ before training, in the
-      unit of the image that the network is given.
-    streams: suffixes of backbones side by side, each with an equal run of the
-      image's channels, their scores averaged before the upsampling (late
-      fusion; the authors' for NYUDv2 are ('color', 'hha')). They need
-      stride=32. () is one, without a suffix.
-    precision: of products in float32; see `layers.at_precision`.
+    remat: whether feature maps between two poolings are computed again for the
+      gradient instead of being kept (gradient checkpointing).
+    heads: name and number of classes of each head, in the order of the logits;
+      for SIFT Flow, the authors have (('sem', 33), ('geo', 3)). () is a single
+      head without a name.
+    first_conv: another name for the first convolution. The authors rename it
+      where it takes other channels than the classifier's: 'conv1_1_bgrd' takes
+      colours and depth. '' keeps the backbone's name.
+    crf_iterations: updates of a CRF over the logits of each head, in a layer
+      `crf` or `crf_sem`; see `mean_field.MeanField`. 0 is no CRF.
+    crf_radius_px: radius of the CRF's window; see `crf.Refinement`.
+    crf_intensity_width: how much neighbours may differ, before the CRF is
+      trained, in the unit of the image that the network takes.
+    streams: suffixes of backbones side by side. Each takes an equal run of the
+      image's channels, and their scores are averaged before the upsampling
+      (late fusion). For NYUDv2, the authors have ('color', 'hha'). Streams need
+      stride=32. () is a single backbone without a suffix.
+    precision: precision of float32 products; see `layers.at_precision`.
 
   >>> import jax, segjax
   >>> segjax.FCN8s() == segjax.FCN(stride=8)
@@ -89,7 +97,7 @@ class FCN(nn.Module):
   >>> model = segjax.FCN8s(num_classes=5, padding='same', width=0.05)
   >>> image = jax.numpy.zeros((1, 40, 50, 3))
   >>> variables = model.init(jax.random.key(0), image)
-  >>> model.apply(variables, image).shape  # Of any image, its own size.
+  >>> model.apply(variables, image).shape  # Logits have the image's size.
   (1, 40, 50, 5)
   """
 
@@ -116,10 +124,10 @@ class FCN(nn.Module):
 
   @property
   def geometry(self) -> FCNGeometry:
-    """Sizes and crops; layers of streams without the suffix.
+    """Sizes and crops. Layers of streams are named without the suffix.
 
     Raises:
-      InputError: an attribute is none of the above, or two don't go together.
+      InputError: an attribute is invalid, or two don't go together.
     """
     rows, steps = self._network()
     return FCNGeometry(
@@ -130,12 +138,12 @@ class FCN(nn.Module):
 
   @property
   def head_names(self) -> tuple[str, ...]:
-    """The name of each head; the only one has none."""
+    """The name of each head; '' for a single one."""
     return tuple(name for name, _ in self.heads) or ('',)
 
   @property
   def head_sizes(self) -> tuple[int, ...]:
-    """The classes of each head, in the order of the logits."""
+    """The number of classes of each head, in the order of the logits."""
     return tuple(size for _, size in self.heads) or (self.num_classes,)
 
   def head_layers(self, layer: str) -> tuple[str, ...]:
@@ -153,24 +161,21 @@ class FCN(nn.Module):
     """Returns the logits f32[B,H,W,K] of image f32[B,H,W,C].
 
     Args:
-      image: any size from 1 x 1 px, preprocessed as the weights expect: the
-        authors' BGR in 0..255 minus the mean. Padding is zero, so the mean.
-      train: whether to drop out; needs an rng named 'dropout'.
-      size: i32[B,2], true height and width of each image, 1 x 1 to H x W, in
-        a batch of unequal ones that are padded below and at the right by
-        anything. Logits there are those of the image alone (to 1e-5 of their
-        range, on CPU in float32), and zero beyond. One program serves all
-        sizes. None: the images fill the array.
+      image: pixels of any size from 1 x 1 px, preprocessed as the weights
+        expect. The authors' expect BGR in 0..255 minus the mean, so that the
+        zeros of the padding are the mean.
+      train: whether dropout is active; it needs an rng named 'dropout'.
+      size: i32[B,2], true height and width of each image, 1 x 1 to H x W, for a
+        batch of images of unequal sizes, padded below and at the right by any
+        values. Logits of the image are then those of the image alone (to 1e-5
+        of their range, on CPU in float32), and zero beyond. One program serves
+        all sizes. None: the images fill the array.
 
     Raises:
-      InputError: if C is not `in_channels`, the image is empty, or `size` has
+      InputError: C is not `in_channels`, the image is empty, or `size` has
         another shape.
     """
-    if image.shape[-1] != self.in_channels:
-      raise InputError(
-        f'image has {image.shape[-1]} channels; the model was built for '
-        f'in_channels={self.in_channels}'
-      )
+    check_channels(image, self.in_channels)
     if size is not None and size.shape != (image.shape[0], 2):
       raise InputError(
         f'size has shape {list(size.shape)}; it must be height and width of '
@@ -201,7 +206,7 @@ class FCN(nn.Module):
     scores = sum(of_streams[1:], of_streams[0])
     scores = zero_beyond(scores, extents.get(rows[-1].name))
     for up in steps:
-      # The scores are cropped, or the skip where it is the larger map.
+      # Either the scores are cropped, or the skip if it is the larger map.
       like = (up.skip or 'image') if up.name in offsets else up.name
       shape, offset = (heights[like], widths[like]), offsets.get(up.name, 0)
       scores = self._upscore(up, scores, offset, shape)
@@ -225,14 +230,10 @@ class FCN(nn.Module):
       raise InputError(f'crf_{error}') from error
 
   def _refine(self, scores, image, size):
-    ends = tuple(itertools.accumulate(self.head_sizes))
+    heads = _split(scores, self.head_sizes)
     refined = [
       MeanField(self._refinement(), name=name)(head, image, size)
-      for name, head in zip(
-        self.head_layers('crf'),
-        jnp.split(scores, ends[:-1], axis=-1),
-        strict=True,
-      )
+      for name, head in zip(self.head_layers('crf'), heads, strict=True)
     ]
     return jnp.concatenate(refined, axis=-1)
 
@@ -269,7 +270,7 @@ class FCN(nn.Module):
     return rows, steps
 
   def _check_branches(self):
-    """Raises `InputError` if heads or streams fit no network."""
+    """Raises `InputError` if the heads or the streams are invalid."""
     for field, names in (
       ('heads', [name for name, _ in self.heads]),
       ('streams', self.streams),
@@ -307,32 +308,34 @@ class FCN(nn.Module):
     if up.name not in self.learned:
       return bilinear_deconvolution(scores, up.layer, offset, size)
     # A head mixes its own classes only.
-    ends = tuple(itertools.accumulate(self.head_sizes))
+    heads = _split(scores, self.head_sizes)
     scores = [
       LearnedDeconvolution(up.layer, name=name)(head)
-      for name, head in zip(
-        self.head_layers(up.name),
-        jnp.split(scores, ends[:-1], axis=-1),
-        strict=True,
-      )
+      for name, head in zip(self.head_layers(up.name), heads, strict=True)
     ]
     return slice_from(jnp.concatenate(scores, axis=-1), offset, size)
 
 
 def _blocks(rows: tuple[Row, ...]) -> list[tuple[Row, ...]]:
-  """Returns the rows in parts, of which all but the last end in a pooling."""
+  """Returns the rows in blocks; all but the last end with a pooling."""
   ends = [i for i, row in enumerate(rows, 1) if isinstance(row, MaxPool)]
   bounds = sorted({0, *ends, len(rows)})
   return [rows[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def _compute(fcn, x, rows, suffix, train, extents):
-  """Returns what rows make of x, with layers of `fcn`."""
+  """Returns the output of the rows for x, with parameters in `fcn`."""
   for row in rows:
     extent = extents.get(row.name)
     row = dataclasses.replace(row, name=row.name + suffix)
     x = row(x, train, fcn.dtype, extent)
   return x
+
+
+def _split(scores, sizes):
+  """Returns the scores [B, H, W, ...] of each head."""
+  ends = tuple(itertools.accumulate(sizes))
+  return jnp.split(scores, ends[:-1], axis=-1)
 
 
 def slice_from(x: jax.Array, offset: int, size: tuple[int, int]) -> jax.Array:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FCN without its arrays: the steps of the decoder, sizes and crop offsets."""
+"""Geometry of FCN: steps of the decoder, sizes of maps and crop offsets."""
 
 import dataclasses
 import functools
@@ -22,9 +22,9 @@ class Up:
   """A step of the decoder: deconvolve, then add the scores of a skip.
 
   Attributes:
-    name: the deconvolution's.
-    layer: its kernel and stride.
-    skip: 'pool4' or 'pool3'; None for the last step, which goes to the image.
+    name: name of the deconvolution.
+    layer: kernel and stride of the deconvolution.
+    skip: 'pool4' or 'pool3'; None for the last step, which gives the logits.
   """
 
   name: str
@@ -33,7 +33,7 @@ class Up:
 
 
 def decoder(stride: int, upscore_kernel: int) -> tuple[Up, ...]:
-  """Returns the steps of FCN-32s, 16s or 8s.
+  """Returns the steps of the decoder of FCN-32s, 16s or 8s.
 
   Args:
     stride: 32, 16 or 8.
@@ -54,8 +54,8 @@ class FCNGeometry(AnySize):
 
   Attributes:
     footprints: name and footprint of every layer up to the scores.
-    decoder: the steps from there.
-    reach_px: logits on each side that decide one that a CRF has refined.
+    decoder: steps from the scores to the logits.
+    reach_px: logits on each side that a refined logit of a CRF depends on.
   """
 
   footprints: tuple[tuple[str, Footprint], ...]
@@ -78,16 +78,17 @@ class FCNGeometry(AnySize):
 
   @property
   def margin(self) -> int:
-    """Pixels of context, in whole periods, of logits of whole periods.
+    """Pixels of context that logits of whole periods need on each side.
 
-    A tile ends in the padding of the network where the image goes on. Logits
-    that are `margin` from there depend on no padding.
+    It is a multiple of the period. Where the image goes on, a tile ends in the
+    padding of the network; logits at least `margin` from there do not depend on
+    that padding.
     """
     return self._margin
 
   @functools.cached_property
   def _margin(self) -> int:
-    # Apart, for to a type checker a cached property is no property.
+    # Apart, since type checkers do not take a cached property for a property.
     more = self.reach_px
     low, high = self._reach(-more, self.period - 1 + more)
     reach = max(-low, high - self.period + 1)
@@ -95,9 +96,9 @@ class FCNGeometry(AnySize):
 
   @functools.cached_property
   def offsets(self) -> dict[str, int]:
-    """Pixels cropped off before each map that is cropped, rows and columns.
+    """Rows and columns cropped off before each cropped map, by its name.
 
-    At a skip the map that begins earlier is cropped: `score_pool4` and
+    At a skip, the map that begins earlier is cropped: `score_pool4` and
     `score_pool3` with 'pad100', the upsampled scores with 'same'.
     """
     offsets = {}
@@ -113,11 +114,11 @@ class FCNGeometry(AnySize):
     return offsets
 
   def sizes(self, size: Any) -> dict[str, Any]:
-    """Returns the size of 'image' and of every map by its name, uncropped.
+    """Returns the sizes of 'image' and of every map before crops, by name.
 
     Args:
-      size: pixels of the image, 1 or more: an integer, or an array of them,
-        traced or not, for arrays of sizes.
+      size: pixels of the image, 1 or more: an integer, or an array of integers,
+        traced or not; then the sizes are arrays, too.
     """
     offsets = self.offsets
     sizes = {'image': size}
@@ -133,13 +134,13 @@ class FCNGeometry(AnySize):
   def _reach(self, low, high):
     """Returns the image interval that decides the logits low..high.
 
-    Walks back through the decoder: each of its maps needs scores of the one
-    before and of a skip.
+    Goes back through the decoder, where each map depends on the scores of the
+    step before and of a skip.
     """
     offsets = self.offsets
     needed = []
     for up in reversed(self.decoder):
-      # Of the map that `up` is cropped to or is added to.
+      # low..high are pixels of the map that `up` is cropped or added to.
       if up.skip is not None:
         offset = offsets.get(f'score_{up.skip}', 0)
         needed.append(self._seen(up.skip, low + offset, high + offset))
@@ -160,7 +161,7 @@ class FCNGeometry(AnySize):
     return low, high
 
   def _locate(self, name):
-    """Returns where the map `name` lies; for None the image."""
+    """Returns the coordinates of the map `name`; of the image for None."""
     if name is None:
       return Coordinates()
     names = [layer for layer, _ in self.footprints]

@@ -36,7 +36,7 @@ _INCEPTION = {
   '5b': (384, 192, 384, 48, 128, 128),
 }
 
-# Parameter names that are Caffe's but for the slash.
+# Names of parameters that lack the slash of Caffe's names.
 _SLASHED = {
   name.replace('/', '_'): name
   for name in (
@@ -51,9 +51,8 @@ _SLASHED = {
 def caffe_name(path: Sequence[str]) -> str:
   """Returns Caffe's name of the layer at `path` in a parameter tree.
 
-  ('inception_3a', '5x5_reduce') is 'inception_3a/5x5_reduce', ('conv2_3x3',) is
-  'conv2/3x3', and the names of the other networks stay as they are: ('fc6',) is
-  'fc6'.
+  ('inception_3a', '5x5_reduce') gives 'inception_3a/5x5_reduce', ('conv2_3x3',)
+  gives 'conv2/3x3', and names of other networks stay: ('fc6',) gives 'fc6'.
   """
   name = '/'.join(path)
   return _SLASHED.get(name, name)
@@ -75,18 +74,18 @@ class InceptionModule(nn.Module):
   def __call__(
     self, x: jax.Array, extent: jax.Array | None = None
   ) -> jax.Array:
-    """Maps [B, H, W, C] to the branches' channels in the order of names.
+    """Maps [B, H, W, C] to [B, H, W, C'], the branches one after another.
 
     Args:
       x: feature maps, zero beyond `extent`.
-      extent: i32[B,2], rows and columns that they truly have; None is all.
+      extent: i32[B,2], true rows and columns of each map; None for all.
     """
     one, reduce3, three, reduce5, five, projection = self.features
 
     def convolution(name, features, x, kernel=1):
       footprint = Footprint(kernel, pad=kernel // 2)
-      # Zero beyond the extent after each: the 3x3 and 5x5 see over the edge
-      # what 1x1 leave there, which the bias makes.
+      # Each sets zeros beyond the extent: a 1x1 leaves its bias there, which
+      # the 3x3 or 5x5 after it would see over the edge.
       return Convolution(name, features, footprint)(
         x, False, self.dtype, extent
       )
@@ -103,7 +102,7 @@ class InceptionModule(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Inception:
-  """`InceptionModule` as a row; its widest branch is its footprint."""
+  """`InceptionModule` as a row, with the footprint of its widest branch."""
 
   name: str
   features: tuple[int, ...]
@@ -120,15 +119,15 @@ def googlenet(
   padding: str = 'native',
   dense: bool = False,
 ) -> Backbone:
-  """Returns GoogLeNet with Caffe's layer names, up to `caffe_name`.
+  """Returns GoogLeNet, with layer names that `caffe_name` turns into Caffe's.
 
   Args:
     width: multiplies the channels of the convolutions.
-    fc_features: None; there are no layers before the last.
-    dropout_rate: before the last layer, None for 0.4.
-    padding: 'native', 'pad100' or 'same'. The last is the native: no fully
-      connected layer takes anything off the borders.
-    dense: whether the last layer is a dense layer.
+    fc_features: None, since GoogLeNet has no fc6 and fc7.
+    dropout_rate: dropout rate before the last layer; None for 0.4.
+    padding: 'native', 'pad100' or 'same'. 'same' equals 'native', since no
+      fully connected layer takes anything off the borders.
+    dense: unused, since GoogLeNet has no fc6 and fc7.
   """
   check_padding(padding)
   if fc_features is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that the networks share: convolutions, pools, up-convolutions.
+"""Layers that the networks share: convolutions, poolings, up-convolutions.
 
 All take and return feature maps [B, H, W, C]. Parameters are float32 whatever
 the compute dtype.
@@ -24,10 +24,10 @@ _he_init_upconv = nn.initializers.variance_scaling(
   2.0, 'fan_in', 'normal', batch_axis=(0, 1)
 )
 
-# Of products in float32, as jax names them; see `at_precision`.
+# Precisions of float32 products, by JAX's names; see `at_precision`.
 PRECISIONS = ('default', 'high', 'highest')
 
-# Collection of the next running means of `BatchNorm`.
+# Collection that receives the next running means of `BatchNorm`.
 RUNNING = 'running'
 
 
@@ -47,7 +47,7 @@ def convolution_padding(
   At stride 1 the first three are the modes of `scipy.signal.correlate2d`.
 
   Raises:
-    InputError: for another mode.
+    InputError: the mode is another.
   """
   if mode == 'FULL':
     return [
@@ -59,18 +59,19 @@ def convolution_padding(
   if isinstance(mode, int) and mode >= 0:
     return [(mode, mode)] * len(kernel_size)
   raise InputError(
-    f"convolution mode {mode!r} is not one of 'VALID', 'SAME', 'FULL' and no "
-    'number of zeros'
+    f"convolution mode {mode!r} is not one of 'VALID', 'SAME', 'FULL' or a "
+    'number of zeros >= 0'
   )
 
 
 def at_precision(call: Callable) -> Callable:
-  """Makes a module compute at its `precision`, in both directions.
+  """Returns a module's method, computed at the `precision` of the module.
 
-  'highest' computes products of float32 in float32 on every device. 'default'
-  leaves it to XLA, which takes TF32 on NVIDIA's A100 and H100 and bfloat16 on
-  TPUs; 'high' is in between on TPUs. CPUs always compute in float32.
-  JAX_DEFAULT_MATMUL_PRECISION says what 'default' is.
+  The gradient has the same precision. 'highest' computes products of float32 in
+  float32 on every device. 'default' leaves the precision to
+  JAX_DEFAULT_MATMUL_PRECISION and XLA, which takes TF32 on NVIDIA's A100 and
+  H100 and bfloat16 on TPUs; 'high' is in between on TPUs. CPUs always compute
+  in float32.
   """
 
   @functools.wraps(call)
@@ -93,10 +94,10 @@ class Conv(nn.Module):
     strides: rows and columns from one output to the next.
     dilation: rows and columns from one kernel tap to the next.
     dtype: compute dtype.
-    groups: G; output channels of one of G equal runs see the input channels
-      of the same run only.
+    groups: G, for a grouped convolution. Input and output channels are divided
+      into G equal runs; an output sees the inputs of its own run only.
     kernel_init: initialiser of the kernel [k, k, C / G, features].
-    use_bias: whether there is a bias; a norm that follows would take it off.
+    use_bias: whether to add a bias; a norm that follows would subtract it.
   """
 
   features: int
@@ -133,18 +134,18 @@ class Conv(nn.Module):
 def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
   """Returns y + bias in the dtype of y.
 
-  The gradient of the bias, a sum over all pixels, is in the bias's: in
-  bfloat16, with its 8 bits, XLA:CPU returns half of it on 64 x 64 pixels and an
-  eighth on 1024 x 1024.
+  The gradient of the bias, a sum over all pixels, is in the dtype of the bias.
+  In bfloat16, with its 8 bits, XLA:CPU returns half of it on 64 x 64 pixels and
+  an eighth on 1024 x 1024.
   """
 
   def plain(y, bias):
-    # Broadcast before the cast, so that backwards the sum comes after it.
+    # Broadcast before the cast, so that the gradient is cast, then summed.
     return y + jnp.broadcast_to(bias, y.shape).astype(y.dtype)
 
   def by_rows(y, bias):
-    # Backwards two sums, of rows first: XLA:CPU takes 2 to 8 times as long for
-    # the sum over all pixels, which it would make of them again.
+    # The gradient is summed by rows first: XLA:CPU takes 2 to 8 times as long
+    # for one sum over all pixels, into which it would join the two sums again.
     return plain(y, _over_rows(bias, y))
 
   return by_backend(y, bias, cpu=by_rows, default=plain)
@@ -155,18 +156,18 @@ class BatchNorm(nn.Module):
 
   y = scale (x - mean) / sqrt(var + 1e-5) + bias, in float32. In training, mean
   and var are those of all pixels of the batch, var without Bessel's correction,
-  as in Flax. Otherwise they are running means of those, and a pixel's output
+  as in Flax. Otherwise they are running means, and the output of a pixel
   depends on that pixel alone.
 
   The running means are the parameters `mean` and `var`, so that a tree of
-  parameters is a whole network. No gradient reaches them. In training their
-  next values, .9 times the old ones plus .1 times those of the batch, are put
-  into the collection `RUNNING` if it is mutable, by the same names; the
-  training step puts them in their place.
+  parameters is a whole network. No gradient reaches them. In training, their
+  next values are .9 times the old ones plus .1 times those of the batch. If the
+  collection `RUNNING` is mutable, they are put there under the same names, and
+  the training step moves them into the parameters.
 
   Attributes:
-    train: whether to take the mean and var of the batch.
-    axis_names: axes of `vmap` and `pmap` along which the batch lies, too.
+    train: whether to normalise by the mean and var of the batch.
+    axis_names: axes of `vmap` and `pmap` over which the batch is divided.
   """
 
   train: bool
@@ -196,7 +197,7 @@ class BatchNorm(nn.Module):
     return y.astype(x.dtype)
 
   def _mean_of(self, y):
-    # Of rows first, as in `_add_bias`.
+    # By rows first, as in `_add_bias`.
     mean = jax.lax.optimization_barrier(y.mean(2)).mean((0, 1))
     return jax.lax.pmean(mean, self.axis_names) if self.axis_names else mean
 
@@ -216,8 +217,8 @@ class UpConv(nn.Module):
 
   With kernel K [2, 2, C, features], y[2i + a, 2j + b] = K[a, b]^T x[i, j]:
   the windows don't overlap, so a 1x1 convolution to four times the features
-  and an interleaving compute it. The kernel is laid out as Caffe's and
-  PyTorch's, which is `nn.ConvTranspose`'s flipped in both directions.
+  and an interleaving compute it. The kernel has the layout of Caffe and
+  PyTorch, which is that of `nn.ConvTranspose` flipped in both directions.
 
   Each output pixel receives C terms, so the initial standard deviation is
   sqrt(2 / C), not sqrt(2 / 4C).
@@ -225,7 +226,7 @@ class UpConv(nn.Module):
   Attributes:
     features: output channels.
     dtype: compute dtype.
-    use_bias: whether there is a bias; see `Conv`.
+    use_bias: whether to add a bias; see `Conv`.
   """
 
   features: int
@@ -251,18 +252,18 @@ class UpConv(nn.Module):
 def max_pool(x: jax.Array) -> jax.Array:
   """Returns the maxima of the 2x2 cells of [B, H, W, C], H and W even.
 
-  A reduction over a reshaped array: values and gradients of `nn.max_pool`,
-  faster in both directions on CPU. Of tied maxima the first by rows has the
-  gradient, as in Caffe and PyTorch.
+  A reduction over a reshaped array, which is faster on CPU than `nn.max_pool`
+  in both directions, with the same values and gradients. Of equal maxima, the
+  first by rows has the gradient, as in Caffe and PyTorch.
   """
   return _cells(x).max(axis=(2, 4))
 
 
 @max_pool.defjvp
 def _max_pool_jvp(primals, tangents):
-  # Pixels are compared with each other. JAX compares them with the maximum, and
-  # where XLA has computed that from other roundings of them, since it fuses
-  # what comes before into both loops, the gradient is lost (jax issue 40564).
+  # Pixels are compared with each other. JAX compares them with the maximum. XLA
+  # fuses earlier operations into both loops and may round them differently, so
+  # that no pixel equals the maximum: its gradient is lost (jax issue 40564).
   (x,), (dx,) = primals, tangents
   cells = _cells(x)
   is_right = cells[..., 1, :] > cells[..., 0, :]
@@ -284,10 +285,10 @@ def _cells(x):
 
 
 def max_pool_ceil(x: jax.Array, footprint: Footprint) -> jax.Array:
-  """Returns the maxima of the windows of [B, H, W, C], Caffe's way.
+  """Returns the maxima of the windows of [B, H, W, C], as Caffe does.
 
-  Windows that hang over the end take the maximum of what is there; padding
-  never wins. `footprint` says how many there are.
+  Windows that reach beyond the end take the maximum of the pixels that exist.
+  `footprint` gives the size and the number of the windows.
   """
   pads = [footprint.padding(n) for n in x.shape[1:3]]
   if (footprint.kernel, footprint.stride, footprint.pad) == (2, 2, 0):
@@ -302,35 +303,25 @@ def max_pool_ceil(x: jax.Array, footprint: Footprint) -> jax.Array:
   )
 
 
-def local_response_norm(
-  x: jax.Array,
-  size: int = 5,
-  alpha: float = 1e-4,
-  beta: float = 0.75,
-  k: float = 1.0,
-) -> jax.Array:
-  """Returns x / (k + alpha / n sum x^2)^beta over n = `size` channels.
+def local_response_norm(x: jax.Array) -> jax.Array:
+  """Returns x / (1 + 1e-4 / 5 sum x^2)^0.75 of float[B,H,W,C], in its dtype.
 
-  The sum runs over the n channels around each, zero beyond the ends. Caffe
-  divides alpha by n; Krizhevsky et al. 2012, section 3.3, do not.
-
-  Args:
-    x: float[B,H,W,C].
-    size: n, odd.
+  The sum runs over the 5 channels around each, with zeros beyond the ends, as
+  in Caffe's AlexNet and GoogLeNet. Caffe divides alpha = 1e-4 by the 5
+  channels; Krizhevsky et al. 2012, section 3.3, do not.
   """
-  reach, channels = size // 2, x.shape[-1]
   squares = jnp.square(x.astype(jnp.float32))
-  squares = jnp.pad(squares, ((0, 0),) * 3 + ((reach, reach),))
-  total = sum(squares[..., i : i + channels] for i in range(size))
-  return (x * (k + alpha / size * total) ** -beta).astype(x.dtype)
+  squares = jnp.pad(squares, ((0, 0),) * 3 + ((2, 2),))
+  total = sum(squares[..., i : i + x.shape[-1]] for i in range(5))
+  return (x * (1.0 + 1e-4 / 5 * total) ** -0.75).astype(x.dtype)
 
 
 def zero_beyond(x: jax.Array, extent: jax.Array | None) -> jax.Array:
-  """Returns [B, H, W, C] with zeros, whatever was there, beyond `extent`.
+  """Returns [B, H, W, C] with zeros instead of all values beyond `extent`.
 
   Args:
     x: feature maps.
-    extent: i32[B,2], rows and columns to keep of each; None keeps all.
+    extent: i32[B,2], rows and columns to keep of each map; None keeps all.
   """
   if extent is None:
     return x
@@ -340,10 +331,19 @@ def zero_beyond(x: jax.Array, extent: jax.Array | None) -> jax.Array:
   return jnp.where(rows & columns, x, 0)
 
 
+def check_channels(image: jax.Array, in_channels: int) -> None:
+  """Raises `InputError` unless image [B, H, W, C] has C = `in_channels`."""
+  if image.shape[-1] != in_channels:
+    raise InputError(
+      f'image has {image.shape[-1]} channels; the model was built for '
+      f'in_channels={in_channels}'
+    )
+
+
 def crop(x: jax.Array, margin: int) -> jax.Array:
   """Returns [B, H, W, C] without `margin` pixels at each side."""
   b, h, w, c = x.shape
-  # Not by an index, which sizes that are symbolic, as in an export, lack.
+  # Not by an index, which fails for the symbolic sizes of an export.
   return jax.lax.slice(
     x, (0, margin, margin, 0), (b, h - margin, w - margin, c)
   )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CRF as a layer, trained with the network below it (Zheng et al. 2015)."""
+"""CRF as a layer that is trained with the network (Zheng et al. 2015)."""
 
 import dataclasses
 
@@ -7,30 +7,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.crf import Refinement, refine
+from segjax.crf import LEARNABLE, Refinement, refine
 
-# Adam moves every parameter by about the learning rate, and what suits kernels
-# would leave these few numbers where they are.
+# Factor on the parameters. Adam moves each by about the learning rate, and one
+# that suits kernels would hardly move these few numbers.
 _RATE = 30.0
-_LEARNED = (
-  'appearance_weight',
-  'appearance_width_px',
-  'intensity_width',
-  'smoothness_weight',
-  'smoothness_width_px',
-)
 
 
 class MeanField(nn.Module):
-  """`refine` of a batch, whose weights, widths and compatibility are learned.
+  """`refine` of a batch, with learned weights, widths and compatibility.
 
-  Parameters: `log_NAME` for the weights and widths of `Refinement`, which are
-  exp(30 log_NAME), and `compatibility` [K, K], of which 30 times is added to
-  Potts. They begin as `start` says.
+  Parameters: `log_NAME` for each weight and width of `Refinement`, whose value
+  is exp(30 log_NAME), and `compatibility` [K, K]; 30 times it is added to the
+  Potts model. They start at the values of `start`.
 
   Attributes:
-    start: the settings before training, with Potts; `intensity_width` is in the
-      unit of the image that the network is given.
+    start: settings before training, with the Potts model; `intensity_width` is
+      in the unit of the image that the network takes.
   """
 
   start: Refinement
@@ -44,8 +37,8 @@ class MeanField(nn.Module):
     Args:
       scores: logits f32[B, H, W, K].
       image: f32[B, H, W, C].
-      size: i32[B, 2], height and width of each image; None if they fill the
-        array.
+      size: i32[B, 2], true height and width of each image; None if the images
+        fill the array.
     """
 
     def learned(name):
@@ -59,7 +52,7 @@ class MeanField(nn.Module):
     settings = dataclasses.replace(
       self.start,
       compatibility=potts + _RATE * others,
-      **{name: learned(name) for name in _LEARNED},
+      **{name: learned(name) for name in LEARNABLE},
     )
     height, width = image.shape[1:3]
     if size is None:

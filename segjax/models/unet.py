@@ -3,25 +3,26 @@
 
 `UNet()` is the network of figure 1: valid 3x3 convolutions with ReLU, 2x2 max
 pooling, 2x2 up-convolutions that halve the channels, cropped skips and a 1x1
-head; 31,030,658 parameters, 572 x 572 pixels in, 388 x 388 out. `UNet2015`
-differs where the authors' 2015 Caffe release does; 31,100,354 parameters.
-Sizes follow from `UNet.geometry`.
+head; 31,030,658 parameters, 572 x 572 pixels in, 388 x 388 out. `UNet2015` is
+the network of the authors' Caffe release of 2015; 31,100,354 parameters. Sizes
+follow from `UNet.geometry`.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.errors import InputError
 from segjax.geometry import KERNEL, UNetGeometry
 from segjax.models.layers import (
   BatchNorm,
   Conv,
   UpConv,
   at_precision,
+  check_channels,
   crop,
   max_pool,
 )
@@ -32,8 +33,9 @@ NORMS = ('none', 'batch')
 class Block(nn.Module):
   """3x3 convolutions `conv0`, `conv1`, ..., each followed by ReLU.
 
-  With `norm`, which makes a layer of a name, `norm0`, `norm1`, ... come
-  between, and the convolutions have no bias, which a norm would take off again.
+  With `norm`, which makes a layer from a name, layers `norm0`, `norm1`, ...
+  come between. The convolutions then have no bias, which the norm would
+  subtract again.
   """
 
   features: int
@@ -64,7 +66,7 @@ class Block(nn.Module):
 
 
 class UpBlock(Block):
-  """`Block` on the concatenation of `upconv` and the cropped skip."""
+  """`Block` on the output of `upconv`, concatenated with the cropped skip."""
 
   upconv_features: int
   upconv_relu: bool
@@ -72,7 +74,7 @@ class UpBlock(Block):
 
   @nn.compact
   def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
-    # Without a ReLU, a norm takes off this bias, too.
+    # Unless a ReLU follows, a norm subtracts this bias, too.
     use_bias = self.norm is None or self.upconv_relu
     x = UpConv(self.upconv_features, self.dtype, use_bias, name='upconv')(x)
     if self.upconv_relu:
@@ -96,21 +98,21 @@ class UNet(nn.Module):
     convs_per_block: 3x3 convolutions in a block.
     padding: 'VALID' (the paper) or 'SAME' (zeros; output as large as input).
     dropout_rate: fraction of values dropped in training.
-    dropout_blocks: the contracting blocks, the bottleneck last, that end in
-      dropout, as indices into that list. The paper says "at the end of the
-      contracting path"; (-2, -1), with the skip of the last level dropped too,
-      is how the 2015 release reads.
+    dropout_blocks: indices of the blocks that end in dropout, in the list of
+      the contracting blocks and the bottleneck. The paper says "at the end of
+      the contracting path". We read (-2, -1) from the 2015 release, where
+      dropout also applies to the skip of the last level.
     dtype: compute dtype. Parameters and logits stay float32.
-    remat: whether the inside of a block is computed again for the gradient,
-      in place of being kept.
+    remat: whether the feature maps inside a block are computed again for the
+      gradient instead of being kept (gradient checkpointing).
     upconv_relu: whether ReLU follows the up-convolutions (2015 release).
     top_upconv_halves: whether the last up-convolution halves the channels, as
-      the others do (the 2015 release's doesn't).
-    skip_first: order of concatenation; True puts the skip's channels first.
+      the others do; False in the 2015 release.
+    skip_first: whether the skip's channels come first in the concatenation.
     norm: 'none' (the paper), or 'batch': a `BatchNorm` between each 3x3
       convolution and its ReLU, as in the authors' 3D U-Net (Çiçek et al.,
       MICCAI 2016), and no bias before it.
-    precision: of products in float32; see `layers.at_precision`.
+    precision: precision of float32 products; see `layers.at_precision`.
 
   >>> import jax, segjax
   >>> segjax.UNet().geometry.output_size(572)  # The paper's network and tile.
@@ -140,6 +142,7 @@ class UNet(nn.Module):
 
   @property
   def geometry(self) -> UNetGeometry:
+    """Sizes, margins and crops."""
     return UNetGeometry(self.depth, self.convs_per_block, self.padding)
 
   @property
@@ -164,13 +167,13 @@ class UNet(nn.Module):
 
     Args:
       image: standardised gray values or colours.
-      train: whether to drop out, which needs an rng named 'dropout', and to
-        normalise by the batch.
+      train: whether to apply dropout, which needs an rng named 'dropout', and
+        to normalise by the batch.
       axis_names: see `BatchNorm`.
 
     Raises:
-      InputError: if H or W is inadmissible (see `UNetGeometry.output_size`),
-        or C is not `in_channels`.
+      InputError: H or W is inadmissible (see `UNetGeometry.output_size`), or C
+        is not `in_channels`.
     """
     geometry = self.geometry
     check_image(image, geometry, self.in_channels)
@@ -180,8 +183,7 @@ class UNet(nn.Module):
     norm = None
     if self.norm == 'batch':
       norm = functools.partial(BatchNorm, train, axis_names)
-    block = functools.partial(
-      down,
+    shared: dict[str, Any] = dict(
       convs=self.convs_per_block,
       padding=self.padding,
       dtype=self.dtype,
@@ -194,7 +196,7 @@ class UNet(nn.Module):
     skips = []
     for level in range(num_blocks):
       name = f'down{level}' if level < self.depth else 'bottleneck'
-      x = block(self.base_width * 2**level, name=name)(x)
+      x = down(self.base_width * 2**level, **shared, name=name)(x)
       if level in dropped:
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
       if level < self.depth:
@@ -206,13 +208,10 @@ class UNet(nn.Module):
       halves = self.top_upconv_halves or level > 0
       x = up(
         features,
-        self.convs_per_block,
-        self.padding,
-        self.dtype,
+        **shared,
         upconv_features=features if halves else 2 * features,
         upconv_relu=self.upconv_relu,
         skip_first=self.skip_first,
-        norm=norm,
         name=f'up{level}',
       )(x, skips[level])
     return Conv(self.num_classes, (1, 1), name='head')(x)
@@ -221,17 +220,13 @@ class UNet(nn.Module):
 def check_image(
   image: jax.Array, geometry: UNetGeometry, in_channels: int
 ) -> None:
-  """Raises InputError if a U-Net cannot take [B, H, W, C]."""
+  """Raises `InputError` unless a U-Net can take image [B, H, W, C]."""
   for size in image.shape[1:3]:
     geometry.output_size(size)
-  if image.shape[-1] != in_channels:
-    raise InputError(
-      f'image has {image.shape[-1]} channels; the model was built for '
-      f'in_channels={in_channels}'
-    )
+  check_channels(image, in_channels)
 
 
-# The authors' Caffe network of 2015 as third-party ports of it agree: the last
+# The authors' Caffe network of 2015, as its third-party ports agree: the last
 # up-convolution keeps 2 x base_width channels, ReLU follows every
 # up-convolution, and the up-sampled channels come first.
 UNet2015 = functools.partial(

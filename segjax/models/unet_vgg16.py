@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """U-Net's expanding path on the convolutions of VGG16.
 
-FCN-8s adds scores of its skips; this network concatenates features, on the
-same trunk. `UNetVGG16.geometry` has the sizes.
+On the same trunk, FCN-8s adds the scores of its skips; this network
+concatenates their features. `UNetVGG16.geometry` has the sizes.
 """
 
 import functools
@@ -30,9 +30,9 @@ class UNetVGG16(nn.Module):
   """A U-Net of depth 4 whose contracting path is VGG16 up to conv5_3.
 
   Iglovikov and Shvets 2018 (TernausNet) did this with VGG11, in another form.
-  Blocks 1 to 4 of VGG16 are followed by 2x2 max pooling and give the skips, and
-  block 5 is the bottleneck. The expanding blocks are those of `UNet`, and the
-  channels of each are those of the skip.
+  Blocks 1 to 4 of VGG16 are followed by 2x2 max pooling and give the skips;
+  block 5 is the bottleneck. The expanding blocks are those of `UNet`; each has
+  as many channels as its skip.
 
   Parameters are named `conv1_1` .. `conv5_3` as in Caffe, so that published
   weights of VGG16 fit, `up3` .. `up0` (each `upconv`, `conv0` and `conv1`) and
@@ -41,13 +41,13 @@ class UNetVGG16(nn.Module):
   Attributes:
     num_classes: K, channels of the logits.
     in_channels: C, channels of the image.
-    width: multiplies the channels; other than 1 no published weights fit.
+    width: multiplies the channels; published weights fit width 1 only.
     padding: 'SAME' (zeros, as VGG16 has; output as large as input) or 'VALID'.
     dropout_rate: fraction of the bottleneck's values dropped in training.
     dtype: compute dtype. Parameters and logits stay float32.
-    norm: of the expanding blocks, see `UNet`; the trunk keeps the layers of
-      its weights.
-    precision: of products in float32; see `layers.at_precision`.
+    norm: norm of the expanding blocks, see `UNet`. The trunk has none, so that
+      published weights fit.
+    precision: precision of float32 products; see `layers.at_precision`.
   """
 
   num_classes: int = 2
@@ -61,6 +61,7 @@ class UNetVGG16(nn.Module):
 
   @property
   def geometry(self) -> UNetGeometry:
+    """Sizes, margins and crops."""
     convs = tuple(convs for _, convs in BLOCKS)
     return UNetGeometry(len(BLOCKS) - 1, _EXPANDING_CONVS, self.padding, convs)
 
@@ -90,8 +91,8 @@ class UNetVGG16(nn.Module):
       axis_names: see `BatchNorm`.
 
     Raises:
-      InputError: if H or W is inadmissible (see `UNetGeometry.output_size`),
-        or C is not `in_channels`.
+      InputError: H or W is inadmissible (see `UNetGeometry.output_size`), or C
+        is not `in_channels`.
     """
     geometry = self.geometry
     check_image(image, geometry, self.in_channels)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deconvolutions of FCN: bilinear and fixed, or learned from bilinear.
+"""Deconvolutions of FCN: fixed bilinear ones, and learned ones.
 
-A deconvolution of stride s and kernel K [k, k, C, K'] puts s pixels between
-its inputs and adds up what they spread, per axis
+A deconvolution (transposed convolution) of stride s and kernel K [k, k, C, K']
+puts its inputs s pixels apart and adds up what each spreads. Per axis,
 
     y[s i + t] += K[t] x[i],  t = 0 .. k - 1,
 
-(n - 1) s + k pixels from n. Kernels have Caffe's and PyTorch's orientation,
-which is `nn.ConvTranspose`'s flipped in both directions.
+so that n pixels give (n - 1) s + k. Kernels are oriented as in Caffe and
+PyTorch, which is the orientation of `nn.ConvTranspose` flipped in both
+directions.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,11 @@ from segjax.geometry import Deconvolution
 
 
 def bilinear_weights(kernel: int) -> np.ndarray:
-  """Returns the f32[k] factor of Caffe's bilinear kernel, their outer product.
+  """Returns w f32[k]; the outer product of w and w is Caffe's bilinear kernel.
 
-  w[i] = 1 - |i - (k - 1) / 2| / f with f = ceil(k / 2). For k = 2s its stride-s
-  deconvolution is half-pixel bilinear interpolation; towards the border of the
-  map, which it takes to continue with zeros, it fades.
+  w[i] = 1 - |i - (k - 1) / 2| / f with f = ceil(k / 2). For k = 2s, the
+  deconvolution of stride s is half-pixel bilinear interpolation. It fades
+  towards the border, since it takes zeros beyond the map.
   """
   distance = np.abs(np.arange(kernel) - (kernel - 1) / 2)
   return (1 - distance / -(-kernel // 2)).astype(np.float32)
@@ -36,14 +37,14 @@ def bilinear_deconvolution(
 ) -> jax.Array:
   """Returns a window of the bilinear deconvolution of each channel.
 
-  Computed as U_h X U_w^T, one matrix for rows and one for columns: exact, and
-  without the k x k x C x C kernel that is zero off its diagonal.
+  Computed exactly as U_h X U_w^T, with a matrix for rows and one for columns,
+  instead of a kernel [k, k, C, C] that is zero off its diagonal.
 
   Args:
     x: float[B,h,w,C].
     layer: kernel and stride.
     offset: first row and column to return.
-    sizes: H and W, rows and columns to return.
+    sizes: H and W, the numbers of rows and columns to return.
 
   Returns:
     float[B,H,W,C].
@@ -62,9 +63,8 @@ def deconvolution(
   """Returns the deconvolution of [B, h, w, C] by a kernel [k, k, C, K'].
 
   With m = ceil(k / s), the s x s pixels of a cell depend on m x m inputs, so
-  an m x m convolution to s^2 K' channels and an interleaving compute it: the
-  multiplications are those of the definition, none is with a zero between
-  inputs.
+  an m x m convolution to s^2 K' channels and an interleaving compute it, with
+  no multiplication by zeros between inputs.
 
   Returns:
     float[B, (h - 1) s + k, (w - 1) s + k, K'].
@@ -115,7 +115,7 @@ def _bilinear_init(key, shape, dtype=jnp.float32):
 
 
 def _bilinear_matrix(layer, size, offset, output_size):
-  """Returns f32[output_size,size], rows `offset`.. of the deconvolution."""
+  """Returns f32[output_size,size]: rows of its matrix, from `offset` on."""
   weights = bilinear_weights(layer.kernel)
   pixels = np.arange(offset, offset + output_size)[:, None]
   taps = pixels - layer.stride * np.arange(size)

@@ -18,9 +18,9 @@ from segjax.models.backbone import (
 # Channels and convolutions of each block.
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
-# Zeros around conv1_1 and fc6. FCN pads the image by 100 px, so that fc6, which
-# takes 6 cells of 32 px away, leaves a map that covers it; 'same' gives the
-# cells back at fc6.
+# Zeros around the inputs of conv1_1 and fc6, by `padding`. fc6 takes 6 cells of
+# 32 px off its map. FCN pads the image by 100 px, so that what is left covers
+# the image; 'same' adds the 6 cells at fc6.
 _PADS = {'native': (1, 0), 'pad100': (100, 0), 'same': (1, 3)}
 
 
@@ -35,8 +35,8 @@ def vgg16(
 
   Args:
     width: multiplies the channels of the convolutions.
-    fc_features: channels of fc6 and fc7, None for 4096.
-    dropout_rate: after fc6 and fc7, None for 0.5.
+    fc_features: channels of fc6 and fc7; None for 4096.
+    dropout_rate: dropout rate after fc6 and fc7; None for 0.5.
     padding: 'native', 'pad100' or 'same'.
     dense: whether fc6 and fc7 are dense layers.
   """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of other frameworks: readers of their files, surgery on the trees."""
+"""Weights: readers of other frameworks' files, and parameter trees."""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads .caffemodel files without Caffe.
+"""Reader of .caffemodel files, without Caffe.
 
 A .caffemodel is one protobuf message, NetParameter of caffe.proto (BVLC/caffe
-at 9b89154). This file walks its wire format and keeps what holds weights; it
-knows no network and changes no layout.
+at 9b89154). The reader goes through its wire format and keeps the fields that
+hold weights; it knows no network and changes no layout.
 
-The file is mapped, not read: the arrays are views of it. Time and memory are
+The file is memory-mapped: the arrays are views of it. Time and memory are
 bounded by a multiple of the file's size, whatever the file claims.
 """
 
@@ -19,13 +19,13 @@ import numpy as np
 from segjax.errors import InputError
 from segjax.weights.matching import Tensor
 
-# Wire types, with the bytes of those that have a fixed number of them.
+# Wire types, and wire type -> number of bytes if that is fixed.
 _VARINT, _SPAN = 0, 2
 _FIXED_SIZES = {1: 8, 5: 4}
 
-# (field of NetParameter, name and blobs in the layer), old and new message.
+# Field of NetParameter -> fields of a layer's name and blobs; old, then new.
 _LAYERS = {2: (4, 6), 100: (1, 7)}
-# Fields of BlobProto; num, channels, height and width came before shape.
+# Fields of BlobProto. Old files have num, channels, height and width.
 _LEGACY_SHAPE = (1, 2, 3, 4)
 _SHAPE = 7
 _VALUES = {5: '<f4', 8: '<f8'}  # data and double_data, packed or not.
@@ -35,16 +35,15 @@ _KINDS = {0: 'kernel', 1: 'bias'}  # Blobs of a layer.
 
 
 class _Garbled(Exception):
-  """The bytes are no NetParameter; the message says where."""
+  """The bytes are no NetParameter; the message says where and why."""
 
 
 def read_caffemodel(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
-  """Returns the blobs of every layer that has some, weights before bias.
+  """Returns the blobs (arrays) of every layer that has some, weights first.
 
-  Reads both messages for a layer: V1LayerParameter (`layers`, until 2014) and
-  LayerParameter (`layer`). Shapes are as stored: a file with four legacy
-  dimensions gives f32[1,1,O,I] for an InnerProduct and f32[1,1,1,O] for a
-  bias.
+  Both messages of layers are read: V1LayerParameter (`layers`, until 2014) and
+  LayerParameter (`layer`). Shapes are the stored ones: a file with four legacy
+  dimensions gives f32[1,1,O,I] for an InnerProduct and f32[1,1,1,O] for a bias.
 
   Args:
     path: the file. It must not shrink while the arrays are in use.
@@ -54,8 +53,8 @@ def read_caffemodel(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
     order of the file.
 
   Raises:
-    InputError: the file cannot be read, is cut short or garbled, is of
-      another kind, or names a layer with blobs twice.
+    InputError: the file cannot be read, is truncated or damaged, is of another
+      kind, or has two layers with blobs of one name.
 
   >>> import segjax
   >>> blobs = segjax.read_caffemodel('fc.caffemodel')
@@ -82,10 +81,10 @@ def read_caffemodel(path: str | os.PathLike) -> dict[str, list[np.ndarray]]:
 
 
 def tensors_of(layers: Mapping[str, list[np.ndarray]]) -> dict[str, Tensor]:
-  """Returns parameter path -> tensor of what `read_caffemodel` returns.
+  """Returns parameter path -> tensor, from the result of `read_caffemodel`.
 
-  The first two blobs of layer `x` are `x/kernel` and `x/bias`. Layers named
-  after `upscore` are deconvolutions.
+  The first two blobs of layer `x` are `x/kernel` and `x/bias`. Layers with
+  `upscore` in their name are deconvolutions.
   """
   return {
     f'{layer}/{_KINDS.get(i, i)}': Tensor(
@@ -148,7 +147,7 @@ def _blob(data: mmap.mmap, span: range, layer: str) -> np.ndarray:
 def _joined(
   old: memoryview | bytearray | None, piece: memoryview
 ) -> memoryview | bytearray:
-  """Appends a piece; a view of the file as long as there is only one."""
+  """Returns old + piece; a single piece stays a view of the file."""
   if old is None:
     return piece
   joined = old if isinstance(old, bytearray) else bytearray(old)
@@ -157,7 +156,7 @@ def _joined(
 
 
 def _dimensions(data: mmap.mmap, span: range, before: list[int]) -> list[int]:
-  """The sizes before and in a BlobShape, packed or one by one."""
+  """Returns `before` and the sizes in a BlobShape, packed or one by one."""
   sizes = list(before)
   for number, value in _fields(data, span):
     if number != 1:
@@ -172,7 +171,7 @@ def _dimensions(data: mmap.mmap, span: range, before: list[int]) -> list[int]:
 def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, int | range]]:
   """Yields the number and the value of each field of a message.
 
-  The value is an int from a varint, else the bytes that hold it as a range.
+  The value is the integer of a varint, else the range of its bytes.
   """
   start, stop = span.start, span.stop
   while start < stop:
@@ -198,7 +197,7 @@ def _fields(data: mmap.mmap, span: range) -> Iterator[tuple[int, int | range]]:
 
 
 def _varint(data: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
-  """Returns the integer of 7-bit groups at `start`, and where it ends."""
+  """Returns the integer of 7-bit groups at `start`, and the byte after it."""
   value = 0
   for i, byte in enumerate(data[start : min(start + 10, stop)]):
     value |= (byte & 0x7F) << (7 * i)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters in .npz and .safetensors files: `layer/kernel`, `layer/bias`.
 
-A file may also hold metadata of its network: see `networks.about`. Neither
+A file may also hold metadata of its network; see `networks.about`. Neither
 format can run code: pickled objects in an .npz are refused.
 """
 
@@ -22,22 +22,23 @@ from segjax.atomic import check_file, replacing
 from segjax.errors import InputError, shortened
 
 ENDINGS = ('.npz', '.safetensors')
-# Trained weights hardly compress; deflate reaches a thousand.
+# Trained weights hardly compress; a decompression bomb reaches a thousand.
 MAX_INFLATION = 100
-_MAX_DEPTH = 32  # Layers in layers, in the name of an array.
+_MAX_DEPTH = 32  # Of layers inside layers, in the name of an array.
 
-# Scales of pixels: 0..255 minus a mean, for networks of Caffe and Keras; or
-# divided by a standard deviation, too, for those of torchvision.
+# Scales of the pixels that weights expect: 0..255 minus a mean (Caffe, Keras),
+# or also divided by a standard deviation (torchvision).
 PIXELS = ('0..255', 'standardised')
 
-_ABOUT = '__about__'  # Of an .npz, the member that isn't a parameter.
+_ABOUT = '__about__'  # Name of the metadata in a file.
 
 
 def read_params(path: str | os.PathLike) -> dict[str, Any]:
   """Returns the nested dict of arrays that `write_params` wrote.
 
   Raises:
-    InputError: see `read_arrays`; or one name is both an array and a layer.
+    InputError: see `read_arrays`; or a name lies too deep, or is both an array
+      and a layer.
   """
   arrays = read_arrays(path)
   layers = set()
@@ -59,9 +60,9 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Returns name -> float array of an .npz or .safetensors file.
 
   Raises:
-    InputError: another ending; the file cannot be read, is cut short,
-      garbled or inflates a hundredfold; or it holds something else than float
-      arrays.
+    InputError: the ending is another; the file cannot be read, is truncated or
+      damaged, or inflates more than a hundredfold; or it holds anything but
+      float arrays.
   """
   path = Path(path)
   arrays, _ = _read(path)
@@ -74,20 +75,18 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_about(path: str | os.PathLike) -> dict[str, str]:
-  """Returns the metadata that `write_params` wrote; {} of other files.
+  """Returns the metadata that `write_params` wrote; {} if there is none.
 
   Raises:
-    InputError: see `read_arrays`.
+    InputError: the file cannot be read, or its metadata is damaged.
   """
   path = Path(path)
   _, text = _read(path, only_about=True)
   try:
-    about = json.loads(text)
-  except (ValueError, RecursionError) as e:
-    raise InputError(f'{path} garbles what it says of its network') from e
-  if not isinstance(about, dict):
-    raise InputError(f'{path} garbles what it says of its network')
-  return {str(name): str(value) for name, value in about.items()}
+    about = json.loads(text).items()
+  except (ValueError, RecursionError, AttributeError) as e:  # Not an object.
+    raise InputError(f'{path} has damaged metadata of its network') from e
+  return {str(name): str(value) for name, value in about}
 
 
 def write_params(
@@ -96,7 +95,7 @@ def write_params(
   overwrite: bool = False,
   about: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-  """Writes a tree of arrays; the file appears whole or not at all.
+  """Writes a tree of arrays atomically: the file is whole or absent.
 
   Args:
     path: .npz or .safetensors, in a folder that exists.
@@ -105,7 +104,7 @@ def write_params(
     about: metadata of the network.
 
   Raises:
-    InputError: another ending, the file exists, or it cannot be written.
+    InputError: the ending is another, or the file exists or cannot be written.
 
   >>> import numpy, segjax
   >>> params = {'head': {'bias': numpy.float32([1, 2])}}
@@ -124,7 +123,7 @@ def write_params(
           text = np.array(json.dumps(dict(about)))
           np.savez(file, allow_pickle=False, **arrays, **{_ABOUT: text})
       else:
-        # The package writes the memory of other arrays, not their elements.
+        # Of an array that is not contiguous, the package writes wrong values.
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
         safetensors.numpy.save_file(
           arrays, temporary, metadata={_ABOUT: json.dumps(dict(about))}
@@ -134,13 +133,13 @@ def write_params(
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-  """Raises InputError if `write_params` will not write to `path`."""
+  """Raises `InputError` if `write_params` would not write to `path`."""
   _known_ending(path)
   check_file(path, overwrite)
 
 
 def _read(path, only_about=False):
-  """Arrays of a file, unless only the text about them is wanted; that text."""
+  """Returns the arrays of a file, none if `only_about`, and its metadata."""
   read = {'.npz': _read_npz, '.safetensors': _read_safetensors}
   return read[_known_ending(path)](path, only_about)
 
@@ -160,11 +159,11 @@ def _read_npz(path, only_about):
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except (
-    ValueError,  # Foreign, garbled header, or pickled objects.
+    ValueError,  # Another format, a damaged header, or pickled objects.
     EOFError,
     KeyError,
-    MemoryError,  # A header that claims more than there is.
-    NotImplementedError,  # Compressed in a way that zipfile cannot read.
+    MemoryError,  # A header that claims more memory than there is.
+    NotImplementedError,  # A compression that zipfile cannot read.
     RuntimeError,  # Encrypted.
     zipfile.BadZipFile,
     zlib.error,
@@ -173,10 +172,10 @@ def _read_npz(path, only_about):
 
 
 def check_inflation(file: BinaryIO) -> None:
-  """Raises ValueError for a zip archive that is a decompression bomb."""
+  """Raises `ValueError` for a zip archive that is a decompression bomb."""
   if not zipfile.is_zipfile(file):
     file.seek(0)
-    return  # To be refused by numpy.
+    return  # The reader of the file decides on it.
   with zipfile.ZipFile(file) as archive:
     claimed = sum(member.file_size for member in archive.infolist())
   size = file.seek(0, os.SEEK_END)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers that an FCN computes without parameters, and their checks.
+"""Checks of the layers that an FCN computes without parameters.
 
-The authors' files hold them nonetheless: bilinear deconvolutions, and the
+The authors' files hold these layers, too: bilinear deconvolutions, and the
 factors on pool3 and pool4 of FCN-8s trained at once.
 """
 
@@ -19,15 +19,17 @@ from segjax.weights.matching import Tensor
 def fixed_layers(
   model: FCN, source: Mapping[str, Tensor]
 ) -> dict[str, Callable[[Tensor], bool]]:
-  """Returns the layers without parameters, and whether a tensor is theirs.
+  """Returns layer without parameters -> check of a tensor for it.
+
+  The check tells whether the tensor holds what the model computes.
 
   Args:
     model: the network.
-    source: parameter path -> tensor of a file, not all of which must be there.
+    source: parameter path -> tensor of a file, which may lack these layers.
 
   Raises:
-    InputError: the factors on the pools are missing in a file that isn't ours,
-      which no longer holds them.
+    InputError: a file of another framework lacks the factors on the pools. Our
+      own files never hold them.
   """
   fixed = {
     name: functools.partial(is_bilinear, kernel=up.layer.kernel)
@@ -55,10 +57,11 @@ def fixed_layers(
 
 
 def is_bilinear(tensor: Tensor, kernel: int) -> bool:
-  """Whether a deconvolution is Caffe's bilinear one of `kernel` x `kernel`.
+  """Returns whether a deconvolution is Caffe's bilinear one, kernel x kernel.
 
-  Each class onto itself by the bilinear kernel, onto others by zero; or, in
-  groups of one class, the diagonal alone. Rounded to float16 it counts too.
+  It maps each class onto itself by the bilinear kernel, and onto others by
+  zero; or, with a group for each class, has the diagonal alone. Values that
+  were rounded to float16 count, too.
   """
   values = tensor.values
   if tensor.layout == 'HWIO' and values.ndim == 4:
@@ -72,7 +75,7 @@ def is_bilinear(tensor: Tensor, kernel: int) -> bool:
     return False
   weights = bilinear_weights(kernel)
   expected = mixing[..., None, None] * np.outer(weights, weights)
-  halves = expected.astype(np.float16)  # Of files that were saved in float16.
+  halves = expected.astype(np.float16)  # For files saved in float16.
   return any(
     np.allclose(values, e, rtol=0, atol=1e-6) for e in (expected, halves)
   )

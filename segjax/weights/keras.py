@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of Keras's VGG16: .h5, .weights.h5 and .keras files, by h5py.
+"""Reader of Keras's VGG16, from .h5, .weights.h5 and .keras files, by h5py.
 
-They are Caffe's, so images are BGR in 0..255 minus (103.939, 116.779, 123.68).
+The weights are Caffe's, so images must be BGR in 0..255 minus (103.939,
+116.779, 123.68).
 """
 
 import math
@@ -16,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from segjax.errors import InputError, shortened
+from segjax.models.vgg import BLOCKS
 from segjax.weights.files import MAX_INFLATION, check_inflation
 from segjax.weights.matching import Tensor
 
 _CONVOLUTIONS = tuple(
   f'conv{block}_{i}'
-  for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1)
+  for block, (_, convolutions) in enumerate(BLOCKS, start=1)
   for i in range(1, convolutions + 1)
 )
 _DENSE = ('fc6', 'fc7', 'fc8')
@@ -31,16 +33,16 @@ _OPTIMIZERS = ('optimizer', 'optimizer_weights')
 def read_vgg16(path: str | os.PathLike) -> dict[str, Tensor]:
   """Returns parameter path -> tensor of a VGG16, for `matching.match`.
 
-  Group and dataset names changed from version to version, so layers are told
-  apart by their kernels' axes and by the natural order of their names:
+  Names of groups and datasets changed from version to version, so layers are
+  recognised by the axes of their kernels and the natural order of their names:
   `block1_conv1`, ..., or `conv2d`, `conv2d_1`, ..., `conv2d_10`.
 
   Args:
     path: a file with or without the fully connected layers.
 
   Raises:
-    InputError: h5py is missing, the file cannot be read, claims a hundred times
-      its size, keeps values in other files, or holds other layers than 13
+    InputError: h5py is missing; or the file cannot be read, claims more than a
+      hundred times its size, keeps values in other files, or does not hold 13
       convolutions and 0 or 3 fully connected layers.
   """
   layers = _read_layers(path)
@@ -62,7 +64,7 @@ def read_vgg16(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def _read_layers(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
-  """Group name -> kernel and bias, in the natural order of the names."""
+  """Returns group name -> kernel and bias, in natural order of the names."""
   try:
     import h5py
   except ImportError as e:
@@ -79,7 +81,7 @@ def _read_layers(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
       with h5py.File(file, 'r') as root:
         room = MAX_INFLATION * os.stat(path).st_size
         datasets = _datasets(root, h5py.Dataset, room)
-  except OSError as e:  # h5py: garbled files, too.
+  except OSError as e:  # From h5py also for damaged files.
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except (
     KeyError,
@@ -104,11 +106,11 @@ def _read_layers(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _datasets(root: Any, kind: type, room: int) -> dict[str, list[np.ndarray]]:
-  """Group name -> its arrays of float; the optimizer's are passed over.
+  """Returns group name -> its float arrays, without the optimizer's.
 
   Raises:
-    ValueError: they or their chunks take more bytes than `room`, or an array
-      lies in another file.
+    ValueError: the arrays or their chunks take more bytes than `room`, or an
+      array lies in another file.
   """
   datasets = {}
 
@@ -134,6 +136,6 @@ def _datasets(root: Any, kind: type, room: int) -> dict[str, list[np.ndarray]]:
 
 
 def _natural(name: str) -> list[str | int]:
-  """Sorts `conv2d_2` before `conv2d_10`."""
+  """Returns a sort key that puts `conv2d_2` before `conv2d_10`."""
   parts = re.split(r'(\d+)', name)
   return [int(part) if i % 2 else part for i, part in enumerate(parts)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters of a model from the tensors of a file, and a report of the match.
+"""Matching of the tensors of a file with the parameters of a model.
 
-The readers name each tensor by the parameter it is for, `layer/kernel` or
-`layer/bias`, and say how its axes are laid out. Names are Caffe's. Nothing is
+The readers give each tensor the name of its parameter, `layer/kernel` or
+`layer/bias` with Caffe's names of layers, and the order of its axes. Nothing is
 matched by order, and nothing is left out unless the caller names it.
 """
 
@@ -27,10 +27,10 @@ class Tensor:
   Attributes:
     name: name of the array in the file.
     values: the array, of any float dtype.
-    layout: order of a kernel's axes. 'OIHW' are convolutions of Caffe and
-      PyTorch, and their fully connected layers [O, I H W], in old Caffe files
-      [1, 1, O, I H W]; 'IOHW' are their deconvolutions; 'HWIO' are kernels of
-      Keras and of segjax, and their fully connected layers [H W I, O].
+    layout: order of a kernel's axes. 'OIHW': convolutions of Caffe and PyTorch,
+      whose fully connected layers are [O, I H W], in old Caffe files
+      [1, 1, O, I H W]. 'IOHW': deconvolutions of Caffe and PyTorch. 'HWIO':
+      kernels of Keras and segjax, whose fully connected layers are [H W I, O].
   """
 
   name: str
@@ -40,10 +40,10 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Report of a match: the fate of each tensor and of each parameter.
+  """Report of a match: what became of each tensor and of each parameter.
 
   Attributes:
-    matched: name of a parameter and name of its tensor, for each pair.
+    matched: (name of the parameter, name of its tensor) for each pair.
     fixed: tensors that equal what the model computes without parameters.
     ignored: tensors that were left out on request.
     initial: parameters that keep their initial value on request.
@@ -77,7 +77,7 @@ def match(
   windows: Mapping[str, tuple[int, int]] | None = None,
   fixed: Mapping[str, Callable[[Tensor], bool]] | None = None,
 ) -> tuple[dict[str, np.ndarray], Report]:
-  """Returns arrays for the parameters of a model, and the report.
+  """Returns arrays for the parameters of a model, and a report of the match.
 
   Args:
     source: parameter path, such as 'conv1_1/kernel', -> tensor.
@@ -86,18 +86,18 @@ def match(
       value, whether the source has them or not.
     ignore: layers of the source to leave out.
     windows: layer -> (H, W) of the feature map that a fully connected layer of
-      the target takes; one pixel if it isn't there.
-    fixed: layer without parameters -> whether a tensor for it holds what the
-      model computes with.
+      the target takes; a layer that isn't there takes one pixel.
+    fixed: layer without parameters -> check whether a tensor for it holds what
+      the model computes; see `fixed.fixed_layers`.
 
   Returns:
     Parameter path -> f32 of the target's shape, without those in `initial`.
     Where no conversion is needed they are views of the source.
 
   Raises:
-    InputError: a tensor has no place, a parameter no tensor, shapes differ, a
-      value is NaN or infinite, weights of a fixed layer are others, or a name
-      in `initial` or `ignore` is in neither.
+    InputError: a tensor has no parameter, a parameter has no tensor, shapes
+      differ, a value is NaN or infinite, a fixed layer has other weights, or
+      `initial` or `ignore` names a layer that does not exist.
   """
   target = flatten_dict(target, sep='/')
   fixed = fixed or {}
@@ -139,7 +139,7 @@ def arrange(
   shape: Sequence[int],
   window: tuple[int, int] | None = None,
 ) -> np.ndarray:
-  """Returns the tensor as the f32 parameter of `shape`.
+  """Returns the tensor as a parameter f32 of this shape.
 
   Args:
     tensor: kernel or bias.
@@ -147,10 +147,10 @@ def arrange(
     shape: [H, W, I, O] of a convolution or deconvolution, [H W I, O] of a
       fully connected layer, or [O] of a bias.
     window: (H, W) of the feature map that a fully connected layer takes; None
-      is one pixel.
+      for one pixel.
 
   Raises:
-    InputError: the shape is another, or a value is NaN or infinite.
+    InputError: the tensor does not fit, or a value is NaN or infinite.
   """
   values, shape = tensor.values, tuple(shape)
   if len(shape) == 1:
@@ -164,14 +164,14 @@ def arrange(
     )
   if fitted is None:
     _refuse_shape(tensor, path, shape)
-  # Without the array of bool that np.isfinite makes.
+  # NaN or infinity shows in the extremes. np.isfinite(values) takes memory.
   if not np.isfinite([values.min(), values.max()]).all():
     raise InputError(f'{tensor.name} holds NaN or infinite values')
   return fitted.reshape(shape).astype(np.float32, copy=False)
 
 
 def _convolution(tensor, shape):
-  """Returns a kernel as [H, W, I, O] of this shape; None if it doesn't fit."""
+  """Returns a kernel [H, W, I, O] of this shape; None if it doesn't fit."""
   values, layout = tensor.values, tensor.layout
   sizes = dict(zip('HWIO', shape, strict=True))
   if values.shape == tuple(sizes[axis] for axis in layout):
@@ -233,6 +233,6 @@ def _layer(path):
 
 
 def _enclosing(path):
-  """Yields the layer of a parameter and the blocks that it is in."""
+  """Yields the layer of a parameter and the blocks that enclose it."""
   while path := _layer(path):
     yield path

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretrained weights by name: download, checksum and cache, with pooch.
 
-The checksum of torchvision's file is the SHA-256 to which projects that pin it
-agree; torchvision itself publishes its first 8 digits, in the file name. Keras
-publishes the MD5 that is checked here.
+The checksum of torchvision's file is the SHA-256 on which projects that pin it
+agree; torchvision itself publishes only its first 8 digits, in the file name.
+For Keras's file, it is the MD5 that Keras publishes.
 """
 
 import importlib.util
@@ -18,11 +18,11 @@ class Source(NamedTuple):
   """A published file of weights.
 
   Attributes:
-    url: its address; the last part is its name in the cache.
+    url: address, whose last part is the name of the file in the cache.
     checksum: 'ALGORITHM:DIGEST'.
-    size: in bytes.
-    package: what reads the file, beside segjax.
-    model: network that the weights are for, one of `models.CLASSIFIERS`.
+    size: size in bytes.
+    package: Python package that reads the file.
+    model: network of the weights, a key of `models.CLASSIFIERS`.
   """
 
   url: str
@@ -33,8 +33,8 @@ class Source(NamedTuple):
 
   @property
   def path(self) -> Path:
-    """Where the file lies in the cache, once it was downloaded."""
-    import pooch  # Here and below, since it takes .3 s, which help needn't.
+    """The path of the file in the cache, whether it was downloaded or not."""
+    import pooch  # Imported late, since it takes .3 s, which --help saves.
 
     return pooch.os_cache('segjax') / 'weights' / Path(self.url).name
 
@@ -88,17 +88,17 @@ _TIMEOUT_SECONDS = 30
 
 
 def is_name(text: str) -> bool:
-  """Returns whether a text is `FAMILY:NAME` and not the path of a file."""
+  """Returns whether the text is a name, `FAMILY:NAME`, and not a path."""
   family, colon, _ = text.partition(':')
   return colon == ':' and family in ('torchvision', 'keras', 'caffe')
 
 
 def find(name: str) -> Source:
-  """Returns the source that has a name, such as 'torchvision:vgg16'.
+  """Returns the source of this name, such as 'torchvision:vgg16'.
 
   Raises:
-    InputError: there is none, or it is of a network that is not here, or a
-      .caffemodel; says which are known, or where the file is.
+    InputError: there is no such source, or it has another network than segjax,
+      or it is a .caffemodel. The message names the sources or the file's page.
   """
   if name in SOURCES:
     return SOURCES[name]
@@ -126,19 +126,19 @@ def find(name: str) -> Source:
 
 
 def fetch(name: str) -> Path:
-  """Returns the file of published weights, which it downloads if need be.
+  """Returns the path of published weights, downloaded if they are not cached.
 
   Files are kept in the folder `weights` of the user's cache of segjax, on Linux
-  ~/.cache/segjax or $XDG_CACHE_HOME/segjax. The checksum is compared at each
-  call. A download that fails or is damaged is begun anew, twice. A file appears
-  whole or not at all; what a kill leaves, the next download removes.
+  ~/.cache/segjax or $XDG_CACHE_HOME/segjax. The checksum is verified at each
+  call. A download that fails or is damaged is tried again, twice. A file
+  appears whole or not at all, and the next download removes what a kill left.
 
   Args:
     name: key in `SOURCES`.
 
   Raises:
     InputError: there is no such name; the package that reads the file is
-      missing; the download fails, or what comes is another file.
+      missing; or the download fails or has another checksum.
   """
   source = find(name)
   if importlib.util.find_spec(source.package) is None:
@@ -154,7 +154,7 @@ def fetch(name: str) -> Path:
     with progress_bar(
       source.size, 0, desc=path.name, unit='B', unit_scale=True, disable=None
     ) as bar:
-      # Its types lack the bars that its documentation takes.
+      # Pooch's types lack the bars that its documentation allows.
       get = pooch.HTTPDownloader(
         bar,  # pyright: ignore[reportArgumentType]
         _CHUNK_BYTES,
@@ -164,7 +164,7 @@ def fetch(name: str) -> Path:
 
   path = source.path
   algorithm, _, digest = source.checksum.partition(':')
-  logger = pooch.get_logger()  # Of all users of pooch in this process.
+  logger = pooch.get_logger()  # Shared with other users of pooch.
   level = logger.level
   try:
     if path.exists() and pooch.file_hash(path, algorithm) == digest:
@@ -181,14 +181,14 @@ def fetch(name: str) -> Path:
         urls={path.name: source.url},
         retry_if_failed=_RETRIES,
       )
-      # Its types name arguments that it gives by position.
+      # Pooch's types name arguments that it passes by position.
       store.fetch(
         path.name,
         downloader=download,  # pyright: ignore[reportArgumentType]
       )
   except (RequestException, ValueError) as e:
     cause = e
-    while cause.__context__ is not None:  # Of requests, the system's error.
+    while cause.__context__ is not None:  # The system's error is innermost.
       cause = cause.__context__
     there = f'; the file {path} is damaged' if path.exists() else ''
     raise InputError(

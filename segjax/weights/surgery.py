@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure changes of parameter trees: for other layers, classes and inputs.
+"""Surgery on parameter trees: for other layers, classes and inputs.
 
-A tree is `{layer: {'kernel': array, 'bias': array}}`. No argument is changed;
-layers that a function doesn't name are in the returned tree as they were.
+A tree is `{layer: {'kernel': array, 'bias': array}}`. Functions are pure: no
+argument is changed, and the returned tree has the other layers as they were.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,18 +31,18 @@ def fc_to_conv(
 
   Args:
     params: tree; the kernels of the named layers are [H W C, O].
-    windows: layer name -> (H, W) of the map it was made for, in pixels: for
-      VGG16 `{'fc6': (7, 7), 'fc7': (1, 1), 'fc8': (1, 1)}`.
-    order: how that map was flattened. 'HWC', as here and in Keras, or 'CHW',
-      as in Caffe and PyTorch (whose matrices are [O, C H W]: transpose them
-      first).
+    windows: layer name -> (H, W) of the feature map that it takes, in pixels;
+      for VGG16, `{'fc6': (7, 7), 'fc7': (1, 1), 'fc8': (1, 1)}`.
+    order: order in which that map is flattened: 'HWC', as here and in Keras, or
+      'CHW', as in Caffe and PyTorch (whose matrices are [O, C H W]: transpose
+      them first).
 
   Returns:
     A new tree with kernels [H, W, C, O] of unchanged dtype.
 
   Raises:
-    InputError: a layer is missing, its kernel isn't a matrix or doesn't fit
-      its window, or `order` is another.
+    InputError: a layer is missing, its kernel isn't a matrix or doesn't fit its
+      window, or `order` is neither 'HWC' nor 'CHW'.
 
   >>> import numpy, segjax
   >>> classifier = {'fc6': {'kernel': numpy.arange(72.0).reshape(36, 2)}}
@@ -84,19 +84,17 @@ def change_classes(
   """Returns the tree with score layers for another number of classes.
 
   New classes start at zero, kernel and bias, as the score layers of the
-  published nets did: all their scores are 0 until they are trained. A warning
-  says so for each layer.
+  published nets did, until they are trained. A warning names each layer.
 
   Args:
     params: tree; the score kernels are [1, 1, C, K].
     num_classes: K of the returned tree, 1 or more.
-    layers: the score layers; those that `params` lacks are passed over, but
-      not all of them.
-    num_kept: how many classes, from the first, keep their weights.
+    layers: score layers, of which `params` must have one or more.
+    num_kept: number of classes, from the first, that keep their weights.
 
   Raises:
-    InputError: none of the layers is there, `num_classes` is below 1, or a
-      layer hasn't `num_kept` classes to keep.
+    InputError: none of the layers is there, `num_classes` is below 1, or
+      `num_kept` is more than the old or the new number of classes.
   """
   found = [name for name in layers if name in params]
   if not found:
@@ -133,21 +131,21 @@ def add_channel(
 ) -> dict[str, Any]:
   """Returns the tree for images with one more channel, at the end.
 
-  Early fusion of the authors' `nyud-fcn32s-color-d`: of colours and depth, each
-  weight of the depth is the mean of those of the colours. Fits
-  `FCN(first_conv=name)`.
+  This is the early fusion of the authors' `nyud-fcn32s-color-d`, which takes
+  colours and depth: each weight of the new channel is the mean of the others.
+  The tree fits `FCN(first_conv=name)`.
 
   Args:
     params: tree; the kernel of `layer` is [H, W, C, O].
     layer: the convolution that takes the image.
-    name: what it is called in the returned tree, at the same place.
+    name: name of that convolution in the returned tree.
 
   Returns:
     A new tree; the kernel of `name` is [H, W, C + 1, O].
 
   Raises:
-    InputError: `layer` is missing, its kernel has not four axes, or `name` is
-      another layer's.
+    InputError: `layer` is missing, its kernel is not [H, W, C, O], or another
+      layer is named `name`.
   """
   old = _layer(params, layer)
   kernel = jnp.asarray(old['kernel'])
@@ -169,11 +167,15 @@ def spread_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
   """Returns the first kernel of a network for another number of channels.
 
   Each new channel has the mean of the old ones times C / C'. So an image whose
-  channels are all equal gives what it gave, a gray one and its RGB copy, too.
+  channels are all equal gives the same as before, and a gray image gives the
+  same as its RGB copy.
 
   Args:
     kernel: [H, W, C, O].
-    in_channels: C'.
+    in_channels: C', channels of the images.
+
+  Returns:
+    [H, W, C', O].
   """
   mean = kernel.mean(axis=2, keepdims=True)
   scale = kernel.shape[2] / in_channels
@@ -181,19 +183,18 @@ def spread_channels(kernel: np.ndarray, in_channels: int) -> np.ndarray:
 
 
 def join_streams(trees: Mapping[str, Params]) -> dict[str, Any]:
-  """Returns the tree of a late fusion of networks, from their own trees.
+  """Returns the tree of a late fusion of networks, from the tree of each.
 
-  `nyud-fcn32s-color-hha` of the authors begins so, from one network for
-  colours and one for HHA. Fits `FCN(streams=tuple(trees))`, which then gives
-  the mean of what the networks give.
+  The authors' `nyud-fcn32s-color-hha` starts so from a network for colours and
+  one for HHA. The tree fits `FCN(streams=tuple(trees))`, which then gives the
+  mean of the logits of the networks.
 
   Args:
     trees: suffix, such as 'color' -> tree of an FCN-32s with a fixed
       deconvolution.
 
   Raises:
-    InputError: a tree has a learned deconvolution, of which the joined network
-      has but one.
+    InputError: a tree has a learned deconvolution, which cannot be joined.
   """
   joined = {}
   for suffix, params in trees.items():
@@ -208,7 +209,7 @@ def join_streams(trees: Mapping[str, Params]) -> dict[str, Any]:
 
 
 def _padded(values: Any, size: int) -> jnp.ndarray:
-  """Zeros behind the last axis until it has `size` entries."""
+  """Returns the values, padded with zeros to `size` on the last axis."""
   widths = [(0, 0)] * (values.ndim - 1) + [(0, size - values.shape[-1])]
   return jnp.pad(values, widths)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State dicts of PyTorch: torchvision's VGG16, and nets with Caffe's names.
+"""Reader of PyTorch's state dicts: torchvision's VGG16, Caffe's layer names.
 
 Torchvision's VGG16 was trained on RGB images in [0, 1], standardised with mean
-(.485, .456, .406) and deviation (.229, .224, .225): not on Caffe's input.
+(.485, .456, .406) and deviation (.229, .224, .225), unlike Caffe's.
 """
 
 import os
@@ -13,32 +13,30 @@ from pathlib import Path
 import numpy as np
 
 from segjax.errors import InputError
+from segjax.models.vgg import BLOCKS
 from segjax.weights.files import MAX_INFLATION, check_inflation, read_arrays
 from segjax.weights.matching import Tensor
 
-# Convolutions of the five blocks; a ReLU follows each, a pooling each block.
-_VGG16_CONVOLUTIONS = (2, 2, 3, 3, 3)
 _VGG16_DENSE = {
   'classifier.0': 'fc6',
   'classifier.3': 'fc7',
   'classifier.6': 'fc8',
 }
-# weights_only=True runs code from a file before 2.6 (CVE-2025-32434).
+# Before 2.6, weights_only=True can run code from a file (CVE-2025-32434).
 _OLDEST_TORCH = (2, 6)
 _PARALLEL = 'module.'  # The prefix that torch.nn.DataParallel adds.
-_KINDS = {'weight': 'kernel', 'bias': 'bias'}
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Returns the arrays of a .pth, .pt or .safetensors by their names.
+  """Returns the arrays of a .pth, .pt or .safetensors file by name.
 
-  A .pth is a pickle; `torch.load` reads it with `weights_only=True`, which
-  runs no code from it since torch 2.6. Of `{'state_dict': ...}` the inner dict
-  is read; the prefix `module.` of DataParallel is taken off.
+  A .pth is a pickle; `torch.load` reads it with `weights_only=True`, which runs
+  no code from it since torch 2.6. If the file holds `{'state_dict': ...}`, the
+  inner dict is read. The prefix `module.` of DataParallel is removed.
 
   Raises:
-    InputError: the file cannot be read or holds something else than dense
-      tensors, or the package that reads it is missing or too old.
+    InputError: the file cannot be read or holds anything but dense tensors, or
+      torch is needed and is missing or too old.
   """
   if Path(path).suffix.lower() == '.safetensors':
     return read_arrays(path)
@@ -56,7 +54,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     state = torch.load(path, map_location='cpu', weights_only=True)
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
-  except Exception as e:  # Which ones a garbled file can raise, nobody says.
+  except Exception as e:  # A damaged file can raise any.
     first_line = str(e).partition('\n')[0]
     if 'Weights only load failed' in first_line:
       raise InputError(
@@ -103,7 +101,7 @@ def _check_torch(version, path):
 
 
 def _check_start(path):
-  """Refuses pages and pointers that were saved in place of the file."""
+  """Raises `InputError` for a page or a pointer saved in place of the file."""
   try:
     with open(path, 'rb') as file:
       start = file.read(200).lstrip().lower()
@@ -126,8 +124,8 @@ def tensors_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
   `NAME.weight` is `NAME/kernel`: networks with Caffe's layer names.
 
   Raises:
-    InputError: a network with batch normalisation, or torchvision's AlexNet:
-      others than those here.
+    InputError: the network has batch normalisation or is torchvision's AlexNet,
+      which no network of segjax takes weights from.
   """
   if any(name.endswith('running_mean') for name in state):
     raise InputError(
@@ -145,18 +143,18 @@ def tensors_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
   for name, values in state.items():
     module, _, kind = name.rpartition('.')
     layer = layers.get(module, module)
-    path = f'{layer}/{_KINDS.get(kind, kind)}'
+    kind = 'kernel' if kind == 'weight' else kind
     layout = 'IOHW' if 'upscore' in layer else 'OIHW'
-    tensors[path] = Tensor(name, values, layout)
+    tensors[f'{layer}/{kind}'] = Tensor(name, values, layout)
   return tensors
 
 
 def vgg16_layers() -> dict[str, str]:
-  """Returns torchvision's module names of VGG16 -> Caffe's layer names."""
+  """Returns torchvision's name -> Caffe's name of each layer of VGG16."""
   layers, index = dict(_VGG16_DENSE), 0
-  for block, convolutions in enumerate(_VGG16_CONVOLUTIONS, start=1):
+  for block, (_, convolutions) in enumerate(BLOCKS, start=1):
     for i in range(1, convolutions + 1):
       layers[f'features.{index}'] = f'conv{block}_{i}'
-      index += 2
-    index += 1
+      index += 2  # A ReLU follows each convolution,
+    index += 1  # and a pooling each block.
   return layers
