@@ -42,7 +42,7 @@ from segjax.errors import InputError
 from segjax.images import files
 from segjax.runs import integrity, workdir
 from segjax.runs.integrity import DamagedError
-from segjax.weights.files import read_about, read_params
+from segjax.weights.files import read_metadata, read_params
 
 MOST_BYTES = 2**29
 MOST_SECONDS = 5
@@ -942,7 +942,7 @@ def read_images(path: Path) -> None:
 
 def read_weights(path: Path) -> None:
   try:
-    read_about(path)
+    read_metadata(path)
   finally:
     read_params(path)
 

@@ -35,7 +35,7 @@ ARGUMENTS = ('', 'cpu', 'crf')
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """Returns the config of one of `ARGUMENTS`."""
   recipes.check_argument(argument, ARGUMENTS)
-  config = recipes.camvid_config('fcn8s')
+  config = recipes.camvid_config()
   if argument in ('cpu', 'crf'):
     config.data.scale = 2
     config.tile_size_px = 176

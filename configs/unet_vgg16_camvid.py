@@ -27,7 +27,7 @@ ARGUMENTS = ('', 'cpu')
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
   """Returns the config of one of `ARGUMENTS`."""
   recipes.check_argument(argument, ARGUMENTS)
-  config = recipes.make_unet_vgg16(recipes.camvid_config('fcn8s'))
+  config = recipes.make_unet_vgg16(recipes.camvid_config())
   if argument == 'cpu':
     config.data.scale = 2
     config.tile_size_px = 176

@@ -175,7 +175,7 @@ def convert_file(
   tensors = read_tensors(source)
   if num_classes is None and not fields.get('heads'):
     model = model.clone(num_classes=_num_classes(tensors, model, initial))
-  said = _about(source, tensors)
+  said = _metadata(source, tensors)
   # Their parameters have the same names and shapes.
   if {said.get('model'), model_name} == {'fcn8s', 'fcn8s_atonce'}:
     raise InputError(
@@ -186,11 +186,11 @@ def convert_file(
   pixels = pixels or said.get('pixels')
   if not pixels and any(t.layout == 'OIHW' for t in tensors.values()):
     pixels = _usual_pixels(source, report)
-  about = {'model': model_name, 'pixels': pixels}
+  metadata = {'model': model_name, 'pixels': pixels}
   if isinstance(model, FCN):
-    about['padding'] = said.get('padding', model.padding)
-  about = {name: value for name, value in about.items() if value}
-  files.write_params(output, params, overwrite, about)
+    metadata['padding'] = said.get('padding', model.padding)
+  metadata = {name: value for name, value in metadata.items() if value}
+  files.write_params(output, params, overwrite, metadata)
   return report
 
 
@@ -210,13 +210,13 @@ def convert_published(name: str) -> Path:
   return output
 
 
-def _about(source, tensors):
+def _metadata(source, tensors):
   """Returns the metadata of a file, or those that its framework implies."""
   ending = Path(source).suffix.lower()
-  about = files.read_about(source) if ending in files.ENDINGS else {}
-  if not about and ending in ('.caffemodel', '.h5', '.hdf5', '.keras'):
-    about['pixels'] = files.PIXELS[0]
-  return about
+  metadata = files.read_metadata(source) if ending in files.ENDINGS else {}
+  if not metadata and ending in ('.caffemodel', '.h5', '.hdf5', '.keras'):
+    metadata['pixels'] = files.PIXELS[0]
+  return metadata
 
 
 def _usual_pixels(source, report):

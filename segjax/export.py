@@ -155,8 +155,8 @@ def export_hub(
   try:
     with replacing(output, overwrite) as folder:
       folder.mkdir()
-      about = networks.about(config)
-      files.write_params(folder / hub.PARAMS, params, about=about)
+      metadata = networks.metadata(config)
+      files.write_params(folder / hub.PARAMS, params, metadata=metadata)
       (folder / hub.CONFIG).write_text(sealed_text(config), encoding='utf-8')
       pictures = hub.copy_pictures(workdir, folder)
       card = hub.model_card(

@@ -148,7 +148,7 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
   return checkpoints.load_params(folder, 'latest')
 
 
-def about(config: ConfigDict) -> dict[str, str]:
+def metadata(config: ConfigDict) -> dict[str, str]:
   """Returns the metadata of a config's network for a file of its weights.
 
   They are facts that the shapes of parameters do not tell: `model`, the name of
@@ -171,13 +171,13 @@ def load_converted(config: ConfigDict, params: str | os.PathLike) -> Network:
 
   Raises:
     InputError: a setting is wrong, or the file cannot be read, or it is for
-      another model or other pixels, see `about`.
+      another model or other pixels, see `metadata`.
   """
   read_settings(config)  # Raises for a wrong setting.
   model = create_model(config.model)
   arrays, _ = match(_tensors(files.read_arrays(params)), _shapes(model))
-  wanted = about(config)
-  for name, value in files.read_about(params).items():
+  wanted = metadata(config)
+  for name, value in files.read_metadata(params).items():
     if wanted.get(name) != value:
       raise InputError(
         f'{params} is of a network with {name}={value}; the config has '
@@ -201,7 +201,7 @@ def starting_params(
 
   Args:
     model: the network that will be trained.
-    pixels: scale of the pixels that the network will get, see `about`.
+    pixels: scale of the pixels that the network will get, see `metadata`.
     path: the source: .npz or .safetensors that `segjax.convert` wrote, or the
       workdir of a run, for its newest checkpoint; 'random' for no source.
     initial: layers of the model that keep their initial value.
@@ -236,10 +236,10 @@ def starting_params(
     _, trained, config = load_run(path, 'latest' if step is None else str(step))
     tensors = _tensors(flatten_dict(trained, sep='/'))
     source = f'{path}, step {step} of {config.num_train_steps}'
-    facts = about(config)
+    facts = metadata(config)
   else:
     tensors = _tensors(files.read_arrays(path))
-    source, facts = str(path), files.read_about(path)
+    source, facts = str(path), files.read_metadata(path)
   if facts.get('pixels', pixels) != pixels:
     raise InputError(
       f'{path} was trained on pixels {facts["pixels"]}, but this run gives '

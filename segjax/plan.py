@@ -433,7 +433,7 @@ def _for_fcn(
   narrow = jax.default_backend() == 'cpu'
   if init != 'random':
     arrays = files.read_arrays(init)
-    pixels = files.read_about(init).get('pixels', pixels)
+    pixels = files.read_metadata(init).get('pixels', pixels)
     if pixels not in files.PIXELS:
       raise InputError(
         f'{init} does not say on which pixels it was trained; give '

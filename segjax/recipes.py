@@ -328,17 +328,14 @@ def make_modern(
   return config
 
 
-def camvid_config(model_name: str) -> ml_collections.ConfigDict:
+def camvid_config() -> ml_collections.ConfigDict:
   """Returns a recipe of our own for CamVid, from VGG16's convolutions.
 
   All layers are trained at once, on crops. Adam minimises the mean loss, with a
   cosine schedule; biases learn at twice the rate, as in the authors' recipe.
-
-  Args:
-    model_name: a key of `models.FCNS`; `make_unet_vgg16` changes it to a U-Net.
   """
   config = fcn_config(
-    model_name,
+    'fcn8s',
     dict(name='camvid', dir='', heldout='val', scale=1),
     num_classes=11,
     learning_rate=1e-4,

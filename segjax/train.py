@@ -114,7 +114,7 @@ def _train_in(
     start_params, origin = processes.together(
       lambda: networks.starting_params(
         model,
-        networks.about(config)['pixels'],
+        networks.metadata(config)['pixels'],
         settings.init.path,
         settings.init.initial,
         settings.init.ignore,

@@ -322,7 +322,7 @@ def write_tree(tree):
   params = fcn_nets.random_params(model)
   files.write_params(tree / 'net.npz', params)
   about = {'pixels': 'standardised'}
-  files.write_params(tree / 'rgb.npz', params, about=about)
+  files.write_params(tree / 'rgb.npz', params, metadata=about)
   part = {name: layer for name, layer in params.items() if name != 'fc7'}
   files.write_params(tree / 'part.npz', part)
   layers = fcn_nets.caffe_layers(model, params)

@@ -99,11 +99,11 @@ def test_a_file_carries_on_what_it_says(tmp_path):
   path = tmp_path / 'net.npz'
   fields = {'width': 1 / 64, 'fc_features': 5}
   params = random_params(FCN8s(num_classes=3))
-  about = {'model': 'fcn8s', 'pixels': 'standardised', 'padding': 'same'}
-  files.write_params(path, unflatten_dict(params, sep='/'), about=about)
+  metadata = {'model': 'fcn8s', 'pixels': 'standardised', 'padding': 'same'}
+  files.write_params(path, unflatten_dict(params, sep='/'), metadata=metadata)
   copy = tmp_path / 'copy.safetensors'
   convert.convert_file(path, 'fcn8s', copy, fields=fields)
-  assert files.read_about(copy) == about
+  assert files.read_metadata(copy) == metadata
   assert_equal(files.read_arrays(copy), params)
   with pytest.raises(InputError, match='other factors'):
     convert.convert_file(
@@ -131,7 +131,7 @@ def test_pixels_are_those_of_the_framework_unless_given(tmp_path):
       initial=[*layers - {'conv1_1'}],
       pixels=given,
     )
-    assert files.read_about(output) == {'model': 'vgg16', 'pixels': expected}
+    assert files.read_metadata(output) == {'model': 'vgg16', 'pixels': expected}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_names_in_a_state_dict_imply_the_pixels(tmp_path, state, expected):
     assert not output.exists()
     arguments['pixels'] = expected = 'standardised'
   convert.convert_file(source, 'vgg16', output, **arguments)
-  assert files.read_about(output) == {'model': 'vgg16', 'pixels': expected}
+  assert files.read_metadata(output) == {'model': 'vgg16', 'pixels': expected}
 
 
 def test_googlenets_slashes():
@@ -238,7 +238,7 @@ def without(layers, *names):
     ),
     (lambda n: n, {'num_classes': 60}, '[3, 8, 1, 1], which does not fit'),
     (lambda n: n, {'num_classes': 0}, 'num_classes=0'),
-    (lambda n: without(n, 'score_fr'), {}, 'number of classes is that of'),
+    (lambda n: without(n, 'score_fr'), {}, 'number of classes comes from'),
     (
       lambda n: changed(n, upscore8=[normal(3, 3, 16, 16)]),
       {},

@@ -53,7 +53,7 @@ def test_command_line(tmp_path):
   assert 'upscore_geo[0]: as the model computes it' in done.stdout
   assert '118 matched, 2 fixed, 0 not used, 0 initial' in done.stdout
   assert_equal(files.read_arrays(tmp_path / 'net.npz'), params)
-  assert files.read_about(tmp_path / 'net.npz') == {
+  assert files.read_metadata(tmp_path / 'net.npz') == {
     'model': 'fcn_googlenet',
     'pixels': '0..255',
     'padding': 'pad100',

@@ -107,7 +107,7 @@ def test_the_start_is_never_partial(coarse):
     networks.starting_params(
       model, '0..255', path.with_name('none.npz'), (), ()
     )
-  with pytest.raises(InputError, match='init.path .* is empty'):
+  with pytest.raises(InputError, match='init.path.* is empty'):
     networks.starting_params(model, '0..255', '', (), ())
   random = networks.starting_params(model, '0..255', 'random', (), ())
   assert random == ({}, '')
@@ -139,13 +139,13 @@ def test_a_file_says_what_its_shapes_do_not(tmp_path):
   config = fcn_config('fcn8s', VOC_DATA, CLASSES, 1e-10)
   config.model.width = fcn_nets.NARROW['width']
   config.model.fc_features = fcn_nets.NARROW['fc_features']
-  about = networks.about(config)
+  about = networks.metadata(config)
   assert about == {'model': 'fcn8s', 'pixels': '0..255', 'padding': 'pad100'}
   params = fcn_nets.random_params(FCN8s(**fcn_nets.NARROW))
   for ending in files.ENDINGS:
     path = tmp_path / f'net{ending}'
-    files.write_params(path, params, about=about)
-    assert files.read_about(path) == about
+    files.write_params(path, params, metadata=about)
+    assert files.read_metadata(path) == about
     assert same(files.read_params(path), params)
     assert same(networks.load_converted(config, path).params, params)
     for name, value in (

@@ -203,7 +203,7 @@ def test_files_of_parameters_and_artifacts_predict_the_same(
   model, params, _ = artifact.load(tmp_path / 'net.segjax')
   got = predict_image(model, params, image, tiles)
   np.testing.assert_allclose(got, expected, atol=1e-5)
-  pixels = networks.about(network.config)['pixels']
+  pixels = networks.metadata(network.config)['pixels']
   start, _ = networks.starting_params(network.model, pixels, run[1], (), ())
   for name, value in flatten_dict(network.params, sep='/').items():
     np.testing.assert_array_equal(start[name], value)

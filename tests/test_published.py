@@ -250,8 +250,8 @@ def test_weights_are_converted_as_a_file_is(
   output = tmp_path / 'net.npz'
   convert.convert_file(NAME, 'vgg16', output)
   assert_equal(files.read_arrays(output), body[1])
-  about = {'model': 'vgg16', 'pixels': 'standardised'}
-  assert files.read_about(output) == about
+  metadata = {'model': 'vgg16', 'pixels': 'standardised'}
+  assert files.read_metadata(output) == metadata
   other = tmp_path / 'other.npz'
   convert.convert_file(tmp_path / 'made.safetensors', 'vgg16', other)
   assert other.read_bytes() == output.read_bytes()
@@ -310,7 +310,7 @@ def test_a_plan_starts_from_published_weights(
   path = plan.local_weights('fcn8s', NAME)
   assert path == str(published.SOURCES[NAME].path.with_suffix('.npz'))
   assert_equal(files.read_arrays(path), body[1])
-  assert files.read_about(path)['pixels'] == 'standardised'
+  assert files.read_metadata(path)['pixels'] == 'standardised'
   published.SOURCES[NAME].path.unlink()
   assert plan.local_weights('fcn8s', NAME) == path
   assert source.requests == 1

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters in .npz and .safetensors files: `layer/kernel`, `layer/bias`.
 
-A file may also hold metadata of its network; see `networks.about`. Neither
+A file may also hold metadata of its network; see `networks.metadata`. Neither
 format can run code: pickled objects in an .npz are refused.
 """
 
@@ -30,7 +30,7 @@ _MAX_DEPTH = 32  # Of layers inside layers, in the name of an array.
 # or also divided by a standard deviation (torchvision).
 PIXELS = ('0..255', 'standardised')
 
-_ABOUT = '__about__'  # Name of the metadata in a file.
+_METADATA = '__about__'  # Name of the metadata in a file.
 
 
 def read_params(path: str | os.PathLike) -> dict[str, Any]:
@@ -74,26 +74,26 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   return arrays
 
 
-def read_about(path: str | os.PathLike) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
   """Returns the metadata that `write_params` wrote; {} if there is none.
 
   Raises:
     InputError: the file cannot be read, or its metadata is damaged.
   """
   path = Path(path)
-  _, text = _read(path, only_about=True)
+  _, text = _read(path, only_metadata=True)
   try:
-    about = json.loads(text).items()
+    metadata = json.loads(text).items()
   except (ValueError, RecursionError, AttributeError) as e:  # Not an object.
     raise InputError(f'{path} has damaged metadata of its network') from e
-  return {str(name): str(value) for name, value in about}
+  return {str(name): str(value) for name, value in metadata}
 
 
 def write_params(
   path: str | os.PathLike,
   params: Mapping[str, Any],
   overwrite: bool = False,
-  about: Mapping[str, str] = MappingProxyType({}),
+  metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
   """Writes a tree of arrays atomically: the file is whole or absent.
 
@@ -101,7 +101,7 @@ def write_params(
     path: .npz or .safetensors, in a folder that exists.
     params: nested dict of arrays.
     overwrite: whether to replace a file that exists.
-    about: metadata of the network.
+    metadata: metadata of the network.
 
   Raises:
     InputError: the ending is another, or the file exists or cannot be written.
@@ -120,13 +120,13 @@ def write_params(
     with replacing(path, overwrite) as temporary:
       if path.suffix.lower() == '.npz':
         with open(temporary, 'xb') as file:
-          text = np.array(json.dumps(dict(about)))
-          np.savez(file, allow_pickle=False, **arrays, **{_ABOUT: text})
+          text = np.array(json.dumps(dict(metadata)))
+          np.savez(file, allow_pickle=False, **arrays, **{_METADATA: text})
       else:
         # Of an array that is not contiguous, the package writes wrong values.
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
         safetensors.numpy.save_file(
-          arrays, temporary, metadata={_ABOUT: json.dumps(dict(about))}
+          arrays, temporary, metadata={_METADATA: json.dumps(dict(metadata))}
         )
   except OSError as e:
     raise InputError(f'{path} cannot be written: {e.strerror or e}') from e
@@ -138,13 +138,13 @@ def check_output(path: Path, overwrite: bool) -> None:
   check_file(path, overwrite)
 
 
-def _read(path, only_about=False):
-  """Returns the arrays of a file, none if `only_about`, and its metadata."""
+def _read(path, only_metadata=False):
+  """Returns the arrays of a file, none if `only_metadata`, and its metadata."""
   read = {'.npz': _read_npz, '.safetensors': _read_safetensors}
-  return read[_known_ending(path)](path, only_about)
+  return read[_known_ending(path)](path, only_metadata)
 
 
-def _read_npz(path, only_about):
+def _read_npz(path, only_metadata):
   try:
     # np.load does not close what it opened and could not read.
     with open(path, 'rb') as opened:
@@ -152,10 +152,10 @@ def _read_npz(path, only_about):
       arrays = np.load(opened, allow_pickle=False)
       if isinstance(arrays, np.ndarray):
         raise ValueError('it is one array, an .npy')
-      about = str(arrays[_ABOUT]) if _ABOUT in arrays else '{}'
-      names = () if only_about else [n for n in arrays if n != _ABOUT]
+      metadata = str(arrays[_METADATA]) if _METADATA in arrays else '{}'
+      names = () if only_metadata else [n for n in arrays if n != _METADATA]
       # A member that is no array comes as bytes.
-      return {name: np.asarray(arrays[name]) for name in names}, about
+      return {name: np.asarray(arrays[name]) for name in names}, metadata
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except (
@@ -184,12 +184,12 @@ def check_inflation(file: BinaryIO) -> None:
     raise ValueError(f'{size} bytes would inflate to {claimed}')
 
 
-def _read_safetensors(path, only_about):
+def _read_safetensors(path, only_metadata):
   try:
     with safetensors.safe_open(path, 'np') as file:
-      about = (file.metadata() or {}).get(_ABOUT, '{}')
-      names = () if only_about else file.keys()
-      return {name: file.get_tensor(name) for name in names}, about
+      metadata = (file.metadata() or {}).get(_METADATA, '{}')
+      names = () if only_metadata else file.keys()
+      return {name: file.get_tensor(name) for name in names}, metadata
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except safetensors.SafetensorError as e:

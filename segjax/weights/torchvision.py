@@ -129,8 +129,8 @@ def tensors_of(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
   """
   if any(name.endswith('running_mean') for name in state):
     raise InputError(
-      'the state dict has batch normalisation, which no network here has; of '
-      "torchvision's, vgg16 can be converted"
+      'the state dict has batch normalisation, which no network takes from '
+      "files of others; of torchvision's, vgg16 can be converted"
     )
   first = state.get('features.0.weight')
   if first is not None and first.shape[2:] == (11, 11):
