@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+import tensorstore
 import tifffile
 from inputs import png_of, random_stack
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -449,11 +450,20 @@ def test_codecs_and_colours_that_are_not_read_are_named(tmp_path):
 
 
 @pytest.mark.parametrize('shape', [(16, 37, 3), (16, 37, 4), (3, 16, 37)])
-def test_npy_of_two_readings_is_refused(tmp_path, shape):
+def test_npy_and_zarr_of_two_readings_are_refused(tmp_path, shape):
   array = random_stack(shape)
   np.save(tmp_path / 'a.npy', array)
-  with pytest.raises(InputError, match=r'pages \[N,H,W\].*save it as \['):
-    files.read_stack(tmp_path / 'a.npy')
+  kvstore = {'driver': 'file', 'path': f'{tmp_path}/a.zarr/'}
+  store = tensorstore.open(
+    {'driver': 'zarr', 'kvstore': kvstore},
+    create=True,
+    shape=shape,
+    dtype=array.dtype,
+  ).result()
+  store[:] = array
+  for name in ('a.npy', 'a.zarr'):
+    with pytest.raises(InputError, match=r'pages \[N,H,W\].*save it as \['):
+      files.read_stack(tmp_path / name)
   # Labels of several channels are stored as [H,W,C].
   if shape[0] == 3:
     np.testing.assert_array_equal(
