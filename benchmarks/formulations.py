@@ -7,7 +7,7 @@ segjax has on a CPU is turned on and off, which depends on jaxlib; see
 `segjax.devices.parallel`. FCN-8s is computed forward only:
 
     python -m benchmarks.formulations --own --size=380 --rounds=7
-    python -m benchmarks.formulations --own --size=96 --rounds=7 --network=fcn8s
+    python -m benchmarks.formulations --own --size=96 --rounds=7 --fcn8s
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from benchmarks import sides, timing
 from segjax.command_line import run_command
 from segjax.models import convolution, fcn, layers, unet
 
-_NETWORK = flags.DEFINE_enum('network', 'unet', ['unet', 'fcn8s'], 'Network.')
+_FCN8S = flags.DEFINE_bool('fcn8s', False, 'Compute FCN-8s in place of U-Net.')
 _OWN = flags.DEFINE_bool('own', False, 'Time what segjax has on a CPU alone.')
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 572, 'Side of the images, in pixels.', 1)
@@ -189,12 +189,12 @@ def replaced(name: str) -> Iterator[None]:
 
 def main(_):
   size, modes = _SIZE.value, _MODES
-  if _NETWORK.value == 'unet':
-    model = unet.UNet(base_width=_WIDTH.value, dropout_rate=0.0)
-    title = f'U-Net {_WIDTH.value}'
-  else:
+  if _FCN8S.value:
     model, title = fcn.FCN8s(dropout_rate=0.0), 'FCN-8s'
     modes = {'forward': sides.forward}
+  else:
+    model = unet.UNet(base_width=_WIDTH.value, dropout_rate=0.0)
+    title = f'U-Net {_WIDTH.value}'
   params = sides.random_params(model)
   batch = sides.random_batch(model, 1, size)
   variants = OWN if _OWN.value else VARIANTS

@@ -25,8 +25,9 @@ _SPACE = 'space'
 _FAST = {
   # By default XLA:CPU leaves convolutions and products to a library that is
   # slower at most of ours, and in jaxlib 0.10.2 gets some products wrong (jax
-  # issue 39103). benchmarks/README.md has the figures of jaxlib 0.10.0, 0.10.2
-  # and 0.12.0: nowhere does leaving the option out gain as much as it costs.
+  # issue 39103). Figures of jaxlib 0.10.0, 0.10.2 and 0.12.0 are in
+  # benchmarks/README.md: without the option a U-Net's forward pass gains less
+  # in the first and the last of them than FCN-8s loses.
   'cpu': {'xla_cpu_experimental_ynn_fusion_type': ''}
 }
 # Random initial values take XLA:CPU far longer to optimise than to compute; not
