@@ -149,14 +149,16 @@ def _check_png(file, source):
   width, height, bits, kind, *_, is_interlaced = struct.unpack(
     '>IIBBBBB', file.read(13)
   )
-  left = expected = sum(
-    -(-(height - row) // down) * (1 + -(-columns * bits * samples // 8))
-    for row, column, down, across in (
-      _PNG_PASSES if is_interlaced else ((0, 0, 1, 1),)
-    )
-    for samples in (_PNG_SAMPLES[kind],)
-    if row < height and (columns := -(-(width - column) // across)) > 0
-  )
+  bits *= _PNG_SAMPLES[kind]
+  expected = 0
+  for row, column, down, across in (
+    _PNG_PASSES if is_interlaced else ((0, 0, 1, 1),)
+  ):
+    rows = -(-(height - row) // down)
+    columns = -(-(width - column) // across)
+    if rows > 0 and columns > 0:  # A row begins with its filter.
+      expected += rows * (1 + -(-columns * bits // 8))
+  left = expected
   inflated = zlib.decompressobj()
   for name, size in _png_chunks(file):
     data = file.read(size) if name == b'IDAT' else b''
