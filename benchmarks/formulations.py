@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other ways to compute U-Net's layers: python -m benchmarks.formulations
+"""Other ways to compute the layers: python -m benchmarks.formulations
 
 Each takes the place of one of segjax's own, in the same network, and is checked
-to give the same logits and updates before it is timed.
+to give the same logits and updates before it is timed. With --own, only what
+segjax has on a CPU is turned on and off, which depends on jaxlib; see
+`segjax.devices.parallel`. FCN-8s is computed forward only:
+
+    python -m benchmarks.formulations --own --size=380 --rounds=7
+    python -m benchmarks.formulations --own --size=96 --rounds=7 --fcn8s
 """
 
 import contextlib
@@ -18,8 +23,10 @@ from absl import flags
 
 from benchmarks import sides, timing
 from segjax.cli.command_line import run_command
-from segjax.models import layers, unet
+from segjax.models import convolution, fcn, layers, unet
 
+_FCN8S = flags.DEFINE_bool('fcn8s', False, 'Compute FCN-8s in place of U-Net.')
+_OWN = flags.DEFINE_bool('own', False, 'Time what segjax has on a CPU alone.')
 _WIDTH = flags.DEFINE_integer('width', 16, 'Channels at the finest level.', 1)
 _SIZE = flags.DEFINE_integer('size', 572, 'Side of the images, in pixels.', 1)
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Interleaved rounds.', 1)
@@ -144,12 +151,23 @@ class PairedConv(layers.Conv):
     return layers._add_bias(y, bias)
 
 
+_OPTION = {'cpu': {'xla_cpu_experimental_ynn_fusion_type': ''}}
+
 # What takes whose place, in segjax.
-VARIANTS = {
+OWN = {
   'segjax': {},
+  'with the compiler option': {'devices.parallel._FAST': _OPTION},
   'without the compiler option': {'devices.parallel._FAST': {}},
   'plain convolutions': {'models.convolution._on_cpu': plain_convolution},
+  'without Winograd': {'models.convolution._winograd': convolution._plain},
+  'one channel: plain': {'models.convolution._by_taps': convolution._plain},
+  "kernel's gradient: plain": {
+    'models.convolution._batch_inside': convolution._plain
+  },
   'bias: one sum': {'models.layers._add_bias': sum_bias},
+}
+VARIANTS = {
+  **OWN,
   "pool: JAX's gradient": {'models.unet.max_pool': pool_reshaped},
   'pool: reduce_window': {'models.unet.max_pool': pool_window},
   'pool: four slices': {'models.unet.max_pool': pool_slices},
@@ -170,15 +188,21 @@ def replaced(name: str) -> Iterator[None]:
 
 
 def main(_):
-  size = _SIZE.value
-  model = unet.UNet(base_width=_WIDTH.value, dropout_rate=0.0)
+  size, modes = _SIZE.value, _MODES
+  if _FCN8S.value:
+    model, title = fcn.FCN8s(dropout_rate=0.0), 'FCN-8s'
+    modes = {'forward': sides.forward}
+  else:
+    model = unet.UNet(base_width=_WIDTH.value, dropout_rate=0.0)
+    title = f'U-Net {_WIDTH.value}'
   params = sides.random_params(model)
   batch = sides.random_batch(model, 1, size)
-  rows = {name: [name] for name in VARIANTS}
+  variants = OWN if _OWN.value else VARIANTS
+  rows = {name: [name] for name in variants}
   differences = []
-  for mode, make in _MODES.items():
+  for mode, make in modes.items():
     cases, want = {}, None
-    for name in VARIANTS:
+    for name in variants:
       with replaced(name):
         side = make(model, params, batch)
         got = side.result()  # Traces, so that the replacement is in.
@@ -197,11 +221,8 @@ def main(_):
         timing.ratio(cpu_seconds[name], cpu_seconds['segjax']),
       ]
   timing.print_report(
-    f'Formulations, U-Net {_WIDTH.value}, {size} x {size} px, batch 1, float32',
-    (
-      '',
-      *(f'{mode} {what}' for mode in ('forward', 'train') for what in _COLUMNS),
-    ),
+    f'Formulations, {title}, {size} x {size} px, batch 1, float32',
+    ('', *(f'{mode} {what}' for mode in modes for what in _COLUMNS)),
     rows.values(),
     f'{timing.LEGEND} Logits and updates differ by {max(differences):.1e} of '
     'their norm at most.',

@@ -8,6 +8,7 @@ where nothing is nor may be, and PLACES names others.
 """
 
 import concurrent.futures
+import re
 import shlex
 
 import bad_input_fcn
@@ -15,7 +16,7 @@ import bad_input_own
 import bad_input_results
 import bad_input_unet
 import pytest
-from commands import run, snapshot
+from commands import REPOSITORY, run, snapshot
 
 TABLES = {
   'unet': bad_input_unet,
@@ -109,3 +110,23 @@ def test_the_table_is_whole():
   for _, command, *_ in CASES.values():
     count[command.split()[0]] += 1
   assert min(count.values()) >= 6, count
+
+
+def test_the_page_of_cases_names_tests_that_exist():
+  page = (REPOSITORY / 'docs' / 'cases.md').read_text()
+  rows = dict(re.findall(r'(?m)^\| (\d\.\d+) \|(.*) \|$', page))
+  counts = {1: 18, 2: 6, 3: 9, 4: 12, 5: 8}
+  assert [*rows] == [f'{i}.{j + 1}' for i in counts for j in range(counts[i])]
+  name = re.compile(r'`(\w+)\.py(?:::(test_\w+)(?:\[(.+?)\])?|: (.+?))`')
+  for number, row in rows.items():
+    held_by = row.rpartition(' | ')[2]
+    found = name.findall(held_by)
+    others = name.sub('', held_by).strip(', ')
+    assert others == ('stated only' if number == '5.3' else '')
+    for file, test, parameter, case in found:
+      text = (REPOSITORY / 'tests' / f'{file}.py').read_text()
+      if case:
+        assert case in TABLES[file.removeprefix('bad_input_')].CASES
+      else:
+        assert f'def {test}(' in text, (number, test)
+        assert not parameter or f"'{parameter}'" in text, (number, parameter)

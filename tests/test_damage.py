@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import DEMO, REPOSITORY, run, start
+from small_runs import make_run
 
 from segjax.errors import InputError
+from segjax.images.files import write_stack
 from segjax.runs import checkpoints, integrity
 
 # Orbax leaves the other reads of a failed restore unawaited.
@@ -146,6 +148,23 @@ def test_checkpoints_without_records_are_read_and_said(two, monkeypatch):
   for step in (1, 2):
     message = f'checkpoint {step} in {two} has lost its record: '
     assert any(text.startswith(message) for text in said)
+
+
+def test_predict_says_in_one_line_that_the_newest_is_damaged(tmp_path):
+  make_run(tmp_path / 'run')
+  for file in (tmp_path / 'run/checkpoints/4/default').rglob('d/*'):
+    file.write_bytes(file.read_bytes()[:50])
+  write_stack(tmp_path / 'a.tif', np.zeros((1, 40, 40), np.uint8))
+  process = run(
+    'predict',
+    *(f'--workdir={tmp_path / "run"}', f'--input={tmp_path / "a.tif"}'),
+    f'--output={tmp_path / "b.tif"}',
+    fork=False,
+  )
+  assert process.returncode == 0
+  [line] = process.stderr.splitlines()
+  assert 'cannot read checkpoint 4 in' in line
+  assert (tmp_path / 'b.tif').is_file()
 
 
 def test_digests_are_of_type_shape_and_elements():

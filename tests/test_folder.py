@@ -13,7 +13,7 @@ from segjax.data import create_dataset, folder
 from segjax.data.examples import Item, digest_of_files
 from segjax.data.layout import check_files
 from segjax.errors import InputError
-from segjax.images.files import write_stack
+from segjax.images.files import read_stack, write_stack
 from segjax.runs.integrity import is_digest_of
 
 NAMES = ('a1', 'a2', 'a10', 'a11', 'b')  # In natural order.
@@ -179,6 +179,14 @@ def test_unlisted_files_need_no_partner(root):
 def test_other_lists_are_refused(root, train, heldout, message):
   with pytest.raises(InputError, match=message):
     load_lists(root, train, heldout)
+
+
+def test_links_in_the_folder_are_followed(root, tmp_path):
+  other = tmp_path / 'elsewhere.png'
+  (root / 'images' / 'b.png').rename(other)
+  (root / 'images' / 'b.png').symlink_to(other)
+  [example] = load_lists(root, ['b'], ['a1']).train
+  np.testing.assert_array_equal(example['image'], read_stack(other)[0])
 
 
 def test_lists_of_other_editors_are_read(root):

@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the picture files that are not read: cut, changed, foreign, huge."""
 
+import functools
+import gzip
+import io
+import lzma
 import os
 import struct
+import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
+import tensorstore
 import tifffile
 from inputs import png_of, random_stack, write_tiff
 from PIL import Image
 
+from benchmarks import hostile
 from segjax.errors import InputError
 from segjax.images import files
 from segjax.images.windows import MAX_PAGE_VALUES
@@ -86,6 +94,183 @@ def test_stack_cut_at_any_byte_is_refused(tmp_path):
       with pytest.raises(InputError, match='cut.tif'):
         files.read_stack(tmp_path / 'cut.tif')
         pytest.fail(f'{whole.name} cut at {end} of {len(data)} was read')
+
+
+SIDE = 48
+SMOOTH = np.add.outer(3 * np.arange(SIDE), np.arange(SIDE)).astype(np.uint8)
+SMOOTH += random_stack((SIDE, SIDE)) % 8 + 1  # No pixel is 0.
+
+
+def short_png(rows, passes=1):
+  """Returns a PNG, interlaced if it has 7 passes, of the first rows alone."""
+  header = struct.pack('>IIBBBBB', SIDE, SIDE, 8, 0, 0, 0, passes > 1)
+  parts = [SMOOTH]
+  if passes > 1:
+    steps = ((8, 8), (8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1))
+    starts = ((0, 0), (0, 4), (4, 0), (0, 2), (2, 0), (0, 1), (1, 0))
+    parts = [
+      SMOOTH[i::down, j::across]
+      for (i, j), (down, across) in zip(starts, steps, strict=True)
+    ]
+  filtered = [np.pad(part, [(0, 0), (1, 0)]) for part in parts]
+  filtered[-1] = filtered[-1][:rows]
+  return png_of(header, b''.join(part.tobytes() for part in filtered))
+
+
+def short_gif(count):
+  """Returns a GIF whose codes end after so many pixels, with a right end."""
+  codes = [code for value in SMOOTH.ravel()[:count] for code in (256, value)]
+  bits = np.array([*codes, 257])[:, None] >> np.arange(9) & 1
+  data = np.packbits(bits.astype(np.uint8), bitorder='little').tobytes()
+  blocks = [data[i : i + 255] for i in range(0, len(data), 255)]
+  return b''.join(
+    [
+      b'GIF89a' + struct.pack('<HHBBB', SIDE, SIDE, 0xF7, 0, 0),
+      bytes(i // 3 for i in range(768)),
+      b',' + struct.pack('<HHHHBB', 0, 0, SIDE, SIDE, 0, 8),
+      *(bytes([len(block)]) + block for block in blocks),
+      b'\0;',
+    ]
+  )
+
+
+def short_picture(share, **options):
+  """Returns a JPEG, BMP or WebP of so many of its bytes, with a right end."""
+  file = io.BytesIO()
+  Image.fromarray(np.dstack(3 * [SMOOTH])).save(file, **options)
+  data = bytearray(file.getvalue())
+  if options['format'] == 'BMP':  # The header claims more rows.
+    data[22:26] = struct.pack('<i', round(SIDE / share))
+  elif share < 1:
+    del data[round(share * len(data)) // 2 * 2 :]
+  if options['format'] == 'JPEG' and share < 1:
+    data += b'\xff\xd9'
+  if options['format'] == 'WEBP':
+    data[4:8] = struct.pack('<I', len(data) - 8)
+    data[16:20] = struct.pack('<I', len(data) - 20)
+  return bytes(data)
+
+
+def short_tiff(rows, codec, encode=bytes, tags=()):
+  """Returns a TIFF of one strip, of which the first rows are stored alone."""
+  strip = encode(SMOOTH[:rows].tobytes())
+  return hostile.tiff(strip, SIDE, t259=(3, [codec]), **dict(tags))
+
+
+def jpeg_strip(share):
+  """Returns a TIFF of one strip, a JPEG of so many of its bytes."""
+  data = imagecodecs.jpeg_encode(SMOOTH)
+  data = data[: int(share * len(data))]
+  return hostile.tiff(data, SIDE, t259=(3, [7]))
+
+
+def short_npy(rows, order='C'):
+  file = io.BytesIO()
+  np.save(file, np.asarray(SMOOTH, order=order))
+  return file.getvalue()[: 128 + rows * SIDE]
+
+
+# Name of a file -> what makes it of all its pixels, and without the last ones.
+SHORT = {
+  'a.png': (short_png, (SIDE,), (SIDE - 1,)),
+  'interlaced.png': (short_png, (SIDE, 7), (3, 7)),
+  'a.gif': (short_gif, (SIDE**2,), (SIDE**2 - 1,)),
+  'a.npy': (short_npy, (SIDE,), (SIDE - 1,)),
+  'fortran.npy': (short_npy, (SIDE, 'F'), (SIDE - 1, 'F')),
+  'plain.tif': (short_tiff, (SIDE, 1), (SIDE - 1, 1)),
+  **{
+    f'{name}.tif': (
+      functools.partial(short_tiff, codec=codec, encode=encode, tags=tags),
+      (SIDE,),
+      (SIDE - 1,),
+    )
+    for name, codec, encode, tags in (
+      ('lzw', 5, imagecodecs.lzw_encode, {}),
+      ('deflate', 8, zlib.compress, {}),
+      ('predictor', 8, zlib.compress, {'t317': (3, [2])}),
+      ('packbits', 32773, imagecodecs.packbits_encode, {}),
+      ('lzma', 34925, lzma.compress, {}),
+      ('zstd', 50000, imagecodecs.zstd_encode, {}),
+    )
+  },
+  'jpeg.tif': (jpeg_strip, (1,), (0.9,)),
+  **{
+    name: (
+      functools.partial(short_picture, format=name[-4:].strip('.').upper()),
+      (1,),
+      (0.9,),
+    )
+    for name in ('a.bmp', 'a.webp', 'a.jpeg')
+  },
+  'lossless.webp': (
+    functools.partial(short_picture, format='WEBP', lossless=True),
+    (1,),
+    (0.9,),
+  ),
+  'scans.jpg': (
+    functools.partial(short_picture, format='JPEG', progressive=True),
+    (1,),
+    (0.98,),
+  ),
+  'restarts.jpg': (
+    functools.partial(short_picture, format='JPEG', restart_marker_rows=1),
+    (1,),
+    (0.9,),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', SHORT)
+def test_pixels_that_end_early_are_refused(tmp_path, name):
+  make, whole, short = SHORT[name]
+  path = tmp_path / name
+  path.write_bytes(make(*whole))
+  [shown] = files.read_stack(path)
+  if name.endswith('.bmp') or 'jp' in name or 'webp' in name:
+    np.testing.assert_allclose(shown[..., 0], SMOOTH, atol=32)
+  elif 'predictor' not in name:
+    np.testing.assert_array_equal(shown[..., 0], SMOOTH)
+  path.write_bytes(make(*short))
+  error_of(path)
+  with pytest.raises(InputError, match='truncated') as caught:
+    with files.open_rasters(path) as [page]:
+      page[slice(SIDE - 4, SIDE), slice(0, 9)]
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('version', [2, 3])
+@pytest.mark.parametrize('codec', [None, 'gzip', 'blosc', 'zstd'])
+def test_chunks_that_are_too_short_are_refused(tmp_path, version, codec):
+  half = SIDE // 2
+  grid = {'name': 'regular', 'configuration': {'chunk_shape': [half, half]}}
+  metadata = {'shape': [SIDE, SIDE]}
+  if version == 2:
+    metadata |= {'chunks': [half, half], 'dtype': '|u1'}
+    metadata |= {'compressor': codec and {'id': codec}}
+  else:
+    metadata |= {'chunk_grid': grid, 'data_type': 'uint8'}
+    metadata |= {'codecs': ['bytes', codec] if codec else ['bytes']}
+  kvstore = {'driver': 'file', 'path': f'{tmp_path}/'}
+  spec = {'driver': 'zarr3' if version == 3 else 'zarr', 'kvstore': kvstore}
+  store = tensorstore.open(spec | {'metadata': metadata}, create=True).result()
+  store[:] = SMOOTH
+  np.testing.assert_array_equal(files.read_stack(tmp_path)[0, ..., 0], SMOOTH)
+  encode = {
+    None: bytes,
+    'gzip': gzip.compress,
+    'blosc': imagecodecs.blosc_encode,
+    'zstd': imagecodecs.zstd_encode,
+  }
+  chunk = tmp_path / ('1.1' if version == 2 else 'c/1/1')
+  for data in (
+    chunk.read_bytes()[: chunk.stat().st_size // 2],
+    encode[codec](SMOOTH[: half - 1, :half].tobytes()),
+  ):
+    chunk.write_bytes(data)
+    error_of(tmp_path)
+    with pytest.raises(InputError, match='truncated'):
+      with files.open_rasters(tmp_path) as [page]:
+        page[slice(SIDE - 4, SIDE), slice(SIDE - 4, SIDE)]
 
 
 def test_changed_png_is_refused_or_harmless(tmp_path):

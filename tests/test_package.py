@@ -36,6 +36,15 @@ def test_the_version_is_one():
     _ = segjax.nets
 
 
+def test_the_lowest_versions_are_tried():
+  project = tomllib.loads((REPOSITORY / 'pyproject.toml').read_text())
+  # flax 0.12.0 to 0.12.6 warn of deprecated jax.
+  assert 'flax>=0.12.7' in project['project']['dependencies']
+  ci = (REPOSITORY / '.ci' / 'run').read_text()
+  assert '\nfor resolution in highest lowest-direct; do\n' in ci
+  assert '--resolution "$resolution" -r pyproject.toml\n' in ci
+
+
 def test_every_folder_of_modules_is_packed():
   tool = tomllib.loads((REPOSITORY / 'pyproject.toml').read_text())['tool']
   folders = {

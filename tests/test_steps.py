@@ -231,6 +231,12 @@ def test_compiler_options_unknown_to_xla_are_left_out(monkeypatch):
     assert function(lambda x: -x)(2.0) == -2.0
 
 
+def test_the_option_that_was_measured_is_known_to_this_jaxlib():
+  """A jaxlib that drops it needs new tables in benchmarks/README.md."""
+  options = parallel._known(parallel._FAST)
+  assert options == {'xla_cpu_experimental_ynn_fusion_type': ''}
+
+
 def test_products_of_many_short_rows_are_right():
   """One of jaxlib 0.10.2, by default, is half a percent off (jax 39103)."""
   rows = np.zeros((2**15 + 1, 3), np.float32)

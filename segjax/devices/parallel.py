@@ -23,9 +23,11 @@ _SPACE = 'space'
 
 # Options of XLA by backend; those that it doesn't know are left out.
 _FAST = {
-  # By default XLA:CPU of jaxlib 0.10 leaves convolutions and products to a
-  # library that is several times slower for valid convolutions and weight
-  # gradients, and in 0.10.2 gets some products wrong (jax issue 39103).
+  # By default XLA:CPU leaves convolutions and products to a library that is
+  # slower at most of ours, and in jaxlib 0.10.2 gets some products wrong (jax
+  # issue 39103). Figures of jaxlib 0.10.0, 0.10.2 and 0.12.0 are in
+  # benchmarks/README.md: without the option a U-Net's forward pass gains less
+  # in the first and the last of them than FCN-8s loses.
   'cpu': {'xla_cpu_experimental_ynn_fusion_type': ''}
 }
 # Random initial values take XLA:CPU far longer to optimise than to compute; not

@@ -4,19 +4,23 @@
 PNG is also encoded. Only this file, and `legends` and `runs.curves`, which
 draw, know Pillow. Its plug-in classes are called directly because `Image.open`
 reports a large image by a warning, and catching warnings is not safe among
-threads.
+threads. Where pixels are missing in a PNG or JPEG, Pillow returns zeros or gray
+without an error; they are looked for here.
 """
 
 import contextlib
 import functools
 import io
+import re
 import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import tensorstore
 from PIL import (
   BmpImagePlugin,
   GifImagePlugin,
@@ -52,10 +56,18 @@ _LOSSY = {
 _ORIENTATION = 0x0112  # Tag of EXIF and TIFF.
 _MOST_SCANS = 32  # Of a JPEG; each takes as long as the picture is large.
 _SCAN = b'\xff\xda'
+_JPEG_END = b'\xff\xd9'
 # Markers whose segment begins with the size of the picture (T.81, table B.1).
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _WITHOUT_CONTENT = {0x00, 0x01, *range(0xD0, 0xD9)}
 _PNG_END = b'\xaeB`\x82'  # The checksum of the last chunk, which is empty.
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # Of a pixel, by colour type.
+# First row and column, and steps, of the passes of an interlaced PNG.
+_PNG_PASSES = (
+  *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)),
+  *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
+)
+_BAND_BYTES = 2**20  # That are inflated at once.
 
 
 @contextlib.contextmanager
@@ -80,8 +92,8 @@ def pages_of(
 
   Raises:
     InputError: the picture is an animated PNG or WebP, too large, or of a kind
-      that is not read. Reading raises it for a file that is cut. On damaged
-      bytes Pillow raises whatever its parsers run into.
+      that is not read. Reading raises it for a file that is cut or whose pixels
+      end early. On damaged bytes Pillow raises whatever its parsers run into.
   """
   with begin() as file:
     size = file.seek(0, io.SEEK_END)
@@ -118,6 +130,7 @@ def decode(file: BinaryIO, page: dict, source: Path | str) -> np.ndarray:
     picture.verify()
     if file.read(len(_PNG_END)) != _PNG_END:
       raise InputError(f'{source}: truncated; expected a whole image')
+    _check_png(file, source)
     file.seek(0)
     picture = _open(file)
   if picture.format == 'JPEG':
@@ -130,15 +143,53 @@ def decode(file: BinaryIO, page: dict, source: Path | str) -> np.ndarray:
   return samples.astype(page['dtype'], copy=False)
 
 
+def _check_png(file, source):
+  """Raises InputError unless the pixels of a PNG inflate to whole rows."""
+  file.seek(16)
+  width, height, bits, kind, *_, is_interlaced = struct.unpack(
+    '>IIBBBBB', file.read(13)
+  )
+  bits *= _PNG_SAMPLES[kind]
+  expected = 0
+  for row, column, down, across in (
+    _PNG_PASSES if is_interlaced else ((0, 0, 1, 1),)
+  ):
+    rows = -(-(height - row) // down)
+    columns = -(-(width - column) // across)
+    if rows > 0 and columns > 0:  # A row begins with its filter.
+      expected += rows * (1 + -(-columns * bits // 8))
+  left = expected
+  inflated = zlib.decompressobj()
+  for name, size in _png_chunks(file):
+    data = file.read(size) if name == b'IDAT' else b''
+    while data and left and not inflated.eof:
+      band = inflated.decompress(data, min(left, _BAND_BYTES))
+      left -= len(band)
+      data = inflated.unconsumed_tail
+  if left:
+    raise InputError(
+      f'{source}: truncated or corrupt; its pixels end after '
+      f'{expected - left} of {expected} bytes'
+    )
+
+
 def check_jpeg(
-  data: bytes, source: Path | str, shape: Sequence[int] = ()
+  data: bytes,
+  source: Path | str,
+  shape: Sequence[int] = (),
+  tables: bytes | None = None,
 ) -> None:
-  """Raises InputError for a JPEG that takes long, or is larger than it should.
+  """Raises InputError for a JPEG that takes long, is too large or incomplete.
+
+  Decoders go on with gray where pixels are missing, and only warn. Bytes that
+  they pass over in front of a marker are no damage; what follows such bytes is
+  not checked.
 
   Args:
     data: the bytes of the JPEG.
     source: names the file in messages.
     shape: the rows and columns that it should have at most; () for any.
+    tables: a JPEG of the tables that are left out in `data`.
   """
   if (count := data.count(_SCAN)) > _MOST_SCANS:
     raise InputError(
@@ -164,6 +215,23 @@ def check_jpeg(
     at += 2
     if head[1] not in _WITHOUT_CONTENT:
       at += int.from_bytes(head[2:4])
+  if tables:
+    data = tables[:-2] + data[2:]
+  # tensorstore makes an error of the first warning of the same decoder. The
+  # marker of the end may be missing.
+  memory = {'driver': 'memory', 'path': 'jpeg'}
+  context = tensorstore.Context()
+  store = tensorstore.KvStore.open(memory, context=context).result()
+  store.write('', data + _JPEG_END).result()
+  spec = {'driver': 'jpeg', 'kvstore': memory}
+  try:
+    picture = tensorstore.open(spec, context=context).result()
+    picture[0, 0].read().result()
+  except ValueError as e:
+    damage = re.search(r'Corrupt JPEG data: (?!\d+ extraneous)([^[]+)', str(e))
+    if damage:
+      reason = damage[1].strip()
+      raise InputError(f'{source}: truncated or corrupt; {reason}') from e
 
 
 def encode(
@@ -270,16 +338,20 @@ def _orientation(picture, file):
 
 def _png_exif(file):
   """Returns the bytes of a PNG's EXIF, which may be behind its pixels."""
-  at = file.tell()
-  try:
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-      size, kind = struct.unpack('>I4s', head)
-      if kind == b'eXIf':
-        return file.read(size)
-      file.seek(size + 4, 1)
-    return b''
-  finally:
+  before = file.tell()
+  found = [file.read(n) for kind, n in _png_chunks(file) if kind == b'eXIf']
+  file.seek(before)
+  return found[0] if found else b''
+
+
+def _png_chunks(file):
+  """Yields kind and size of each chunk of a PNG, the file at its content."""
+  at = 8
+  file.seek(at)
+  while len(head := file.read(8)) == 8:
+    size, kind = struct.unpack('>I4s', head)
+    yield kind, size
+    at += 12 + size
     file.seek(at)
 
 

@@ -31,10 +31,11 @@ from segjax.images.windows import (
   stored_dtype,
 )
 
-# The others have a header of their own, whose size decoders believe.
+# Most others have a header of their own, whose size decoders believe. Those of
+# CCITT return white where a strip ends early, and say nothing.
 _CODECS = (
   *('NONE', 'LZW', 'DEFLATE', 'ADOBE_DEFLATE', 'PACKBITS', 'LZMA', 'ZSTD'),
-  *('CCITTRLE', 'CCITTFAX3', 'CCITTFAX4', 'JPEG'),
+  'JPEG',
 )
 # Values of the tags of a small file, some of which its pages may share.
 _MOST_TAG_BYTES = 2**24
@@ -366,7 +367,7 @@ def _decode_segment(page, index):
     data = file.read(page.databytecounts[index])
   tables = {}
   if page.compression == tifffile.COMPRESSION.JPEG:
-    check_jpeg(data, file.path, _segment_size(page))
+    check_jpeg(data, file.path, _segment_size(page), page.jpegtables)
     tables = {'jpegtables': page.jpegtables}
   segment, _, shape = page.keyframe.decode(data, index, **tables)
   if segment is None:
@@ -479,6 +480,12 @@ def _check_whole(
       raise InputError(
         f'{where} {inside} of {math.prod(page.chunked)} strips or tiles of '
         f'page {i} lie within its {file.size} bytes'
+      )
+    stored = sum(page.databytecounts)
+    if page.is_memmappable and stored < page.nbytes:
+      raise InputError(
+        f'{where} page {i} has {stored} bytes of the {page.nbytes} of its '
+        'pixels'
       )
   # ImageJ writes one header for all pages of a file beyond 4 GiB.
   if sum(series.size for series in tif.series) > sum(p.size for p in pages):
