@@ -67,15 +67,8 @@ def drop_noise() -> None:
   show = sys.unraisablehook
 
   def show_others(unraisable):
-<<<<<<< HEAD:segjax/cli/terminal.py
     closed = str(unraisable.exc_value) == 'Event loop is closed'
     if not closed and not inspect.iscoroutine(unraisable.object):
-=======
-    # Of orbax's coroutines for the other arrays nobody asks the result.
-    code = getattr(unraisable.object, 'cr_code', None)
-    is_orbax = code and f'{os.sep}orbax{os.sep}' in code.co_filename
-    if not is_orbax and str(unraisable.exc_value) != 'Event loop is closed':
->>>>>>> silence:segjax/terminal.py
       show(unraisable)
 
   sys.unraisablehook = show_others
