@@ -119,12 +119,7 @@ def plan(
   Raises:
     InputError: the folder cannot be trained on; says why.
   """
-  if pixels and (network == 'unet' or init == 'random'):
-    raise InputError(
-      f'pixels={pixels} is what weights were trained on, and this {network} '
-      'starts from random ones; leave it out'
-    )
-  init = local_weights(network, init)  # Before what takes minutes.
+  init = local_weights(network, init, pixels)  # Before what takes minutes.
   with progress_bar(0, 0, desc='reading', unit='image', disable=None) as bar:
 
     def report(total):
@@ -192,13 +187,18 @@ def plan(
   return Plan(config, card, table(rows))
 
 
-def local_weights(network: str, init: str) -> str:
+def local_weights(network: str, init: str, pixels: str = '') -> str:
   """Returns `init` of `plan`, as a file where it names published weights.
 
   Raises:
     InputError: they cannot be downloaded, see `published.fetch`; or the network
-      starts from no weights.
+      starts from no weights, or from random ones and `pixels` is given.
   """
+  if pixels and (network == 'unet' or init == 'random'):
+    raise InputError(
+      f'pixels={pixels} is what weights were trained on, and this {network} '
+      'starts from random ones; leave it out'
+    )
   if network == 'unet' and init not in ('', 'random'):
     raise InputError(
       f'init={init}: unet starts from random weights; give network=fcn8s, or '
