@@ -165,6 +165,7 @@ def plan(
     config, int(np.median(sides)), channels, measured, init, pixels, minutes
   )
   low, high = found.range
+  doubt = found.colours.doubt()
   if config.data.label_kind == 'instances':
     labels = f'objects, {counted(found.components, "piece")} in a usual image'
   else:
@@ -176,6 +177,7 @@ def plan(
     ('pixels', f'{dtype}, {channels} channel(s), from {low:g} to {high:g}'),
     ('labels', labels),
     ('classes', ', '.join(names)),
+    *([('palettes', doubt)] if doubt else []),
     ('split', f'{len(dataset.train)} trained on, {len(dataset.heldout)} held'),
   ]
   rows += [
@@ -328,6 +330,7 @@ def _read_labels(
       Line('data.w0', 10.0, 'border weights between the objects'),
       Line('evaluation.best_metric', 'mean_ap', 'of objects, not of pixels'),
     ]
+  found.colours.check()
   lines = []
   classes = [value for value in values if value != _IGNORED]
   if values == [0, 1, _IGNORED] and not found.num_with_255:
@@ -498,8 +501,9 @@ def _steps(config: ConfigDict, minutes: float, flops: float) -> list[Line]:
     steps, why = _STEPS_OF_ACCELERATOR, 'usual'
   lines = [
     Line('num_train_steps', steps, why),
-    Line('evaluation.every_steps', max(steps // 4, 1)),
-    Line('checkpoints.every_steps', max(steps // 8, 1)),
+    # Rounded up, or the last one would come shortly before the end.
+    Line('evaluation.every_steps', -(-steps // 4)),
+    Line('checkpoints.every_steps', -(-steps // 8)),
   ]
   if steps < 20 * config.log_every_steps:  # Else a curve has no points.
     lines.append(Line('log_every_steps', max(steps // 20, 1)))

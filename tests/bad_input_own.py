@@ -107,6 +107,16 @@ CASES = {
     TRAIN + 'good',
     ["no pixel is of class 'object'", '(value 255)', 'label_values="(0, 255)"'],
   ),
+  'palettes that give an index two colours': (
+    TRAIN + 'palettes',
+    [
+      '/palettes/labels/',
+      'the colour of index 1 is',
+      '(0, 200, 0)',
+      '(200, 0, 0)',
+      'expected one palette, or labels in RGB',
+    ],
+  ),
   'labels that are all ignored': (
     TRAIN + 'ignored',
     ['all pixels are ignored'],
@@ -144,7 +154,7 @@ def write_tree(tree):
       ('good', 'sizes', 'half', 'mixed', 'depths', 'white', 'cut'), 255 * mask
     ),
     **dict.fromkeys(('jpeg', 'jpeg_bytes'), 255 * mask),
-    **dict.fromkeys(('rgb', 'wrong', 'floats'), mask),
+    **dict.fromkeys(('rgb', 'wrong', 'floats', 'palettes'), mask),
     'zeros': 0 * mask,
     'ignored': 255 + 0 * mask,
     'rims': image,
@@ -180,5 +190,8 @@ def write_tree(tree):
   label = np.array(mask)
   label[3, 4] = 7
   write_picture(tree / 'wrong' / 'labels' / '3.png', label)
+  for i in range(5):
+    palette = [0, 0, 0, 200 * (i > 2), 200 * (i <= 2), 0]
+    write_picture(tree / 'palettes' / 'labels' / f'{i}.png', mask, palette)
   write_lines(tree / 'good' / 'wrong.txt', '77')
   (tree / 'card.py').write_text('')

@@ -18,13 +18,14 @@ from scipy import ndimage
 
 from segjax.data.examples import list_some
 from segjax.data.folder import Page, pages_of
+from segjax.data.label_colours import LabelColours
 from segjax.data.pairing import find_pairs
 from segjax.errors import InputError
 from segjax.images.files import (
   list_images,
+  read_colours,
   read_image_page,
   read_label_page,
-  read_palette,
 )
 
 _THREADS = 4
@@ -71,6 +72,7 @@ class Survey(NamedTuple):
     components: median number of components of an image above its lowest value,
       in the same labels.
     num_with_255: labels that hold 255 and another value above 0.
+    colours: of the palettes of labels, each of which is one file.
   """
 
   pages: tuple[Page, ...]
@@ -83,6 +85,7 @@ class Survey(NamedTuple):
   single: float
   components: float
   num_with_255: int
+  colours: LabelColours
 
 
 def find_layout(
@@ -235,7 +238,7 @@ def survey(
   kinds: dict = {}
   label_kinds: dict = {}
   ranges, single, components = [], [], []
-  num_with_255, colours = 0, {}
+  num_with_255, colours = 0, LabelColours()
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     for start in range(0, len(pages), _BLOCK):
       block = range(start, min(start + _BLOCK, len(pages)))
@@ -248,7 +251,8 @@ def survey(
         num_with_255 += 255 in found.values and any(
           value not in (0, 255) for value in found.values
         )
-        _check_colours(found, colours)
+        if not found.is_of_masks:
+          colours.add(found.label_file, found.colours)
         if len(values) > _MOST_VALUES:
           raise InputError(
             f'{layout.root / labels}: labels of more than {_MOST_VALUES} '
@@ -276,25 +280,8 @@ def survey(
     single=float(np.nanmean(single)) if not np.isnan(single).all() else 0.0,
     components=float(np.median(components)),
     num_with_255=num_with_255,
+    colours=colours,
   )
-
-
-def _check_colours(found, colours):
-  """Raises InputError where an index has another colour than in a file before.
-
-  Programs that make a palette for each file number the colours as they come.
-  """
-  palette = found.palette
-  if palette is None:
-    return
-  for value in found.values:
-    colour = tuple(palette[value].tolist())
-    known, file = colours.setdefault(value, (colour, found.label_file))
-    if known != colour:
-      raise InputError(
-        f'{found.label_file}: the colour of index {value} is {colour}, and '
-        f'{known} in {file}; expected one palette, or labels in RGB'
-      )
 
 
 def _say_kind(kind):
@@ -306,7 +293,8 @@ def _say_kind(kind):
 class _Found(NamedTuple):
   file: Path
   label_file: Path
-  palette: np.ndarray | None
+  is_of_masks: bool
+  colours: Mapping | None
   size: tuple[int, int]
   kind: tuple[np.dtype, int]
   range: tuple[float, float]
@@ -347,7 +335,8 @@ def _look(page: Page, counts_components: bool) -> _Found:
   return _Found(
     file=image_file,
     label_file=label_files[0],
-    palette=read_palette(label_files[0]) if len(labels) == 1 else None,
+    is_of_masks=len(labels) > 1,
+    colours=read_colours(label_files[0], page.number),
     size=image.shape[:2],
     kind=(image.dtype, image.shape[-1]),
     range=(float(image.min()), float(image.max())),

@@ -134,16 +134,34 @@ def _read_page(path, number, meaning):
   return page
 
 
-def read_palette(path: str | os.PathLike) -> np.ndarray | None:
-  """Returns the palette uint8[N, 3] of a file's first page, or None."""
+def read_colours(
+  path: str | os.PathLike, number: int
+) -> dict[int, tuple[int, ...]] | None:
+  """Returns index -> (red, green, blue) of a page of a label file.
+
+  They are of the indices that occur there; None is a page without a palette,
+  which is not decoded.
+
+  Raises:
+    InputError: as `read_labels`; or the palette lacks an index.
+  """
   palettes = []
 
   def keep(page, path):
     palettes.append(page.palette)
     return label_of(page, path)
 
-  with open_rasters(path, keep):
-    return palettes[0]
+  with open_rasters(path, keep) as pages, _refusing_damage(path):
+    palette, page = palettes[number], pages[number]
+    if palette is None:
+      return None
+    check_size(path, page.shape, page.dtype, bytes_of(Path(path)))
+    indices = np.unique(page[slice(0, page.shape[0]), slice(0, page.shape[1])])
+    if indices[-1] >= len(palette):
+      raise InputError(
+        f'{path}: index {indices[-1]} in a palette of {len(palette)} colours'
+      )
+    return {int(i): tuple(palette[i].tolist()) for i in indices}
 
 
 def read_calibration(path: str | os.PathLike) -> Calibration:

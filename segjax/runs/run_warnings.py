@@ -132,6 +132,9 @@ def check_start(
       f'num_train_steps={steps}; {shortened} steps of warm-up are used. Set '
       'config.schedule.warmup_steps to choose another number'
     )
+  for line in labels.splitlines():
+    if line.startswith('palettes: '):
+      warnings['palettes'] = line.removeprefix('palettes: ')
   if not config.preprocessing.limits:
     warnings |= _check_range(examples)
   return warnings | _check_rare(config, labels)
