@@ -28,6 +28,7 @@ from segjax import dry_run, recipes
 from segjax.atomic import check_absent, remove_leftovers, replacing
 from segjax.convert import convert_published
 from segjax.data import create_dataset
+from segjax.data.examples import list_some
 from segjax.data.pairing import find_key
 from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import (
@@ -129,6 +130,11 @@ def plan(
         bar.update()
 
     found = survey(layout, not train_list, report)
+  if found.range[0] == found.range[1]:
+    raise InputError(
+      f'all pixels of the {counted(len(found.pages), "image")} are '
+      f'{found.range[0]:g}; expected images that show something'
+    )
   names, lines = _read_labels(found, label_kind)
   lines = [
     Line('data.dir', str(layout.root)),
@@ -301,7 +307,10 @@ def _read_labels(
         f'labels hold {len(values)} colours; expected one a class, at most '
         f'{_MOST_CLASSES}. Were they resized, or saved as JPEG?'
       )
+    _check_rims(found, label_kind)
     names = tuple(f'class {k}' for k in range(len(values)))
+    if len(values) == 2 and values[0] == (0, 0, 0):
+      names = two
     return names, [
       Line('data.colours', tuple(values), 'all colours that the labels hold'),
       Line(
@@ -310,7 +319,9 @@ def _read_labels(
     ]
   # Such as objects that are numbered, or organs.
   in_one_piece = values[0] == 0 and len(values) > 3 and found.single > 0.9
-  if in_one_piece and not label_kind and len(values) <= _MOST_DOUBTFUL:
+  is_doubtful = in_one_piece and found.num_masks == 1 and not label_kind
+  if is_doubtful and len(values) <= _MOST_DOUBTFUL:
+    _check_rims(found, label_kind)
     raise InputError(
       f'labels hold {values}, and nearly all of these are one piece in an '
       'image: give --label_kind=classes, or --label_kind=instances if they '
@@ -345,6 +356,7 @@ def _read_labels(
   elif classes == [*range(min(len(classes), _MOST_CLASSES))]:
     ignored = (_IGNORED,) if _IGNORED in values else ()
   elif len(values) <= _MOST_VALUES:
+    _check_rims(found, label_kind)
     # Other indices leave out some; (0, 128, 255) are none.
     indices = classes[-1] < _MOST_CLASSES and _IGNORED in values
     classes = classes if indices else values
@@ -370,6 +382,17 @@ def _read_labels(
     )
     lines.append(Line('data.w0', 10.0, why))
   return names, lines
+
+
+def _check_rims(found: Survey, label_kind: str) -> None:
+  """Raises InputError for values that may be rims between those of classes."""
+  if found.thin and not label_kind:
+    raise InputError(
+      f'labels hold {list_some(map(str, sorted(found.values)))}, of which '
+      f'{list_some(map(str, found.thin))} fill no block of 2 x 2 px, as the '
+      'rims of masks that were resized or saved as JPEG: save them by a '
+      'threshold, or give --label_kind=classes, or instances, if they are none'
+    )
 
 
 def _for_unet(side: int, measured: Mapping[str, Any]) -> list[Line]:

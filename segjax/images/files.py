@@ -145,7 +145,7 @@ def read_colours(
   Raises:
     InputError: as `read_labels`; or the palette lacks an index.
   """
-  palettes = []
+  path, palettes = Path(path), []
 
   def keep(page, path):
     palettes.append(page.palette)
@@ -155,7 +155,7 @@ def read_colours(
     palette, page = palettes[number], pages[number]
     if palette is None:
       return None
-    check_size(path, page.shape, page.dtype, bytes_of(Path(path)))
+    check_size(path, page.shape, page.dtype, bytes_of(path))
     indices = np.unique(page[slice(0, page.shape[0]), slice(0, page.shape[1])])
     if indices[-1] >= len(palette):
       raise InputError(
@@ -419,7 +419,11 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   if path.is_file():
     _known_ending(path, _FORMATS)
     return [path]
-  files = [f for f in path.glob('[!.]*') if f.is_file()]
+  entries = [*path.glob('[!.]*')]
+  files = [f for f in entries if f.is_file()]
+  for entry in {*entries} - {*files}:
+    if entry.suffix.lower() in _FORMATS and not entry.exists():
+      raise InputError(f'{entry}: a link to a file that is not there')
   found = [f for f in files if f.suffix.lower() in _FORMATS]
   if not found:
     what = 'no image in this' if path.is_dir() else 'no such file or'

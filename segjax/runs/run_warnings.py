@@ -198,4 +198,6 @@ def _check_rare(config, labels):
 def _balancing(config):
   """Returns the settings by which rare classes count for more, if any."""
   settings = ['config.data.balance=True'] if 'balance' in config.data else []
-  return [*settings, "config.loss='dice_cross_entropy'"]
+  if config.get('loss') != 'dice_cross_entropy':
+    settings.append("config.loss='dice_cross_entropy'")
+  return settings
