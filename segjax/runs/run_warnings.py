@@ -137,7 +137,7 @@ def check_start(
       warnings['palettes'] = line.removeprefix('palettes: ')
   if not config.preprocessing.limits:
     warnings |= _check_range(examples)
-  return warnings | _check_rare(config, labels)
+  return warnings | _check_heldout(labels) | _check_rare(config, labels)
 
 
 def read_labels_table(text: str) -> list[tuple[str, ...]]:
@@ -173,6 +173,25 @@ def _check_range(examples):
     f'{high:.0f}, and {dtype} holds 0 to {full}: to the network they look '
     'alike. Set '
     "config.preprocessing.measured=('limits', 'mean', 'std')"
+  }
+
+
+def _check_heldout(labels):
+  """Returns a warning if held-out labels lack a class that is trained on."""
+  rows = [row for row in read_labels_table(labels) if row[0] != 'ignored']
+  missing = [
+    repr(name)
+    for name, trained, _, _, held, _ in rows
+    if trained != '0' and held == '0'
+  ]
+  if not missing or all(row[4] == '0' for row in rows):
+    return {}
+  more = f' and {len(missing) - 6} more' if len(missing) > 6 else ''
+  return {
+    'held-out classes': 'no held-out pixel is of '
+    f'{", ".join(missing[:6])}{more}, so the scores do not tell whether it is '
+    'found. Hold out images that show it, by data.heldout_list or another '
+    'data.seed'
   }
 
 
