@@ -356,9 +356,9 @@ def _read_labels(
   elif classes == [*range(min(len(classes), _MOST_CLASSES))]:
     ignored = (_IGNORED,) if _IGNORED in values else ()
   elif len(values) <= _MOST_VALUES:
-    _check_rims(found, label_kind)
     # Other indices leave out some; (0, 128, 255) are none.
     indices = classes[-1] < _MOST_CLASSES and _IGNORED in values
+    _check_rims(found, label_kind, (_IGNORED,) if indices else ())
     classes = classes if indices else values
     ignored = (_IGNORED,) if indices else ()
     lines.append(
@@ -384,12 +384,15 @@ def _read_labels(
   return names, lines
 
 
-def _check_rims(found: Survey, label_kind: str) -> None:
+def _check_rims(
+  found: Survey, label_kind: str, ignored: tuple[int, ...] = ()
+) -> None:
   """Raises InputError for values that may be rims between those of classes."""
-  if found.thin and not label_kind:
+  thin = [value for value in found.thin if value not in ignored]
+  if thin and not label_kind:
     raise InputError(
       f'labels hold {list_some(map(str, sorted(found.values)))}, of which '
-      f'{list_some(map(str, found.thin))} fill no block of 2 x 2 px, as the '
+      f'{list_some(map(str, thin))} fill no block of 2 x 2 px, as the '
       'rims of masks that were resized or saved as JPEG: save them by a '
       'threshold, or give --label_kind=classes, or instances, if they are none'
     )

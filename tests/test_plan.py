@@ -275,3 +275,9 @@ def test_values_of_thin_classes_are_classes_if_one_says_so(tmp_path):
     config_of(tmp_path)
   config, _ = config_of(tmp_path, label_kind='classes')
   assert config.data.label_values == (0, 50, 128, 255)
+  # Outlines that are ignored may be as thin.
+  outlined = classes(0, 2, 3)
+  outlined[20, 5:30] = 255
+  write_set(tmp_path, 5 * [outlined])
+  config, _ = config_of(tmp_path)
+  assert config.data.label_values == (0, 2, 3)
