@@ -65,9 +65,10 @@ def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
   def count(index):
     labels = label_of(index).reshape(-1, num_heads).T
     pixels = [np.bincount(label, minlength=size) for label in labels]
-    page = page_of(index)
-    colours = page and (page[0], read_colours(*page))
-    return np.stack([pixels, np.sign(pixels)]), colours
+    counts = np.stack([pixels, np.sign(pixels)])
+    if not (page := page_of(index)):
+      return counts, None, None
+    return counts, page[0], read_colours(*page)
 
   def count_own():
     own = [i for i in processes.share(len(examples)) if i < len(examples)]
@@ -84,10 +85,11 @@ def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
       concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
     ):
       for start in range(0, len(own), _BLOCK):
-        for counts, found in pool.map(count, own[start : start + _BLOCK]):
+        for found in pool.map(count, own[start : start + _BLOCK]):
+          counts, file, of_indices = found
           total += counts
-          if found:
-            colours.add(*found)
+          if file:
+            colours.add(file, of_indices)
           bar.update()
     return total
 
