@@ -139,8 +139,10 @@ def _open_folder(network, images, labels, match):
       f'{model.in_channels}'
     )
   networks.check_fits(model, dataset, read_prediction(config)[0])
-  [counts] = count_labels(dataset.heldout).pixels
-  _check_counts(counts, dataset, images)
+  counts = count_labels(dataset.heldout)
+  _check_counts(counts.pixels[0], dataset, images)
+  if doubt := counts.colours.doubt():
+    processes.say(f'labels: {doubt}')
   if config.evaluation.best_metric == STACK_METRIC:
     try:
       check_metric(model, dataset, STACK_METRIC)

@@ -34,6 +34,7 @@ def fit(
   *,
   network: str = 'unet',
   init: str = '',
+  pixels: str = '',
   num_train_steps: int | None = None,
   minutes: float = 30.0,
   class_names: Sequence[str] = (),
@@ -53,6 +54,8 @@ def fit(
       pixels; or a folder or pattern.
     network: 'unet' or 'fcn8s'.
     init: weights that fcn8s starts from; see `plan`.
+    pixels: scale of the pixels of `init`, if the file does not say it; see
+      `plan`.
     num_train_steps: number of steps; None for as many as `minutes` allow.
     minutes: how long training may take here, approximately.
     class_names: names of classes 0..K-1; () names them by their numbers.
@@ -88,6 +91,7 @@ def fit(
       layout,
       network,
       init=init,
+      pixels=pixels,
       minutes=minutes,
       heldout_fraction=heldout_fraction,
     ).config
@@ -112,8 +116,8 @@ def fit(
       int(np.median(sides)),
       first.shape[-1],
       measure_pixels(dataset.train),
-      local_weights(network, init),
-      '',
+      local_weights(network, init, pixels),
+      pixels,
       minutes,
     )
   config.seed = seed

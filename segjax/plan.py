@@ -28,6 +28,7 @@ from segjax import dry_run, recipes
 from segjax.atomic import check_absent, remove_leftovers, replacing
 from segjax.convert import convert_published
 from segjax.data import create_dataset
+from segjax.data.examples import list_some
 from segjax.data.pairing import find_key
 from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import (
@@ -119,12 +120,7 @@ def plan(
   Raises:
     InputError: the folder cannot be trained on; says why.
   """
-  if pixels and (network == 'unet' or init == 'random'):
-    raise InputError(
-      f'pixels={pixels} is what weights were trained on, and this {network} '
-      'starts from random ones; leave it out'
-    )
-  init = local_weights(network, init)  # Before what takes minutes.
+  init = local_weights(network, init, pixels)  # Before what takes minutes.
   with progress_bar(0, 0, desc='reading', unit='image', disable=None) as bar:
 
     def report(total):
@@ -134,6 +130,11 @@ def plan(
         bar.update()
 
     found = survey(layout, not train_list, report)
+  if found.range[0] == found.range[1]:
+    raise InputError(
+      f'all pixels of the {counted(len(found.pages), "image")} are '
+      f'{found.range[0]:g}; expected images that show something'
+    )
   names, lines = _read_labels(found, label_kind)
   lines = [
     Line('data.dir', str(layout.root)),
@@ -170,6 +171,7 @@ def plan(
     config, int(np.median(sides)), channels, measured, init, pixels, minutes
   )
   low, high = found.range
+  doubt = found.colours.doubt()
   if config.data.label_kind == 'instances':
     labels = f'objects, {counted(found.components, "piece")} in a usual image'
   else:
@@ -181,6 +183,7 @@ def plan(
     ('pixels', f'{dtype}, {channels} channel(s), from {low:g} to {high:g}'),
     ('labels', labels),
     ('classes', ', '.join(names)),
+    *([('palettes', doubt)] if doubt else []),
     ('split', f'{len(dataset.train)} trained on, {len(dataset.heldout)} held'),
   ]
   rows += [
@@ -192,13 +195,18 @@ def plan(
   return Plan(config, card, table(rows))
 
 
-def local_weights(network: str, init: str) -> str:
+def local_weights(network: str, init: str, pixels: str = '') -> str:
   """Returns `init` of `plan`, as a file where it names published weights.
 
   Raises:
     InputError: they cannot be downloaded, see `published.fetch`; or the network
-      starts from no weights.
+      starts from no weights, or from random ones and `pixels` is given.
   """
+  if pixels and (network == 'unet' or init == 'random'):
+    raise InputError(
+      f'pixels={pixels} is what weights were trained on, and this {network} '
+      'starts from random ones; leave it out'
+    )
   if network == 'unet' and init not in ('', 'random'):
     raise InputError(
       f'init={init}: unet starts from random weights; give network=fcn8s, or '
@@ -299,7 +307,10 @@ def _read_labels(
         f'labels hold {len(values)} colours; expected one a class, at most '
         f'{_MOST_CLASSES}. Were they resized, or saved as JPEG?'
       )
+    _check_rims(found, label_kind)
     names = tuple(f'class {k}' for k in range(len(values)))
+    if len(values) == 2 and values[0] == (0, 0, 0):
+      names = two
     return names, [
       Line('data.colours', tuple(values), 'all colours that the labels hold'),
       Line(
@@ -308,7 +319,9 @@ def _read_labels(
     ]
   # Such as objects that are numbered, or organs.
   in_one_piece = values[0] == 0 and len(values) > 3 and found.single > 0.9
-  if in_one_piece and not label_kind and len(values) <= _MOST_DOUBTFUL:
+  is_doubtful = in_one_piece and found.num_masks == 1 and not label_kind
+  if is_doubtful and len(values) <= _MOST_DOUBTFUL:
+    _check_rims(found, label_kind)
     raise InputError(
       f'labels hold {values}, and nearly all of these are one piece in an '
       'image: give --label_kind=classes, or --label_kind=instances if they '
@@ -328,6 +341,7 @@ def _read_labels(
       Line('data.w0', 10.0, 'border weights between the objects'),
       Line('evaluation.best_metric', 'mean_ap', 'of objects, not of pixels'),
     ]
+  found.colours.check()
   lines = []
   classes = [value for value in values if value != _IGNORED]
   if values == [0, 1, _IGNORED] and not found.num_with_255:
@@ -344,6 +358,7 @@ def _read_labels(
   elif len(values) <= _MOST_VALUES:
     # Other indices leave out some; (0, 128, 255) are none.
     indices = classes[-1] < _MOST_CLASSES and _IGNORED in values
+    _check_rims(found, label_kind, (_IGNORED,) if indices else ())
     classes = classes if indices else values
     ignored = (_IGNORED,) if indices else ()
     lines.append(
@@ -367,6 +382,20 @@ def _read_labels(
     )
     lines.append(Line('data.w0', 10.0, why))
   return names, lines
+
+
+def _check_rims(
+  found: Survey, label_kind: str, ignored: tuple[int, ...] = ()
+) -> None:
+  """Raises InputError for values that may be rims between those of classes."""
+  thin = [value for value in found.thin if value not in ignored]
+  if thin and not label_kind:
+    raise InputError(
+      f'labels hold {list_some(map(str, sorted(found.values)))}, of which '
+      f'{list_some(map(str, thin))} fill no block of 2 x 2 px, as the '
+      'rims of masks that were resized or saved as JPEG: save them by a '
+      'threshold, or give --label_kind=classes, or instances, if they are none'
+    )
 
 
 def _for_unet(side: int, measured: Mapping[str, Any]) -> list[Line]:
@@ -498,8 +527,9 @@ def _steps(config: ConfigDict, minutes: float, flops: float) -> list[Line]:
     steps, why = _STEPS_OF_ACCELERATOR, 'usual'
   lines = [
     Line('num_train_steps', steps, why),
-    Line('evaluation.every_steps', max(steps // 4, 1)),
-    Line('checkpoints.every_steps', max(steps // 8, 1)),
+    # Rounded up, or the last one would come shortly before the end.
+    Line('evaluation.every_steps', -(-steps // 4)),
+    Line('checkpoints.every_steps', -(-steps // 8)),
   ]
   if steps < 20 * config.log_every_steps:  # Else a curve has no points.
     lines.append(Line('log_every_steps', max(steps // 20, 1)))

@@ -34,6 +34,7 @@ from segjax.atomic import (
 )
 from segjax.data import create_dataset
 from segjax.data.examples import IGNORE_LABEL, Dataset, check_label
+from segjax.data.label_counts import count_labels
 from segjax.data.tfds import import_tfds
 from segjax.errors import InputError
 from segjax.images import png_jpeg
@@ -207,6 +208,9 @@ def _png(array: np.ndarray) -> bytes:
 def main(_):
   args = flags.FLAGS
   dataset = create_dataset(read_settings(args.config).data)
+  counts = [count_labels(part) for part in (dataset.train, dataset.heldout)]
+  if doubt := counts[0].colours.gathered([counts[1].colours]).doubt():
+    print(f'labels: {doubt}')
   folder = prepare(dataset, args.output, args.name, args.overwrite)
   print(
     f'{folder}: {len(dataset.train)} to train on, '

@@ -50,6 +50,45 @@ CASES = {
     PLAN + 'sizes',
     ['sizes/labels/0.png', '20 x 23 px for an image of 20 x 24'],
   ),
+  'plan of several sets': (
+    PLAN + 'sets',
+    [
+      'train is a set of its own, with images and',
+      '--images={tree}/sets/train',
+    ],
+  ),
+  'plan of folders in the folders': (
+    PLAN + 'nested',
+    ["{tree}/nested/images: its files lie in folders; give a pattern, '"],
+  ),
+  'plan of a file': (
+    PLAN + 'good/images/0.png --labels={tree}/good/labels',
+    ['good/images/0.png: a file; expected its folder, or a pattern'],
+  ),
+  'plan of few gray rims': (
+    PLAN + 'few_rims',
+    ['labels hold 0, 64, 191, 255, of which 64, 191 fill no block', 'thresh'],
+  ),
+  'plan of rims in colour': (
+    PLAN + 'colour_rims',
+    ['of which (100, 50, 0) fill no block of 2 x 2 px'],
+  ),
+  'plan of images that show nothing': (
+    PLAN + 'constant',
+    ['all pixels of the 5 images are 7'],
+  ),
+  'plan of gray labels beside labels in RGB': (
+    PLAN + 'label_kinds',
+    ['1 labels of 3 channel(s), such as {tree}/label_kinds/labels/0.png'],
+  ),
+  'plan of a link to nothing': (
+    PLAN + 'link',
+    ['link/images/0.png: a link to a file that is not there'],
+  ),
+  'plan of names that have a number in common': (
+    PLAN + 'numbered',
+    ['not in both: ', "; --match='(\\d+)[^\\d/]*$' would pair all by the last"],
+  ),
   'plan of half-labelled pairs': (
     PLAN + 'half',
     ['1 of the names in images and labels are not in both: 5'],
@@ -107,6 +146,16 @@ CASES = {
     TRAIN + 'good',
     ["no pixel is of class 'object'", '(value 255)', 'label_values="(0, 255)"'],
   ),
+  'palettes that give an index two colours': (
+    TRAIN + 'palettes',
+    [
+      '/palettes/labels/',
+      'the colour of index 1 is',
+      '(0, 200, 0)',
+      '(200, 0, 0)',
+      'expected one palette, or labels in RGB',
+    ],
+  ),
   'labels that are all ignored': (
     TRAIN + 'ignored',
     ['all pixels are ignored'],
@@ -144,8 +193,13 @@ def write_tree(tree):
       ('good', 'sizes', 'half', 'mixed', 'depths', 'white', 'cut'), 255 * mask
     ),
     **dict.fromkeys(('jpeg', 'jpeg_bytes'), 255 * mask),
-    **dict.fromkeys(('rgb', 'wrong', 'floats'), mask),
+    **dict.fromkeys(('rgb', 'wrong', 'floats', 'palettes'), mask),
     'zeros': 0 * mask,
+    **dict.fromkeys(('constant', 'label_kinds', 'link'), 255 * mask),
+    'few_rims': 255 * mask,
+    'colour_rims': np.dstack([mask * 200, mask * 100, mask * 0]),
+    **dict.fromkeys(('sets/train', 'sets/val'), mask),
+    'numbered': mask,
     'ignored': 255 + 0 * mask,
     'rims': image,
     'colours': np.random.default_rng(1).integers(0, 255, (20, 24, 3)),
@@ -167,6 +221,23 @@ def write_tree(tree):
       tree / 'floats' / 'images' / f'{i}.tif', floats.reshape(image.shape)
     )
   write_picture(tree / 'sizes' / 'labels' / '0.png', 255 * mask[:, 1:])
+  rims = np.array(255 * mask)
+  rims[4:12, 4], rims[4:12, 18] = 64, 191
+  colours = np.array(labels['colour_rims'])
+  colours[4:12, 4] = (100, 50, 0)
+  for i in range(5):
+    write_picture(tree / 'few_rims' / 'labels' / f'{i}.png', rims)
+    write_picture(tree / 'colour_rims' / 'labels' / f'{i}.png', colours)
+    write_picture(tree / 'constant' / 'images' / f'{i}.png', 0 * mask + 7)
+    for kind in ('images', 'labels'):
+      write_picture(tree / 'nested' / kind / 'a' / f'{i}.png', mask)
+      file = tree / 'numbered' / kind / f'{i}.png'
+      file.rename(file.with_name(f'{kind}-00{i}.png'))
+  write_picture(
+    tree / 'label_kinds' / 'labels' / '0.png', np.dstack(3 * [255 * mask])
+  )
+  (tree / 'link' / 'images' / '0.png').unlink()
+  (tree / 'link' / 'images' / '0.png').symlink_to(tree / 'none.png')
   write_picture(tree / 'half' / 'images' / '5.png', image)
   write_picture(tree / 'mixed' / 'images' / '0.png', np.dstack(3 * [image]))
   (tree / 'depths' / 'images' / '0.png').unlink()
@@ -180,5 +251,8 @@ def write_tree(tree):
   label = np.array(mask)
   label[3, 4] = 7
   write_picture(tree / 'wrong' / 'labels' / '3.png', label)
+  for i in range(5):
+    palette = [0, 0, 0, 200 * (i > 2), 200 * (i <= 2), 0]
+    write_picture(tree / 'palettes' / 'labels' / f'{i}.png', mask, palette)
   write_lines(tree / 'good' / 'wrong.txt', '77')
   (tree / 'card.py').write_text('')

@@ -6,6 +6,7 @@ import pytest
 from trees import write_picture
 
 import segjax
+from segjax import fitting
 from segjax.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -30,6 +31,35 @@ def test_arrays_and_folders_give_networks_that_predict(tmp_path, capsys):
   np.testing.assert_array_equal(
     net.params['head']['kernel'], loaded.params['head']['kernel']
   )
+
+
+@pytest.mark.parametrize('from_folder', [False, True])
+def test_weights_that_do_not_say_their_pixels(
+  tmp_path, monkeypatch, from_folder
+):
+  configs = []
+  monkeypatch.setattr(
+    fitting, 'train_and_evaluate', lambda config, *_: configs.append(config)
+  )
+  monkeypatch.setattr(fitting.networks, 'load_run', lambda workdir: None)
+  weights = tmp_path / 'vgg.npz'
+  np.savez(weights, **{'conv1_1/kernel': np.zeros((3, 3, 3, 64), np.float16)})
+  colours = np.stack(3 * [IMAGES], axis=-1)
+  data = (colours, LABELS)
+  if from_folder:
+    for i in range(5):
+      write_picture(tmp_path / 'images' / f'{i}.png', colours[i])
+      write_picture(tmp_path / 'masks' / f'{i}.png', LABELS[i])
+    data = (tmp_path,)
+  how = dict(network='fcn8s', init=str(weights), num_train_steps=2)
+  with pytest.raises(InputError, match='does not say on which pixels'):
+    segjax.fit(*data, **how)
+  segjax.fit(*data, **how, pixels='standardised')
+  [config] = configs
+  # Those of torchvision's models.
+  assert config.preprocessing.mean == (0.485, 0.456, 0.406)
+  with pytest.raises(InputError, match='pixels=standardised is what weights'):
+    segjax.fit(*data, **SHORT, pixels='standardised')
 
 
 @pytest.mark.parametrize(

@@ -255,3 +255,29 @@ def test_two_commands_and_no_file_of_ones_own(tmp_path):
   assert 'iu/object' in second.stdout
   again = run('plan', f'--images={tmp_path}', f'--output={card}')
   assert again.returncode == 2 and '--overwrite' in again.stderr
+
+
+def test_masks_of_few_objects_are_objects(tmp_path):
+  """A folder an image and a mask an object leave no doubt."""
+  for name in 'abcde':
+    write_picture(tmp_path / name / 'images' / f'{name}.png', IMAGE)
+    for k in (1, 2, 3):
+      write_picture(tmp_path / name / 'masks' / f'{k}.png', 255 * (ORGANS == k))
+  config, _ = config_of(tmp_path)
+  assert config.data.label_kind == 'instances'
+
+
+def test_values_of_thin_classes_are_classes_if_one_says_so(tmp_path):
+  thin = np.array(classes(0, 128, 255))
+  thin[20, 5:30] = 50
+  write_set(tmp_path, 5 * [thin])
+  with pytest.raises(InputError, match='of which 50 fill no block of 2 x 2 px'):
+    config_of(tmp_path)
+  config, _ = config_of(tmp_path, label_kind='classes')
+  assert config.data.label_values == (0, 50, 128, 255)
+  # Outlines that are ignored may be as thin.
+  outlined = classes(0, 2, 3)
+  outlined[20, 5:30] = 255
+  write_set(tmp_path, 5 * [outlined])
+  config, _ = config_of(tmp_path)
+  assert config.data.label_values == (0, 2, 3)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Warnings on runs that are made not to work, and none on those that do."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -102,6 +103,17 @@ def test_rare_classes_with_a_loss_that_counts_them():
     config.loss = 'cross_entropy'
     [said] = check_start(config, data.train, labels).values()
     assert "config.loss='dice_cross_entropy'" in said
+
+
+def test_a_class_that_no_held_out_image_shows():
+  data = dataset()
+  for example in data.heldout:
+    example['label'][example['label'] == 1] = 0
+  said = warnings_at_start(data)
+  assert [*said] == ['held-out classes']
+  assert "no held-out pixel is of 'cell 1'" in said['held-out classes']
+  nothing = dataclasses.replace(data, heldout=())
+  assert warnings_at_start(nothing) == {}
 
 
 def test_a_long_warmup_is_said():

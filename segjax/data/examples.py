@@ -92,6 +92,11 @@ class FileExamples(Sequence):
       )
     return {'image': image, 'label': label, 'name': item.name}
 
+  def index_page(self, index: int) -> tuple[Path, int] | None:
+    """Returns file and page that hold the label as indices; None of a .mat."""
+    file = self.items[index].files[-1]
+    return None if file.suffix == '.mat' else (file, 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Chained(Sequence):

@@ -160,6 +160,7 @@ def load(
     read_label=read_label,
     weighting=weighting,
     kept_bytes=_KEPT_BYTES if w0 else 0,
+    holds_indices=label_kind == 'classes' and not colours,
   )
   return Dataset(
     class_names=tuple(class_names),
@@ -194,6 +195,7 @@ class FolderExamples(Sequence):
     read_label: a page -> label i32[H, W] and the `instances` of it, or None.
     weighting: label i32[H, W] and instances -> f32[H, W]; None for no weights.
     kept_bytes: how much of the examples stays in memory.
+    holds_indices: whether the label files hold indices of classes.
   """
 
   items: tuple[Page, ...]
@@ -201,6 +203,7 @@ class FolderExamples(Sequence):
   read_label: Callable[[Page], tuple[np.ndarray, np.ndarray | None]]
   weighting: Callable[..., np.ndarray] | None
   kept_bytes: int
+  holds_indices: bool
   _kept: dict[int, dict] = dataclasses.field(default_factory=dict, repr=False)
 
   def __len__(self) -> int:
@@ -224,6 +227,11 @@ class FolderExamples(Sequence):
     label, _ = self.read_label(item)
     self._check(item, image, label)
     return label
+
+  def index_page(self, index: int) -> tuple[Path, int] | None:
+    """Returns file and page that hold the label as indices; None without."""
+    item = self.items[index]
+    return (item.files[1], item.number) if self.holds_indices else None
 
   def __getitem__(self, index: int) -> dict:
     """Returns an example as `segjax.data.examples` defines it.

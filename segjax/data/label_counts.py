@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from segjax.data.examples import IGNORE_LABEL, Dataset, list_some
+from segjax.data.label_colours import LabelColours
 from segjax.devices import processes
 from segjax.errors import InputError
+from segjax.images.files import read_colours
 from segjax.runs.writers import progress_bar, table
 
 _THREADS = 4
@@ -31,18 +33,21 @@ class LabelCounts(NamedTuple):
   Attributes:
     pixels: int64[T, 256], of each class, and of `IGNORE_LABEL` in its place.
     images: int64[T, 256], how many labels have such a pixel.
+    colours: of the palettes of label files, of all processes.
   """
 
   pixels: np.ndarray
   images: np.ndarray
+  colours: LabelColours
 
 
 def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
   """Returns what all labels of a split hold, for each of T labels of a pixel.
 
   Reads each label once, in a few threads; the images, too, unless the examples
-  have a method `label(index)`. Of P processes each reads one P-th of the
-  examples, and all get the counts of all.
+  have a method `label(index)`. If they have `index_page(index)`, palettes of
+  these files are compared. Of P processes each reads one P-th of the examples,
+  and all get the counts of all.
 
   Args:
     examples: as `segjax.data.examples` defines them.
@@ -50,15 +55,20 @@ def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
 
   Raises:
     InputError: an example cannot be read; it is the first one of the first
-      process that has one.
+      process that has one. Or palettes differ, see `LabelColours`.
   """
   size = IGNORE_LABEL + 1
   label_of = getattr(examples, 'label', lambda i: examples[i]['label'])
+  page_of = getattr(examples, 'index_page', lambda i: None)
+  colours = LabelColours()
 
   def count(index):
     labels = label_of(index).reshape(-1, num_heads).T
     pixels = [np.bincount(label, minlength=size) for label in labels]
-    return np.stack([pixels, np.sign(pixels)])
+    counts = np.stack([pixels, np.sign(pixels)])
+    if not (page := page_of(index)):
+      return counts, None, None
+    return counts, page[0], read_colours(*page)
 
   def count_own():
     own = [i for i in processes.share(len(examples)) if i < len(examples)]
@@ -75,12 +85,16 @@ def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
       concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
     ):
       for start in range(0, len(own), _BLOCK):
-        for counts in pool.map(count, own[start : start + _BLOCK]):
+        for found in pool.map(count, own[start : start + _BLOCK]):
+          counts, file, of_indices = found
           total += counts
+          if file:
+            colours.add(file, of_indices)
           bar.update()
     return total
 
-  return LabelCounts(*processes.gather(processes.together(count_own)).sum(0))
+  pixels, images = processes.gather(processes.together(count_own)).sum(0)
+  return LabelCounts(pixels, images, colours.gathered())
 
 
 def check_labels(dataset: Dataset, settings: Mapping) -> str:
@@ -93,7 +107,7 @@ def check_labels(dataset: Dataset, settings: Mapping) -> str:
   Raises:
     InputError: a label cannot be read; all pixels of the training labels, or of
       the held-out labels, are ignored; or a class has no pixel in the training
-      labels, and `ignore_value` doesn't say so.
+      labels, and `ignore_value` doesn't say so. Or palettes differ.
   """
   sizes = dataset.head_sizes or (len(dataset.class_names),)
   ends = np.cumsum(sizes)
@@ -128,7 +142,10 @@ def check_labels(dataset: Dataset, settings: Mapping) -> str:
           f'{_advice(pixels, names, dataset.stored, settings)}'
           f'; see {_fields(settings, split)}'
         )
-  return _table(dataset, heads, counts['train'], counts['heldout'])
+  colours = counts['train'].colours.gathered([counts['heldout'].colours])
+  table = _table(dataset, heads, counts['train'], counts['heldout'])
+  doubt = colours.doubt()
+  return table + (f'\npalettes: {doubt}' if doubt else '')
 
 
 def _problem(counts, names, stored, split):

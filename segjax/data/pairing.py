@@ -49,9 +49,9 @@ def find_pairs(
     InputError: nothing is there; `match` is no expression with a group, or is
       not found in a path; two images have one key; or as `need_all` says.
   """
-  label_files = _list(root, labels)
+  label_files = list_files(root, labels)
   taken = {*label_files}
-  image_files = [file for file in _list(root, images) if file not in taken]
+  image_files = [file for file in list_files(root, images) if file not in taken]
   if not image_files:
     raise InputError(
       f'{root}: no image in {images} beside the labels in {labels}'
@@ -105,10 +105,16 @@ def find_key(path: Path, root: Path, match: str) -> str:
   return unicodedata.normalize('NFC', found[1])
 
 
-def _list(root: Path, where: str) -> list[Path]:
+def list_files(root: Path, where: str) -> list[Path]:
   """Returns the image files of a folder, or those that a pattern finds."""
-  if (root / where).is_dir():
-    return list_images(root / where)
+  folder = root / where
+  if folder.is_dir():
+    below = [f for f in sorted(folder.iterdir()) if f.is_dir()]
+    if not _images_in(folder) and any(map(_images_in, below)):
+      raise InputError(
+        f"{folder}: its files lie in folders; give a pattern, '{folder}/*/*'"
+      )
+    return list_images(folder)
   if not any(sign in where for sign in '*?['):
     raise InputError(
       f'no folder {(root / where).resolve()}; expected images and labels in '

@@ -18,13 +18,14 @@ from scipy import ndimage
 
 from segjax.data.examples import list_some
 from segjax.data.folder import Page, pages_of
-from segjax.data.pairing import find_pairs
+from segjax.data.label_colours import LabelColours
+from segjax.data.pairing import find_pairs, list_files
 from segjax.errors import InputError
 from segjax.images.files import (
   list_images,
+  read_colours,
   read_image_page,
   read_label_page,
-  read_palette,
 )
 
 _THREADS = 4
@@ -32,7 +33,7 @@ _BLOCK = 64  # Pairs in the queue of the threads.
 _IMAGE_FOLDERS = ('images', 'imagesTr', 'image', 'imgs', 'img', 'raw', 'train')
 _LABEL_FOLDERS = (
   *('labels', 'labelsTr', 'masks', 'annotations', 'label', 'mask'),
-  *('groundtruth', 'gt', 'train_labels'),
+  *('groundtruth', 'gt', 'train_labels', 'train_masks'),
 )
 _SUFFIXES = ('_masks', '_mask', '_labels', '_label', '_segmentation', '_seg')
 # What is left of a name without a suffix; and without nnU-Net's channel, too.
@@ -41,6 +42,11 @@ _STEMS = tuple(
   rf'([^/]+?)(?i:{endings})?\.[^./]+$'
   for endings in (_SUFFIX, f'_0000|{_SUFFIX}')
 )
+# What names may have in common, in words for the one who reads them.
+_NUMBERS = {
+  'last': r'(\d+)[^\d/]*$',
+  'first': r'(?:^|/)[^\d/]*(\d+)[^/]*$',
+}
 _MOST_COLOURS = 256
 _MOST_VALUES = 2**16
 _LOOKED_AT = 16  # Labels whose components are counted.
@@ -70,7 +76,9 @@ class Survey(NamedTuple):
       labels spread over the set.
     components: median number of components of an image above its lowest value,
       in the same labels.
+    thin: values that fill no block of 2 x 2 px, in the same labels.
     num_with_255: labels that hold 255 and another value above 0.
+    colours: of the palettes of labels, each of which is one file.
   """
 
   pages: tuple[Page, ...]
@@ -82,7 +90,9 @@ class Survey(NamedTuple):
   num_masks: int
   single: float
   components: float
+  thin: tuple
   num_with_255: int
+  colours: LabelColours
 
 
 def find_layout(
@@ -109,7 +119,12 @@ def find_layout(
     if not re.search(r'[*?\[]', str(path)) and not os.path.isdir(
       os.path.expanduser(path)
     ):
-      raise InputError(f'{path}: no such folder')
+      if not os.path.isfile(os.path.expanduser(path)):
+        raise InputError(f'{path}: no such folder')
+      raise InputError(
+        f'{path}: a file; expected its folder, or a pattern that finds it, '
+        "such as 'FOLDER/*-volume.tif'"
+      )
   parts = [Path(p).expanduser().absolute().parts for p in (images, labels)]
   # Down to the folder that both are in, and above the first pattern.
   depth = 0
@@ -136,20 +151,21 @@ def find_layout(
 def _find_in(root: Path, match: str, need_all: bool) -> Layout:
   if not root.is_dir():
     raise InputError(f'{root}: no such folder')
-  folders = {f.name.lower(): f.name for f in root.iterdir() if f.is_dir()}
-  pairs = [
-    (folders[images.lower()], folders[labels.lower()])
-    for images in _IMAGE_FOLDERS
-    for labels in _LABEL_FOLDERS
-    if {images.lower(), labels.lower()} <= folders.keys()
-  ]
-  if pairs:
-    found = pairs[0]
-  elif any(root.glob('*/images/*')) and any(root.glob('*/masks/*')):
+  found = _folders_in(root)
+  below = [] if found else sorted(f for f in root.iterdir() if f.is_dir())
+  for folder in below:
+    pair = _folders_in(folder)
+    if pair and len(_images(folder / pair[0])) > 1:
+      raise InputError(
+        f'{root}: {folder.name} is a set of its own, with '
+        f'{" and ".join(pair)}; give --images={folder}'
+      )
+  is_of_objects = any(root.glob('*/images/*')) and any(root.glob('*/masks/*'))
+  if not found and is_of_objects:
     # Data Science Bowl 2018: a folder an image, a mask a nucleus.
     found = '*/images/*', '*/masks/*'
     match = match or '([^/]+)/(?:images|masks)/'
-  else:
+  elif not found:
     names = [file.stem for file in _images(root)]
     suffixes = [
       name[-len(suffix) :]  # As it is written there.
@@ -169,6 +185,16 @@ def _find_in(root: Path, match: str, need_all: bool) -> Layout:
   return Layout(root, *found, match)
 
 
+def _folders_in(root: Path) -> tuple[str, str] | None:
+  """Returns the folders of images and of labels by their usual names."""
+  folders = {f.name.lower(): f.name for f in root.iterdir() if f.is_dir()}
+  for images in _IMAGE_FOLDERS:
+    for labels in _LABEL_FOLDERS:
+      if {images.lower(), labels.lower()} <= folders.keys():
+        return folders[images.lower()], folders[labels.lower()]
+  return None
+
+
 def _images(folder: Path) -> list[Path]:
   try:
     return list_images(folder)
@@ -178,6 +204,15 @@ def _images(folder: Path) -> list[Path]:
 
 def _fitting_match(root: Path, images: str, labels: str, need_all: bool) -> str:
   """Returns the match by which images have labels; raises without one."""
+  try:
+    for where in (images, labels):
+      list_files(root, where)
+  except InputError as error:
+    for volume in root.rglob('*.nii*'):
+      raise InputError(
+        f'{volume}: NIfTI is not read; save the slices as TIFF or .npy'
+      ) from error
+    raise
   errors = []
   for match in ('', *_STEMS):
     try:
@@ -185,11 +220,15 @@ def _fitting_match(root: Path, images: str, labels: str, need_all: bool) -> str:
       return match
     except InputError as error:
       errors.append(error)
-  volumes = [*root.rglob('*.nii*')][:1]
-  if volumes:
+  for which, match in _NUMBERS.items():
+    try:
+      find_pairs(root, images, labels, match, need_all)
+    except InputError:
+      continue
     raise InputError(
-      f'{volumes[0]}: NIfTI is not read; save the slices as TIFF or .npy'
-    )
+      f"{errors[0]}; --match='{match}' would pair all by the {which} number in "
+      'their names'
+    ) from errors[0]
   raise InputError(
     f'{errors[0]}. Names that differ by more can be matched by what they have '
     r"in common, such as --match='(\d+)_.*'"
@@ -235,20 +274,24 @@ def survey(
   kinds: dict = {}
   label_kinds: dict = {}
   ranges, single, components = [], [], []
-  num_with_255, colours = 0, {}
+  looked_at, solid = set(), set()
+  num_with_255, colours = 0, LabelColours()
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     for start in range(0, len(pages), _BLOCK):
       block = range(start, min(start + _BLOCK, len(pages)))
       for found in pool.map(lambda i: _look(pages[i], i % step == 0), block):
         sizes[found.size] += 1
         kinds.setdefault(found.kind, []).append(found.file)
-        label_kinds.setdefault(found.label_channels, []).append(found.file)
+        label_kinds.setdefault(found.label_channels, []).append(
+          found.label_file
+        )
         ranges.append(found.range)
         values.update(found.values)
         num_with_255 += 255 in found.values and any(
           value not in (0, 255) for value in found.values
         )
-        _check_colours(found, colours)
+        if not found.is_of_masks:
+          colours.add(found.label_file, found.colours)
         if len(values) > _MOST_VALUES:
           raise InputError(
             f'{layout.root / labels}: labels of more than {_MOST_VALUES} '
@@ -257,6 +300,8 @@ def survey(
         if found.single is not None:
           single.append(found.single)
           components.append(found.components)
+          looked_at |= found.values.keys()
+          solid |= found.solid
         report(0)
   for what, found in (('images', kinds), ('labels', label_kinds)):
     if len(found) > 1:
@@ -275,26 +320,10 @@ def survey(
     num_masks=max(len(page.files) - 1 for page in pages),
     single=float(np.nanmean(single)) if not np.isnan(single).all() else 0.0,
     components=float(np.median(components)),
+    thin=tuple(sorted(looked_at - solid)),
     num_with_255=num_with_255,
+    colours=colours,
   )
-
-
-def _check_colours(found, colours):
-  """Raises InputError where an index has another colour than in a file before.
-
-  Programs that make a palette for each file number the colours as they come.
-  """
-  palette = found.palette
-  if palette is None:
-    return
-  for value in found.values:
-    colour = tuple(palette[value].tolist())
-    known, file = colours.setdefault(value, (colour, found.label_file))
-    if known != colour:
-      raise InputError(
-        f'{found.label_file}: the colour of index {value} is {colour}, and '
-        f'{known} in {file}; expected one palette, or labels in RGB'
-      )
 
 
 def _say_kind(kind):
@@ -306,7 +335,8 @@ def _say_kind(kind):
 class _Found(NamedTuple):
   file: Path
   label_file: Path
-  palette: np.ndarray | None
+  is_of_masks: bool
+  colours: Mapping | None
   size: tuple[int, int]
   kind: tuple[np.dtype, int]
   range: tuple[float, float]
@@ -314,6 +344,7 @@ class _Found(NamedTuple):
   values: Mapping
   single: float | None
   components: float | None
+  solid: set
 
 
 def _look(page: Page, counts_components: bool) -> _Found:
@@ -342,12 +373,15 @@ def _look(page: Page, counts_components: bool) -> _Found:
       label[mask > 0] = number
   values = _count_values(label, label_files[0])
   single = components = None
+  solid = set()
   if counts_components:
     single, components = _components(label)
+    solid = _solid(label)
   return _Found(
     file=image_file,
     label_file=label_files[0],
-    palette=read_palette(label_files[0]) if len(labels) == 1 else None,
+    is_of_masks=len(labels) > 1,
+    colours=read_colours(label_files[0], page.number),
     size=image.shape[:2],
     kind=(image.dtype, image.shape[-1]),
     range=(float(image.min()), float(image.max())),
@@ -355,6 +389,7 @@ def _look(page: Page, counts_components: bool) -> _Found:
     values=values,
     single=single,
     components=components,
+    solid=solid,
   )
 
 
@@ -367,15 +402,37 @@ def _count_values(label: np.ndarray, file: Path) -> dict:
       f'{file}: labels of {label.shape[-1]} channels; expected 1, or the '
       'red, green and blue of each class'
     )
-  code = label.astype(np.int64) @ (65536, 256, 1)
-  codes, counts = np.unique(code, return_counts=True)
+  codes, counts = np.unique(_codes(label), return_counts=True)
   if len(codes) > _MOST_COLOURS:
     raise InputError(
       f'{file}: {len(codes)} colours; expected one a class. Were the labels '
       'resized, or saved as JPEG, which mixes colours?'
     )
-  colours = [(c >> 16, c >> 8 & 255, c & 255) for c in codes.tolist()]
-  return dict(zip(colours, counts.tolist(), strict=True))
+  return dict(zip(map(_colour, codes.tolist()), counts.tolist(), strict=True))
+
+
+def _codes(label):
+  """Returns [H, W], a number for each value or colour of [H, W, C]."""
+  if label.shape[-1] == 1:
+    return label[..., 0]
+  return label.astype(np.int64) @ (65536, 256, 1)
+
+
+def _colour(code):
+  return code >> 16, code >> 8 & 255, code & 255
+
+
+def _solid(label: np.ndarray) -> set:
+  """Returns the values or colours that fill a block of 2 x 2 px."""
+  code = _codes(label)
+  if min(code.shape) == 1:  # Has no such block.
+    values = np.unique(code)
+  else:
+    corner = code[1:, 1:]
+    same = (corner == code[:-1, 1:]) & (corner == code[1:, :-1])
+    values = np.unique(corner[same & (corner == code[:-1, :-1])])
+  values = values.tolist()
+  return {*values} if label.shape[-1] == 1 else {*map(_colour, values)}
 
 
 def _components(label: np.ndarray) -> tuple[float, float]:

@@ -134,16 +134,34 @@ def _read_page(path, number, meaning):
   return page
 
 
-def read_palette(path: str | os.PathLike) -> np.ndarray | None:
-  """Returns the palette uint8[N, 3] of a file's first page, or None."""
-  palettes = []
+def read_colours(
+  path: str | os.PathLike, number: int
+) -> dict[int, tuple[int, ...]] | None:
+  """Returns index -> (red, green, blue) of a page of a label file.
+
+  They are of the indices that occur there; None is a page without a palette,
+  which is not decoded.
+
+  Raises:
+    InputError: as `read_labels`; or the palette lacks an index.
+  """
+  path, palettes = Path(path), []
 
   def keep(page, path):
     palettes.append(page.palette)
     return label_of(page, path)
 
-  with open_rasters(path, keep):
-    return palettes[0]
+  with open_rasters(path, keep) as pages, _refusing_damage(path):
+    palette, page = palettes[number], pages[number]
+    if palette is None:
+      return None
+    check_size(path, page.shape, page.dtype, bytes_of(path))
+    indices = np.unique(page[slice(0, page.shape[0]), slice(0, page.shape[1])])
+    if indices[-1] >= len(palette):
+      raise InputError(
+        f'{path}: index {indices[-1]} in a palette of {len(palette)} colours'
+      )
+    return {int(i): tuple(palette[i].tolist()) for i in indices}
 
 
 def read_calibration(path: str | os.PathLike) -> Calibration:
@@ -401,7 +419,11 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   if path.is_file():
     _known_ending(path, _FORMATS)
     return [path]
-  files = [f for f in path.glob('[!.]*') if f.is_file()]
+  entries = [*path.glob('[!.]*')]
+  files = [f for f in entries if f.is_file()]
+  for entry in {*entries} - {*files}:
+    if entry.suffix.lower() in _FORMATS and not entry.exists():
+      raise InputError(f'{entry}: a link to a file that is not there')
   found = [f for f in files if f.suffix.lower() in _FORMATS]
   if not found:
     what = 'no image in this' if path.is_dir() else 'no such file or'

@@ -290,7 +290,8 @@ li b::after { content: ":"; }
   letter-spacing: 0; margin-left: 0.6rem; }
 .beside { display: grid; gap: 1.5rem 3rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
-.charts { gap: 1.5rem; }
+.charts { gap: 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 caption { color: var(--quiet); padding-bottom: 0.4rem; text-align: left; }

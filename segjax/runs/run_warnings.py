@@ -132,9 +132,12 @@ def check_start(
       f'num_train_steps={steps}; {shortened} steps of warm-up are used. Set '
       'config.schedule.warmup_steps to choose another number'
     )
+  for line in labels.splitlines():
+    if line.startswith('palettes: '):
+      warnings['palettes'] = line.removeprefix('palettes: ')
   if not config.preprocessing.limits:
     warnings |= _check_range(examples)
-  return warnings | _check_rare(config, labels)
+  return warnings | _check_heldout(labels) | _check_rare(config, labels)
 
 
 def read_labels_table(text: str) -> list[tuple[str, ...]]:
@@ -173,6 +176,25 @@ def _check_range(examples):
   }
 
 
+def _check_heldout(labels):
+  """Returns a warning if held-out labels lack a class that is trained on."""
+  rows = [row for row in read_labels_table(labels) if row[0] != 'ignored']
+  missing = [
+    repr(name)
+    for name, trained, _, _, held, _ in rows
+    if trained != '0' and held == '0'
+  ]
+  if not missing or all(row[4] == '0' for row in rows):
+    return {}
+  more = f' and {len(missing) - 6} more' if len(missing) > 6 else ''
+  return {
+    'held-out classes': 'no held-out pixel is of '
+    f'{", ".join(missing[:6])}{more}, so the scores do not tell whether it is '
+    'found. Hold out images that show it, by data.heldout_list or another '
+    'data.seed'
+  }
+
+
 def _check_rare(config, labels):
   """Returns a warning if classes are rare and the loss takes no account."""
   balances = 'balance' in config.data and config.data.balance
@@ -195,4 +217,6 @@ def _check_rare(config, labels):
 def _balancing(config):
   """Returns the settings by which rare classes count for more, if any."""
   settings = ['config.data.balance=True'] if 'balance' in config.data else []
-  return [*settings, "config.loss='dice_cross_entropy'"]
+  if config.get('loss') != 'dice_cross_entropy':
+    settings.append("config.loss='dice_cross_entropy'")
+  return settings
