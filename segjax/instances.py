@@ -116,6 +116,12 @@ def label_files(
     outlines['.rois.zip'] = write_rois
   if geojson:
     outlines['.geojson'] = write_geojson
+  for name, value in (
+    ('threshold', threshold),
+    ('seed_threshold', seed_threshold),
+  ):
+    if value is not None and not 0 <= value < 1:
+      raise InputError(f'{name}={value}; expected 0 or more, and less than 1')
   if pixel_size_um is not None and not 0 < pixel_size_um < math.inf:
     raise InputError(f'pixel_size_um={pixel_size_um}; expected more than 0')
   files = list_rasters(source)
@@ -389,13 +395,14 @@ class _Map:
   def __getitem__(self, window):
     rows, columns = window
     values = self._page[rows, columns]
-    if self._scale > 1:
-      values = values / np.float32(self._scale)
+    if self._scale > 1:  # As doubles: .8 of 255 is not above .8.
+      values = values / self._scale
     if values.shape[-1] != 1 or not 0 <= values.min() <= values.max() <= 1:
       raise InputError(
         f'{self._file} has {values.shape[-1]} channel(s) of values from '
         f'{values.min():g} to {values.max():g}; expected one, of probabilities '
-        'or labels in [0, 1], or uint8 probabilities up to 128 or more'
+        'or labels in [0, 1], or uint8 probabilities of 0..255 (a uint8 map '
+        'without any above 127 may be labels; predict with --dtype=float32)'
       )
     return values[..., 0]
 

@@ -17,6 +17,7 @@ from segjax.contracts import SegmentationModel
 from segjax.data import Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
+from segjax.prediction import artifact
 from segjax.runs import checkpoints
 from segjax.runs.workdir import read_complete_config
 from segjax.settings.sections import (
@@ -94,6 +95,14 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
   >>> config.data.name
   'synthetic'
   """
+  workdir = Path(workdir)
+  if (workdir / artifact.ABOUT).is_file():
+    raise InputError(
+      f'{workdir} is an artifact, not a run; give --artifact={workdir}'
+    )
+  file = workdir / PARAMS
+  if file.is_file() and not (workdir / 'config.json').is_file():
+    raise InputError(f'{workdir} has {PARAMS}, but no config.json')
   config = read_complete_config(workdir)
   _check_has(workdir, config, _READ)
   model = create_model(config.model)
@@ -104,9 +113,8 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
     raise InputError(
       f"checkpoint {checkpoint!r} is not 'latest', 'best' or a step's number"
     )
-  file = Path(workdir) / PARAMS
   if not file.is_file():
-    params = checkpoints.load_params(Path(workdir) / 'checkpoints', which)
+    params = checkpoints.load_params(_checkpoints_in(workdir), which)
     return Network(model, params, config)
   if which != 'latest':
     raise InputError(
@@ -139,13 +147,18 @@ def load_params(path: str | os.PathLike) -> dict[str, Any]:
     return files.read_params(path)
   if (path / PARAMS).is_file():
     return files.read_params(path / PARAMS)
-  folder = path / 'checkpoints'
+  return checkpoints.load_params(_checkpoints_in(path), 'latest')
+
+
+def _checkpoints_in(workdir: Path) -> Path:
+  folder = workdir / 'checkpoints'
   if not folder.is_dir():
     raise InputError(
-      f'{path} holds no parameters: neither {PARAMS} nor the checkpoints of a '
-      'run'
+      f'{workdir} holds no parameters: no {PARAMS}, and no checkpoint in '
+      f'{folder}; train first: python -m segjax.main --config=CONFIG '
+      f'--workdir={workdir}'
     )
-  return checkpoints.load_params(folder, 'latest')
+  return folder
 
 
 def metadata(config: ConfigDict) -> dict[str, str]:

@@ -402,13 +402,16 @@ def test_the_page_runs_an_artifact_with_jax_alone(network, tmp_path):
   """Executes the lines of docs/sharing.md where nothing else can be loaded."""
   page = (Path(REPOSITORY) / 'docs' / 'sharing.md').read_text()
   (lines,) = re.findall(r'```python\n(.*?jax.*?program.bin.*?)```', page, re.S)
-  assert len(ast.parse(lines).body) <= 13
+  assert len(ast.parse(lines).body) <= 15
   model, params, config = network()
+  pixels = config.preprocessing
+  pixels.limits = ((0.1,), (0.8,))
   sizes = {}
   if model.geometry.takes_any_size:
     sizes = {'size': np.int32([[20, 30]])}
     lines = lines.rstrip()[:-1] + ', np.int32([[20, 30]]))\n'
-  export_network(network(), tmp_path / 'net.segjax', size_px=34)
+  net = Network(model, params, config)
+  export_network(net, tmp_path / 'net.segjax', size_px=34)
   process = subprocess.run(
     [sys.executable, '-c', BLOCKER + lines + "np.save('logits.npy', logits)"],
     capture_output=True,
@@ -418,8 +421,8 @@ def test_the_page_runs_an_artifact_with_jax_alone(network, tmp_path):
   assert process.returncode == 0, process.stderr
   shape = 1, 34, 34, model.in_channels
   tile = np.random.default_rng(0).integers(0, 256, shape) / 255
-  pixels = config.preprocessing
-  prepared = np.float32((tile - pixels.mean) / pixels.std)
+  unit = ((tile - 0.1) / 0.7)[..., list(pixels.channels) or slice(None)]
+  prepared = np.float32((unit - pixels.mean) / pixels.std)
   expected = model.apply({'params': params}, prepared, **sizes)
   got = np.load(tmp_path / 'logits.npy')
   scale = np.ptp(expected)

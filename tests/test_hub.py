@@ -60,11 +60,35 @@ def test_parameters_alone_are_those_of_run_hub_and_file(run, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, got, params))
   for wrong, message in (
     ('nothing', 'no file or folder .*nothing'),
-    ('.', 'holds no parameters: neither params.safetensors nor'),
+    ('.', 'holds no parameters: no params.safetensors, and no checkpoint'),
     ('net/README.md', 'none of the endings .npz, .safetensors'),
   ):
     with pytest.raises(InputError, match=message):
       segjax.load_params(tmp_path / wrong)
+
+
+def test_incomplete_and_changed_folders_are_refused(run, tmp_path):
+  folder = tmp_path / 'net'
+  export(run, folder)
+  file = folder / 'params.safetensors'
+  # As any other file: others may read it.
+  assert file.stat().st_mode == (folder / 'config.json').stat().st_mode
+  data = bytearray(file.read_bytes())
+  data[-2] ^= 1
+  file.write_bytes(data)
+  for load in (segjax.load_run, segjax.load_params):
+    with pytest.raises(InputError, match='do not have the SHA-256'):
+      load(folder)
+  config = (folder / 'config.json').rename(tmp_path / 'config.json')
+  with pytest.raises(InputError, match='has params.safetensors, but no config'):
+    segjax.load_run(folder)
+  file.unlink()
+  config.rename(folder / 'config.json')
+  with pytest.raises(InputError, match='no params.safetensors, and no check'):
+    segjax.load_run(folder)
+  (folder / 'artifact.json').touch()
+  with pytest.raises(InputError, match='an artifact, not a run; give --artif'):
+    segjax.load_run(folder)
 
 
 def test_the_latest_checkpoint_is_the_one_that_is_loaded(run, tmp_path):

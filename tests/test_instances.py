@@ -51,6 +51,18 @@ def test_command_writes_results_of_the_challenge(tmp_path):
   assert again.stderr == f'{message} it\n'
 
 
+def test_uint8_is_compared_exactly(tmp_path):
+  # 204 of 255 is .8, which is not above .8; 205 is.
+  cell = np.array([[204, 0, 205, 0, 255]], np.uint8)
+  files.write_stack(tmp_path / 'map.tif', cell[None])
+  out = tmp_path / 'out.tif'
+  instances.label_files(tmp_path / 'map.tif', out, threshold=0.8)
+  assert tifffile.imread(out).tolist() == [[0, 0, 1, 0, 2]]
+  for name in ('threshold', 'seed_threshold'):
+    with pytest.raises(InputError, match=f'{name}=1.5; expected 0 or more, '):
+      instances.label_files(tmp_path / 'map.tif', out, **{name: 1.5})
+
+
 def test_digits_are_those_of_the_frames(tmp_path):
   names = ['t0007.tif', 't07.tif', 't00007.tif', 'cat000.tif']
   source = write_frames(tmp_path / 'in', names)

@@ -212,6 +212,7 @@ def test_the_page_predicts_an_image(padding, tmp_path, monkeypatch):
   (lines,) = (block for block in blocks if 'net.onnx' in block)
   _, _, config = network()
   config.model.padding = padding
+  config.preprocessing.limits = ((0.1,), (0.8,))
   model = create_model(config.model)
   params = random_variables(model)['params']
   export_onnx(Network(model, params, config), tmp_path / 'net.onnx')

@@ -237,7 +237,9 @@ def test_images_share_a_tile_that_costs_least(geometry, name, transforms):
     assert cost(shape) <= cost(plan.tile_shape)
   if name == 'equal':
     assert plan.tile_shape == shape
-
+  assert shapes.most_windows(sizes, geometry, shape, transforms) == max(
+    len(plans.plan_tiles(*size, geometry, tiles(shape))) for size in sizes
+  )
   if name == 'turned' and not geometry.clips_tiles:
     assert cost(shape) == min(
       cost((height, width))

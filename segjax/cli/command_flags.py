@@ -311,7 +311,9 @@ def _check_convert() -> None:
 
 def _define_instances() -> None:
   flags.DEFINE_string(
-    'input', None, 'File, Zarr or folder of maps that segjax.predict wrote.'
+    'input',
+    None,
+    'File, Zarr or folder of maps of two classes that segjax.predict wrote.',
   )
   flags.DEFINE_string(
     'output', None, 'File to write: .tif. For a folder of maps it is a folder.'

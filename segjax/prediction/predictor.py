@@ -20,9 +20,8 @@ from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.geometry import FilteredGeometry
 from segjax.settings.sections import PreprocessingSettings
-from segjax.tiling.plans import plan_tiles
 from segjax.tiling.settings import TileSettings
-from segjax.tiling.shapes import check_tiles, choose_tile_shape
+from segjax.tiling.shapes import check_tiles, choose_tile_shape, most_windows
 from segjax.tiling.windows import fit_to_memory, predict_image
 
 
@@ -181,8 +180,12 @@ def settle_tiles(
   settled = dataclasses.replace(
     settings, tile_size=tile_size, max_tile_size_px=None, tile_memory_mib=0
   )
-  plans = (plan_tiles(*size, model.geometry, settled) for size in {*sizes})
-  return dataclasses.replace(settled, most_tiles=max(map(len, plans)))
+  return dataclasses.replace(
+    settled,
+    most_tiles=most_windows(
+      sizes, model.geometry, tile_size, settings.transforms
+    ),
+  )
 
 
 def check_prediction(

@@ -20,7 +20,7 @@ import scipy.ndimage
 
 from segjax.atomic import check_file
 from segjax.contracts import SegmentationModel
-from segjax.errors import InputError
+from segjax.errors import InputError, shortened
 from segjax.images.files import write_stack
 from segjax.settings.sections import PreprocessingSettings
 from segjax.sharing import onnx_file
@@ -184,7 +184,7 @@ def write_package(
         ),
       )
     except ValueError as e:
-      said = ' '.join(str(e).split())  # It has many lines.
+      said = shortened(' '.join(str(e).split()), 300)  # It has many lines.
       raise InputError(f'bioimageio.spec refuses the package: {said}') from e
     spec.save_bioimageio_package(description, output_path=path)
 

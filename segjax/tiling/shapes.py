@@ -2,7 +2,8 @@
 """The tile shape that covers images with the fewest computed pixels."""
 
 import collections
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from segjax.errors import InputError
 from segjax.geometry import Geometry
 from segjax.tiling.axes import count_tiles, least_waste_tile_size, slacks
 from segjax.tiling.settings import TileSettings
+from segjax.tiling.turns import Transform
 
 MAX_SIDE = 2**31 - 1  # Networks take sizes as int32.
 
@@ -70,6 +72,37 @@ def check_tiles(geometry: Geometry, settings: TileSettings) -> None:
   side = geometry.period
   if settings.tile_size is None:
     choose_tile_shape([(side, side)], geometry, settings)
+
+
+def most_windows(
+  sizes: Iterable[tuple[int, int]],
+  geometry: Geometry,
+  tile_shape: tuple[int, int],
+  transforms: Sequence[Transform],
+) -> int:
+  """Returns the number of tiles of the image that needs most.
+
+  It is the number of windows that `plans.plan_tiles` plans, computed without
+  the plan: the size that a file states may be too large for a list of tiles.
+
+  Args:
+    sizes: height and width of each image, in pixels.
+    geometry: sizes of the network.
+    tile_shape: height and width of the tiles, in input pixels.
+    transforms: turns and flips of test-time augmentation.
+  """
+  return max(
+    math.prod(
+      count_tiles(length, geometry, tile, slack)
+      for length, tile, slack in zip(
+        size,
+        tile_shape,
+        slacks(size, geometry, transforms),
+        strict=True,
+      )
+    )
+    for size in set(sizes)
+  )
 
 
 def check_size(size: tuple[int, int]) -> None:

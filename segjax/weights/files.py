@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax.atomic import check_file, replacing
 from segjax.errors import InputError, shortened
+from segjax.runs.integrity import digest_of_values, digests_of_arrays
 
 ENDINGS = ('.npz', '.safetensors')
 # Trained weights hardly compress; a decompression bomb reaches a thousand.
@@ -31,6 +32,7 @@ _MAX_DEPTH = 32  # Of layers inside layers, in the name of an array.
 PIXELS = ('0..255', 'standardised')
 
 _METADATA = '__about__'  # Name of the metadata in a file.
+_SHA256 = 'sha256'  # Of all arrays; an .npz has checksums of its own.
 
 
 def read_params(path: str | os.PathLike) -> dict[str, Any]:
@@ -125,9 +127,13 @@ def write_params(
       else:
         # Of an array that is not contiguous, the package writes wrong values.
         arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-        safetensors.numpy.save_file(
-          arrays, temporary, metadata={_METADATA: json.dumps(dict(metadata))}
-        )
+        texts = {
+          _METADATA: json.dumps(dict(metadata)),
+          _SHA256: _digest(arrays),
+        }
+        safetensors.numpy.save_file(arrays, temporary, metadata=texts)
+        # The package leaves it to its owner alone; the folder is as others are.
+        temporary.chmod(temporary.parent.stat().st_mode & 0o666)
   except OSError as e:
     raise InputError(f'{path} cannot be written: {e.strerror or e}') from e
 
@@ -187,13 +193,24 @@ def check_inflation(file: BinaryIO) -> None:
 def _read_safetensors(path, only_metadata):
   try:
     with safetensors.safe_open(path, 'np') as file:
-      metadata = (file.metadata() or {}).get(_METADATA, '{}')
+      texts = file.metadata() or {}
       names = () if only_metadata else file.keys()
-      return {name: file.get_tensor(name) for name in names}, metadata
+      arrays = {name: file.get_tensor(name) for name in names}
   except OSError as e:
     raise InputError(f'cannot read {path}: {e.strerror or e}') from e
   except safetensors.SafetensorError as e:
     raise InputError(f'{path} is not a whole .safetensors: {e}') from e
+  stated = texts.get(_SHA256)  # Files of others have none.
+  if arrays and stated and stated != _digest(arrays):
+    raise InputError(
+      f'{path} was changed since it was written: its values do not have the '
+      'SHA-256 that it states'
+    )
+  return arrays, texts.get(_METADATA, '{}')
+
+
+def _digest(arrays):
+  return digest_of_values(digests_of_arrays(arrays))
 
 
 def _known_ending(path):
