@@ -20,7 +20,7 @@ from segjax.cli import network_flags
 from segjax.cli.command_flags import SPLITS
 from segjax.data import create_dataset, folder
 from segjax.data.examples import IGNORE_LABEL, Chained, list_some
-from segjax.data.label_counts import count_labels
+from segjax.data.label_counts import CARVED, count_labels
 from segjax.data.sets import look_of
 from segjax.data.survey import find_layout
 from segjax.devices import processes
@@ -143,6 +143,8 @@ def _open_folder(network, images, labels, match):
   _check_counts(counts.pixels[0], dataset, images)
   if doubt := counts.colours.doubt():
     processes.say(f'labels: {doubt}')
+  if 'instances' in dataset.heldout[0]:
+    processes.say(CARVED)
   if config.evaluation.best_metric == STACK_METRIC:
     try:
       check_metric(model, dataset, STACK_METRIC)

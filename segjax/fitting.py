@@ -27,6 +27,8 @@ from segjax.train import train_and_evaluate
 
 Images = str | os.PathLike | Sequence[np.ndarray] | np.ndarray
 
+_MOST_CLASSES = 60  # Of arrays; more values look like numbers of objects.
+
 
 def fit(
   images: Images,
@@ -58,7 +60,8 @@ def fit(
       `plan`.
     num_train_steps: number of steps; None for as many as `minutes` allow.
     minutes: how long training may take here, approximately.
-    class_names: names of classes 0..K-1; () names them by their numbers.
+    class_names: names of classes 0..K-1; () names them by their numbers, of
+      which there may be 60 then.
     heldout_fraction: share of the images that are held out for the scores.
     base_width: channels at the top of a U-Net; None for what `plan` decides.
     seed: random seed of the split, the initial values and the augmentation.
@@ -74,7 +77,7 @@ def fit(
   >>> images, labels = synthetic.neuron_stack(num_slices=4, size_px=80, seed=0)
   >>> net = segjax.fit(images, labels, num_train_steps=2, base_width=4)
   ... # doctest: +ELLIPSIS
-  parameter ...
+  block ...
   >>> probabilities = segjax.predict_image(
   ...   net.model, net.params, net.prepare(images[0, ..., None]))
   >>> probabilities.shape
@@ -163,6 +166,12 @@ def _dataset_of_arrays(
     raise InputError(
       'labels hold 0 and 255, where 255 is ignored; expected classes 0..K-1, '
       'such as label > 0'
+    )
+  if not class_names and classes.size > _MOST_CLASSES:
+    raise InputError(
+      f'labels hold {classes.size} values from {classes.min()} to '
+      f'{classes.max()}, which look like numbers of objects; give label > 0, '
+      'or a folder, whose objects are found and scored; or class_names'
     )
   num_classes = len(class_names) or int(classes.max(initial=0)) + 1
   if not 2 <= num_classes < IGNORE_LABEL:

@@ -173,7 +173,9 @@ def plan(
   low, high = found.range
   doubt = found.colours.doubt()
   if config.data.label_kind == 'instances':
-    labels = f'objects, {counted(found.components, "piece")} in a usual image'
+    labels = (
+      'objects, a mask each' if found.num_masks > 1 else 'numbered objects'
+    )
   else:
     labels = say_values(sorted(found.values), found.values)
     if len(names) > 2 and found.label_channels == 1:

@@ -14,7 +14,7 @@ from trees import write_picture
 
 import segjax
 from segjax import evaluate, losses
-from segjax.data import create_dataset
+from segjax.data import create_dataset, label_counts
 from segjax.data.examples import Dataset
 from segjax.errors import InputError
 from segjax.metrics import boundaries
@@ -169,11 +169,14 @@ def test_a_folder_is_read_as_the_run_read_its_own(tmp_path):
   assert data.class_names == NAMES and not len(data.train)
 
 
-def test_objects_of_a_folder_are_scored(tmp_path, monkeypatch):
+def test_objects_of_a_folder_are_scored(tmp_path, monkeypatch, capsys):
   write_pairs(tmp_path, [CELLS, NO_CELLS])
   config = unet_folder_config(NAMES)
   config.data.label_kind = 'instances'
   data = evaluate._open_folder(network(config), tmp_path, None, '')
+  gaps = 'pixels count with gaps of background between objects that touch'
+  assert gaps in capsys.readouterr().out
+  assert gaps in label_counts.check_labels(data, config.data)
   probability = np.where(CELLS == 1, 0.9, 0.1)
   scores = np.stack([1 - probability, probability], axis=-1)
   monkeypatch.setattr(evaluation, 'predict_stored', lambda *_: scores)

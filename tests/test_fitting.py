@@ -74,6 +74,11 @@ def test_weights_that_do_not_say_their_pixels(
     ([], [], '0 images and 0 labels'),
     (None, None, '0 images and 0 labels'),
     (IMAGES, 0 * LABELS, 'labels hold 0; expected two classes'),
+    (
+      IMAGES,
+      np.arange(LABELS.size).reshape(LABELS.shape) % 90,
+      'labels hold 90 values from 0 to 89, which look like numbers of objects',
+    ),
     (IMAGES / np.nan, LABELS, 'image 0 has pixels that are NaN'),
     (
       [*IMAGES[:4], np.dstack(3 * [IMAGES[4]])],

@@ -81,6 +81,15 @@ def test_folders_and_patterns_are_taken_as_given(tmp_path):
   assert layout.labels == 'in/truth/*_manual1.png'
 
 
+def test_a_pattern_of_folders_stands_for_their_images(tmp_path):
+  for name in ('s0', 's1'):
+    for kind in ('raw', 'truth'):
+      write_picture(tmp_path / name / kind / 'i.png', MASK)
+  where = (f'{tmp_path}/*/{kind}' for kind in ('raw', 'truth'))
+  layout = find_layout(*where, '([^/]+)/[^/]+/')
+  assert [p.key for p in find_pairs(*layout, need_all=True)] == ['s0', 's1']
+
+
 @pytest.mark.parametrize(
   'match, message',
   [

@@ -246,5 +246,5 @@ def test_a_run_that_lacks_a_setting_is_refused(name, tmp_path):
   place, _, last = name.rpartition('.')
   del (settings[place] if place else settings)[last]
   (tmp_path / 'config.json').write_text(json.dumps(settings))
-  with pytest.raises(InputError, match=f'/config.json has no {name}, as a run'):
+  with pytest.raises(InputError, match=f'/config.json has no {name}: the run'):
     load_run(tmp_path)

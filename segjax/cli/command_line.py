@@ -139,7 +139,11 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
         raise
       _fail(f'cannot write {e.filename or "a file"}: {e.strerror}', status=1)
     except KeyboardInterrupt:
-      _fail(_INTERRUPTED, status=130)
+      sys.stderr.write(f'error: {_INTERRUPTED}\n')
+      for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+      # At the end of Python, threads of jax that still compute may crash.
+      os._exit(130)
     except Exception:
       _end_soon(status=1)
       raise

@@ -18,6 +18,11 @@ from segjax.errors import InputError
 from segjax.images.files import read_colours
 from segjax.runs.writers import progress_bar, table
 
+# Said wherever pixels of numbered objects are counted or scored.
+CARVED = (
+  'pixels count with gaps of background between objects that touch, as the '
+  'network learns them'
+)
 _THREADS = 4
 _BLOCK = 256  # Examples in the queue of the threads, whatever their number.
 
@@ -145,6 +150,8 @@ def check_labels(dataset: Dataset, settings: Mapping) -> str:
   colours = counts['train'].colours.gathered([counts['heldout'].colours])
   table = _table(dataset, heads, counts['train'], counts['heldout'])
   doubt = colours.doubt()
+  if settings.get('label_kind') == 'instances':
+    table += f'\n{CARVED}'
   return table + (f'\npalettes: {doubt}' if doubt else '')
 
 

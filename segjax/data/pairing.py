@@ -75,7 +75,8 @@ def find_pairs(
     raise InputError(
       f'{root}: {len(alone)} of the names in {images} and {labels} are not in '
       f'both: {list_some(alone, 5)}; each image needs a label of its name; to '
-      'train on those that have one, list them in train_list and heldout_list'
+      'train on those that have one, list them in two files, --train_list=FILE '
+      'and --heldout_list=FILE of segjax.plan'
     )
   return pairs
 
@@ -120,8 +121,10 @@ def list_files(root: Path, where: str) -> list[Path]:
       f'no folder {(root / where).resolve()}; expected images and labels in '
       'folders, or as patterns, of the folder --config.data.dir=DIR'
     )
-  folders = sorted({file.parent for file in root.glob(where)})
   found = {*root.glob(where)}
+  # A folder that the pattern finds stands for its images.
+  found |= {file for each in found if each.is_dir() for file in each.iterdir()}
+  folders = sorted({file.parent for file in found})
   files = [f for d in folders for f in _images_in(d) if f in found]
   if not files:
     raise InputError(f'{root}: no image is {where}')
