@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Axes and pixel sizes of TIFF files, as tifffile reads and writes them."""
 
+import json
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 from tiny_network import tiny_network
 
+from segjax.errors import InputError
 from segjax.images import files, tiff
 from segjax.images.calibration import Calibration
 from segjax.predict import predict_files
@@ -201,3 +204,88 @@ def test_pages_are_found_where_they_lie(tmp_path):
   tiff.create(tmp_path / 'a.tif', (2, 3, 4, 2), np.dtype(np.uint8))
   offsets = tiff.page_offsets(tmp_path / 'a.tif')
   assert np.diff(offsets).tolist() == [12, 12, 12]
+
+
+@pytest.mark.parametrize('kind', ['ome', 'imagej', 'shaped'])
+@pytest.mark.parametrize('axes', ['ZTYX', 'ZCTYX', 'CZTYX', 'ZTYXS', 'TZYX'])
+def test_pages_lie_along_t_then_z(tmp_path, kind, axes):
+  lengths = {'T': 2, 'Z': 3, 'C': 4, 'S': 3, 'Y': 30, 'X': 40}
+  shape = [lengths[axis] for axis in axes]
+  values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  path = tmp_path / 'in.tif'
+  photometric = 'rgb' if 'S' in axes else 'minisblack'
+  options = {'metadata': {'axes': axes}, 'ome': kind == 'ome'}
+  if kind == 'imagej':
+    # Planes in file order, whose order ImageJ's description states.
+    order = {'ZTYX': 'ctz', 'ZCTYX': 'tcz', 'CZTYX': 'tzc', 'TZYX': 'czt'}
+    if axes not in order:
+      pytest.skip('ImageJ has RGB in its own order only')
+    counts = f'images={values.size // 1200}\nframes=2\nslices=3\n'
+    counts += 'channels=4\n' * ('C' in axes)
+    text = f'ImageJ=1.54f\n{counts}hyperstack=true\norder={order[axes]}\n'
+    options = {'metadata': None, 'description': text}
+    values = values.reshape(-1, 30, 40)
+  tifffile.imwrite(path, values, photometric=photometric, **options)
+  names = axes.lower().replace('s', 'c')
+  values = values.reshape(shape)
+  wanted = [names.index(a) for a in 'tzyxc' if a in names]
+  expected = values.transpose(wanted).reshape(6, 30, 40, -1)
+  np.testing.assert_array_equal(files.read_stack(path), expected)
+  assert files.read_calibration(path).pages == {'t': 2, 'z': 3}
+  with files.open_rasters(path) as pages:
+    window = pages[4][slice(3, 9), slice(5, 20)]
+  np.testing.assert_array_equal(window, expected[4, 3:9, 5:20])
+  if expected.shape[-1] > 1:
+    return
+  network = tiny_network(3)
+  np.save(tmp_path / 'in.npy', expected)
+  for name in ('in.tif', 'in.npy'):
+    output = tmp_path / f'{name}.out.tif'
+    predict_files(network, tmp_path / name, output, kind='labels')
+  np.testing.assert_array_equal(
+    files.read_stack(tmp_path / 'in.tif.out.tif'),
+    files.read_stack(tmp_path / 'in.npy.out.tif'),
+  )
+
+
+@pytest.mark.parametrize('scale', [None, 0, -1, float('nan'), float('inf')])
+def test_a_unit_without_a_step_is_no_size(tmp_path, scale):
+  path = tmp_path / 'in.zarr'
+  with files.open_canvas(path, (1, 30, 40), 'uint8') as canvas:
+    canvas[0, slice(0, 30), slice(0, 40)] = STACK[0]
+  group = json.loads((path / 'zarr.json').read_text())
+  [scales] = group['attributes']['ome']['multiscales']
+  for axis in scales['axes']:
+    axis['unit'] = 'micrometer'
+  [dataset] = scales['datasets']
+  if scale is None:
+    del dataset['coordinateTransformations']
+  else:
+    dataset['coordinateTransformations'][0]['scale'] = [scale, 0.5]
+    one = {'type': 'scale', 'scale': [1, 1]}
+    scales['coordinateTransformations'] = [one]
+  (path / 'zarr.json').write_text(json.dumps(group))
+  found = files.read_calibration(path)
+  known = {} if scale is None else {'x': 0.5}
+  assert found.steps == known and found.units.keys() == known.keys()
+  assert found.size('y', 'micrometer') is None
+  predict_files(tiny_network(), path, tmp_path / 'out.tif')
+  assert not files.read_calibration(tmp_path / 'out.tif').steps
+  with pytest.raises(ValueError, match='units'):
+    Calibration(units={'y': 'micrometer'})
+
+
+def test_a_negative_spacing_of_imagej_is_a_distance(tmp_path):
+  tifffile.imwrite(
+    tmp_path / 'a.tif',
+    STACK,
+    imagej=True,
+    resolution=(2, 2),
+    metadata={'axes': 'ZYX', 'unit': 'um', 'spacing': -1.5},
+  )
+  assert files.read_calibration(tmp_path / 'a.tif').steps['z'] == 1.5
+
+
+def test_a_missing_input_may_be_a_zarr(tmp_path):
+  with pytest.raises(InputError, match='no such file or .* .zarr'):
+    files.list_images(tmp_path / 'none')

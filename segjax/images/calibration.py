@@ -39,13 +39,18 @@ class Calibration:
       order; empty if it names none.
     steps: distances between pixels along 't', 'z', 'y' and 'x'.
     origin: positions of the first pixel along these axes.
-    units: units of both, in the words of OME-Zarr, such as 'micrometer'.
+    units: units of both, in the words of OME-Zarr, such as 'micrometer'. An
+      axis without a step has none.
   """
 
   pages: Mapping[str, int] = dataclasses.field(default_factory=dict)
   steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
   origin: Mapping[str, float] = dataclasses.field(default_factory=dict)
   units: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if not self.units.keys() <= self.steps.keys():
+      raise ValueError(f'units {self.units} of steps {self.steps}')
 
   def size(self, axis: str, unit: str) -> float | None:
     """Returns the step along an axis; None if it is unknown.

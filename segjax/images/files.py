@@ -427,7 +427,8 @@ def list_images(path: str | os.PathLike) -> list[Path]:
   found = [f for f in files if f.suffix.lower() in _FORMATS]
   if not found:
     what = 'no image in this' if path.is_dir() else 'no such file or'
-    raise InputError(f'{path}: {what} directory; expected {" ".join(_FORMATS)}')
+    expected = ' '.join([*_FORMATS, '.zarr'])
+    raise InputError(f'{path}: {what} directory; expected {expected}')
   if len(files) > len(found):
     endings = {f.suffix.lower() or f.name for f in files} - _FORMATS.keys()
     say_once(

@@ -3,7 +3,7 @@
 
 This is the only file that knows tifffile, which decodes LZW, JPEG and others
 through imagecodecs. Axes that the metadata of ImageJ, OME or tifffile name are
-honoured: C gives channels, any other axis gives pages.
+honoured: C gives channels, any other axis gives pages, with T outside Z.
 """
 
 import contextlib
@@ -220,7 +220,7 @@ def _stored_pages(path, tif):
     StoredPage(shape, dtype, functools.partial(read, page), **_meaning(page))
     for page in pages
   ]
-  groups = _channel_groups(path, tif, pages)
+  groups = _page_groups(path, tif, pages)
   if groups is not None:
     stored = [_joined(path, [stored[i] for i in group]) for group in groups]
   calibration = _calibration(tif, len(stored))
@@ -265,12 +265,10 @@ def _calibration(tif, count):
   if len(tif.series) == 1:
     [series] = tif.series
     named = zip(series.axes.lower(), series.shape, strict=True)
-    sizes = {axis: size for axis, size in named if axis not in 'cyxs'}
-    # Pages of other axes, or with z outside t, are pages without names.
-    if [*sizes] not in (['t'], ['z'], ['t', 'z']):
-      sizes = {}
-    elif math.prod(sizes.values()) != count:
-      sizes = {}
+    found = {axis: size for axis, size in named if axis not in 'cyxs'}
+    # Pages of other axes are pages without names.
+    if {*found} <= {*'tz'} and math.prod(found.values()) == count:
+      sizes = {axis: found[axis] for axis in 'tz' if axis in found}
   unit, coarse = _PRINT_RESOLUTION.get(page.resolutionunit, ('', math.inf))
   lengths = {}
   if min(page.resolution) > coarse:
@@ -307,45 +305,61 @@ def _imagej_lengths(resolution, metadata):
   unit = str(metadata.get('unit', '')).replace('\\u00B5', 'µ')
   if unit not in ('', 'pixel'):
     steps = [1 / n if n > 0 else 0 for n in resolution]
-    steps.append(metadata.get('spacing', 0))
+    spacing = metadata.get('spacing', 0)
+    # ImageJ states a negative one for a stack that goes down.
+    steps.append(abs(spacing) if isinstance(spacing, int | float) else 0)
     lengths = {a: (step, unit) for a, step in zip('xyz', steps, strict=True)}
   if 'finterval' in metadata:
     lengths['t'] = metadata['finterval'], str(metadata.get('tunit', 'sec'))
   return lengths
 
 
-def _channel_groups(path, tif, pages):
+def _page_groups(path, tif, pages):
   """Returns [N, C], numbers of the pages that are channels of one image.
 
-  None if each page is an image.
+  The images lie along t and then z, whatever the order in the file. None if
+  each page is an image and their order is that of the file.
   """
   if len(tif.series) != 1:
     return None
   [series] = tif.series
   sizes = dict(zip(series.axes, series.shape, strict=True))
-  if sizes.get('C', 1) == 1:
-    return None
-  if 'S' in sizes:
+  channels = sizes.get('C', 1)
+  if channels > 1 and 'S' in sizes:
     raise InputError(
       f'{path}: axes {series.axes} of shape {list(series.shape)}, channels of '
       'several samples each; save it with one of the axes C and S'
     )
-  if pages[0].axes != 'YX' or not series.axes.endswith('YX'):
+  outer = series.axes.removesuffix(pages[0].axes)
+  is_named = {*outer} <= {*'TZC'}
+  if outer == series.axes or not (channels > 1 or is_named):
     return None
+  grid_shape = series.shape[: len(outer)]
+  count = math.prod(grid_shape)
   numbers = {page.index: number for number, page in enumerate(pages)}
   order = [numbers.get(page and page.index) for page in series.pages]
-  if None in order or len(order) != math.prod(series.shape[:-2]):
-    raise InputError(
-      f'{path}: its metadata name {math.prod(series.shape[:-2])} planes of '
-      f'axes {series.axes}, of which {len(pages)} are in the file'
-    )
-  grid = np.array(order).reshape(series.shape[:-2])
-  return np.moveaxis(grid, series.axes.index('C'), -1).reshape(-1, sizes['C'])
+  if channels > 1:
+    if None in order or len(order) != count:
+      raise InputError(
+        f'{path}: its metadata name {count} planes of axes {series.axes}, of '
+        f'which {len(pages)} are in the file'
+      )
+  elif count != len(pages):
+    return None
+  elif {*order} != {*range(count)}:
+    # Metadata that don't place each page: they lie as the axes say.
+    order = [*range(count)]
+  ranks = {'T': 0, 'Z': 1, 'C': 2} if is_named else {'C': 2}
+  axes = sorted(range(len(outer)), key=lambda i: ranks.get(outer[i], 0))
+  grid = np.array(order).reshape(grid_shape).transpose(axes)
+  return grid.reshape(-1, channels)
 
 
 def _joined(path, pages):
   """Returns pages of one channel each as one page."""
   first = pages[0]
+  if len(pages) == 1:
+    return first
   if first.palette is not None:
     raise InputError(
       f'{path}: {len(pages)} channels, each in the colours of a palette; save '

@@ -281,19 +281,24 @@ def _finest_scale(path):
     for axis in axes
     if isinstance(axis, dict) and isinstance(axis.get('unit'), str)
   }
-  step, origin = np.full(len(names), np.nan), np.zeros(len(names))
+  step, origin = None, np.zeros(len(names))
   # Those of all scales follow those of the first.
   for holder in (scales['datasets'][0], scales):
     for transform in holder.get('coordinateTransformations', ()):
       if 'scale' in transform:
-        step = np.where(np.isnan(step), 1, step) * transform['scale']
-        origin = origin * transform['scale']
+        scale = np.array(transform['scale'], np.float64)
+        scale[~np.isfinite(scale)] = np.nan
+        step = scale if step is None else step * scale
+        origin = origin * scale
       elif 'translation' in transform:
         origin = origin + transform['translation']
   steps, origins = {}, {}
+  step = np.full(len(names), np.nan) if step is None else step
   for axis, size, first in zip(names, step, origin, strict=True):
     if axis != 'c' and 0 < size < math.inf:
-      steps[axis], origins[axis] = float(size), float(first)
+      steps[axis] = float(size)
+      origins[axis] = float(first) if math.isfinite(first) else 0.0
+  units = {axis: unit for axis, unit in units.items() if axis in steps}
   return folder, ''.join(names), Calibration({}, steps, origins, units)
 
 
