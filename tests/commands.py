@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
-from quick_flag import QUICK_FLAG
+from quick_flags import QUICK_FLAGS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/unet_isbi.py'
@@ -26,7 +26,7 @@ LAUNCHER = str(REPOSITORY / 'launch' / 'local_processes.sh')
 # eight, that compiles as quickly as this suite: see conftest.
 QUICKLY = {
   'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-  'XLA_FLAGS': QUICK_FLAG,
+  'XLA_FLAGS': QUICK_FLAGS,
 }
 
 # Of every argument of the config.
