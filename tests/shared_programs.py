@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 _VERSION = re.findall('[0-9]+', metadata.version('jaxlib'))[:3]
-# As in segjax: older ones print errors for each program of a CPU that they load.
+# As segjax: older ones print errors for each program of a CPU that they load.
 _IS_SAFE = tuple(map(int, _VERSION)) >= (0, 10, 2)
 _NEVER = '1e9'
 # Programs that take less are compiled about as quickly as they are found.
