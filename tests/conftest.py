@@ -31,8 +31,10 @@ jax.config.update('jax_enable_compilation_cache', False)
 
 # The files that take longest, first, or one worker waits for the other's last.
 _LONG = (
-  *('processes', 'train', 'steps', 'compilation_cache', 'recipes', 'bad_input'),
-  *('unet', 'predict_streamed', 'notebooks', 'buckets', 'dry_run'),
+  *('processes', 'notebooks', 'train', 'recipes', 'bad_input', 'dry_run'),
+  *('predict_streamed', 'steps', 'compilation_cache', 'buckets', 'fitting'),
+  *('preemption', 'lost_files', 'folder_journal', 'mesh', 'norm', 'terminal'),
+  *('keras', 'export', 'layers', 'unet', 'benchmarks'),
 )
 
 
