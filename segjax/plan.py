@@ -177,7 +177,7 @@ def plan(
       'objects, a mask each' if found.num_masks > 1 else 'numbered objects'
     )
   else:
-    labels = say_values(sorted(found.values), found.values)
+    labels = say_values(found.values)
     if len(names) > 2 and found.label_channels == 1:
       labels += '; classes (or else --label_kind=instances)'
   rows = [

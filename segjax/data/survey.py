@@ -1,32 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A survey of a folder of images and labels, all of them read once.
+"""A survey of a folder of images and labels: what all of them hold.
 
-`find_layout` finds the two by their usual names; `survey` reads every pair and
-keeps counts alone, so that memory doesn't grow with their number.
+`find_layout` finds images and labels by their usual names. `survey` reads every
+pair once and keeps only counts, so that memory does not grow with their number.
 """
 
 import collections
 import concurrent.futures
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from segjax.data.examples import list_some
+from segjax.data.examples import check_equal_size, list_some
 from segjax.data.folder import Page, pages_of
 from segjax.data.label_colours import LabelColours
-from segjax.data.pairing import find_pairs, list_files
+from segjax.data.pairing import find_pairs, images_in, is_pattern, list_files
 from segjax.errors import InputError
-from segjax.images.files import (
-  list_images,
-  read_colours,
-  read_image_page,
-  read_label_page,
-)
+from segjax.images.files import read_colours, read_image_page, read_label_page
 
 _THREADS = 4
 _BLOCK = 64  # Pairs in the queue of the threads.
@@ -36,24 +30,24 @@ _LABEL_FOLDERS = (
   *('groundtruth', 'gt', 'train_labels', 'train_masks'),
 )
 _SUFFIXES = ('_masks', '_mask', '_labels', '_label', '_segmentation', '_seg')
-# What is left of a name without a suffix; and without nnU-Net's channel, too.
+# Matches of a name without a suffix, and without nnU-Net's channel, too.
 _SUFFIX = '|'.join(_SUFFIXES)
 _STEMS = tuple(
   rf'([^/]+?)(?i:{endings})?\.[^./]+$'
   for endings in (_SUFFIX, f'_0000|{_SUFFIX}')
 )
-# What names may have in common, in words for the one who reads them.
+# Numbers that names may have in common: which number -> match.
 _NUMBERS = {
   'last': r'(\d+)[^\d/]*$',
   'first': r'(?:^|/)[^\d/]*(\d+)[^/]*$',
 }
 _MOST_COLOURS = 256
 _MOST_VALUES = 2**16
-_LOOKED_AT = 16  # Labels whose components are counted.
+_LOOKED_AT = 16  # Labels, spread over the set, whose components are counted.
 
 
 class Layout(NamedTuple):
-  """Where images and labels are; the arguments of `pairing.find_pairs`."""
+  """Folders of images and labels, as arguments of `pairing.find_pairs`."""
 
   root: Path
   images: str
@@ -62,23 +56,25 @@ class Layout(NamedTuple):
 
 
 class Survey(NamedTuple):
-  """What all pairs hold.
+  """Counts of all pairs of a folder.
 
   Attributes:
-    pages: of all files, in natural order.
-    sizes: (height, width) -> how many images.
-    kind: dtype and channels of the images.
-    range: the least and the largest value of the images.
-    label_channels: channels of the labels.
-    values: stored value, or (red, green, blue) -> pixels of all labels.
-    num_masks: the most masks of an image, one for each object.
-    single: share of the values above 0 whose pixels are one component, in
-      labels spread over the set.
-    components: median number of components of an image above its lowest value,
-      in the same labels.
-    thin: values that fill no block of 2 x 2 px, in the same labels.
-    num_with_255: labels that hold 255 and another value above 0.
-    colours: of the palettes of labels, each of which is one file.
+    pages: pages of all files, in natural order.
+    sizes: (height, width) -> number of images.
+    kind: dtype and number of channels of the images.
+    range: smallest and largest value of the images.
+    label_channels: number of channels of the labels.
+    values: stored value, or (red, green, blue) -> number of pixels in all
+      labels.
+    num_masks: largest number of label files of an image; above 1, each is the
+      mask of an object.
+    single: share of the values above 0 whose pixels are one component, in some
+      labels that are spread over the set.
+    components: median number of components above the lowest value, in the same
+      labels.
+    thin: values that fill no block of 2 x 2 px in the same labels.
+    num_with_255: number of labels that hold 255 and another value above 0.
+    colours: colours of indices in the palettes of labels, without masks.
   """
 
   pages: tuple[Page, ...]
@@ -101,35 +97,35 @@ def find_layout(
   match: str = '',
   need_all: bool = True,
 ) -> Layout:
-  """Returns where the images and the labels of a set are.
+  """Returns the layout of a set.
 
   Args:
-    images: folder or pattern of the images; without `labels`, the folder of
-      the set, in which both are found by their usual names.
+    images: folder or pattern of the images; if `labels` is None, folder of the
+      set, in which images and labels are found by their usual names.
     labels: folder or pattern of the labels.
-    match: see `find_pairs`; '' looks for one that fits.
+    match: see `find_pairs`; '' takes the first match that pairs the files.
     need_all: see `find_pairs`.
 
   Raises:
-    InputError: they are not found; says what is known.
+    InputError: images or labels are not found, or no match pairs them.
   """
   if labels is None:
     return _find_in(Path(images).expanduser().absolute(), match, need_all)
-  for path in (images, labels):
-    if not re.search(r'[*?\[]', str(path)) and not os.path.isdir(
-      os.path.expanduser(path)
-    ):
-      if not os.path.isfile(os.path.expanduser(path)):
-        raise InputError(f'{path}: no such folder')
+  paths = [Path(path).expanduser().absolute() for path in (images, labels)]
+  for path, given in zip(paths, (images, labels), strict=True):
+    # os.path, unlike Path, takes names that are too long for the file system.
+    if os.path.isfile(path) and not is_pattern(str(given)):
       raise InputError(
-        f'{path}: a file; expected its folder, or a pattern that finds it, '
+        f'{given}: a file; expected its folder, or a pattern that finds it, '
         "such as 'FOLDER/*-volume.tif'"
       )
-  parts = [Path(p).expanduser().absolute().parts for p in (images, labels)]
-  # Down to the folder that both are in, and above the first pattern.
+    if not os.path.isdir(path) and not is_pattern(str(given)):
+      raise InputError(f'{given}: no such folder')
+  parts = [path.parts for path in paths]
+  # The root is the deepest folder of both that is no pattern.
   depth = 0
   for own, other in zip(*parts, strict=False):
-    if own != other or re.search(r'[*?\[]', own):
+    if own != other or is_pattern(own):
       break
     depth += 1
   root = Path(*parts[0][:depth])
@@ -139,13 +135,7 @@ def find_layout(
       f'{images} is given for the images and for the labels; expected a '
       "pattern for the labels, such as --labels='FOLDER/*_mask.png'"
     )
-  images, labels = below
-  return Layout(
-    root,
-    images,
-    labels,
-    match or _fitting_match(root, images, labels, need_all),
-  )
+  return Layout(root, *below, match or _fitting_match(root, *below, need_all))
 
 
 def _find_in(root: Path, match: str, need_all: bool) -> Layout:
@@ -155,20 +145,20 @@ def _find_in(root: Path, match: str, need_all: bool) -> Layout:
   below = [] if found else sorted(f for f in root.iterdir() if f.is_dir())
   for folder in below:
     pair = _folders_in(folder)
-    if pair and len(_images(folder / pair[0])) > 1:
+    if pair and len(images_in(folder / pair[0])) > 1:
       raise InputError(
         f'{root}: {folder.name} is a set of its own, with '
         f'{" and ".join(pair)}; give --images={folder}'
       )
   is_of_objects = any(root.glob('*/images/*')) and any(root.glob('*/masks/*'))
   if not found and is_of_objects:
-    # Data Science Bowl 2018: a folder an image, a mask a nucleus.
+    # Data Science Bowl 2018: a folder for each image, a mask for each nucleus.
     found = '*/images/*', '*/masks/*'
     match = match or '([^/]+)/(?:images|masks)/'
   elif not found:
-    names = [file.stem for file in _images(root)]
+    names = [file.stem for file in images_in(root)]
     suffixes = [
-      name[-len(suffix) :]  # As it is written there.
+      name[-len(suffix) :]  # In the case of the file name.
       for suffix in _SUFFIXES
       for name in names
       if name.lower().endswith(suffix)
@@ -195,15 +185,13 @@ def _folders_in(root: Path) -> tuple[str, str] | None:
   return None
 
 
-def _images(folder: Path) -> list[Path]:
-  try:
-    return list_images(folder)
-  except InputError:
-    return []
-
-
 def _fitting_match(root: Path, images: str, labels: str, need_all: bool) -> str:
-  """Returns the match by which images have labels; raises without one."""
+  """Returns the first match that pairs images and labels.
+
+  Raises:
+    InputError: no match does; the message proposes one by numbers in the names
+      if that would pair them.
+  """
   try:
     for where in (images, labels):
       list_files(root, where)
@@ -238,18 +226,17 @@ def _fitting_match(root: Path, images: str, labels: str, need_all: bool) -> str:
 def survey(
   layout: Layout, need_all: bool, report: Callable[[int], None] = lambda n: None
 ) -> Survey:
-  """Returns what all pairs of a folder hold.
+  """Returns the counts of all pairs of a folder.
 
   Args:
-    layout: where they are.
-    need_all: whether an image without a label, or the other way round, is
-      refused.
-    report: is called with the number of all pages at first, and with 0 for
-      each that has been read.
+    layout: see `find_layout`.
+    need_all: see `find_pairs`.
+    report: called with the number of all pages first, and with 0 after each
+      page that has been read.
 
   Raises:
-    InputError: a file cannot be read, images are of several kinds, a label has
-      another size than its image, or labels are no classes and no objects.
+    InputError: a file cannot be read, images are of several kinds, a label and
+      its image differ in size, or labels are neither classes nor objects.
   """
   root, images, labels, match = layout
   pairs = find_pairs(root, images, labels, match, need_all)
@@ -260,7 +247,7 @@ def survey(
       'own; expected one file an image, which has all channels'
     )
   for pair in pairs:
-    # Masks of single objects lie in a folder for each image.
+    # Masks of objects lie in a folder for each image.
     if len(pair.labels) > 1 and '*' not in os.path.dirname(labels):
       raise InputError(
         f'{pair.labels[0]} and {pair.labels[1].name} have one name; expected '
@@ -287,9 +274,7 @@ def survey(
         )
         ranges.append(found.range)
         values.update(found.values)
-        num_with_255 += 255 in found.values and any(
-          value not in (0, 255) for value in found.values
-        )
+        num_with_255 += {0, 255} < {0, *found.values}
         if not found.is_of_masks:
           colours.add(found.label_file, found.colours)
         if len(values) > _MOST_VALUES:
@@ -333,6 +318,8 @@ def _say_kind(kind):
 
 
 class _Found(NamedTuple):
+  """The counts of a pair; see `Survey`."""
+
   file: Path
   label_file: Path
   is_of_masks: bool
@@ -342,9 +329,10 @@ class _Found(NamedTuple):
   range: tuple[float, float]
   label_channels: int
   values: Mapping
-  single: float | None
-  components: float | None
-  solid: set
+  # Only of labels whose components are counted.
+  single: float | None = None
+  components: float | None = None
+  solid: Set = frozenset()
 
 
 def _look(page: Page, counts_components: bool) -> _Found:
@@ -352,12 +340,7 @@ def _look(page: Page, counts_components: bool) -> _Found:
   image = read_image_page(image_file, page.number)
   labels = [read_label_page(file, page.number) for file in label_files]
   for file, label in zip(label_files, labels, strict=True):
-    if label.shape[:2] != image.shape[:2]:
-      h, w, height, width = *label.shape[:2], *image.shape[:2]
-      raise InputError(
-        f'{file}: label of {h} x {w} px for an image of {height} x {width} px '
-        f'({image_file}); they must be equal'
-      )
+    check_equal_size(label, file, image, image_file)
     if label.dtype.kind == 'f':
       raise InputError(f'{file}: labels of {label.dtype}; expected integers')
   label = labels[0]
@@ -368,16 +351,10 @@ def _look(page: Page, counts_components: bool) -> _Found:
         raise InputError(
           f'{label_files[number - 1]}: values {np.unique(mask).tolist()} in '
           f'one of {len(labels)} masks of {image_file}; expected 0 and one '
-          'other, for one object a mask'
+          'other value, since a mask shows one object'
         )
       label[mask > 0] = number
-  values = _count_values(label, label_files[0])
-  single = components = None
-  solid = set()
-  if counts_components:
-    single, components = _components(label)
-    solid = _solid(label)
-  return _Found(
+  found = _Found(
     file=image_file,
     label_file=label_files[0],
     is_of_masks=len(labels) > 1,
@@ -386,10 +363,13 @@ def _look(page: Page, counts_components: bool) -> _Found:
     kind=(image.dtype, image.shape[-1]),
     range=(float(image.min()), float(image.max())),
     label_channels=labels[0].shape[-1],
-    values=values,
-    single=single,
-    components=components,
-    solid=solid,
+    values=_count_values(label, label_files[0]),
+  )
+  if not counts_components:
+    return found
+  single, components = _components(label)
+  return found._replace(
+    single=single, components=components, solid=_solid(label)
   )
 
 
@@ -406,13 +386,13 @@ def _count_values(label: np.ndarray, file: Path) -> dict:
   if len(codes) > _MOST_COLOURS:
     raise InputError(
       f'{file}: {len(codes)} colours; expected one a class. Were the labels '
-      'resized, or saved as JPEG, which mixes colours?'
+      'resized, or saved as JPEG? Both mix colours.'
     )
   return dict(zip(map(_colour, codes.tolist()), counts.tolist(), strict=True))
 
 
 def _codes(label):
-  """Returns [H, W], a number for each value or colour of [H, W, C]."""
+  """Returns the value, or a number for the colour, of each pixel: [H, W]."""
   if label.shape[-1] == 1:
     return label[..., 0]
   return label.astype(np.int64) @ (65536, 256, 1)
@@ -425,7 +405,7 @@ def _colour(code):
 def _solid(label: np.ndarray) -> set:
   """Returns the values or colours that fill a block of 2 x 2 px."""
   code = _codes(label)
-  if min(code.shape) == 1:  # Has no such block.
+  if min(code.shape) == 1:  # Such an image has no block.
     values = np.unique(code)
   else:
     corner = code[1:, 1:]
@@ -436,9 +416,10 @@ def _solid(label: np.ndarray) -> set:
 
 
 def _components(label: np.ndarray) -> tuple[float, float]:
-  """Returns the share of values of one component, and how many pieces.
+  """Returns the share of values that are one component, and all components.
 
-  Where one piece has more than half of the pixels the others are crumbs.
+  If one component has more than half of the pixels, the others are crumbs and
+  do not count.
   """
   if label.shape[-1] != 1:
     return 0.0, 0.0
@@ -468,7 +449,11 @@ def say_sizes(sizes: Mapping[tuple[int, int], int]) -> str:
   )
 
 
-def say_values(values: Iterable, counts: Mapping) -> str:
-  """Returns values with their shares of the pixels, in words."""
+def say_values(counts: Mapping) -> str:
+  """Returns values with their shares of the pixels, in words.
+
+  Args:
+    counts: value or colour -> number of pixels.
+  """
   total = sum(counts.values())
-  return list_some(f'{v} ({counts[v] / total:.2%})' for v in values)
+  return list_some(f'{v} ({counts[v] / total:.2%})' for v in sorted(counts))
