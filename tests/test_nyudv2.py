@@ -127,7 +127,7 @@ def test_forty_names_in_stored_order():
 
 
 def test_missing_folder_says_what_is_expected(tmp_path):
-  with pytest.raises(InputError, match='segmentation/img_NNNN.mat') as caught:
+  with pytest.raises(InputError, match='segmentation/img_NAME.mat') as caught:
     load(tmp_path / 'nowhere')
   assert str(tmp_path / 'nowhere') in str(caught.value)
   assert '--config.data.dir=DIR (eval' in str(caught.value)

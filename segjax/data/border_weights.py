@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from segjax.data.examples import IGNORE_LABEL
 from segjax.errors import InputError
 
 # A border term below this fraction of w0 may be rounded down to 0.
@@ -88,15 +89,12 @@ def border_weights(
   return weight.astype(np.float32)
 
 
-def class_counts(
-  label: np.ndarray, num_classes: int, *, ignore_label: int = 255
-) -> np.ndarray:
+def class_counts(label: np.ndarray, num_classes: int) -> np.ndarray:
   """Returns the number of pixels of each class, int64[K].
 
   Args:
-    label: int[...], each value below `num_classes` or equal to `ignore_label`.
+    label: int[...], class indices and `IGNORE_LABEL`.
     num_classes: K.
-    ignore_label: value of pixels that are not counted.
 
   Raises:
     InputError: a label is outside the classes.
@@ -104,12 +102,12 @@ def class_counts(
   label = np.asarray(label)
   if label.dtype.kind not in 'iu':
     raise InputError(f'label has dtype {label.dtype}; it must be an integer')
-  counted = label[label != ignore_label].astype(np.int64)
+  counted = label[label != IGNORE_LABEL].astype(np.int64)
   wrong = counted[(counted < 0) | (counted >= num_classes)]
   if wrong.size:
     raise InputError(
       f'label has the value {wrong[0]}; it must be in 0..{num_classes - 1} '
-      f'or {ignore_label} (ignored)'
+      f'or {IGNORE_LABEL} (ignored)'
     )
   return np.bincount(counted, minlength=num_classes)
 
@@ -137,23 +135,22 @@ def class_balance(counts: np.ndarray) -> np.ndarray:
     raise InputError(f'counts is {counts}; it must be int[K], each >= 0')
   present = counts > 0
   if not present.any():
-    raise InputError('all counts are 0; expected a pixel of at least one class')
+    raise InputError('counts are all 0; expected a pixel of at least one class')
   balanced = counts.sum() / (present.sum() * np.maximum(counts, 1))
   return np.where(present, balanced, 1.0).astype(np.float32)
 
 
-def find_instances(label: np.ndarray, *, cell_class: int = 1) -> np.ndarray:
-  """Returns the 4-connected components of one class as instances.
+def find_instances(label: np.ndarray) -> np.ndarray:
+  """Returns the 4-connected components of class 1 as instances.
 
   An 8-connected membrane one pixel wide separates two 4-connected cells, as in
   the ISBI 2012 evaluation.
 
   Args:
     label: int[H,W].
-    cell_class: class whose components are the instances.
 
   Returns:
-    int32[H,W]: 1..N in the class, 0 elsewhere.
+    int32[H,W]: 1..N in class 1, 0 elsewhere.
 
   Raises:
     InputError: `label` is no int[H,W].
@@ -163,7 +160,7 @@ def find_instances(label: np.ndarray, *, cell_class: int = 1) -> np.ndarray:
     raise InputError(
       f'label is {label.dtype}{list(label.shape)}; it must be int[H,W]'
     )
-  numbered, _ = ndimage.label(label == cell_class)
+  numbered, _ = ndimage.label(label == 1)
   return numbered.astype(np.int32, copy=False)
 
 
@@ -237,9 +234,7 @@ def _check_instances(instances: np.ndarray) -> np.ndarray:
   return instances
 
 
-def _check_class_weights(
-  class_weights: Sequence[float] | np.ndarray | None,
-) -> np.ndarray:
+def _check_class_weights(class_weights):
   if class_weights is None:
     return np.ones(2)
   checked = np.asarray(class_weights, np.float64)

@@ -88,20 +88,13 @@ def load(
     counts = [border_weights.class_counts(_cell(e['label']), 2) for e in train]
     class_weights = border_weights.class_balance(np.sum(counts, axis=0))
 
-  def finish(example):
-    instances = example['label']
-    weight = border_weights.border_weights(
-      instances, w0=w0, sigma=sigma_px, class_weights=class_weights
+  for example in (*train, *heldout):
+    example['weight'] = border_weights.border_weights(
+      example['label'], w0=w0, sigma=sigma_px, class_weights=class_weights
     )
-    return {**example, 'label': _cell(instances), 'weight': weight}
-
-  train, heldout = ([finish(e) for e in part] for part in (train, heldout))
-  return Dataset(
-    class_names=CLASS_NAMES,
-    train=train,
-    heldout=heldout,
-    digest=digest_of_arrays((*train, *heldout)),
-  )
+    example['label'] = _cell(example['label'])
+  digest = digest_of_arrays((*train, *heldout))
+  return Dataset(CLASS_NAMES, train, heldout, digest)
 
 
 def _frames(root: Path, sequence: str, truth: str) -> list[dict]:

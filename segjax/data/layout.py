@@ -139,29 +139,49 @@ def check_files(
   return items
 
 
-def list_items(
-  folder: Path, list_files: Sequence[str], patterns: Sequence[str]
-) -> tuple[Item, ...]:
-  """Returns the items that list files name, a name on each line.
+def listed_items(
+  name: str,
+  data_dir: str,
+  folder: str,
+  patterns: Sequence[str],
+  train_lists: Sequence[str],
+  heldout_lists: Sequence[str],
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+  """Returns the items to train on and those to hold out, as list files say.
 
   Args:
-    folder: folder of the list files and of all others.
-    list_files: paths of the list files in `folder`, such as 'train.txt'; () for
-      no item.
-    patterns: path in `folder` of each file of an item; see `named_items`.
+    name, data_dir, folder: see `find_folder`.
+    patterns: path in the folder of each file of an item; see `named_items`.
+    train_lists: list files in the folder, with a name on each line.
+    heldout_lists: list files of the items to hold out; () for none.
 
   Raises:
-    InputError: a path or name leads out of the folder, a list file cannot be
-      read, a file is missing, or a name is listed twice.
+    InputError: `train_lists` is empty; a folder, list file or listed file is
+      missing; or a list file or a name leads out of the folder.
   """
-  names = []
-  for list_file in list_files:
-    _check_inside(list_file, 'list file ')
-    names += read_names(folder / list_file)
-  if not names:
-    return ()
-  paths = [folder / pattern for pattern in patterns]
-  return named_items(names, paths, ', '.join(list_files))
+  if not train_lists:
+    raise InputError(
+      'data.train_lists is empty; expected at least one list file'
+    )
+  folders = [os.path.dirname(pattern) for pattern in patterns]
+  expected = ', '.join(patterns).replace('{}', 'NAME')
+  root = find_folder(
+    name,
+    data_dir,
+    [*folders, *train_lists, *heldout_lists],
+    folder,
+    f'{expected} and the list files in one folder',
+  )
+  paths = [root / pattern for pattern in patterns]
+
+  def items(list_files):
+    names = []
+    for list_file in list_files:
+      _check_inside(list_file, 'list file ')
+      names += read_names(root / list_file)
+    return named_items(names, paths, ', '.join(list_files)) if names else ()
+
+  return items(train_lists), items(heldout_lists)
 
 
 def named_items(

@@ -77,26 +77,13 @@ def load(
     raise InputError(
       f'data.modality={modality!r} is not one of {tuple(MODALITIES)}'
     )
-  if not train_lists:
-    raise InputError("data.train_lists is empty; expected such as 'train.txt'")
-  folders = MODALITIES[modality]
-  root = layout.find_folder(
-    'NYUDv2',
-    dir,
-    [*folders, 'segmentation', *train_lists, *heldout_lists],
-    'nyud',
-    'data/images/img_NNNN.png (data/depth, data/hha), '
-    'segmentation/img_NNNN.mat and the list files in one folder',
-  )
-  patterns = [f'{folder}/img_{{}}.png' for folder in folders]
+  patterns = [f'{folder}/img_{{}}.png' for folder in MODALITIES[modality]]
   patterns.append('segmentation/img_{}.mat')
-  return dataset_of_files(
-    CLASS_NAMES,
-    layout.list_items(root, train_lists, patterns),
-    layout.list_items(root, heldout_lists, patterns),
-    functools.partial(_read, modality),
-    settings=(modality,),
+  items = layout.listed_items(
+    'NYUDv2', dir, 'nyud', patterns, train_lists, heldout_lists
   )
+  read = functools.partial(_read, modality)
+  return dataset_of_files(CLASS_NAMES, *items, read, settings=(modality,))
 
 
 def _read(modality: str, *files: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,6 @@ highway_bost181 and street_urb506. No test label has a cow, a desert or a moon.
 Nothing is downloaded.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from segjax.data.examples import (
   check_label,
   dataset_of_files,
 )
-from segjax.errors import InputError
 from segjax.images import pages
 
 # Both in stored order, as in data/sift-flow/classes.txt of the reference code.
@@ -67,22 +65,12 @@ def load(
       leads out of the folder. When an example is read: a file is damaged or of
       another kind, sizes differ, or a label is out of range.
   """
-  if not train_lists:
-    raise InputError(
-      "data.train_lists is empty; expected such as 'trainval.txt'"
-    )
-  folders = [os.path.dirname(pattern) for pattern in _PATTERNS]
-  root = layout.find_folder(
-    'SIFT Flow',
-    dir,
-    [*folders, *train_lists, *heldout_lists],
-    'sift-flow',
-    f'{", ".join(folders)} and the list files in one folder',
+  items = layout.listed_items(
+    'SIFT Flow', dir, 'sift-flow', _PATTERNS, train_lists, heldout_lists
   )
   return dataset_of_files(
     (*SEMANTIC_NAMES, *GEOMETRIC_NAMES),
-    layout.list_items(root, train_lists, _PATTERNS),
-    layout.list_items(root, heldout_lists, _PATTERNS),
+    *items,
     _read,
     head_sizes=(len(SEMANTIC_NAMES), len(GEOMETRIC_NAMES)),
   )

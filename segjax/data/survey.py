@@ -135,7 +135,9 @@ def find_layout(
       f'{images} is given for the images and for the labels; expected a '
       "pattern for the labels, such as --labels='FOLDER/*_mask.png'"
     )
-  return Layout(root, *below, match or _fitting_match(root, *below, need_all))
+  images, labels = below
+  match = match or _fitting_match(root, images, labels, need_all)
+  return Layout(root, images, labels, match)
 
 
 def _find_in(root: Path, match: str, need_all: bool) -> Layout:

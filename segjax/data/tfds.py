@@ -133,7 +133,7 @@ def load(
     train=examples(train_split, train_shards),
     heldout=examples(heldout_split, heldout_shards),
     digest=digest_of_files(
-      (shard.item() for shard in (*train_shards, *heldout_shards)),
+      (*train_shards, *heldout_shards),
       builder.info.full_name,
       tuple(sorted(num_bytes.items())),
       metadata.get('digest', ''),
@@ -201,15 +201,11 @@ def _is_label(feature):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shard:
-  """The records start..stop-1 of a file."""
+class _Shard(Item):
+  """An item that is the records start..stop-1 of a file."""
 
-  file: Path
   start: int
   stop: int
-
-  def item(self) -> Item:
-    return Item(f'{self.file.name}[{self.start}:{self.stop}]', (self.file,))
 
 
 def _shards(builder, set, split):
@@ -218,21 +214,21 @@ def _shards(builder, set, split):
   except (KeyError, ValueError) as e:
     reason = ' '.join(str(e.args[0]).split())
     raise InputError(f'{set}: split {split!r}; {reason}') from e
-  shards = tuple(
-    _Shard(Path(s.filename), s.skip, s.skip + s.take) for s in stored
-  )
-  check_files((shard.item() for shard in shards), f'split {split!r} of {set}')
-  return shards
+  shards = []
+  for each in stored:
+    file, start, stop = Path(each.filename), each.skip, each.skip + each.take
+    shards.append(_Shard(f'{file.name}[{start}:{stop}]', (file,), start, stop))
+  return check_files(shards, f'split {split!r} of {set}')
 
 
 def _check_apart(set, train, heldout):
   for a in train:
     for b in heldout:
       start, stop = max(a.start, b.start), min(a.stop, b.stop)
-      if a.file == b.file and start < stop:
+      if a.files == b.files and start < stop:
         raise InputError(
-          f'{set}: {stop - start} example(s) of {a.file.name} are both trained '
-          'on and held out; expected splits that are apart'
+          f'{set}: {stop - start} example(s) of {a.files[0].name} are both '
+          'trained on and held out; expected splits that are apart'
         )
 
 
