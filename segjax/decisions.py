@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import dry_run, recipes
+from segjax import dry_run
 from segjax.convert import convert_published
 from segjax.data.examples import list_some
 from segjax.data.pairing import find_key
@@ -98,7 +98,7 @@ def decide(
     InputError: the weights do not fit the images, or `minutes` is not above 0.
   """
   if config.model.name == 'unet':
-    lines = _for_unet(side, measured)
+    lines = _for_unet(config, side, measured)
   else:
     lines = _for_fcn(side, channels, measured, init, pixels)
   apply(config, lines)
@@ -285,7 +285,9 @@ def _check_rims(
     )
 
 
-def _for_unet(side: int, measured: Mapping[str, Any]) -> list[Line]:
+def _for_unet(
+  config: ConfigDict, side: int, measured: Mapping[str, Any]
+) -> list[Line]:
   lines = [Line('preprocessing.measured', ()), *_pixels(measured)]
   lines.append(Line('model.norm', 'batch', 'learns in far fewer steps'))
   depth = 4 if side >= _SIDE_OF_DEPTH_4 else 3
@@ -294,7 +296,6 @@ def _for_unet(side: int, measured: Mapping[str, Any]) -> list[Line]:
   if jax.default_backend() == 'cpu':
     lines.append(Line('model.base_width', 16, 'the paper has 64: for a CPU'))
     lines.append(Line('schedule.learning_rate', 2e-3, 'of a narrow network'))
-  config = recipes.unet_folder_config(('a', 'b'))
   config.model.depth = depth
   geometry = create_model(config.model).geometry
   tile = geometry.input_size(min(side, _OUTPUT_OF_PAPER))

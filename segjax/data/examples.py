@@ -13,10 +13,12 @@ An example is a dict of arrays in the memory of the host:
 A batch has the same arrays with a leading axis B, without names and instances.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,8 @@ from segjax.errors import InputError
 IGNORE_LABEL = 255
 
 _SAMPLE_BYTES = 4096  # Of each file, three times.
+_THREADS = 4
+_BLOCK = 64  # Items in the queue of the threads.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +152,16 @@ def dataset_of_files(
     palette=palette,
     head_sizes=head_sizes,
   )
+
+
+def map_in_threads(function: Callable, items: Sequence) -> Iterator[Any]:
+  """Yields function(item) for each item, in order, computed by a few threads.
+
+  Only a block of items is in the queue, so memory does not grow with them.
+  """
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    for start in range(0, len(items), _BLOCK):
+      yield from pool.map(function, items[start : start + _BLOCK])
 
 
 def check_disjoint(train: Iterable[Item], heldout: Iterable[Item]) -> None:

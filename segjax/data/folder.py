@@ -5,7 +5,6 @@
 .npy of several pages) is an example: a-0, a-1, ...
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ from segjax.data.examples import (
   check_disjoint,
   check_equal_size,
   digest_of_files,
+  map_in_threads,
 )
 from segjax.data.label_coding import LabelCoding
 from segjax.data.layout import check_files, read_names
@@ -35,7 +35,6 @@ from segjax.images.files import (
 from segjax.images.labels import label_of
 
 KINDS = ('classes', 'instances')
-_THREADS = 4
 _KEPT_BYTES = 2**31  # Of examples whose weights take long to compute.
 
 
@@ -219,11 +218,7 @@ class FolderExamples(Sequence):
       return tuple(pages[item.number].shape[:2])
 
   def label(self, index: int) -> np.ndarray:
-    """Returns i32[H, W], the label alone, without decoding its image.
-
-    Raises:
-      InputError: as for the whole example.
-    """
+    """Returns i32[H, W], the label alone, without decoding its image."""
     item = self.items[index]
     with open_rasters(item.files[0]) as pages:
       image = pages[item.number]
@@ -327,8 +322,7 @@ def _balance(items, read_label, num_classes):
   def count(item):
     return border_weights.class_counts(read_label(item)[0], num_classes)
 
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    counts = sum(pool.map(count, items), start=np.zeros(num_classes, np.int64))
+  counts = np.sum([*map_in_threads(count, items)], axis=0)
   if not counts.any():
     return np.ones(num_classes)  # `label_counts.check_labels` refuses this.
   return border_weights.class_balance(counts)

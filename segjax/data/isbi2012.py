@@ -27,9 +27,6 @@ def load(
   Args:
     dir: folder of the files; see `find`.
     fold, gap, w0, sigma_px, balance: see `stack_dataset`.
-
-  Raises:
-    InputError: as for `read` and `fold_split`.
   """
   return stack_dataset(
     *read(dir), fold=fold, gap=gap, w0=w0, sigma_px=sigma_px, balance=balance
@@ -118,9 +115,6 @@ def stack_dataset(
     sigma_px: width of the border weights, in pixels.
     balance: whether both classes get the same total weight over the training
       slices.
-
-  Raises:
-    InputError: as for `fold_split`.
   """
   train, heldout = fold_split(len(images), fold, gap=gap)
   class_weights = None

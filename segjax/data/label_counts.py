@@ -5,13 +5,17 @@ Training does not notice labels in which a class has no pixel, such as masks of
 0 and 255 that are read with 255 as the ignored value.
 """
 
-import concurrent.futures
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from segjax.data.examples import IGNORE_LABEL, Dataset, list_some
+from segjax.data.examples import (
+  IGNORE_LABEL,
+  Dataset,
+  list_some,
+  map_in_threads,
+)
 from segjax.data.label_colours import LabelColours
 from segjax.devices import processes
 from segjax.errors import InputError
@@ -23,8 +27,6 @@ CARVED = (
   'pixels count with gaps of background between objects that touch, as the '
   'network learns them'
 )
-_THREADS = 4
-_BLOCK = 256  # Examples in the queue of the threads, whatever their number.
 
 # Settings that say how classes are stored, and which labels are read. The names
 # of others begin with train or heldout.
@@ -79,24 +81,16 @@ def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
   def count_own():
     own = [i for i in processes.share(len(examples)) if i < len(examples)]
     total = np.zeros((2, num_heads, size), np.int64)
-    with (
-      progress_bar(
-        len(own),
-        0,
-        desc='reading labels',
-        delay=1,
-        # With None, tqdm shows it only on a terminal.
-        disable=None if processes.is_first() else True,
-      ) as bar,
-      concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
-    ):
-      for start in range(0, len(own), _BLOCK):
-        for found in pool.map(count, own[start : start + _BLOCK]):
-          counts, file, of_indices = found
-          total += counts
-          if file:
-            colours.add(file, of_indices)
-          bar.update()
+    # With None, tqdm shows the bar only on a terminal.
+    disable = None if processes.is_first() else True
+    with progress_bar(
+      len(own), 0, desc='reading labels', delay=1, disable=disable
+    ) as bar:
+      for counts, file, of_indices in map_in_threads(count, own):
+        total += counts
+        if file:
+          colours.add(file, of_indices)
+        bar.update()
     return total
 
   pixels, images = processes.gather(processes.together(count_own)).sum(0)

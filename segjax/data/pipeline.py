@@ -4,20 +4,17 @@
 Only this file knows grain.
 """
 
-import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
 
-from segjax.data.examples import IGNORE_LABEL
+from segjax.data.examples import IGNORE_LABEL, map_in_threads
 from segjax.devices import processes
 from segjax.errors import InputError
 
 ORDERS = ('shuffled', 'with_replacement')
 _NOT_TRAINED_ON = ('name', 'instances')
-_THREADS = 4
-_BLOCK = 64  # Images whose sizes are compared together.
 _PASSES = 2**32  # Without end: grain's own endless length overflows in slices.
 
 
@@ -33,12 +30,11 @@ def have_one_size(examples: Sequence[dict]) -> bool:
   """
 
   def extremes():
-    sizes, own = set(), processes.share(len(examples))
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      for start in range(0, len(own), _BLOCK):
-        sizes.update(pool.map(size_of, own[start : start + _BLOCK]))
-        if len(sizes) > 1:
-          break
+    sizes = set()
+    for size in map_in_threads(size_of, processes.share(len(examples))):
+      sizes.add(size)
+      if len(sizes) > 1:
+        break
     return np.array([min(sizes), max(sizes)])
 
   def size_of(index):

@@ -5,7 +5,6 @@ Training and prediction share it. It belongs to a network: with another mean or
 another order of channels, trained weights give other results.
 """
 
-import concurrent.futures
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.data.examples import map_in_threads
 from segjax.errors import InputError
 
 # The sample that `measure_pixels` draws.
@@ -112,8 +112,8 @@ def measure_pixels(examples: Sequence[dict]) -> dict[str, Any]:
     size = min(len(pixels), _PIXELS)
     return pixels[np.random.default_rng(0).integers(len(pixels), size=size)]
 
-  with concurrent.futures.ThreadPoolExecutor(4) as pool:
-    drawn = np.concatenate([*pool.map(draw, spread.round().astype(int))])
+  indices = spread.round().astype(int).tolist()
+  drawn = np.concatenate([*map_in_threads(draw, indices)])
   dtype = drawn.dtype
   full = np.iinfo(dtype).max if dtype.kind in 'iu' else 1
   values = drawn / float(full)

@@ -62,9 +62,6 @@ def create_dataset(config: Mapping) -> Dataset:
   Args:
     config: `name`, a key of `LOADERS`, and the arguments of that function.
       Arguments with a default may be missing, since older configs lack them.
-
-  Raises:
-    InputError: as for `check_data` and the loader.
   """
   check_data(config)
   fields = {field: config[field] for field in config if field != 'name'}

@@ -6,7 +6,6 @@ pair once and keeps only counts, so that memory does not grow with their number.
 """
 
 import collections
-import concurrent.futures
 import os
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
@@ -15,15 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from segjax.data.examples import check_equal_size, list_some
+from segjax.data.examples import check_equal_size, list_some, map_in_threads
 from segjax.data.folder import Page, pages_of
 from segjax.data.label_colours import LabelColours
 from segjax.data.pairing import find_pairs, images_in, is_pattern, list_files
 from segjax.errors import InputError
 from segjax.images.files import read_colours, read_image_page, read_label_page
 
-_THREADS = 4
-_BLOCK = 64  # Pairs in the queue of the threads.
 _IMAGE_FOLDERS = ('images', 'imagesTr', 'image', 'imgs', 'img', 'raw', 'train')
 _LABEL_FOLDERS = (
   *('labels', 'labelsTr', 'masks', 'annotations', 'label', 'mask'),
@@ -265,31 +262,30 @@ def survey(
   ranges, single, components = [], [], []
   looked_at, solid = set(), set()
   num_with_255, colours = 0, LabelColours()
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    for start in range(0, len(pages), _BLOCK):
-      block = range(start, min(start + _BLOCK, len(pages)))
-      for found in pool.map(lambda i: _look(pages[i], i % step == 0), block):
-        sizes[found.size] += 1
-        kinds.setdefault(found.kind, []).append(found.file)
-        label_kinds.setdefault(found.label_channels, []).append(
-          found.label_file
-        )
-        ranges.append(found.range)
-        values.update(found.values)
-        num_with_255 += {0, 255} < {0, *found.values}
-        if not found.is_of_masks:
-          colours.add(found.label_file, found.colours)
-        if len(values) > _MOST_VALUES:
-          raise InputError(
-            f'{layout.root / labels}: labels of more than {_MOST_VALUES} '
-            'values; expected classes or numbered objects'
-          )
-        if found.single is not None:
-          single.append(found.single)
-          components.append(found.components)
-          looked_at |= found.values.keys()
-          solid |= found.solid
-        report(0)
+
+  def look(index):
+    return pages[index], _look(pages[index], index % step == 0)
+
+  for page, found in map_in_threads(look, range(len(pages))):
+    sizes[found.size] += 1
+    kinds.setdefault(found.kind, []).append(page.files[0])
+    label_kinds.setdefault(found.label_channels, []).append(page.files[1])
+    ranges.append(found.range)
+    values.update(found.values)
+    num_with_255 += {0, 255} < {0, *found.values}
+    if len(page.files) == 2:  # Others are masks of objects.
+      colours.add(page.files[1], found.colours)
+    if len(values) > _MOST_VALUES:
+      raise InputError(
+        f'{root / labels}: labels of more than {_MOST_VALUES} values; expected '
+        'classes or numbered objects'
+      )
+    if found.single is not None:
+      single.append(found.single)
+      components.append(found.components)
+      looked_at |= found.values.keys()
+      solid |= found.solid
+    report(0)
   for what, found in (('images', kinds), ('labels', label_kinds)):
     if len(found) > 1:
       said = '; '.join(
@@ -322,9 +318,6 @@ def _say_kind(kind):
 class _Found(NamedTuple):
   """The counts of a pair; see `Survey`."""
 
-  file: Path
-  label_file: Path
-  is_of_masks: bool
   colours: Mapping | None
   size: tuple[int, int]
   kind: tuple[np.dtype, int]
@@ -345,9 +338,9 @@ def _look(page: Page, counts_components: bool) -> _Found:
     check_equal_size(label, file, image, image_file)
     if label.dtype.kind == 'f':
       raise InputError(f'{file}: labels of {label.dtype}; expected integers')
-  label = labels[0]
+  label, channels = labels[0], labels[0].shape[-1]
   if len(labels) > 1:  # A mask for each object.
-    label = np.zeros(label.shape, np.int32)
+    label = np.zeros_like(label, np.int32)
     for number, mask in enumerate(labels, start=1):
       if len(np.unique(mask[mask > 0])) > 1:
         raise InputError(
@@ -356,65 +349,47 @@ def _look(page: Page, counts_components: bool) -> _Found:
           'other value, since a mask shows one object'
         )
       label[mask > 0] = number
+  if channels not in (1, 3):
+    raise InputError(
+      f'{label_files[0]}: labels of {channels} channels; expected 1, or the '
+      'red, green and blue of each class'
+    )
+  codes, value_of = label[..., 0], int
+  if channels == 3:
+    codes, value_of = label.astype(np.int64) @ (65536, 256, 1), _colour
+  values, counts = np.unique(codes, return_counts=True)
+  if channels == 3 and len(values) > _MOST_COLOURS:
+    raise InputError(
+      f'{label_files[0]}: {len(values)} colours; expected one a class. Were '
+      'the labels resized, or saved as JPEG? Both mix colours.'
+    )
+  values = map(value_of, values.tolist())
   found = _Found(
-    file=image_file,
-    label_file=label_files[0],
-    is_of_masks=len(labels) > 1,
     colours=read_colours(label_files[0], page.number),
     size=image.shape[:2],
     kind=(image.dtype, image.shape[-1]),
     range=(float(image.min()), float(image.max())),
-    label_channels=labels[0].shape[-1],
-    values=_count_values(label, label_files[0]),
+    label_channels=channels,
+    values=dict(zip(values, counts.tolist(), strict=True)),
   )
   if not counts_components:
     return found
-  single, components = _components(label)
-  return found._replace(
-    single=single, components=components, solid=_solid(label)
-  )
-
-
-def _count_values(label: np.ndarray, file: Path) -> dict:
-  if label.shape[-1] == 1:
-    values, counts = np.unique(label, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-  if label.shape[-1] != 3:
-    raise InputError(
-      f'{file}: labels of {label.shape[-1]} channels; expected 1, or the '
-      'red, green and blue of each class'
-    )
-  codes, counts = np.unique(_codes(label), return_counts=True)
-  if len(codes) > _MOST_COLOURS:
-    raise InputError(
-      f'{file}: {len(codes)} colours; expected one a class. Were the labels '
-      'resized, or saved as JPEG? Both mix colours.'
-    )
-  return dict(zip(map(_colour, codes.tolist()), counts.tolist(), strict=True))
-
-
-def _codes(label):
-  """Returns the value, or a number for the colour, of each pixel: [H, W]."""
-  if label.shape[-1] == 1:
-    return label[..., 0]
-  return label.astype(np.int64) @ (65536, 256, 1)
+  single, components = (0.0, 0.0) if channels == 3 else _components(codes)
+  solid = {*map(value_of, _solid(codes).tolist())}
+  return found._replace(single=single, components=components, solid=solid)
 
 
 def _colour(code):
   return code >> 16, code >> 8 & 255, code & 255
 
 
-def _solid(label: np.ndarray) -> set:
-  """Returns the values or colours that fill a block of 2 x 2 px."""
-  code = _codes(label)
-  if min(code.shape) == 1:  # Such an image has no block.
-    values = np.unique(code)
-  else:
-    corner = code[1:, 1:]
-    same = (corner == code[:-1, 1:]) & (corner == code[1:, :-1])
-    values = np.unique(corner[same & (corner == code[:-1, :-1])])
-  values = values.tolist()
-  return {*values} if label.shape[-1] == 1 else {*map(_colour, values)}
+def _solid(codes: np.ndarray) -> np.ndarray:
+  """Returns the values that fill a block of 2 x 2 px."""
+  if min(codes.shape) == 1:  # Such an image has no block.
+    return np.unique(codes)
+  corner = codes[1:, 1:]
+  same = (corner == codes[:-1, 1:]) & (corner == codes[1:, :-1])
+  return np.unique(corner[same & (corner == codes[:-1, :-1])])
 
 
 def _components(label: np.ndarray) -> tuple[float, float]:
@@ -423,9 +398,6 @@ def _components(label: np.ndarray) -> tuple[float, float]:
   If one component has more than half of the pixels, the others are crumbs and
   do not count.
   """
-  if label.shape[-1] != 1:
-    return 0.0, 0.0
-  label = label[..., 0]
   numbers = np.unique(label)
   objects = numbers[numbers > 0]
   eight = np.ones((3, 3))

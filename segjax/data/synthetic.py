@@ -59,9 +59,6 @@ def load(
   Args:
     num_slices, size_px, seed: see `neuron_stack`.
     fold, gap, w0, sigma_px, balance: see `isbi2012.stack_dataset`.
-
-  Raises:
-    InputError: as for `neuron_stack` and `isbi2012.fold_split`.
   """
   images, labels = neuron_stack(num_slices, size_px, seed)
   return isbi2012.stack_dataset(
