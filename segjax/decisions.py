@@ -158,7 +158,7 @@ def read_labels(
     label_kind: 'classes' or 'instances'; '' infers it from the labels.
 
   Raises:
-    InputError: the labels can be neither, or either.
+    InputError: the labels are neither, or may be both.
   """
   values = sorted(found.values)
   if len(values) < 2:

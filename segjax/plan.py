@@ -43,7 +43,7 @@ from segjax.decisions import (
   split,
 )
 from segjax.errors import InputError, counted
-from segjax.runs.writers import progress_bar, table
+from segjax.runs.writers import table
 
 
 class Plan(NamedTuple):
@@ -90,15 +90,7 @@ def plan(
     InputError: no network can be trained on the folder.
   """
   init = local_weights(network, init, pixels)  # Before what takes minutes.
-  with progress_bar(0, 0, desc='reading', unit='image', disable=None) as bar:
-
-    def report(total):
-      if total:
-        bar.reset(total)
-      else:
-        bar.update()
-
-    found = survey(layout, not train_list, report)
+  found = survey(layout, need_all=not train_list)
   num_images, channels = len(found.pages), found.kind[1]
   if found.range[0] == found.range[1]:
     raise InputError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract that all data sets share: examples, and the sets of them.
+"""The contract of data sets: an example, and sets of examples.
 
 An example is a dict of arrays in the memory of the host:
 
@@ -94,7 +94,7 @@ class FileExamples(Sequence):
     return {'image': image, 'label': label, 'name': item.name}
 
   def index_page(self, index: int) -> tuple[Path, int] | None:
-    """Returns the label file and its page; None for a .mat, which has none."""
+    """Returns the label file and its page; a .mat has no pages: None."""
     file = self.items[index].files[-1]
     return None if file.suffix == '.mat' else (file, 0)
 
@@ -252,7 +252,7 @@ def check_equal_size(
   image_file: Path,
   what: str = 'label',
 ) -> None:
-  """Raises InputError if a label, or `what` else, has not its image's size."""
+  """Raises InputError unless a label, or `what`, has the size of its image."""
   if label.shape[:2] != image.shape[:2]:
     h, w, height, width = *label.shape[:2], *image.shape[:2]
     raise InputError(

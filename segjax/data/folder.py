@@ -140,8 +140,8 @@ def load(
     _read_instances if label_kind == 'instances' else _read_classes,
     coding=coding,
   )
-  shape = read_image_page(pairs[0].image, 0)
-  kind = shape.dtype, shape.shape[-1], pairs[0].image
+  first = read_image_page(pairs[0].image, 0)
+  kind = first.dtype, first.shape[-1], pairs[0].image
   settings: list = [tuple(map(tuple, colours)), tuple(ignore_value)]
   if label_values:  # Older runs, which had none, keep their digest.
     settings.append(tuple(label_values))
@@ -274,10 +274,10 @@ def _read_instances(page, coding):
   """Returns the label, with gaps between objects, and the `instances`."""
   masks = [read_label_page(file, page.number) for file in page.files[1:]]
   for file, mask in zip(page.files[1:], masks, strict=True):
-    if mask.shape[-1] != 1 or mask.dtype.kind == 'f':
+    if mask.shape[-1] != 1:
       raise InputError(
-        f'{file}: {mask.dtype} of {mask.shape[-1]} channel(s); expected '
-        'integers of 1, which number the objects'
+        f'{file}: {mask.shape[-1]} channels; expected 1, which numbers the '
+        'objects'
       )
     if mask.shape != masks[0].shape:
       raise InputError(

@@ -111,8 +111,6 @@ class LabelCoding:
         round, or a pixel is neither a class nor ignored.
     """
     num_channels = stored.shape[-1]
-    if stored.dtype == np.float32:
-      raise InputError(f'{file}: labels of float32; expected integers')
     if self.colours and num_channels != 3:
       raise InputError(
         f'{file}: {num_channels} channel(s) for a table of colours; expected '

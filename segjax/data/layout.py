@@ -85,8 +85,8 @@ def read_list(file: Path, tail: int | None = None) -> list[list[str]]:
 def read_names(file: Path) -> list[str]:
   """Returns the names in a list file: one on each line that is not blank.
 
-  Blanks within a line belong to the name, those at its ends do not. Otherwise
-  it is as `read_list`.
+  Blanks within a line belong to the name, those at its ends do not. For errors,
+  see `read_list`.
   """
   names = [line.strip() for line in _lines(file)]
   for name in names:

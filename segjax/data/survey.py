@@ -7,7 +7,7 @@ pair once and keeps only counts, so that memory does not grow with their number.
 
 import collections
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from segjax.data.label_colours import LabelColours
 from segjax.data.pairing import find_pairs, images_in, is_pattern, list_files
 from segjax.errors import InputError
 from segjax.images.files import read_colours, read_image_page, read_label_page
+from segjax.runs.writers import progress_bar
 
 _IMAGE_FOLDERS = ('images', 'imagesTr', 'image', 'imgs', 'img', 'raw', 'train')
 _LABEL_FOLDERS = (
@@ -222,16 +223,12 @@ def _fitting_match(root: Path, images: str, labels: str, need_all: bool) -> str:
   ) from errors[0]
 
 
-def survey(
-  layout: Layout, need_all: bool, report: Callable[[int], None] = lambda n: None
-) -> Survey:
+def survey(layout: Layout, need_all: bool) -> Survey:
   """Returns the counts of all pairs of a folder.
 
   Args:
     layout: see `find_layout`.
     need_all: see `find_pairs`.
-    report: called with the number of all pages first, and with 0 after each
-      page that has been read.
 
   Raises:
     InputError: a file cannot be read, images are of several kinds, a label and
@@ -253,7 +250,6 @@ def survey(
         'one of them'
       )
   pages = [page for pair in pairs for page in pages_of(pair)]
-  report(len(pages))
   step = -(-len(pages) // _LOOKED_AT)
   sizes: collections.Counter = collections.Counter()
   values: collections.Counter = collections.Counter()
@@ -266,26 +262,29 @@ def survey(
   def look(index):
     return pages[index], _look(pages[index], index % step == 0)
 
-  for page, found in map_in_threads(look, range(len(pages))):
-    sizes[found.size] += 1
-    kinds.setdefault(found.kind, []).append(page.files[0])
-    label_kinds.setdefault(found.label_channels, []).append(page.files[1])
-    ranges.append(found.range)
-    values.update(found.values)
-    num_with_255 += {0, 255} < {0, *found.values}
-    if len(page.files) == 2:  # Others are masks of objects.
-      colours.add(page.files[1], found.colours)
-    if len(values) > _MOST_VALUES:
-      raise InputError(
-        f'{root / labels}: labels of more than {_MOST_VALUES} values; expected '
-        'classes or numbered objects'
-      )
-    if found.single is not None:
-      single.append(found.single)
-      components.append(found.components)
-      looked_at |= found.values.keys()
-      solid |= found.solid
-    report(0)
+  with progress_bar(
+    len(pages), 0, desc='reading', unit='image', disable=None
+  ) as bar:
+    for page, found in map_in_threads(look, range(len(pages))):
+      sizes[found.size] += 1
+      kinds.setdefault(found.kind, []).append(page.files[0])
+      label_kinds.setdefault(found.label_channels, []).append(page.files[1])
+      ranges.append(found.range)
+      values.update(found.values)
+      num_with_255 += {0, 255} < {0, *found.values}
+      if len(page.files) == 2:  # Others are masks of objects.
+        colours.add(page.files[1], found.colours)
+      if len(values) > _MOST_VALUES:
+        raise InputError(
+          f'{root / labels}: labels of more than {_MOST_VALUES} values; '
+          'expected classes or numbered objects'
+        )
+      if found.single is not None:
+        single.append(found.single)
+        components.append(found.components)
+        looked_at |= found.values.keys()
+        solid |= found.solid
+      bar.update()
   for what, found in (('images', kinds), ('labels', label_kinds)):
     if len(found) > 1:
       said = '; '.join(
@@ -336,8 +335,6 @@ def _look(page: Page, counts_components: bool) -> _Found:
   labels = [read_label_page(file, page.number) for file in label_files]
   for file, label in zip(label_files, labels, strict=True):
     check_equal_size(label, file, image, image_file)
-    if label.dtype.kind == 'f':
-      raise InputError(f'{file}: labels of {label.dtype}; expected integers')
   label, channels = labels[0], labels[0].shape[-1]
   if len(labels) > 1:  # A mask for each object.
     label = np.zeros_like(label, np.int32)
