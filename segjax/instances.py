@@ -29,7 +29,7 @@ from absl import flags
 from segjax.atomic import (
   check_absent,
   check_folder,
-  place,
+  give_name,
   remove_leftovers,
   replacing,
   temporary_folder,
@@ -181,7 +181,7 @@ def label_files(
           total = _label_pages(file, written, calibration, scale, *settings)
           if journal is not None:
             journal.enter(target, digest, written)
-          place(written, target, overwrite)
+          give_name(written, target, overwrite)
       except OSError as e:
         raise InputError(
           f'{target}: cannot be written; {e.strerror or e}'

@@ -47,6 +47,12 @@ from segjax.images.zarr import is_zarr
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.prediction import artifact
+from segjax.prediction.canvas_writer import (
+  finish_picture,
+  measure,
+  open_pages,
+  write_predictions,
+)
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.outputs import (
   check_apart,
@@ -57,12 +63,6 @@ from segjax.prediction.outputs import (
   plan_outputs,
 )
 from segjax.prediction.overlays import draw_overlay, thinning
-from segjax.prediction.pages import (
-  finish_picture,
-  measure,
-  open_pages,
-  write_predictions,
-)
 from segjax.prediction.partial import (
   open_partial,
   remove_leftover,

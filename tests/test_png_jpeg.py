@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from segjax.errors import InputError
 from segjax.images import files, png_jpeg, windows
-from segjax.prediction.pages import finish_picture
+from segjax.prediction.canvas_writer import finish_picture
 
 HEIGHT, WIDTH = 70, 83
 WINDOWS = [

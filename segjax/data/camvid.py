@@ -23,7 +23,7 @@ from segjax.data.layout import (
   read_list,
 )
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 CLASS_NAMES = (
   'sky',
@@ -112,8 +112,8 @@ def _items(folder, name):
 
 
 def _read(image_file, label_file, scale):
-  image = pages.read_rgb(image_file)
-  label = pages.read_indices(label_file)
+  image = single_images.read_rgb(image_file)
+  label = single_images.read_indices(label_file)
   label = check_label(label, _VOID + 1, label_file)
   label[label == _VOID] = IGNORE_LABEL
   if scale == 1:

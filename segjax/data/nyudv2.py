@@ -26,7 +26,7 @@ from segjax.data.examples import (
   shift_label,
 )
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 # In stored order, spelt as in data/nyud/classes.txt of the reference code.
 CLASS_NAMES = (
@@ -102,14 +102,14 @@ def _read(modality: str, *files: Path) -> tuple[np.ndarray, np.ndarray]:
   *inputs, file = files
   stored = matlab.read_label(file, 'segmentation')
   label = shift_label(stored, len(CLASS_NAMES), (0,), file)
-  image = pages.read_page(inputs[0], ('uint8',), 3)
+  image = single_images.read_image(inputs[0], ('uint8',), 3)
   if len(inputs) == 1:
     return image, label
   if modality == 'color_d':
     image = image.astype(np.float32) / 255
     more = _read_log_depth(inputs[1]) / 255
   else:
-    more = pages.read_page(inputs[1], ('uint8',), 3)
+    more = single_images.read_image(inputs[1], ('uint8',), 3)
   if more.shape[:2] != image.shape[:2]:
     h, w, height, width = *more.shape[:2], *image.shape[:2]
     raise InputError(
@@ -121,7 +121,7 @@ def _read(modality: str, *files: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_log_depth(file: Path) -> np.ndarray:
   """Returns ln(depth), f32[H,W,1]."""
-  depth = pages.read_page(file, ('uint16',), 1)
+  depth = single_images.read_image(file, ('uint16',), 1)
   if not depth.all():
     row, column, _ = np.unravel_index(np.argmin(depth), depth.shape)
     raise InputError(

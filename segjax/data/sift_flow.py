@@ -25,7 +25,7 @@ from segjax.data.examples import (
   shift_label,
 )
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 # Both in stored order, as in data/sift-flow/classes.txt of the reference code.
 SEMANTIC_NAMES = (
@@ -105,6 +105,6 @@ def _read(
       f'{geometric}: label of {h} x {w} px for one of {height} x {width} px '
       f'({semantic}); they must be equal'
     )
-  return pages.read_page(image, ('uint8',), 3), np.stack(
+  return single_images.read_image(image, ('uint8',), 3), np.stack(
     [first, second], axis=-1
   )

@@ -27,7 +27,7 @@ from segjax.data.layout import (
   read_names,
 )
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 CLASS_NAMES = (
   'background',
@@ -135,9 +135,9 @@ def read_label(path: Path) -> np.ndarray:
   if path.suffix == '.mat':
     label = matlab.read_label(path, 'GTcls.Segmentation')
   else:
-    label = pages.read_indices(path)
+    label = single_images.read_indices(path)
   return check_label(label, len(CLASS_NAMES), path)
 
 
 def _read(image_file, label_file):
-  return pages.read_rgb(image_file), read_label(label_file)
+  return single_images.read_rgb(image_file), read_label(label_file)

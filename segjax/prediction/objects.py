@@ -70,17 +70,17 @@ def measure_objects(
     inside = np.nonzero(ids)
     found = ids[inside]
     value = np.asarray(values[window], np.float64)[inside]
-    place = np.stack(inside, -1) + [window[0].start, window[1].start]
+    position = np.stack(inside, -1) + [window[0].start, window[1].start]
     for sums, weights in (
       (area, None),
-      (rows, place[:, 0]),
-      (columns, place[:, 1]),
+      (rows, position[:, 0]),
+      (columns, position[:, 1]),
       (total, value),
     ):
       sums += np.bincount(found, weights, count + 1)
     np.maximum.at(most, found, value)
-    np.minimum.at(low, found, place)
-    np.maximum.at(high, found, place)
+    np.minimum.at(low, found, position)
+    np.maximum.at(high, found, position)
     border, codes = _codes(_with_halo(numbers, window))
     perimeter += np.bincount(border, _LENGTHS[codes], count + 1)
   touches = (low == 0).any(axis=1) | (high == (height - 1, width - 1)).any(1)

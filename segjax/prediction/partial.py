@@ -21,7 +21,13 @@ from typing import NamedTuple
 import jax
 
 from segjax import locks
-from segjax.atomic import REPLACED, place, remove, sync_file, temporary_folder
+from segjax.atomic import (
+  REPLACED,
+  give_name,
+  remove,
+  sync_file,
+  temporary_folder,
+)
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.prediction.outputs import check_replaceable
@@ -112,7 +118,7 @@ def open_partial(
         sync_file(output)
       if overwrite:
         check_replaceable(path)
-      place(output, path, overwrite)
+      give_name(output, path, overwrite)
 
   def check(error):
     if error is not None:

@@ -22,7 +22,7 @@ from segjax.geometry import FilteredGeometry
 from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.shapes import check_tiles, choose_tile_shape, most_windows
-from segjax.tiling.windows import fit_to_memory, predict_image
+from segjax.tiling.windows import limit_tiles, predict_image
 
 
 def predict_stored(
@@ -170,7 +170,7 @@ def settle_tiles(
     if settings.tile_memory_mib:
       largest = (*np.max([*sizes], axis=0).tolist(), model.in_channels)
       fitted = processes.together(
-        lambda: fit_to_memory(model, params, largest, dtype, settings)
+        lambda: limit_tiles(model, params, largest, dtype, settings)
       )
       limits = processes.gather(np.array(fitted.max_tile_size_px))
       settings = dataclasses.replace(fitted, max_tile_size_px=int(limits.min()))

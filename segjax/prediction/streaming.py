@@ -14,7 +14,7 @@ from segjax.contracts import SegmentationModel
 from segjax.tiling.plans import TilePlan, plan_tiles
 from segjax.tiling.programs import create_program
 from segjax.tiling.settings import TileSettings
-from segjax.tiling.windows import fit_to_memory, predict_windows, read_mirrored
+from segjax.tiling.windows import limit_tiles, predict_windows, read_mirrored
 
 
 def stream_predict(
@@ -54,7 +54,7 @@ def stream_predict(
   """
   if settings.tile_memory_mib and settings.tile_size is None:
     dtype = read_mirrored(reader, (0, 0), (1, 1)).dtype
-    settings = fit_to_memory(model, params, reader.shape, dtype, settings)
+    settings = limit_tiles(model, params, reader.shape, dtype, settings)
   height, width, _ = reader.shape
   plan = plan_tiles(height, width, model.geometry, settings)
   transforms = settings.transforms

@@ -23,7 +23,7 @@ from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.plans import TilePlan
 
 
-class Page:
+class PageWriter:
   """A page of a canvas; it encodes predictions as windows are assigned."""
 
   def __init__(
@@ -173,7 +173,7 @@ def write_predictions(
 
       plan = stream(
         image,
-        Page(canvas, page, encode),
+        PageWriter(canvas, page, encode),
         finished=finished[page],
         # Shifted by page, so that pages of one window are shared, too.
         share=slice((index - page) % count, None, count),

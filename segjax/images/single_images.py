@@ -10,7 +10,7 @@ from segjax.errors import InputError
 from segjax.images import files
 
 
-def read_page(
+def read_image(
   file: Path, dtypes: Sequence[str], num_channels: int
 ) -> np.ndarray:
   """Returns the one page [H, W, C] of an image file, as an image.
@@ -29,8 +29,8 @@ def read_page(
 
 
 def read_rgb(file: Path) -> np.ndarray:
-  """Returns u8[H, W, 3] in RGB order; see `read_page`."""
-  return read_page(file, ('uint8',), 3)
+  """Returns u8[H, W, 3] in RGB order; see `read_image`."""
+  return read_image(file, ('uint8',), 3)
 
 
 def read_indices(path: Path) -> np.ndarray:
