@@ -59,6 +59,15 @@ def replacing(
 
 
 @contextlib.contextmanager
+def refusing_write_errors(path: str | os.PathLike) -> Iterator[None]:
+  """Raises InputError, which names `path`, for an OSError of the block."""
+  try:
+    yield
+  except OSError as e:
+    raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
+
+
+@contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
   """Yields a new locked folder in `parent`, which is removed at the end.
 

@@ -143,7 +143,7 @@ CASES = {
   ),
   'an artifact and a checkpoint': (
     PREDICT + '--artifact={tree}/maps --checkpoint=best',
-    ['--checkpoint=best is of a run', '--artifact={tree}/maps'],
+    ['--checkpoint=best names a checkpoint', '--artifact={tree}/maps'],
   ),
   'an artifact and a type to compute in': (
     PREDICT + '--artifact={tree}/maps --compute_dtype=bfloat16',

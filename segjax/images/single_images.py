@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that hold one image, or one label: their only page, checked."""
+"""Files that must hold one image or one label, checked while they are read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,16 @@ from segjax.images import files
 def read_image(
   file: Path, dtypes: Sequence[str], num_channels: int
 ) -> np.ndarray:
-  """Returns the one page [H, W, C] of an image file, as an image.
+  """Returns the only page [H, W, C] of an image file, as an image.
+
+  Args:
+    file: the image file.
+    dtypes: names of the dtypes that the image may have.
+    num_channels: C.
 
   Raises:
-    InputError: the file holds several pages, another dtype or number of
-      channels, or `files.read_stack` refuses it.
+    InputError: the file holds several pages, another dtype or another number of
+      channels; or `files.read_stack` refuses it.
   """
   image = _only_page(file, files.read_stack(file))
   if image.dtype not in dtypes or image.shape[-1] != num_channels:
@@ -34,11 +39,11 @@ def read_rgb(file: Path) -> np.ndarray:
 
 
 def read_indices(path: Path) -> np.ndarray:
-  """Returns integers [H, W], 0 or more, as a palette or gray PNG has them.
+  """Returns the class indices [H, W] of a palette or gray label file.
 
   Raises:
-    InputError: as `files.read_labels`; or the file has colours, not indices, or
-      negative numbers.
+    InputError: the file holds several pages, colours or negative numbers; or
+      `files.read_labels` refuses it.
   """
   label = _only_page(path, files.read_labels(path))
   if label.shape[-1] != 1:

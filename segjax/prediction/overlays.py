@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overlays: pictures of a prediction over an image larger than memory."""
+"""Overlays: pictures of a prediction over an image of any size."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ _BAND_ROWS = 256  # Rows of the image that are read at once.
 
 
 def thinning(height: int, width: int) -> int:
-  """Returns the n with which an overlay shows every n-th row and column.
+  """Returns n, if an overlay shows every n-th row and column.
 
-  It is the least n that makes both sides at most `MAX_SIDE_PX`.
+  It is the smallest n that makes both sides at most `MAX_SIDE_PX`.
   """
   return math.ceil(max(height, width) / MAX_SIDE_PX)
 
@@ -51,7 +51,7 @@ def draw_overlay(
   for start in range(0, height, band_rows):
     rows = slice(start, min(start + band_rows, height))
     band = page[rows, slice(0, width)][::step, ::step]
-    bands.append(band.copy())  # Without the rest of what was read.
+    bands.append(band.copy())  # A view would keep all that was read.
   return pictures.segmentation_panel(
     np.concatenate(bands), None, labels.array, class_names, palette
   )
