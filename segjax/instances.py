@@ -46,6 +46,7 @@ from segjax.images.files import (
 from segjax.images.labels import label_of, map_of
 from segjax.images.zarr import is_zarr
 from segjax.prediction.components import (
+  View,
   blocks_of,
   fill_holes,
   label_blocks,
@@ -184,7 +185,7 @@ def label_files(
 
 
 def _check_arguments(threshold, seed_threshold, pixel_size_um):
-  """Raises InputError for a threshold or an impossible pixel size."""
+  """Raises InputError for an impossible threshold or pixel size."""
   for name, value in (
     ('threshold', threshold),
     ('seed_threshold', seed_threshold),
@@ -279,7 +280,7 @@ def _label_pages(
         holes = _numbers(target.with_name('holes'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(
-          _Map(page, file, scale),
+          _map(page, file, scale),
           numbers,
           threshold,
           seed_threshold,
@@ -312,11 +313,11 @@ def _measure_pages(file, target, scale):
   ):
     pages = []
     for page, ids in zip(maps, labels, strict=True):
-      numbers = _Numbers(ids)
+      numbers = View(ids.shape[:2], lambda window, ids=ids: ids[window][..., 0])
       count = max(
         int(ids[window].max()) for window in blocks_of(numbers.shape, _BLOCK_PX)
       )
-      values = _Map(page, file, scale)
+      values = _map(page, file, scale)
       pages.append(
         (numbers, measure_objects(numbers, values, count, _BLOCK_PX))
       )
@@ -386,37 +387,23 @@ def _numbers(path, shape):
   return np.memmap(path, dtype, 'r+', shape=shape)
 
 
-class _Numbers:
-  """A page [H, W, 1] of numbers, which is read as [H, W]."""
+def _map(page, file, scale):
+  """Returns a page [H, W, 1] as a map [H, W], which checks what is read."""
 
-  def __init__(self, page):
-    self._page, self.shape = page, page.shape[:2]
-
-  def __getitem__(self, window):
-    return self._page[window][..., 0]
-
-
-class _Map:
-  """A page [H, W, 1], of which checked windows are read as a map [H, W]."""
-
-  def __init__(self, page, file, scale):
-    self._page, self._file = page, file
-    self._scale = scale if page.dtype == np.uint8 else 1
-    self.shape = page.shape[:2]
-
-  def __getitem__(self, window):
-    rows, columns = window
-    values = self._page[rows, columns]
-    if self._scale > 1:  # In doubles, since in float32 204 / 255 exceeds 0.8.
-      values = values / self._scale
+  def read(window):
+    values = page[window]
+    if page.dtype == np.uint8 and scale > 1:
+      values = values / scale  # In float32, 204 / 255 would exceed 0.8.
     if values.shape[-1] != 1 or not 0 <= values.min() <= values.max() <= 1:
       raise InputError(
-        f'{self._file} has {values.shape[-1]} channel(s) of values from '
+        f'{file} has {values.shape[-1]} channel(s) of values from '
         f'{values.min():g} to {values.max():g}; expected one, of probabilities '
         'or labels in [0, 1], or uint8 probabilities of 0..255 (a uint8 map '
         'without any above 127 may be labels; predict with --dtype=float32)'
       )
     return values[..., 0]
+
+  return View(page.shape[:2], read)
 
 
 def main(_):

@@ -76,13 +76,7 @@ from segjax.settings.sections import read_prediction, read_refinement
 
 
 class _Job(NamedTuple):
-  """An output and the image files that it is predicted from.
-
-  Attributes:
-    files: image files.
-    output: file to write.
-    digest: checksum of the image files; see `digest_of_rasters`.
-  """
+  """An output, the image files that it is predicted from, and their digest."""
 
   files: list[Path]
   output: Path
@@ -168,6 +162,7 @@ def predict_files(
     activation='logits' if kind == 'logits' else 'probabilities',
     **{} if tile_size_px is None else {'tile_size': tile_size_px},
   )
+  preprocessing.check_channels(model.in_channels)
   params_digest = digest_of_values(digests_of_arrays(params))
   described = config.to_dict()
   described.pop('refinement', None)
@@ -184,7 +179,6 @@ def predict_files(
     finished = _find_finished(journal, jobs, overwrite)
     if any(finished):
       processes.say(describe_skipped(output, finished))
-    preprocessing.check_channels(model.in_channels)
     takes = model.in_channels, preprocessing
     measured = processes.together(
       lambda: [measure_pages(job.files, *takes, job.output) for job in jobs]
@@ -226,7 +220,7 @@ def predict_files(
 
 
 def _plan_jobs(source, output, kind, dtype, model, other_inputs) -> list[_Job]:
-  """Returns the outputs with their images; refuses outputs that can't be."""
+  """Returns the outputs with their images; refuses impossible outputs."""
   images = list_rasters(source)
   is_folder = source.is_dir() and not is_zarr(source)
   planned = plan_outputs(images, is_folder, output, kind, len(model.head_sizes))

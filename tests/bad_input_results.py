@@ -139,7 +139,7 @@ CASES = {
   ),
   'an artifact and a run': (
     PREDICT + '--artifact={tree}/maps --workdir={run}',
-    ['--artifact={tree}/maps is a network', 'no --workdir'],
+    ['--artifact={tree}/maps is a whole network', 'no --workdir'],
   ),
   'an artifact and a checkpoint': (
     PREDICT + '--artifact={tree}/maps --checkpoint=best',

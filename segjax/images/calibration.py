@@ -64,12 +64,10 @@ class Calibration:
     return self.steps[axis] * factor if known == unit else None
 
   def axes(self, shape: tuple[int, ...]) -> dict[str, int]:
-    """Returns the names and lengths of the axes of a stack, the slowest first.
+    """Returns names and lengths of the axes of a stack, the slowest axis first.
 
-    If the axes of the pages are unknown, the pages lie along z.
-
-    Args:
-      shape: [N, H, W] or [N, H, W, C].
+    The shape is [N, H, W] or [N, H, W, C]. If the axes of the pages are
+    unknown, the pages lie along z.
     """
     pages = dict(self.pages)
     if math.prod(pages.values()) != shape[0]:

@@ -123,21 +123,12 @@ def read_colours(
 
   A page without a palette is not decoded, and gives None.
 
-  Args:
-    path: see `open_rasters`.
-    number: number of the page, counted from 0.
-
   Raises:
     InputError: see `read_labels`; or the palette lacks an index.
   """
-  path, palettes = Path(path), []
-
-  def keep(page, path):
-    palettes.append(page.palette)
-    return label_of(page, path)
-
-  with open_rasters(path, keep) as pages, _refusing_damage(path):
-    palette, page = palettes[number], pages[number]
+  path = Path(path)
+  with _open_stored(path) as stored, _refusing_damage(path):
+    palette, page = stored[number].palette, label_of(stored[number], path)
     if palette is None:
       return None
     check_size(path, page.shape, page.dtype, bytes_of(path))
@@ -151,14 +142,8 @@ def read_colours(
 
 def read_calibration(path: str | os.PathLike) -> Calibration:
   """Returns the axes and pixel sizes of an image file; see `open_rasters`."""
-  found = []
-
-  def keep(page, path):
-    found.append(page.calibration)
-    return Raster(page.shape, page.dtype, page.read)
-
-  with open_rasters(path, keep):
-    return found[0]
+  with _open_stored(Path(path)) as stored:
+    return stored[0].calibration
 
 
 def count_pages(path: str | os.PathLike, meaning: Meaning = image_of) -> int:
@@ -196,6 +181,22 @@ def open_rasters(
       which have no checksum.
   """
   path = Path(path)
+  with _open_stored(path) as stored:
+    with _refusing_damage(path):
+      pages = [meaning(page, path) for page in stored]
+    first = pages[0]
+    for i, page in enumerate(pages):
+      if (page.shape, page.dtype) != (first.shape, first.dtype):
+        raise InputError(
+          f'{path}: page {i} is {page.dtype}{list(page.shape)}, page 0 '
+          f'{first.dtype}{list(first.shape)}; pages must be equal'
+        )
+    yield [_refusing_raster(path, page) for page in pages]
+
+
+@contextlib.contextmanager
+def _open_stored(path):
+  """Yields the pages of an image file as it stores them."""
   if zarr.is_zarr(path):
     reader = zarr
   elif path.is_file():
@@ -206,15 +207,7 @@ def open_rasters(
   with contextlib.ExitStack() as stack:
     with _refusing_damage(path):
       stored = stack.enter_context(reader.open_pages(path))
-      pages = [meaning(page, path) for page in stored]
-    first = pages[0]
-    for i, page in enumerate(pages):
-      if (page.shape, page.dtype) != (first.shape, first.dtype):
-        raise InputError(
-          f'{path}: page {i} is {page.dtype}{list(page.shape)}, page 0 '
-          f'{first.dtype}{list(first.shape)}; pages must be equal'
-        )
-    yield [_refusing_raster(path, page) for page in pages]
+    yield stored
 
 
 def _refusing_raster(path, page):
@@ -231,11 +224,6 @@ def decode_picture(
   data: bytes, source: str, meaning: Meaning = image_of
 ) -> np.ndarray:
   """Returns the only page [H,W,C] of the bytes of a PNG, JPEG or the like.
-
-  Args:
-    data: the bytes of the file.
-    source: names the file in messages.
-    meaning: see `open_rasters`.
 
   Raises:
     InputError: see `read_stack`; or there are several pages.
@@ -320,9 +308,8 @@ def write_stack(
       with open(temporary, 'xb') as file:
         png_jpeg.encode(file, array[0], palette)
       return
-    _FORMATS[ending].create(temporary, array.shape, np.dtype(dtype))
     whole = slice(0, array.shape[1]), slice(0, array.shape[2])
-    with _canvas(_FORMATS[ending], temporary, array.shape, dtype) as canvas:
+    with open_canvas(temporary, array.shape, np.dtype(dtype)) as canvas:
       for number, page in enumerate(array):
         canvas[number, *whole] = page
 
@@ -376,13 +363,9 @@ def open_canvas(
     unfinished.unlink(missing_ok=True)
     writer.create(unfinished, shape, dtype, calibration)
     os.replace(unfinished, path)
-  with _canvas(writer, path, shape, dtype) as canvas:
-    yield canvas
-
-
-def _canvas(writer, path, shape, dtype):
   offsets = writer.page_offsets(path)
-  return uncompressed_canvas(path, offsets, shape, np.dtype(dtype))
+  with uncompressed_canvas(path, offsets, shape, dtype) as canvas:
+    yield canvas
 
 
 def list_images(path: str | os.PathLike) -> list[Path]:

@@ -21,7 +21,7 @@ from segjax.images.windows import Canvas
 # Rows, and columns, of the chunks that are written.
 CHUNK = 512
 
-# A larger image gets a pyramid, coarser scales for viewers down to this side.
+# An image with a longer side gets a pyramid: coarser scales, down to this side.
 LARGE = 1024
 
 # The attribute by which `outputs.check_replaceable` recognises an output.
@@ -108,22 +108,15 @@ def add_scales(
 
 
 def label_attributes(names: Sequence[str], colours: np.ndarray) -> dict:
-  """Returns OME-Zarr's attributes of a label map.
+  """Returns OME-Zarr's attributes of a label map with colours u8[K, 3].
 
   Class 0 is transparent if it is black, as a background is.
-
-  Args:
-    names: names of the K classes.
-    colours: u8[K, 3].
   """
-  alphas = [255 if colours[0].any() else 0, *[255] * (len(names) - 1)]
   return {
     'image-label': {
       'colors': [
-        {'label-value': i, 'rgba': [*colour, alpha]}
-        for i, (colour, alpha) in enumerate(
-          zip(colours.tolist(), alphas, strict=True)
-        )
+        {'label-value': i, 'rgba': [*colour, 255 if i or any(colour) else 0]}
+        for i, colour in enumerate(colours.tolist())
       ],
       'properties': [
         {'label-value': i, 'class': name} for i, name in enumerate(names)
@@ -137,10 +130,8 @@ def channel_attributes(
 ) -> dict:
   """Returns OME-Zarr's attributes of channels.
 
-  Args:
-    names: names of the C channels.
-    colours: u8[C, 3], the colour of the largest value; white replaces black.
-    largest: value that is shown brightest; 0 is shown black.
+  The colours u8[C, 3] are those of the value `largest`, and 0 is black. White
+  replaces a black colour.
   """
   window = {'min': 0, 'start': 0, 'max': largest, 'end': largest}
   colours = np.where(colours.any(axis=1, keepdims=True), colours, 255)

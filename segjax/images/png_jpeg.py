@@ -87,11 +87,7 @@ def open_pages(path: Path) -> Iterator[list[StoredPage]]:
 def pages_of(
   begin: Callable[[], BinaryIO], source: Path | str
 ) -> list[StoredPage]:
-  """Returns the pages of a file; see `open_pages`.
-
-  Args:
-    begin: () -> the file, opened at its first byte.
-    source: names the file in messages.
+  """Returns the pages of the file that `begin` opens; see `open_pages`.
 
   Raises:
     InputError: the picture is an animated PNG or WebP, is too large, or has a
@@ -236,13 +232,9 @@ def check_jpeg(
 def encode(
   file: BinaryIO, page: np.ndarray, palette: np.ndarray | None = None
 ) -> None:
-  """Writes a PNG.
+  """Writes a page u8[H, W], or u8[H, W, C] with C 1 or 3, as a PNG.
 
-  Args:
-    file: the open file.
-    page: u8[H, W], or u8[H, W, C] with C 1 or 3.
-    palette: u8[K, 3], the colours of class indices below K; None for gray or
-      RGB.
+  A palette u8[K, 3] has the colours of class indices below K.
   """
   picture = Image.fromarray(page[..., 0] if page.shape[2:] == (1,) else page)
   if palette is not None:

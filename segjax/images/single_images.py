@@ -15,10 +15,6 @@ def read_image(
 ) -> np.ndarray:
   """Returns the only page [H, W, C] of an image file, as an image.
 
-  Args:
-    file: the image file.
-    dtypes: names of the dtypes that the image may have.
-    num_channels: C.
 
   Raises:
     InputError: the file holds several pages, another dtype or another number of

@@ -43,11 +43,7 @@ _MOST_TAG_BYTES = 2**24
 # ResolutionUnit -> its name, and the most pixels per unit that count as the
 # resolution of a print. Programs that know nothing of microscopes state these.
 _PRINT_RESOLUTION = {2: ('inch', 1200), 3: ('centimeter', 1200 / 2.54)}
-_RGB_OR_GRAY = (
-  tifffile.PHOTOMETRIC.MINISBLACK,
-  tifffile.PHOTOMETRIC.RGB,
-  tifffile.PHOTOMETRIC.LINEAR_RAW,
-)
+_COLOURS = ('MINISBLACK', 'MINISWHITE', 'PALETTE', 'RGB', 'LINEAR_RAW')
 
 
 @contextlib.contextmanager
@@ -413,20 +409,18 @@ def _checked_dtype(path: Path, pages: Sequence[tifffile.TiffPage]) -> np.dtype:
       f'{path}: samples of {first.bitspersample} bits in a format without a '
       'dtype; expected booleans, integers or floats of at most 64 bits'
     )
-  photometric = tifffile.PHOTOMETRIC
-  known = [*_RGB_OR_GRAY, photometric.MINISWHITE, photometric.PALETTE]
-  compression = tifffile.COMPRESSION(first.compression)
-  if compression.name == 'JPEG':  # Decoders turn YCbCr into RGB.
-    known.append(photometric.YCBCR)
-  if first.photometric not in known:
+  colours = tifffile.PHOTOMETRIC(first.photometric).name
+  codec = tifffile.COMPRESSION(first.compression).name
+  # Decoders of JPEG turn YCbCr into RGB.
+  if colours not in _COLOURS and (colours, codec) != ('YCBCR', 'JPEG'):
     raise InputError(
-      f'{path}: colours are stored as {photometric(first.photometric).name}; '
-      'expected gray, a palette or RGB'
+      f'{path}: colours are stored as {colours}; expected gray, a palette or '
+      'RGB'
     )
-  if compression.name not in _CODECS:
+  if codec not in _CODECS:
     raise InputError(
-      f'{path}: codec {compression.name} is not supported; save it '
-      'uncompressed or with LZW or DEFLATE'
+      f'{path}: codec {codec} is not supported; save it uncompressed or with '
+      'LZW or DEFLATE'
     )
   return first.dtype
 

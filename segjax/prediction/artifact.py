@@ -69,12 +69,12 @@ class AnySizeGeometry(AnySize):
 def describe_geometry(geometry: Geometry) -> dict[str, Any]:
   """Returns the fields of a geometry that `artifact.json` holds."""
   kind = AnySizeGeometry if geometry.takes_any_size else UNetGeometry
-  described = {
-    field.name: getattr(geometry, field.name)
+  fields = (
+    (field.name, getattr(geometry, field.name))
     for field in dataclasses.fields(kind)
-  }
+  )
   # Earlier versions would refuse an empty field.
-  return {name: value for name, value in described.items() if value != ()}
+  return {name: value for name, value in fields if value != ()}
 
 
 def check_output(path: str | os.PathLike, overwrite: bool) -> None:

@@ -51,14 +51,7 @@ def measure_pages(
 ) -> tuple[int, tuple[int, int], np.dtype]:
   """Returns the number of pages in files, their size and their widest dtype.
 
-  Args:
-    files: image files that go together into one output.
-    channels: number of channels that the network takes.
-    preprocessing: settings that say which pixels the network takes.
-    output: the output, which must be able to hold the pages.
-
-  Returns:
-    number of pages, (height, width) in pixels, dtype.
+  The size is (height, width) in pixels. For the arguments see `checked_pages`.
 
   Raises:
     InputError: a file cannot be read or has other channels, or the output
@@ -196,10 +189,8 @@ def finish_picture(
 ) -> None:
   """Makes the picture from the canvas, if the output is a .png.
 
-  Args:
-    folder: folder of the unfinished output.
-    name: name of the output, with its ending.
-    colours: uint8[K, 3], colours of the labels 0..K-1; None for gray or RGB.
+  The output has this name in the folder of an unfinished output. The colours
+  uint8[K, 3] show the labels 0..K-1.
   """
   output = folder / name
   canvas = _canvas_path(output)

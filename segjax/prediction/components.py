@@ -7,8 +7,9 @@ maps larger than memory. It finds the instances of `label_instances`, but may
 number them in another order.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,17 @@ from scipy import ndimage, sparse
 from skimage.segmentation import watershed
 
 from segjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """An array [H, W] whose windows, `view[rows, columns]`, a function reads."""
+
+  shape: tuple[int, int]
+  read: Callable[[tuple[slice, slice]], np.ndarray]
+
+  def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+    return self.read(window)
 
 
 def label_instances(
@@ -172,7 +184,10 @@ def fill_holes(numbers: Any, holes: Any, block_px: int = 2048) -> None:
     block_px: side of a block, in pixels.
   """
   height, width = numbers.shape
-  count = label_blocks(_Background(numbers), holes, block_px=block_px)
+  background = View(
+    numbers.shape, lambda window: np.asarray(numbers[window]) == 0
+  )
+  count = label_blocks(background, holes, block_px=block_px)
   # The least and the largest number of an object beside each piece; the edge of
   # the map counts as -1.
   least = np.full(count + 1, np.iinfo(np.int64).max)
@@ -206,16 +221,6 @@ def fill_holes(numbers: Any, holes: Any, block_px: int = 2048) -> None:
   for window in windows:
     filled = filling[holes[window]]
     numbers[window] = np.where(filled > 0, filled, numbers[window])
-
-
-class _Background:
-  """A map of the background, read by windows: True where there is no object."""
-
-  def __init__(self, numbers):
-    self._numbers, self.shape = numbers, numbers.shape
-
-  def __getitem__(self, window):
-    return np.asarray(self._numbers[window]) == 0
 
 
 def blocks_of(

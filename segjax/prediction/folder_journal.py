@@ -38,9 +38,7 @@ class FolderJournal:
   ) -> list[bool]:
     """Returns which outputs this command has finished and nobody has changed.
 
-    Args:
-      outputs: files in the folder.
-      digests: checksum of the input of each output.
+    The digests are the checksums of the inputs, one for each output.
     """
     try:
       lines = set(self._path.read_text('utf-8', errors='replace').split('\n'))
@@ -59,7 +57,7 @@ class FolderJournal:
 
     Args:
       output: file in the folder.
-      digest: checksum of its input, taken before the input was read.
+      digest: checksum of its input, computed before the input was read.
       written: the complete file, which is then renamed to `output`.
 
     Raises:

@@ -102,18 +102,12 @@ def measure_objects(
 
 def _with_halo(numbers, window):
   """Returns a window with two pixels around it, 0 beyond the image."""
-  starts = [max(s.start - 2, 0) for s in window]
-  stops = [
-    min(s.stop + 2, n) for s, n in zip(window, numbers.shape, strict=True)
-  ]
-  ids = np.asarray(
-    numbers[slice(starts[0], stops[0]), slice(starts[1], stops[1])]
-  )
-  pads = [
-    (start - s.start + 2, s.stop + 2 - stop)
-    for start, stop, s in zip(starts, stops, window, strict=True)
-  ]
-  return np.pad(ids, pads)
+  wider, pads = [], []
+  for side, length in zip(window, numbers.shape, strict=True):
+    start, stop = max(side.start - 2, 0), min(side.stop + 2, length)
+    wider.append(slice(start, stop))
+    pads.append((start - side.start + 2, side.stop + 2 - stop))
+  return np.pad(np.asarray(numbers[tuple(wider)]), pads)
 
 
 def _codes(ids):

@@ -35,11 +35,8 @@ def trace_outlines(
   """Yields the number of each object and its rings, f64[N, 2] of x and y.
 
   The first ring is the outer one, and the others are holes. Each ring ends
-  where it begins. Memory holds the bounding box of one object.
-
-  Args:
-    numbers: [H, W], read by windows.
-    measured: the result of `objects.measure_objects` for `numbers`.
+  where it begins. Memory holds the bounding box of one object. The numbers
+  [H, W] are read by windows; `objects.measure_objects` has measured them.
   """
   boxes = (measured[name].tolist() for name in ('top', 'left'))
   ends = (measured[name].tolist() for name in ('bottom', 'right'))

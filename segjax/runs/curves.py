@@ -70,12 +70,7 @@ class _Mark(NamedTuple):
 
 
 def charts_of(rows: Sequence[dict], best_metric: str) -> list[Chart]:
-  """Returns the charts of a run for which there are values.
-
-  Args:
-    rows: rows of metrics.jsonl.
-    best_metric: name of the held-out score that ranks checkpoints.
-  """
+  """Returns the charts for which there are values in rows of metrics.jsonl."""
 
   def curve(name, role, key):
     points = [
@@ -93,7 +88,7 @@ def charts_of(rows: Sequence[dict], best_metric: str) -> list[Chart]:
 
 
 def draw_svg(chart: Chart) -> str:
-  """Returns a chart as an SVG element; CSS colours it by classes, the roles."""
+  """Returns a chart as an SVG element; the roles of marks are CSS classes."""
   parts = [
     f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
     f'aria-label="{html.escape(chart.title)} over the steps of training">'

@@ -113,9 +113,7 @@ def check_fit(saved: Any, wanted: Any, step: int) -> None:
 def digests_of_arrays(tree: Any) -> dict[str, str]:
   """Returns name -> SHA-256, in hexadecimal, of dtype, shape and elements.
 
-  Args:
-    tree: arrays of numpy or jax. Arrays of jax must be replicated, or lie
-      wholly on devices of this process.
+  Arrays of jax must be replicated, or lie wholly on devices of this process.
   """
   return {name: _digest(leaf) for name, leaf in named(tree).items()}
 
@@ -151,11 +149,8 @@ def _digest(leaf):
 
 
 def is_digest_of(known: str, digest: str) -> bool:
-  """Returns whether the digest that a run knows is that of a data set.
+  """Returns whether the digest that a run knows is a `Dataset.digest`.
 
-  Args:
-    known: digest in the run; early versions of segjax wrote only its first
-      half.
-    digest: `Dataset.digest`.
+  Early versions of segjax wrote only the first half of a digest.
   """
   return known in (digest, digest.partition('+')[0])
