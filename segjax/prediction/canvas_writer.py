@@ -3,6 +3,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -24,23 +25,18 @@ from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.plans import TilePlan
 
 
+@dataclasses.dataclass(frozen=True)
 class PageWriter:
   """A page of a canvas; it encodes the predictions that are assigned to it."""
 
-  def __init__(
-    self,
-    canvas: Canvas,
-    number: int,
-    encode: Callable[[np.ndarray], np.ndarray],
-  ):
-    self._canvas = canvas
-    self._number = number
-    self._encode = encode
+  canvas: Canvas
+  number: int
+  encode: Callable[[np.ndarray], np.ndarray]
 
   def __setitem__(
     self, window: tuple[slice, slice], predicted: np.ndarray
   ) -> None:
-    self._canvas[self._number, *window] = self._encode(predicted)
+    self.canvas[self.number, *window] = self.encode(predicted)
 
 
 def measure_pages(

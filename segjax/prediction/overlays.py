@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Overlays: pictures of a prediction over an image of any size."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,22 +58,22 @@ def draw_overlay(
   )
 
 
+@dataclasses.dataclass(frozen=True)
 class _ThinnedLabels:
   """A writer that keeps the labels of every `step`-th row and column.
 
   A label is the likeliest of the first `num_classes` classes.
   """
 
-  def __init__(self, array: np.ndarray, step: int, num_classes: int):
-    self.array = array
-    self._step = step
-    self._num_classes = num_classes
+  array: np.ndarray
+  step: int
+  num_classes: int
 
   def __setitem__(
     self, window: tuple[slice, slice], predicted: np.ndarray
   ) -> None:
-    skipped = [-side.start % self._step for side in window]
-    kept = predicted[skipped[0] :: self._step, skipped[1] :: self._step]
-    labels = np.argmax(kept[..., : self._num_classes], axis=-1)
-    row, column = (-(-side.start // self._step) for side in window)
+    skipped = [-side.start % self.step for side in window]
+    kept = predicted[skipped[0] :: self.step, skipped[1] :: self.step]
+    labels = np.argmax(kept[..., : self.num_classes], axis=-1)
+    row, column = (-(-side.start // self.step) for side in window)
     self.array[row:, column:][: kept.shape[0], : kept.shape[1]] = labels
