@@ -19,7 +19,7 @@ from segjax.data.examples import (
 )
 from segjax.data.layout import check_files, find_folder, read_list
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 # In stored order. The colours are CamVid's own; label images hold indices, so
 # that only pictures show them.
@@ -93,8 +93,8 @@ def _items(folder, name):
 
 
 def _read(image_file, label_file, scale):
-  image = pages.read_rgb(image_file)
-  label = pages.read_indices(label_file)
+  image = single_images.read_rgb(image_file)
+  label = single_images.read_indices(label_file)
   ignored = _VOID, IGNORE_LABEL
   label = check_label(label, _VOID, label_file, ignored=ignored)
   if scale == 1:

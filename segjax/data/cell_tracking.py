@@ -24,7 +24,7 @@ from absl import logging
 from segjax.data import border_weights, layout
 from segjax.data.examples import Dataset, FileExamples, Item, digest_of_arrays
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 CLASS_NAMES = ('background', 'cell')
 _GRAY = ('uint8', 'uint16')
@@ -138,7 +138,9 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
 
 
 def _read(image: Path, truth: Path) -> tuple[np.ndarray, np.ndarray]:
-  return pages.read_page(image, _GRAY, 1), pages.read_indices(truth)
+  return single_images.read_image(image, _GRAY, 1), single_images.read_indices(
+    truth
+  )
 
 
 def _cell(instances: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from segjax.data.examples import (
   dataset_of_files,
 )
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 # In stored order, spelt as in data/nyud/classes.txt of the reference code.
 CLASS_NAMES = (
@@ -90,21 +90,21 @@ def _read(modality: str, *files: Path) -> tuple[np.ndarray, np.ndarray]:
   *inputs, file = files
   stored = matlab.read_label(file, 'segmentation')
   label = check_label(stored, len(CLASS_NAMES), file, first=1, ignored=(0,))
-  image = pages.read_page(inputs[0], ('uint8',), 3)
+  image = single_images.read_image(inputs[0], ('uint8',), 3)
   if len(inputs) == 1:
     return image, label
   if modality == 'color_d':
     image = image.astype(np.float32) / 255
     more = _read_log_depth(inputs[1]) / 255
   else:
-    more = pages.read_page(inputs[1], ('uint8',), 3)
+    more = single_images.read_image(inputs[1], ('uint8',), 3)
   check_equal_size(more, inputs[1], image, inputs[0], what='channels')
   return np.concatenate([image, more], axis=-1), label
 
 
 def _read_log_depth(file: Path) -> np.ndarray:
   """Returns ln(depth), f32[H,W,1]."""
-  depth = pages.read_page(file, ('uint16',), 1)
+  depth = single_images.read_image(file, ('uint16',), 1)
   if not depth.all():
     row, column, _ = np.unravel_index(np.argmin(depth), depth.shape)
     raise InputError(

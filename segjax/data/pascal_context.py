@@ -16,7 +16,7 @@ from segjax.data import matlab
 from segjax.data.examples import Dataset, check_known, dataset_of_files
 from segjax.data.layout import find_folder, named_items, read_names
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 # Three of the 59 have another name among the 459 (published code of FCN).
 RENAMES = {'diningtable': 'table', 'bedcloth': 'bedclothes', 'clothes': 'cloth'}
@@ -138,4 +138,4 @@ def _read(image_file, label_file, table):
   stored = matlab.read_label(label_file, 'LabelMap')
   known = (stored >= 0) & (stored < len(table))
   check_known(stored, known, label_file, f'0..{len(table) - 1}')
-  return pages.read_rgb(image_file), table[stored]
+  return single_images.read_rgb(image_file), table[stored]

@@ -25,7 +25,7 @@ from segjax.data.examples import (
   check_label,
   dataset_of_files,
 )
-from segjax.images import pages
+from segjax.images import single_images
 
 # Both in stored order, as in data/sift-flow/classes.txt of the reference code.
 SEMANTIC_NAMES = (
@@ -82,7 +82,7 @@ def _read(
   semantic = _read_label(semantic_file, SEMANTIC_NAMES, (0,))
   # The reference reads 0 as unlabelled, too.
   geometric = _read_label(geometric_file, GEOMETRIC_NAMES, (-1, 0))
-  image = pages.read_page(image_file, ('uint8',), 3)
+  image = single_images.read_image(image_file, ('uint8',), 3)
   check_equal_size(semantic, semantic_file, image, image_file)
   check_equal_size(geometric, geometric_file, image, image_file)
   return image, np.stack([semantic, geometric], axis=-1)

@@ -20,7 +20,7 @@ from segjax.data import matlab
 from segjax.data.examples import Dataset, check_label, dataset_of_files
 from segjax.data.layout import find_folder, named_items, read_names
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 # In stored order.
 CLASS_NAMES = (
@@ -109,9 +109,9 @@ def read_label(path: Path) -> np.ndarray:
   if path.suffix == '.mat':
     label = matlab.read_label(path, 'GTcls.Segmentation')
   else:
-    label = pages.read_indices(path)
+    label = single_images.read_indices(path)
   return check_label(label, len(CLASS_NAMES), path)
 
 
 def _read(image_file, label_file):
-  return pages.read_rgb(image_file), read_label(label_file)
+  return single_images.read_rgb(image_file), read_label(label_file)
