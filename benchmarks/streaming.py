@@ -29,7 +29,7 @@ from segjax.cli.command_line import run_command
 from segjax.images.files import open_canvas, open_rasters
 from segjax.models.unet import UNet
 from segjax.prediction import outputs
-from segjax.prediction.pages import Page
+from segjax.prediction.canvas_writer import PageWriter
 from segjax.prediction.streaming import stream_predict
 from segjax.tiling.plans import plan_tiles
 from segjax.tiling.programs import create_program
@@ -90,7 +90,7 @@ def predict(source, output):
     open_rasters(source) as pages,
     open_canvas(output, (1, *pages[0].shape[:2]), np.uint8) as canvas,
   ):
-    page = Page(canvas, 0, _encode)
+    page = PageWriter(canvas, 0, _encode)
     tiles = TileSettings(tile_size=_NARROW_TILE_SIZE)
     stream_predict(pages[0], page, _NARROW, params, tiles)
   return time.perf_counter() - start

@@ -64,7 +64,7 @@ def main(_):
   plan = plans.plan_tiles(size, size, geometry, tiles)
   # Square, as the image is.
   tile, margin = plan.tile_shape[0], geometry.margin
-  origins = [plan.place(window).origin for window in plan.windows]
+  origins = [plan.position(window).origin for window in plan.windows]
   starts = sorted({row for row, _ in origins})
   padded = windows.read_mirrored(
     image, (starts[0],) * 2, (starts[-1] + tile - starts[0],) * 2

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Atomic writes: files and folders that appear whole or not at all.
 
-An unfinished file lies in a hidden folder beside its place. A lock tells this
-folder from one that a killed process left. Nothing is replaced unless the
-caller asks for it.
+An unfinished file lies in a hidden folder beside the file that it becomes. A
+lock tells this folder from one that a killed process left. Nothing is replaced
+unless the caller asks for it.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from segjax import locks
 from segjax.errors import InputError
 
-# Where `place` puts a folder that it replaces.
+# The folder to which `give_name` moves a folder that it replaces.
 REPLACED = '.segjax.replaced'
 _TEMPORARY = re.compile(r'\.segjax-[0-9a-f]{8}\.tmp')
 _TRIES = 5
@@ -40,14 +40,14 @@ def replacing(
 
   At any time, also after a crash, `path` is the old file or the new one. If the
   block raises, or the disk is full, the old one stays and the new one is
-  removed. For folders see `place`.
+  removed. For folders see `give_name`.
 
   Args:
     path: file or folder, in a folder that exists.
     overwrite: whether to replace it if it exists.
 
   Raises:
-    InputError: see `place`.
+    InputError: see `give_name`.
   """
   path = Path(path)
   with temporary_folder(path.parent) as folder:
@@ -55,7 +55,16 @@ def replacing(
     yield temporary
     for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
       sync_file(file)
-    place(temporary, path, overwrite)
+    give_name(temporary, path, overwrite)
+
+
+@contextlib.contextmanager
+def refusing_write_errors(path: str | os.PathLike) -> Iterator[None]:
+  """Raises InputError, which names `path`, for an OSError of the block."""
+  try:
+    yield
+  except OSError as e:
+    raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
 
 
 @contextlib.contextmanager
@@ -130,7 +139,7 @@ def sync_file(file: Path) -> None:
     os.fsync(opened.fileno())
 
 
-def place(finished: Path, path: Path, overwrite: bool) -> None:
+def give_name(finished: Path, path: Path, overwrite: bool) -> None:
   """Gives a finished file or folder its name.
 
   A folder that is replaced first goes to `REPLACED` beside `finished`, since no
@@ -147,7 +156,7 @@ def place(finished: Path, path: Path, overwrite: bool) -> None:
       replaces the same folder.
   """
   if not overwrite:
-    _place_anew(finished, path)
+    _give_new_name(finished, path)
   elif not finished.is_dir():
     os.replace(finished, path)  # It never replaces a folder by a file.
   else:
@@ -199,7 +208,7 @@ def _replace_folder(finished, path):
     raise
 
 
-def _place_anew(finished, path):
+def _give_new_name(finished, path):
   appeared = InputError(
     f'{path} was made by somebody else during this run, and is not replaced; '
     'give another output, or --overwrite to replace it'

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refinement of scores by a fully connected CRF (DenseCRF) in a window.
+"""Refinement of logits by a fully connected CRF (DenseCRF) in a window.
 
 The mean field of Krähenbühl and Koltun ("Efficient Inference in Fully Connected
 CRFs with Gaussian Edge Potentials", NIPS 2011) gives one class to pixels that
-lie close together and look alike. As in Teichmann and Cipolla ("Convolutional
-CRFs for Semantic Segmentation", 2018), only pairs of pixels within a square
-window count, with their exact kernels. So the result is local, and images can
-be refined by tiles. A window that covers the image gives the fully connected
-CRF itself.
+are close to each other and look alike. As in Teichmann and Cipolla
+("Convolutional CRFs for Semantic Segmentation", 2018), only pairs of pixels in
+a square window count, with their exact kernels. So the result is local, and
+images can be refined by tiles. A window that covers the image gives the fully
+connected CRF itself.
 """
 
 import dataclasses
@@ -21,9 +21,8 @@ import numpy as np
 
 from segjax.errors import InputError, check_least
 
-# Exponent of a kernel that is 0: below all others, and finite for gradients.
+# Exponent of a kernel of 0: below all others, and finite for gradients.
 _NOTHING = -1e30
-
 
 # The numbers of `Refinement` that can be learned.
 LEARNABLE = (
@@ -48,18 +47,18 @@ class Refinement:
   traced, and differentiated. The defaults were chosen for FCN-8s on CamVid.
 
   Attributes:
-    iterations: T, updates of the mean field; 0 changes no score.
+    iterations: T, number of updates of the mean field; 0 changes no logits.
     radius_px: r; a pixel is compared with those up to r rows and r columns
       away. The default, 3, is Teichmann and Cipolla's filter of 7 px.
     appearance_weight: w_a, weight of neighbours that look alike, in logits.
     appearance_width_px: theta_alpha, distance over which they count, in pixels.
-    intensity_width: theta_beta, how much their values may differ, in the unit
-      of the image. For `segjax.predict`, where values are in [0, 1], 0.03 is 8
-      of 255.
+    intensity_width: theta_beta, difference of values over which they count, in
+      the unit of the image. In `segjax.predict`, values are in [0, 1]; 0.03 is
+      8 of 255.
     smoothness_weight: w_s, weight of all neighbours, in logits.
     smoothness_width_px: theta_gamma, distance over which they count, in pixels.
     compatibility: mu, [K, K] numbers: row l, column l' is the penalty of class
-      l beside class l'. () is the Potts model: 1 for all classes that differ.
+      l beside class l'. () is the Potts model: 1 for different classes.
 
   >>> import segjax
   >>> segjax.Refinement(iterations=5, radius_px=3).reach_px
@@ -93,11 +92,11 @@ class Refinement:
 
   @property
   def reach_px(self) -> int:
-    """Pixels on each side on which a refined pixel depends, T r."""
+    """Number of pixels on each side that change a refined pixel: T r."""
     return self.iterations * self.radius_px
 
   def describe(self) -> str:
-    """Returns a description for messages; '' if it changes no score."""
+    """Returns a description for messages; '' if no logits change."""
     if not self.iterations:
       return ''
     return (
@@ -106,7 +105,7 @@ class Refinement:
     )
 
 
-# No refinement: scores stay as they are.
+# No refinement: logits stay as they are.
 OFF = Refinement(iterations=0)
 
 
@@ -116,9 +115,9 @@ def refine(
   settings: Refinement = Refinement(),
   present: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
-  """Returns scores f32[H, W, K] that agree with those of similar neighbours.
+  """Returns logits f32[H, W, K] that agree with those of similar neighbours.
 
-  Their softmax Q is the mean field. With u_i the scores of pixel i, p_i its
+  Their softmax Q is the mean field. With u_i the logits of pixel i, p_i its
   row and column and I_i its values in the image, Q starts as softmax(u), and T
   times
 
@@ -130,20 +129,20 @@ def refine(
 
   where j are the pixels of the image in the window around i, except i. The sums
   of kernels in the second line (the authors' "normalised after filtering") are
-  not in the paper's formulas. They make a weight mean the same in every window
-  and at borders, where neighbours are absent. A pixel that is unlike all its
-  neighbours follows those that it is least unlike.
+  not in the paper's formulas. With them, a weight means the same in every
+  window and at borders, where pixels have fewer neighbours. A pixel that
+  differs from all its neighbours follows the most similar ones.
 
-  It is pure, for `jit`, `vmap` and `grad`. With N = (2 r + 1)^2 - 1, it takes
-  T N K products and about 4 N numbers in memory per pixel.
+  The function is pure, for `jit`, `vmap` and `grad`. With N = (2 r + 1)^2 - 1,
+  it takes T N K products and about 4 N numbers in memory per pixel.
 
   Args:
     scores: logits f[H, W, K] of a network, before its softmax.
     image: f[H, W, C], gray or colour, in the unit of `intensity_width`, such as
       `to_unit_range` returns.
     settings: weights, widths, window and iterations.
-    present: bool[H, W]; other pixels, such as padding, are neighbours of none.
-      None for all pixels.
+    present: bool[H, W]; pixels that are False, such as padding, are nobody's
+      neighbours. None for all True.
 
   Raises:
     InputError: shapes or types are wrong, or `compatibility` is not [K, K].
@@ -159,7 +158,7 @@ def refine(
   [0, 0, 0, 1, 1, 1]
   """
   _check(scores, image, settings)
-  # Rows are outermost so that the weights of a row serve all of its classes.
+  # [H, K, W], so that the weights of a row serve all of its classes.
   unary = jnp.asarray(scores, jnp.float32).transpose(0, 2, 1)
   image = jnp.asarray(image, jnp.float32)
   if present is None:
@@ -171,7 +170,7 @@ def refine(
   def update(logits, _):
     message = _message(weights, jax.nn.softmax(logits, axis=1), radius)
     if compatibility is None:
-      # Potts without the sum over all classes, which a softmax cancels.
+      # The softmax cancels the sum over all classes in the Potts model.
       return unary + message, None
     penalty = jnp.einsum(
       'lm,hmw->hlw', compatibility, message, precision='highest'
@@ -185,7 +184,7 @@ def refine(
 def read_compatibility(
   settings: Refinement, num_classes: int
 ) -> jax.Array | None:
-  """Returns mu f32[K, K], or None for Potts.
+  """Returns mu f32[K, K], or None for the Potts model.
 
   Raises:
     InputError: `compatibility` is not [K, K].
@@ -214,14 +213,14 @@ def _neighbours(radius):
 
 
 def _weights(image, present, settings):
-  """Returns f32[N, H, W], the weight of each of N neighbours in a message.
+  """Returns f32[N, H, W], the factor of Q for each of N neighbours.
 
-  It is w_a k_a / sum k_a + w_s k_s / sum k_s, since both multiply Q.
+  It is w_a k_a / sum k_a + w_s k_s / sum k_s.
   """
   radius = settings.radius_px
   steps = np.array(_neighbours(radius))
   distances = np.square(steps).sum(axis=1).astype(np.float32)
-  # In a loop, since N copies of this take seconds to compile.
+  # A loop on the device, since N copies of its body take seconds to compile.
   around = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)))
   exists = jnp.pad(jnp.asarray(present, jnp.float32), radius)
 
@@ -239,7 +238,7 @@ def _weights(image, present, settings):
   near = jnp.broadcast_to(near[:, None, None], counts.shape)
 
   def normalised(exponents):
-    # k / sum k as a softmax, which no width turns into 0 / 0.
+    # k / sum k as a softmax, since small widths would make it 0 / 0.
     exponents = jnp.where(counts > 0, exponents, _NOTHING)
     return counts * jax.nn.softmax(exponents, axis=0)
 
@@ -270,14 +269,14 @@ def _summed_forward(weights, field, radius):
 
 
 def _summed_backward(radius, saved, slope):
-  """Returns both gradients, where jax would copy the map for each o."""
+  """Returns both gradients; those of jax would copy the map for each o."""
   weights, field = saved
   around = _padded(field, radius)
   steps = _neighbours(radius)
   of_weights = jnp.stack(
     [jnp.sum(slope * _shifted(around, step, radius), axis=1) for step in steps]
   )
-  # The weight of a pixel for its neighbour at `step`, which sees it at -step.
+  # The weight of a pixel for its neighbour at `step`, for which it is at -step.
   given = [
     _shifted(_padded(weight[:, None], radius), step, radius)[:, 0]
     for weight, step in zip(weights[::-1], steps, strict=True)
@@ -295,7 +294,7 @@ def _padded(field, radius):
 
 
 def _shifted(around, step, radius):
-  """Returns the padded map, shifted by `step` and without its padding."""
+  """Returns a padded map, shifted by `step` and without the padding."""
   rows, columns = step
   height, _, width = around.shape
   return around[
@@ -306,7 +305,7 @@ def _shifted(around, step, radius):
 
 
 def _check(scores: Any, image: Any, settings: Refinement) -> None:
-  """Raises `InputError` if scores and image do not go together."""
+  """Raises InputError if scores and image do not fit together."""
   for name, array in (('scores', scores), ('image', image)):
     if np.ndim(array) != 3:
       raise InputError(
@@ -315,8 +314,8 @@ def _check(scores: Any, image: Any, settings: Refinement) -> None:
       )
     if not jnp.issubdtype(array.dtype, jnp.floating):
       raise InputError(
-        f'{name} is {array.dtype}; expected floating point, of images such as '
-        'segjax.to_unit_range returns'
+        f'{name} is {array.dtype}; expected floating point; '
+        'segjax.to_unit_range makes it of images'
       )
   if scores.shape[:2] != image.shape[:2]:
     raise InputError(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a trained network so that it runs without its code, or without segjax.
+"""Export a trained network, to run it without its code or without segjax.
 
-`python -m segjax.export --workdir=DIR --output=NET.segjax`, or with converted
-weights `--config=CONFIG --params=FILE`; then
-`python -m segjax.predict --artifact=NET.segjax --input=IMAGES --output=FILE`.
-`--format` names other formats than the artifact.
+`python -m segjax.export --workdir=DIR --output=NET.segjax` writes an artifact,
+which `python -m segjax.predict --artifact=NET.segjax --input=IMAGES
+--output=FILE` runs. Give `--config=CONFIG --params=FILE` instead of `--workdir`
+for converted weights, and `--format` for other formats.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -23,7 +23,7 @@ from absl import flags
 from jax import export
 
 from segjax import networks
-from segjax.atomic import remove_leftovers, replacing
+from segjax.atomic import refusing_write_errors, remove_leftovers, replacing
 from segjax.cli import network_flags
 from segjax.data import look_of
 from segjax.errors import InputError
@@ -50,17 +50,17 @@ def export_network(
 ) -> None:
   """Writes an artifact of a network for `PLATFORMS`; see `artifact`.
 
-  It has tiles of one size, which cover images of any size.
+  Its program takes tiles of one size, which cover images of any size.
 
   Args:
     network: network of a run, or one with converted weights.
     output: folder to write.
-    size_px: input side of a tile; None for that of training, which an FCN on
-      whole images hasn't.
-    overwrite: whether to replace an artifact that is there.
+    size_px: input side of a tile, in pixels; None for that of training, which
+      an FCN on whole images does not have.
+    overwrite: whether to replace an artifact that exists.
 
   Raises:
-    InputError: the network does not take the size or an FCN gets none; a
+    InputError: the network does not take the size, or an FCN gets none; a
       setting in `prediction` or `preprocessing` is wrong; or see
       `artifact.write`.
   """
@@ -100,8 +100,8 @@ def export_onnx(
   Args:
     network: see `export_network`.
     output: file to write, NAME.onnx.
-    size_px: see `export_network`; a U-Net takes other tiles, too.
-    overwrite: whether to replace a file that is there.
+    size_px: see `export_network`; the file of a U-Net takes other sizes, too.
+    overwrite: whether to replace a file that exists.
 
   Raises:
     InputError: see `export_network`; or a package is missing, or the file
@@ -114,11 +114,8 @@ def export_onnx(
   model, params, _ = network
   metadata = onnx_file.network_metadata(model, side, about)
   content = onnx_file.to_onnx(model, params, side, metadata)
-  try:
-    with replacing(output, overwrite) as temporary:
-      temporary.write_bytes(content.SerializeToString())
-  except OSError as e:
-    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+  with refusing_write_errors(output), replacing(output, overwrite) as temporary:
+    temporary.write_bytes(content.SerializeToString())
 
 
 def export_hub(
@@ -133,48 +130,44 @@ def export_hub(
 ) -> None:
   """Writes a folder for a model hub: parameters, config and a model card.
 
-  `load_run` reads it. Scores and pictures of the card are those of the run.
+  `load_run` reads it. The card shows the scores and pictures of the run.
 
   Args:
     network: network of a run, or one with converted weights.
     output: folder to write.
-    workdir: folder of the run; None if there is none.
-    checkpoint: the one that the parameters are of, in words of `load_run`.
+    workdir: folder of the run; None if there is no run.
+    checkpoint: checkpoint that holds the parameters, as in `load_run`.
     authors: names for the card.
     license_id: SPDX identifier of the licence of the parameters; '' for none.
-    overwrite: whether to replace such a folder that is there.
+    overwrite: whether to replace such a folder that exists.
 
   Raises:
-    InputError: `output` exists, or holds something else, or cannot be written.
+    InputError: `output` exists, holds something else, or cannot be written.
   """
   output = Path(output)
   hub.check_output(output, overwrite)
   model, params, config = network
   workdir = None if workdir is None else Path(workdir)
   class_names, _ = look_of(config.data, model.num_classes)
-  try:
-    with replacing(output, overwrite) as folder:
-      folder.mkdir()
-      metadata = networks.metadata(config)
-      files.write_params(folder / hub.PARAMS, params, metadata=metadata)
-      (folder / hub.CONFIG).write_text(sealed_text(config), encoding='utf-8')
-      pictures = hub.copy_pictures(workdir, folder)
-      card = hub.model_card(
-        name=output.name,
-        config=config,
-        data_name=_data_name(config.data),
-        num_params=sum(np.size(x) for x in jax.tree.leaves(params)),
-        class_names=class_names,
-        scores=hub.read_scores(workdir),
-        checkpoint=checkpoint,
-        pictures=pictures,
-        authors=authors,
-        license_id=license_id,
-      )
-      (folder / hub.CARD).write_text(card, encoding='utf-8')
-      hub.check_output(output, overwrite)  # It may have come meanwhile.
-  except OSError as e:
-    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+  with refusing_write_errors(output), replacing(output, overwrite) as folder:
+    folder.mkdir()
+    metadata = networks.metadata(config)
+    files.write_params(folder / hub.PARAMS, params, metadata=metadata)
+    (folder / hub.CONFIG).write_text(sealed_text(config), encoding='utf-8')
+    card = hub.model_card(
+      name=output.name,
+      config=config,
+      data_name=_data_name(config.data),
+      num_params=sum(np.size(x) for x in jax.tree.leaves(params)),
+      class_names=class_names,
+      scores=hub.read_scores(workdir),
+      checkpoint=checkpoint,
+      pictures=hub.copy_pictures(workdir, folder),
+      authors=authors,
+      license_id=license_id,
+    )
+    (folder / hub.CARD).write_text(card, encoding='utf-8')
+    hub.check_output(output, overwrite)  # The path may be taken meanwhile.
 
 
 def export_bioimageio(
@@ -191,10 +184,10 @@ def export_bioimageio(
   Args:
     network: see `export_network`.
     output: file to write, NAME.zip.
-    authors: names of those who made the network.
+    authors: names of the authors of the network.
     license_id: SPDX identifier of the licence of the package.
-    size_px: see `export_network`; a U-Net takes other tiles, too.
-    overwrite: whether to replace a file that is there.
+    size_px: see `export_onnx`.
+    overwrite: whether to replace a file that exists.
 
   Raises:
     InputError: see `export_onnx`; or there is no author or licence.
@@ -203,40 +196,39 @@ def export_bioimageio(
   zoo.check_output(output, overwrite)
   if not authors or not license_id:
     raise InputError(
-      'a package for the BioImage Model Zoo says whose it is; give --authors '
-      'and --license, such as --authors="Ada Example" --license=CC-BY-4.0'
+      'a package for the BioImage Model Zoo names its authors and licence; '
+      'give --authors and --license, such as --authors="Ada Example" '
+      '--license=CC-BY-4.0'
     )
   side, about = _describe(network, size_px)
   _say_unrefined(network.config)
   model, params, config = network
   preprocessing, _ = read_prediction(config)
-  try:
-    with replacing(output, overwrite) as temporary:
-      zoo.write_package(
-        temporary,
-        model,
-        params,
-        preprocessing,
-        side,
-        about,
-        name=f'segjax {output.stem}',  # Names have five letters at least.
-        model_name=config.model.name,
-        data_name=_data_name(config.data),
-        authors=authors,
-        license_id=license_id,
-      )
-  except OSError as e:
-    raise InputError(f'{output} cannot be written: {e.strerror or e}') from e
+  with refusing_write_errors(output), replacing(output, overwrite) as temporary:
+    zoo.write_package(
+      temporary,
+      model,
+      params,
+      preprocessing,
+      side,
+      about,
+      name=f'segjax {output.stem}',  # The Zoo asks for five letters at least.
+      model_name=config.model.name,
+      data_name=_data_name(config.data),
+      authors=authors,
+      license_id=license_id,
+    )
 
 
 def _data_name(data):
-  """Returns the name of a data set; where the loader takes any, of both."""
+  """Returns the name of a data set; of a general loader, also of its set."""
   fields = {'folder': 'dir', 'cell_tracking': 'dataset', 'tfds': 'set'}
   name = data.get(fields.get(data.name, ''), '')
   return f'{data.name} {Path(name).name}'.strip()
 
 
 def _say_unrefined(config):
+  """Prints a warning if an export leaves out the refinement of a config."""
   if read_refinement(config).iterations:
     print(
       'warning: the file holds the network without config.refinement, the CRF '
@@ -245,7 +237,7 @@ def _say_unrefined(config):
 
 
 def _describe(network, size_px):
-  """Returns the side of the tiles, and what an export says of a network."""
+  """Returns the side of the tiles and the description of an export."""
   model, _, config = network
   preprocessing, settings = read_prediction(config)
   check_prediction(model, preprocessing, settings, read_refinement(config))
@@ -253,7 +245,8 @@ def _describe(network, size_px):
   geometry = model.geometry
   if not geometry.takes_any_size:
     side: int = config.tile_size_px if size_px is None else size_px
-    # An image that needs more than one tile.
+    # This refuses a size that the network does not take, by an image that needs
+    # more than one tile.
     plan_tiles(side + 1, side + 1, geometry, TileSettings(tile_size=side))
     prediction |= dict(tile_size=side, max_tile_size_px=side)
   elif size_px is None or size_px < 1:
@@ -288,7 +281,7 @@ def main(_):
   args = flags.FLAGS
   output = Path(args.output)
   check_apart([output], network_flags.paths_from_flags())
-  # Before a network is loaded, which takes seconds.
+  # This check comes before the network is loaded, which takes seconds.
   _CHECKS[args.format](output, args.overwrite)
   remove_leftovers(output.parent)
   network = network_flags.load_from_flags()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training on images in one call, for notebooks."""
+"""Training of a network in one call, for notebooks."""
 
 import atexit
 import os
@@ -20,14 +20,15 @@ from segjax.data.examples import (
 )
 from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import find_layout
+from segjax.decisions import decide, local_weights
 from segjax.errors import InputError
 from segjax.networks import Network
-from segjax.plan import decide, local_weights, plan
+from segjax.plan import plan
 from segjax.train import train_and_evaluate
 
 Images = str | os.PathLike | Sequence[np.ndarray] | np.ndarray
 
-_MOST_CLASSES = 60  # Of arrays; more values look like numbers of objects.
+_MOST_CLASSES = 60  # More values look like numbers of objects.
 
 
 def fit(
@@ -47,7 +48,7 @@ def fit(
 ) -> Network:
   """Returns a network that has been trained on images and labels.
 
-  All other settings are chosen from the images, as `segjax.plan` does.
+  All other settings follow from the images, as in `segjax.plan`.
 
   Args:
     images: arrays [H, W] or [H, W, C] of any sizes, uint8, uint16 or float; or
@@ -55,21 +56,20 @@ def fit(
     labels: arrays of integers [H, W], classes 0..K-1, and 255 for ignored
       pixels; or a folder or pattern.
     network: 'unet' or 'fcn8s'.
-    init: weights that fcn8s starts from; see `plan`.
-    pixels: scale of the pixels of `init`, if the file does not say it; see
-      `plan`.
+    init, pixels: weights that fcn8s starts from; see `plan`.
     num_train_steps: number of steps; None for as many as `minutes` allow.
-    minutes: how long training may take here, approximately.
-    class_names: names of classes 0..K-1; () names them by their numbers, of
-      which there may be 60 then.
+    minutes: minutes that training may take here, approximately.
+    class_names: names of classes 0..K-1; () gives at most 60 classes the names
+      'class 0', 'class 1', ...
     heldout_fraction: share of the images that are held out for the scores.
-    base_width: channels at the top of a U-Net; None for what `plan` decides.
+    base_width: channels at the top of a U-Net; None decides as `plan` does.
     seed: random seed of the split, the initial values and the augmentation.
     workdir: folder for checkpoints, metrics and pictures, in which an
-      interrupted run is resumed; None for one that lasts until Python ends.
+      interrupted run is resumed; None for a folder that Python removes when it
+      ends.
 
   Raises:
-    InputError: an argument is wrong, or images and labels don't fit together.
+    InputError: an argument is wrong, or images and labels do not fit together.
     TrainingDiverged: the loss or the gradient is NaN or infinite.
 
   >>> import numpy as np, segjax
@@ -88,10 +88,9 @@ def fit(
   dataset = None
   if isinstance(images, (str, os.PathLike)):
     if not isinstance(labels, (str, os.PathLike, type(None))):
-      raise InputError('images are a folder; labels must be a folder, too')
-    layout = find_layout(images, labels)
+      raise InputError('images are a folder; expected a folder of labels, too')
     config = plan(
-      layout,
+      find_layout(images, labels),
       network,
       init=init,
       pixels=pixels,
@@ -109,7 +108,7 @@ def fit(
     first = dataset.train[0]['image']
     if network == 'unet':
       config = recipes.unet_folder_config(names, first.shape[-1])
-      config.loss = 'dice_cross_entropy'  # As `plan` without border weights.
+      config.loss = 'dice_cross_entropy'  # As in a plan without border weights.
     else:
       config = recipes.fcn_folder_config(names)
     config.data = dict(name='arrays', class_names=names)
@@ -151,7 +150,7 @@ def _dataset_of_arrays(
   if not 0 <= heldout_fraction < 1 or num_heldout == counts[0]:
     raise InputError(
       f'heldout_fraction={heldout_fraction} of {counts[0]} images; expected 0 '
-      'or more, so that some are left to train on'
+      'or more, and some images left to train on'
     )
   labels = [np.asarray(label) for label in labels]
   for i, label in enumerate(labels):
@@ -170,14 +169,14 @@ def _dataset_of_arrays(
   if not class_names and classes.size > _MOST_CLASSES:
     raise InputError(
       f'labels hold {classes.size} values from {classes.min()} to '
-      f'{classes.max()}, which look like numbers of objects; give label > 0, '
+      f'{classes.max()}, which look like numbers of objects; give label > 0; '
       'or a folder, whose objects are found and scored; or class_names'
     )
   num_classes = len(class_names) or int(classes.max(initial=0)) + 1
   if not 2 <= num_classes < IGNORE_LABEL:
     raise InputError(
-      f'labels hold {list_some(map(str, values))}; expected two classes at '
-      'least, 0..K-1'
+      f'labels hold {list_some(map(str, values))}; expected at least two '
+      'classes, 0..K-1'
     )
   examples = []
   for i, (image, label) in enumerate(zip(images, labels, strict=True)):

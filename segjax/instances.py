@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers and measures the single cells of predicted maps, of any size.
+"""Number and measure the single cells of predicted maps, of any size.
 
-`python -m segjax.instances --input=MAPS --output=FOLDER` takes what
-`segjax.predict` wrote of two classes, probabilities or labels. Frames named as
-in the Cell Tracking Challenge, t000.tif, become its results, mask000.tif.
-`segjax.prediction.components` says what a cell is. A table, objects.csv, has
-the measurements of every cell; `--rois` and `--geojson` write their outlines.
+`python -m segjax.instances --input=MAPS --output=FOLDER` takes maps of two
+classes, probabilities or labels, that `segjax.predict` wrote. Frames with names
+of the Cell Tracking Challenge, t000.tif, become its results, mask000.tif.
+`segjax.prediction.components` defines a cell. A table, objects.csv, has the
+measurements of every cell; `--rois` and `--geojson` write the outlines.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -29,7 +29,8 @@ from absl import flags
 from segjax.atomic import (
   check_absent,
   check_folder,
-  place,
+  give_name,
+  refusing_write_errors,
   remove_leftovers,
   replacing,
   temporary_folder,
@@ -45,6 +46,7 @@ from segjax.images.files import (
 from segjax.images.labels import label_of, map_of
 from segjax.images.zarr import is_zarr
 from segjax.prediction.components import (
+  View,
   blocks_of,
   fill_holes,
   label_blocks,
@@ -63,7 +65,7 @@ from segjax.prediction.outputs import (
   lock_folder,
 )
 
-_MAX_ID = np.iinfo(np.uint16).max  # What result files of the challenge hold.
+_MAX_ID = np.iinfo(np.uint16).max  # The limit of result files of the challenge.
 _BLOCK_PX = 2048
 
 
@@ -82,29 +84,29 @@ def label_files(
 ) -> None:
   """Writes the instances of map files as u16 TIFFs, and prints what it wrote.
 
-  Beside them, a table has a row for each instance: the file, the page (from 0),
-  what `measure_objects` gives and, where the size of a pixel is known, lengths
+  A table beside them has a row for each instance: the file, the page (from 0),
+  the result of `measure_objects` and, if the size of a pixel is known, lengths
   and areas in micrometres.
 
-  Of a folder, a killed call goes on when it is made again: it skips the files
+  If a call for a folder was killed, the same call goes on: it skips the files
   that it has finished and nobody has changed. A lock keeps other calls out of
   the folder until this one ends.
 
   Args:
     source: file, Zarr, or folder of maps of one channel: probabilities, or
-      labels 0 and 1. Probabilities are floats, or uint8 of 0..255, which a
+      labels 0 and 1. Probabilities are floats, or uint8 in 0..255, which a
       value above 127 anywhere in the source tells from labels.
-    output: a .tif for a file; for a folder a folder, made if need be, with
-      maskTTT.tif for tTTT and NAME.tif for another NAME. The table of NAME.tif
-      is NAME.csv, that of a folder objects.csv in it.
-    threshold: cells are where a map exceeds it; see `label_instances`.
-    seed_threshold: seeds are where a map exceeds it; None takes components.
-    min_area_px: instances of fewer pixels are left out.
+    output: a .tif for a file. For a folder, a folder, made if it is missing,
+      with maskTTT.tif for tTTT and NAME.tif for another NAME. The table of
+      NAME.tif is NAME.csv; the table of a folder is objects.csv in it.
+    threshold: value that cells exceed in a map; see `label_instances`.
+    seed_threshold: value that seeds exceed; None for components without seeds.
+    min_area_px: smallest area of an instance; smaller ones are left out.
     holes_filled: whether holes become part of the instance around them.
     rois: whether to write outlines for ImageJ, NAME.rois.zip.
     geojson: whether to write outlines for QuPath, NAME.geojson.
-    pixel_size_um: side of a pixel in micrometres; None as the maps state it.
-    overwrite: whether to replace files that exist. Maps are not replaced.
+    pixel_size_um: side of a pixel in micrometres; None for that in the maps.
+    overwrite: whether to replace files that exist. Maps are never replaced.
 
   Raises:
     InputError: a file or an argument is wrong, a page has more than 65535
@@ -116,41 +118,22 @@ def label_files(
     outlines['.rois.zip'] = write_rois
   if geojson:
     outlines['.geojson'] = write_geojson
-  for name, value in (
-    ('threshold', threshold),
-    ('seed_threshold', seed_threshold),
-  ):
-    if value is not None and not 0 <= value < 1:
-      raise InputError(f'{name}={value}; expected 0 or more, and less than 1')
-  if pixel_size_um is not None and not 0 < pixel_size_um < math.inf:
-    raise InputError(f'pixel_size_um={pixel_size_um}; expected more than 0')
+  _check_arguments(threshold, seed_threshold, pixel_size_um)
   files = list_rasters(source)
   is_folder = source.is_dir() and not is_zarr(source)
-  if is_folder:
-    outputs = [output / _result_name(file) for file in files]
-    if not output.parent.is_dir() or output.is_file():
-      raise InputError(f'output {output} cannot be made a folder')
-  else:
-    outputs = [output]
-    if output.suffix.lower() not in ('.tif', '.tiff'):
-      raise InputError(f'output {output} of a file must be a .tif')
-    check_folder(output)
-  for file in outputs:
-    if outputs.count(file) > 1:
-      raise InputError(f'{file} would hold two inputs; rename one of them')
+  outputs = _plan_outputs(files, is_folder, output)
   if is_folder:
     check_other_folder(output, source)
   sides = [_side(file, ending) for file in outputs for ending in outlines]
-  sides.append(
-    output / 'objects.csv' if is_folder else output.with_suffix('.csv')
-  )
+  table = output / 'objects.csv' if is_folder else output.with_suffix('.csv')
+  sides.append(table)
   check_apart([*outputs, *sides], files)
   journal = None
   if is_folder:
     command = [os.path.realpath(source), threshold, seed_threshold]
     command += [min_area_px, holes_filled]
     journal = FolderJournal(output, command)
-  # Beside a file; in a folder, which is not made for a file that is refused.
+  # The folder is made after the checks above, and only for a folder of maps.
   with lock_folder(output) if is_folder else contextlib.nullcontext():
     remove_leftovers(outputs[0].parent)
     digests = [digest_of_rasters([file]) for file in files]
@@ -159,7 +142,7 @@ def label_files(
       finished = journal.find_finished(outputs, digests)
     pending = [not is_finished for is_finished in finished]
     if not overwrite:
-      # This command made those beside what it has finished.
+      # After a finished file, this command itself made the files beside.
       check_absent(sides if all(pending) else ())
       check_absent(itertools.compress(outputs, pending))
     for target in (*itertools.compress(outputs, pending), *sides):
@@ -175,23 +158,21 @@ def label_files(
         print(f'maps state pixels of {y:g} x {x:g} micrometres', flush=True)
     jobs = zip(files, outputs, digests, calibrations, strict=True)
     for file, target, digest, calibration in itertools.compress(jobs, pending):
-      try:
-        with temporary_folder(target.parent) as folder:
-          written = folder / target.name
-          total = _label_pages(file, written, calibration, scale, *settings)
-          if journal is not None:
-            journal.enter(target, digest, written)
-          place(written, target, overwrite)
-      except OSError as e:
-        raise InputError(
-          f'{target}: cannot be written; {e.strerror or e}'
-        ) from e
+      with (
+        refusing_write_errors(target),
+        temporary_folder(target.parent) as folder,
+      ):
+        written = folder / target.name
+        total = _label_pages(file, written, calibration, scale, *settings)
+        if journal is not None:
+          journal.enter(target, digest, written)
+        give_name(written, target, overwrite)
       print(f'{target}: {counted(total, "instance")}', flush=True)
     replaces = overwrite or any(finished)
     measure = functools.partial(_measure_pages, scale=scale)
-    with replacing(sides[-1], replaces) as table:
-      _write_table(table, files, outputs, measure, sizes)
-    print(sides[-1], flush=True)
+    with replacing(table, replaces) as temporary:
+      _write_table(temporary, files, outputs, measure, sizes)
+    print(table, flush=True)
     for file, target in zip(files, outputs, strict=True) if outlines else ():
       with measure(file, target) as pages:
         for ending, write in outlines.items():
@@ -203,11 +184,40 @@ def label_files(
       journal.remove()
 
 
-def _scale_of(files):
-  """Returns what uint8 maps are divided by, and says it if there are any.
+def _check_arguments(threshold, seed_threshold, pixel_size_um):
+  """Raises InputError for an impossible threshold or pixel size."""
+  for name, value in (
+    ('threshold', threshold),
+    ('seed_threshold', seed_threshold),
+  ):
+    if value is not None and not 0 <= value < 1:
+      raise InputError(f'{name}={value}; expected 0 or more, and less than 1')
+  if pixel_size_um is not None and not 0 < pixel_size_um < math.inf:
+    raise InputError(f'pixel_size_um={pixel_size_um}; expected more than 0')
 
-  255 if they are probabilities, as --dtype=uint8 and .png hold them, and 1 if
-  they are labels. All maps of one command are the same kind.
+
+def _plan_outputs(files, is_folder, output):
+  """Returns the output of each file; refuses outputs that cannot be made."""
+  if is_folder:
+    outputs = [output / _result_name(file) for file in files]
+    if not output.parent.is_dir() or output.is_file():
+      raise InputError(f'output {output} cannot be made a folder')
+  else:
+    outputs = [output]
+    if output.suffix.lower() not in ('.tif', '.tiff'):
+      raise InputError(f'output {output} of a file must be a .tif')
+    check_folder(output)
+  for file in outputs:
+    if outputs.count(file) > 1:
+      raise InputError(f'{file} would hold two inputs; rename one of them')
+  return outputs
+
+
+def _scale_of(files):
+  """Returns the value that stands for 1 in uint8 maps, and says it.
+
+  It is 255 in probabilities, of --dtype=uint8 and .png, and 1 in labels. All
+  maps of one command are of the same kind.
   """
   largest = []
   for file in files:
@@ -217,7 +227,7 @@ def _scale_of(files):
           continue
         for window in blocks_of(page.shape[:2], _BLOCK_PX):
           largest.append(page[window].max())
-          # Not above 1: these may be labels of more than two classes.
+          # Values from 2 on may be labels of more than two classes.
           if largest[-1] > 127:
             print(f'{file}: uint8 above 127; read as probabilities of 0..255')
             return 255
@@ -227,7 +237,7 @@ def _scale_of(files):
 
 
 def _calibration(file, pixel_size_um):
-  """Returns the calibration of a map, with the given size of pixels."""
+  """Returns the calibration of a map, with the given size of pixels if any."""
   calibration = read_calibration(file)
   if pixel_size_um is None:
     return calibration
@@ -254,9 +264,10 @@ def _label_pages(
   min_area_px,
   holes_filled,
 ):
-  """Writes the instances of all pages and returns how many there are.
+  """Writes the instances of all pages, and returns their number.
 
-  Memory holds what `label_blocks` says; a page of numbers is beside `target`.
+  For the memory that it takes, see `label_blocks`. A page of numbers lies in a
+  file beside `target`.
   """
   total = 0
   with open_rasters(file, map_of) as pages:
@@ -269,7 +280,7 @@ def _label_pages(
         holes = _numbers(target.with_name('holes'), shape)
       for n, page in enumerate(pages):
         count = label_blocks(
-          _Map(page, file, scale),
+          _map(page, file, scale),
           numbers,
           threshold,
           seed_threshold,
@@ -295,18 +306,18 @@ def _label_pages(
 
 @contextlib.contextmanager
 def _measure_pages(file, target, scale):
-  """Yields the numbers of each page that was written, and measurements."""
+  """Yields the numbers and the measurements of each page that was written."""
   with (
     open_rasters(file, map_of) as maps,
     open_rasters(target, label_of) as labels,
   ):
     pages = []
     for page, ids in zip(maps, labels, strict=True):
-      numbers = _Numbers(ids)
+      numbers = View(ids.shape[:2], lambda window, ids=ids: ids[window][..., 0])
       count = max(
         int(ids[window].max()) for window in blocks_of(numbers.shape, _BLOCK_PX)
       )
-      values = _Map(page, file, scale)
+      values = _map(page, file, scale)
       pages.append(
         (numbers, measure_objects(numbers, values, count, _BLOCK_PX))
       )
@@ -316,7 +327,8 @@ def _measure_pages(file, target, scale):
 def _write_table(path, files, outputs, measure, sizes):
   """Writes a row for each instance of all files.
 
-  Columns of micrometres are there if any file has a size, and empty elsewhere.
+  There are columns in micrometres if the size of a pixel is known in any file;
+  they are empty for the other files.
   """
   with open(path, 'x', -1, 'utf-8', 'surrogateescape', '') as out:
     rows = csv.writer(out)
@@ -335,9 +347,9 @@ def _write_table(path, files, outputs, measure, sizes):
 
 
 def _in_um(measured, size):
-  """Returns columns in micrometres; NaN is unknown."""
+  """Returns columns in micrometres; NaN for unknown values."""
   height, width = size
-  # A perimeter doesn't tell how much of it runs along rows.
+  # If pixels are not square, the length of a perimeter is unknown.
   side = height if math.isclose(height, width, rel_tol=1e-3) else math.nan
   return {
     'area_um2': height * width * measured['area_px'],
@@ -364,47 +376,34 @@ def _result_name(file):
 
 
 def _numbers(path, shape):
-  """Returns a map on disk for the numbers of a page."""
-  # Which are fewer than pixels.
+  """Returns a memory map in a new file, for the numbers of a page."""
+  # There are fewer numbers than pixels.
   dtype = np.dtype(np.int32 if math.prod(shape) < 2**31 else np.int64)
   with open(path, 'xb') as file:
-    # All of it now: to a map, a full disk kills the process.
+    # The file is written now: while a map is written, a full disk would kill
+    # the process.
     for _ in range(shape[0]):
       file.write(bytes(shape[1] * dtype.itemsize))
   return np.memmap(path, dtype, 'r+', shape=shape)
 
 
-class _Numbers:
-  """A page [H, W, 1] of numbers as [H, W]."""
+def _map(page, file, scale):
+  """Returns a page [H, W, 1] as a map [H, W], which checks what is read."""
 
-  def __init__(self, page):
-    self._page, self.shape = page, page.shape[:2]
-
-  def __getitem__(self, window):
-    return self._page[window][..., 0]
-
-
-class _Map:
-  """A page [H, W, 1] as a map [H, W], of which windows are read and checked."""
-
-  def __init__(self, page, file, scale):
-    self._page, self._file = page, file
-    self._scale = scale if page.dtype == np.uint8 else 1
-    self.shape = page.shape[:2]
-
-  def __getitem__(self, window):
-    rows, columns = window
-    values = self._page[rows, columns]
-    if self._scale > 1:  # As doubles: .8 of 255 is not above .8.
-      values = values / self._scale
+  def read(window):
+    values = page[window]
+    if page.dtype == np.uint8 and scale > 1:
+      values = values / scale  # In float32, 204 / 255 would exceed 0.8.
     if values.shape[-1] != 1 or not 0 <= values.min() <= values.max() <= 1:
       raise InputError(
-        f'{self._file} has {values.shape[-1]} channel(s) of values from '
+        f'{file} has {values.shape[-1]} channel(s) of values from '
         f'{values.min():g} to {values.max():g}; expected one, of probabilities '
         'or labels in [0, 1], or uint8 probabilities of 0..255 (a uint8 map '
         'without any above 127 may be labels; predict with --dtype=float32)'
       )
     return values[..., 0]
+
+  return View(page.shape[:2], read)
 
 
 def main(_):

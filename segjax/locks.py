@@ -149,8 +149,8 @@ def hold(folder: str | os.PathLike, what: str = 'output') -> Iterator[None]:
         lock.remove_file()
         if not changed:
           os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
-        for place in made:
-          place.rmdir()
+        for parent in made:
+          parent.rmdir()
 
 
 def holder(folder: str | os.PathLike) -> str:

@@ -4,8 +4,8 @@
 `python -m segjax.predict --workdir=DIR --input=IMAGES --output=FILE` predicts
 with the network of a run. Give `--config=CONFIG --params=FILE` instead for
 converted weights, or `--artifact=FOLDER` for a folder that `segjax.export`
-wrote. Processes that are started together, see `processes.join`, share the
-tiles of every image; all of them must see the same files.
+wrote. Several processes, see `processes.join`, share the tiles of every image;
+all of them must see the same files.
 """
 
 if __name__ == '__main__':  # Before imports that take seconds.
@@ -18,8 +18,9 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -47,6 +48,12 @@ from segjax.images.zarr import is_zarr
 from segjax.models import create_model
 from segjax.networks import Network
 from segjax.prediction import artifact
+from segjax.prediction.canvas_writer import (
+  checked_pages,
+  finish_picture,
+  measure_pages,
+  write_predictions,
+)
 from segjax.prediction.folder_journal import FolderJournal, describe_skipped
 from segjax.prediction.outputs import (
   check_apart,
@@ -57,12 +64,6 @@ from segjax.prediction.outputs import (
   plan_outputs,
 )
 from segjax.prediction.overlays import draw_overlay, thinning
-from segjax.prediction.pages import (
-  finish_picture,
-  measure,
-  open_pages,
-  write_predictions,
-)
 from segjax.prediction.partial import (
   open_partial,
   remove_leftover,
@@ -72,6 +73,36 @@ from segjax.prediction.predictor import of_stored_pixels, settle_tiles
 from segjax.prediction.streaming import stream_predict
 from segjax.runs.integrity import digest_of_values, digests_of_arrays
 from segjax.settings.sections import read_prediction, read_refinement
+
+
+class _Job(NamedTuple):
+  """An output, the image files that it is predicted from, and their digest."""
+
+  files: list[Path]
+  output: Path
+  digest: str
+
+
+class _Form(NamedTuple):
+  """The form of all outputs: their values, and the look of their classes.
+
+  Attributes:
+    kind: one of `outputs.KINDS`.
+    encode: prediction f32[h, w, K] -> stored values.
+    num_classes: K.
+    class_names: names of the classes of the first head.
+    palette: u8[K, 3], colours of the classes; None for VOC's.
+    colours: u8[256, 3], the palette of a .png of labels; None for other kinds.
+    attributes: metadata of an OME-Zarr.
+  """
+
+  kind: str
+  encode: Callable[[np.ndarray], np.ndarray]
+  num_classes: int
+  class_names: Sequence[str]
+  palette: np.ndarray | None
+  colours: np.ndarray | None
+  attributes: Mapping
 
 
 def predict_files(
@@ -91,23 +122,23 @@ def predict_files(
 
   Each output appears whole or not at all. After a kill, the finished part of an
   output stays in OUTPUT.partial, and the same call goes on from there. In a
-  folder of outputs, it skips files that it has finished and nobody has changed,
-  and replaces no others; a lock keeps other calls out of the folder until this
-  one ends. If a file of a folder has damaged pixels, the outputs before it are
-  written. All images share one tile shape, see `choose_tile_shape`, and one
-  compiled program.
+  folder of outputs, the call skips files that it has finished and nobody has
+  changed, and replaces no others; a lock keeps other calls out of the folder
+  until this one ends. If a file of a folder has damaged pixels, the outputs
+  before it are written. All images share one tile shape, see
+  `choose_tile_shape`, and one compiled program.
 
   Args:
     network: network of a run, of an artifact, or with converted weights.
     source: image file, stack, Zarr, or folder of images.
-    output: see `plan_outputs`.
+    output: file or folder to write; see `plan_outputs`.
     kind: one of `outputs.KINDS`, see `encode`; 'overlay' is the image with the
       classes painted over it, and a legend.
     dtype: one of `outputs.DTYPES`, see `encode`. A .png is always 'uint8'.
     average: whether to use test-time augmentation, the mean over the eight
       turns and flips; None for `evaluation.average` of the config.
     refine: whether to refine the prediction by a CRF, see
-      `sections.read_refinement`; None leaves it to the config.
+      `sections.read_refinement`; None for the setting of the config.
     tile_size_px: input side of a tile, in pixels; None for the shape that
       computes the fewest pixels.
     overwrite: whether to replace an output that exists.
@@ -118,152 +149,134 @@ def predict_files(
     InputError: a file or an argument is wrong, somebody else made an output
       meanwhile, or another run writes to it.
   """
-  with contextlib.ExitStack() as locks:  # Of the folder of outputs.
-    source, output = Path(source), Path(output)
-    images_read = list_rasters(source)
-    is_folder = source.is_dir() and not is_zarr(source)
-    jobs, ending = plan_outputs(
-      images_read,
-      is_folder,
-      output,
-      kind,
-      len(network.model.head_sizes),
-    )
-    if kind == 'logits' and dtype == 'uint8':
-      raise InputError('logits do not fit dtype uint8; use float32 or float16')
-    if is_folder:
-      check_other_folder(output, source)
-    written = [file for _, file in jobs]
-    unfinished = [unfinished_folder(file) for file in written]
-    check_apart([*written, *unfinished], [*images_read, *other_inputs])
-    model, params, config = network
-    if average is None:
-      average = config.evaluation.average
-    colours = None
-    class_names, palette = look_of(config.data, model.num_classes)
-    if kind == 'labels':
-      if palette is None and model.num_classes == 2:
-        palette = np.array([(0, 0, 0), (255, 255, 255)], np.uint8)
-      colours = complete_palette(palette)
-    attributes = _attributes(kind, dtype, model, class_names, palette)
-    encoder = functools.partial(
-      encode,
-      kind=kind,
-      dtype='uint8' if ending == '.png' else dtype,
-      head_sizes=model.head_sizes,
-    )
-    params_digest = digest_of_values(digests_of_arrays(params))
-    digests = [digest_of_rasters(files) for files, _ in jobs]
-    refinement = read_refinement(config, refine)
-    described = config.to_dict()
-    described.pop('refinement', None)
-    if refinement.iterations:
-      described['refinement'] = dataclasses.asdict(refinement)
+  source, output = Path(source), Path(output)
+  model, params, config = network
+  jobs = _plan_jobs(source, output, kind, dtype, model, other_inputs)
+  form = _form_of(network, kind, dtype, jobs[0].output.suffix.lower())
+  if average is None:
+    average = config.evaluation.average
+  refinement = read_refinement(config, refine)
+  preprocessing, tiles = read_prediction(
+    config,
+    average=average,
+    activation='logits' if kind == 'logits' else 'probabilities',
+    **{} if tile_size_px is None else {'tile_size': tile_size_px},
+  )
+  preprocessing.check_channels(model.in_channels)
+  params_digest = digest_of_values(digests_of_arrays(params))
+  described = config.to_dict()
+  described.pop('refinement', None)
+  if refinement.iterations:
+    described['refinement'] = dataclasses.asdict(refinement)
+  with contextlib.ExitStack() as locks:
     journal = None
-    if written != [output]:
+    if jobs[0].output != output:
       command = [os.path.realpath(source), kind, dtype, average, params_digest]
       journal = FolderJournal(output, [*command, tile_size_px, described])
-      processes.together(
-        lambda: (
-          processes.is_first() and locks.enter_context(lock_folder(output))
-        )
-      )
+      locks.enter_context(_locked(output))
     if processes.is_first():
-      remove_leftovers(written[0].parent)
-    finished = _find_finished(journal, written, digests, overwrite)
+      remove_leftovers(jobs[0].output.parent)
+    finished = _find_finished(journal, jobs, overwrite)
     if any(finished):
       processes.say(describe_skipped(output, finished))
-    preprocessing, tiles = read_prediction(
-      config,
-      average=average,
-      activation='logits' if kind == 'logits' else 'probabilities',
-      **{} if tile_size_px is None else {'tile_size': tile_size_px},
-    )
-    preprocessing.check_channels(model.in_channels)
     takes = model.in_channels, preprocessing
-    measured = [_measure(*job, *takes) for job in jobs]
-    _, sizes, pixels = zip(*measured, strict=True)
+    measured = processes.together(
+      lambda: [measure_pages(job.files, *takes, job.output) for job in jobs]
+    )
+    _, sizes, dtypes = zip(*measured, strict=True)
+    widest = max(dtypes)
     stored = of_stored_pixels(model, preprocessing, refinement)
-    settled = settle_tiles(stored, params, tiles, sizes, max(pixels))
+    settled = settle_tiles(stored, params, tiles, sizes, widest)
     stream = functools.partial(
       stream_predict, model=stored, params=params, settings=settled
     )
-    for (files, file), digest, (count, size, _), is_finished in zip(
-      jobs, digests, measured, finished, strict=True
+    # `settled` has all settings of the config's `prediction` that count.
+    settings = [str(widest), settled, described | {'prediction': None}]
+    for job, is_finished, (count, size, _) in zip(
+      jobs, finished, measured, strict=True
     ):
-      calibration = processes.together(
-        lambda files=files: common_calibration(
-          [read_calibration(path) for path in files]
-        )
-      )
-      # `settled` has all that counts of the config's `prediction`.
-      settings = repr(
-        [
-          kind,
-          calibration,
-          dtype,
-          str(max(pixels)),
-          settled,
-          described | {'prediction': None},
-        ]
-      )
+      calibration = _calibration(job.files)
       identity = {
         'parameters': params_digest,
-        'settings': digest_of_values(settings),
-        'input': digest,
+        'settings': digest_of_values(
+          repr([kind, calibration, dtype, *settings])
+        ),
+        'input': job.digest,
       }
       if is_finished:
         if processes.is_first():
-          remove_leftover(file, identity)
+          remove_leftover(job.output, identity)
         continue
-
-      def finish(folder, file=file, digest=digest):
-        if kind != 'overlay':
-          finish_picture(
-            folder, file.name, colours if ending == '.png' else None
-          )
-        if ending == '.zarr':
-          method = 'stride' if kind == 'labels' else 'mean'
-          add_scales(folder / file.name, method, attributes)
-        if journal is not None:
-          journal.enter(file, digest, folder / file.name)
-
-      pages = open_pages(files, *takes, max(pixels))
-      with open_partial(file, identity, overwrite, finish) as partial:
-        if kind == 'overlay':
-          if processes.is_first():
-            names = class_names[: model.head_sizes[0]]
-            [picture] = [draw_overlay(p, stream, names, palette) for p in pages]
-            write_stack(partial.folder / file.name, picture[None])
-          step = thinning(*size)
-          how = f', of {step} x {step} px one' if step > 1 else ''
-        else:
-          plan = write_predictions(
-            partial,
-            file.name,
-            pages,
-            (count, *size),
-            stream,
-            encoder,
-            model.num_classes,
-            calibration,
-          )
-          how = ', by tiles of {} x {} px'.format(*plan.tile_shape)
+      finish = functools.partial(_finish, job=job, form=form, journal=journal)
+      pages = checked_pages(job.files, *takes, widest)
+      with open_partial(job.output, identity, overwrite, finish) as partial:
+        shape = (count, *size)
+        how = _write(partial, job, pages, shape, stream, form, calibration)
       if text := refinement.describe():
         how += f', {text}'
-      processes.say(f'{file}: {kind} of {counted(count, "image")}{how}')
+      processes.say(f'{job.output}: {kind} of {counted(count, "image")}{how}')
     if journal is not None and processes.is_first():
       journal.remove()
 
 
-def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
+def _plan_jobs(source, output, kind, dtype, model, other_inputs) -> list[_Job]:
+  """Returns the outputs with their images; refuses impossible outputs."""
+  images = list_rasters(source)
+  is_folder = source.is_dir() and not is_zarr(source)
+  planned = plan_outputs(images, is_folder, output, kind, len(model.head_sizes))
+  if kind == 'logits' and dtype == 'uint8':
+    raise InputError('logits do not fit dtype uint8; use float32 or float16')
+  if is_folder:
+    check_other_folder(output, source)
+  written = [file for _, file in planned]
+  unfinished = [unfinished_folder(file) for file in written]
+  check_apart([*written, *unfinished], [*images, *other_inputs])
+  return [
+    _Job(files, file, digest_of_rasters(files)) for files, file in planned
+  ]
+
+
+def _form_of(network, kind, dtype, ending) -> _Form:
+  """Returns the form of outputs that have this ending."""
+  model, _, config = network
+  class_names, palette = look_of(config.data, model.num_classes)
+  if kind == 'labels' and palette is None and model.num_classes == 2:
+    palette = np.array([(0, 0, 0), (255, 255, 255)], np.uint8)
+  return _Form(
+    kind,
+    functools.partial(
+      encode,
+      kind=kind,
+      dtype='uint8' if ending == '.png' else dtype,
+      head_sizes=model.head_sizes,
+    ),
+    model.num_classes,
+    class_names[: model.head_sizes[0]],
+    palette,
+    complete_palette(palette) if kind == 'labels' else None,
+    _attributes(kind, dtype, model, class_names, palette),
+  )
+
+
+@contextlib.contextmanager
+def _locked(folder) -> Iterator[None]:
+  """Locks a folder of outputs; the first process does so for all of them."""
+  with contextlib.ExitStack() as stack:
+    processes.together(
+      lambda: processes.is_first() and stack.enter_context(lock_folder(folder))
+    )
+    yield
+
+
+def _find_finished(journal, jobs, overwrite) -> list[bool]:
   """Returns which outputs are finished; refuses other outputs that exist."""
+  outputs = [job.output for job in jobs]
 
   def find():
     finished = [False] * len(outputs)
     if processes.is_first():
       if journal is not None:
-        finished = journal.find_finished(outputs, digests)
+        finished = journal.find_finished(outputs, [job.digest for job in jobs])
       others = [*itertools.compress(outputs, np.logical_not(finished))]
       if not overwrite:
         check_absent(others)
@@ -271,7 +284,7 @@ def _find_finished(journal, outputs, digests, overwrite) -> list[bool]:
         check_replaceable(output)
     return np.array(finished)
 
-  # The first process decides for all: a file may look older to another one.
+  # The first process decides for all: others may see an older state of a file.
   return processes.gather(processes.together(find))[0].tolist()
 
 
@@ -287,21 +300,54 @@ def _attributes(kind, dtype, model, names, palette):
   colours = colours[: len(names)]
   if kind == 'labels':
     return label_attributes(names, colours)
-  if len(names) == 2:  # Class 1 alone, in shades of gray; see `encode`.
+  if len(names) == 2:  # `encode` keeps class 1 alone; it gets shades of gray.
     names, colours = names[1:], np.full((1, 3), 255, np.uint8)
   return channel_attributes(names, colours, 255 if dtype == 'uint8' else 1)
 
 
-def _measure(files, output, channels, preprocessing):
-  """Returns `measure` of a job; fails in all processes if it fails in one."""
-  measured = processes.together(
-    lambda: measure(files, channels, preprocessing, output)
+def _calibration(files):
+  """Returns the calibration of an output; all processes read it together."""
+  return processes.together(
+    lambda: common_calibration([read_calibration(file) for file in files])
   )
-  if output.suffix.lower() == '.png' and measured[0] > 1:
-    raise InputError(
-      f'{output} holds one image and the input has {measured[0]}; use .tif'
+
+
+def _write(partial, job, pages, shape, stream, form, calibration) -> str:
+  """Writes an output into its folder, and returns how, for a message."""
+  name = job.output.name
+  if form.kind != 'overlay':
+    plan = write_predictions(
+      partial,
+      name,
+      pages,
+      shape,
+      stream,
+      form.encode,
+      form.num_classes,
+      calibration,
     )
-  return measured
+    return ', by tiles of {} x {} px'.format(*plan.tile_shape)
+  if processes.is_first():
+    # The file of the page is open only while `pages` is at it.
+    [picture] = [
+      draw_overlay(page, stream, form.class_names, form.palette)
+      for page in pages
+    ]
+    write_stack(partial.folder / name, picture[None])
+  step = thinning(*shape[1:])
+  return f', of {step} x {step} px one' if step > 1 else ''
+
+
+def _finish(folder, job, form, journal):
+  """Completes an output that is written, before it gets its name."""
+  file = folder / job.output.name
+  if form.kind != 'overlay':
+    finish_picture(folder, file.name, form.colours)
+  if file.suffix.lower() == '.zarr':
+    method = 'stride' if form.kind == 'labels' else 'mean'
+    add_scales(file, method, form.attributes)
+  if journal is not None:
+    journal.enter(job.output, job.digest, file)
 
 
 def _load(args) -> Network:
@@ -309,18 +355,18 @@ def _load(args) -> Network:
     return network_flags.load_from_flags()
   if (args.workdir, args.config, args.params) != (None, None, None):
     raise InputError(
-      f'--artifact={args.artifact} is a network by itself; give no --workdir, '
+      f'--artifact={args.artifact} is a whole network; give no --workdir, '
       '--config or --params with it'
     )
   if args.compute_dtype is not None:
     raise InputError(
-      f'--compute_dtype={args.compute_dtype} cannot change what '
-      f'--artifact={args.artifact} was compiled for'
+      f'--compute_dtype={args.compute_dtype} cannot change '
+      f'--artifact={args.artifact}, which is compiled; give no --compute_dtype'
     )
   if args['checkpoint'].present:
     raise InputError(
-      f'--checkpoint={args.checkpoint} is of a run; --artifact={args.artifact} '
-      'holds one network, give no --checkpoint with it'
+      f'--checkpoint={args.checkpoint} names a checkpoint of a run, but '
+      f'--artifact={args.artifact} holds one network; give no --checkpoint'
     )
   network = Network(*artifact.load(args.artifact))
   use_compilation_cache()

@@ -28,7 +28,7 @@ from absl import flags
 
 from segjax.atomic import (
   check_absent,
-  place,
+  give_name,
   remove_leftovers,
   temporary_folder,
 )
@@ -144,7 +144,7 @@ def prepare(
       with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare()
       _check_replaceable(final, overwrite)  # It may have appeared meanwhile.
-      place(folder / name, final, overwrite)
+      give_name(folder / name, final, overwrite)
   except OSError as e:
     raise InputError(f'{final} cannot be written: {e.strerror or e}') from e
   return final / _VERSION

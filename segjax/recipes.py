@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training recipes of FCN and U-Net as configs, with every field explained.
+"""Training recipes of FCN and U-Net as configs, with every field explained.
 
 Each card in configs/ starts from `fcn_config` or `unet_config` and changes a
-few fields. For FCN the numbers are those of the authors (their released solvers
-and networks; Long et al., CVPR 2015), for U-Net those of the paper (Ronneberger
-et al., MICCAI 2015), unless a comment says "ours".
+few fields. The numbers of FCN are those of the authors (their released solvers
+and networks; Long et al., CVPR 2015), the numbers of U-Net those of the paper
+(Ronneberger et al., MICCAI 2015), unless a comment says "ours".
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from ml_collections.config_dict import placeholder
 
 from segjax.errors import InputError
 
-# The mean of B, G and R in 0..255 that Caffe's networks subtract.
+# Mean of B, G and R in 0..255, which Caffe's networks subtract.
 CAFFE_MEAN = (104.00699, 116.66877, 122.67892)
 
 BGR = (2, 1, 0)
@@ -27,8 +27,8 @@ VOC_DATA = dict(
   year=2011,
   sbd_dir='',  # SBD's folder `dataset`; the authors train on SBD.
   train_list='',  # '' takes SBD's train.txt, or VOC's if there is no SBD.
-  # '' takes VOC's val.txt without the images that are trained on. Only with SBD
-  # is that seg11valid.
+  # '' takes VOC's val.txt without the images that are trained on; with SBD that
+  # is seg11valid.
   heldout_list='',
 )
 PASCAL_CONTEXT_DATA = dict(
@@ -50,14 +50,16 @@ FOLDER_DATA = dict(
   dir='',  # The folder that all the others are in.
   images='images',  # A folder, or a pattern such as '*/images/*'.
   labels='labels',
-  # The part that the names of an image and its label have in common: the first
-  # group of a regular expression; '' takes the file name without its ending.
+  # Regular expression whose first group is the part that the names of an image
+  # and its label have in common; '' takes the file name without its ending.
   match='',
-  group='',  # The same for images that stay together, such as of a patient.
+  # Regular expression whose first group names images that are held out
+  # together, such as those of a patient.
+  group='',
   label_kind='classes',  # Or 'instances', for labels that number objects.
   colours=(),  # (red, green, blue) of each class, or () for indices.
-  # Value of each class, or () for 0, 1, ...: (0, 255) for black and white
-  # masks. They are classes even if ignore_value is one of them.
+  # Value of each class, such as (0, 255) for black and white masks, or () for
+  # 0, 1, ... A value in this table is not ignored.
   label_values=(),
   ignore_value=(255,),  # An index, or a colour, or () for none.
   train_list='',  # Files with a name on each line; '' draws at random.
@@ -78,7 +80,7 @@ _LIGHT_BATCH = 20
 
 
 def check_argument(argument: str, arguments: Sequence[str]) -> None:
-  """Raises InputError if a card does not have this argument; '' means none."""
+  """Raises InputError if a card does not have this argument; '' is none."""
   if argument not in arguments:
     known = [name for name in arguments if name]
     raise InputError(
@@ -90,12 +92,11 @@ def check_argument(argument: str, arguments: Sequence[str]) -> None:
 def caffe_preprocessing(
   mean: Sequence[float] = CAFFE_MEAN, channels: Sequence[int] = BGR
 ) -> dict[str, Any]:
-  """Returns the `config.preprocessing` that gives 0..255 minus a mean.
+  """Returns a `config.preprocessing` that subtracts a mean from 0..255.
 
   Args:
     mean: mean of each channel of the result, in 0..255.
-    channels: indices of the image's channels in the order of the result; see
-      `preprocessing.standardise`.
+    channels: see `preprocessing.standardise`.
   """
   return preprocessing(
     mean=tuple(value / 255 for value in mean),
@@ -110,14 +111,12 @@ def preprocessing(
   channels: Sequence[int] = (),
   measured: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Returns the `config.preprocessing` of images as they are stored.
+  """Returns a `config.preprocessing`.
 
   Args:
-    mean: see `preprocessing.standardise`.
-    std: see `preprocessing.standardise`.
-    channels: see `preprocessing.standardise`.
-    measured: which of 'limits', 'mean' and 'std' are measured on the training
-      images.
+    mean, std, channels: see `preprocessing.standardise`.
+    measured: those of 'limits', 'mean' and 'std' that a run measures on its
+      training images.
   """
   return dict(
     mean=mean,  # Of the pixels in the unit range.
@@ -126,7 +125,7 @@ def preprocessing(
     # The pixel values that become 0 and 1, as shares of the integers' range; ()
     # takes the whole range.
     limits=(),
-    dtype='',  # Type of the images that `limits` are for; '' takes any.
+    dtype='',  # Type of the images that `limits` fit; '' takes any.
     measured=tuple(measured),
   )
 
@@ -156,10 +155,10 @@ def _sgd(weight_decay: float, bias_rate: float) -> dict[str, Any]:
     momentum=0.99,
     weight_decay=weight_decay,
     clip_norm=0.0,  # Bound on the norm of the whole gradient; 0: no clipping.
-    bias_rate=bias_rate,  # Biases learn at this many times the learning rate.
+    bias_rate=bias_rate,  # Factor of the learning rate of biases.
     bias_decay=False,  # Whether the weight decay applies to biases.
-    # Both apply to the biases of layers whose names begin with one of these;
-    # '' means all layers.
+    # Both apply to the biases of layers whose names begin with one of these
+    # texts; with '' these are all layers.
     bias_layers=('',),
   )
 
@@ -172,6 +171,36 @@ def _constant(learning_rate: float, warmup_steps: int) -> dict[str, Any]:
   )
 
 
+def _fine_tune_by_adam(config: ml_collections.ConfigDict) -> None:
+  """Sets the recipe of our own by which FCN-8s learns from few images.
+
+  All layers are padded by what they take off and trained at once. Adam
+  minimises the mean loss, with a cosine schedule that starts at 1e-4; biases
+  learn at twice the rate, as in the authors' recipe.
+  """
+  config.loss_reduction = 'mean'
+  config.model.padding = 'same'
+  config.init.initial = ('score_fr', 'score_pool4', 'score_pool3')
+  config.optimizer.update(dict(name='adamw', momentum=0.9, weight_decay=1e-4))
+  config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
+
+
+def _evaluation(
+  every_steps: int, average: bool, best_metric: str, num_pictures: int
+) -> dict[str, Any]:
+  return dict(
+    every_steps=every_steps,
+    average=average,  # Whether the final scores average eight turns and flips.
+    best_metric=best_metric,  # Ranks the checkpoints.
+    present_only=False,  # Whether mean IU leaves out classes without labels.
+    num_pictures=num_pictures,
+  )
+
+
+def _checkpoints(every_steps: int) -> dict[str, Any]:
+  return dict(every_steps=every_steps, keep=dict(keep_last=2, keep_best=1))
+
+
 def fcn_config(
   model_name: str,
   data: Mapping[str, Any],
@@ -181,13 +210,13 @@ def fcn_config(
 ) -> ml_collections.ConfigDict:
   """Returns the authors' recipe for FCN, "heavy learning": one image a step.
 
-  SGD with momentum .99 on the sum of an image's pixel losses, at a constant
-  learning rate. Images are drawn with replacement, keep their own size and are
-  not augmented.
+  SGD with momentum .99 minimises the sum of an image's pixel losses, at a
+  constant learning rate. Images are drawn with replacement, keep their own size
+  and are not augmented.
 
   Args:
-    model_name: a key of `models.FCNS`.
-    data: the section `config.data`.
+    model_name: key of `models.FCNS`.
+    data: section `config.data`.
     num_classes: K, the number of classes of all heads together.
     learning_rate: learning rate for the sum of the pixel losses.
     num_train_steps: number of steps, which is the number of images seen.
@@ -217,9 +246,9 @@ def fcn_config(
   config.data = dict(data)
   config.batching = dict(
     order='with_replacement',  # Or 'shuffled'.
-    # Images are padded to multiples of this many pixels, so that fewer programs
-    # are compiled; logits change by rounding alone. With 0, every size has a
-    # program of its own.
+    # Sides of images are padded to multiples of this number, so that fewer
+    # programs are compiled; logits change only by rounding. 0 compiles a
+    # program for every size.
     bucket_px=128,
   )
   config.preprocessing = caffe_preprocessing()
@@ -244,20 +273,14 @@ def fcn_config(
 
   config.prediction = dict(
     bucket_px=128,  # As in `batching`.
-    # Large images are predicted by tiles, which take at most this many MiB of a
-    # device; 0 makes tiles of at most 1536 px instead.
+    # MiB of a device that the tiles of large images may take; 0 makes tiles of
+    # at most 1536 px instead.
     tile_memory_mib=0,
   )
-  config.evaluation = dict(
-    every_steps=4000,
-    average=False,  # Whether the final scores average eight turns and flips.
-    best_metric='mean_iu',  # Ranks the checkpoints.
-    present_only=False,  # Whether mean IU leaves out classes without labels.
-    num_pictures=8,
+  config.evaluation = _evaluation(
+    every_steps=4000, average=False, best_metric='mean_iu', num_pictures=8
   )
-  config.checkpoints = dict(
-    every_steps=1000, keep=dict(keep_last=2, keep_best=1)
-  )
+  config.checkpoints = _checkpoints(every_steps=1000)
   return config
 
 
@@ -269,7 +292,7 @@ def start_from_coarser(
   Args:
     config: config of the finer net, changed in place.
     skip: 'pool4' for FCN-16s from 32s, 'pool3' for 8s from 16s. The score
-      layers of this skip are new and start at zero.
+      layers of this skip are new and start at 0.
   """
   suffixes = [f'_{name}' for name, _ in config.model.heads] or ['']
   config.init.initial = tuple(f'score_{skip}{suffix}' for suffix in suffixes)
@@ -289,8 +312,8 @@ def make_light(
     config: config of `fcn_config`, changed in place.
     learning_rate: learning rate for the mean of the pixel losses.
     num_examples: number of training images, which gives the number of steps.
-    learned: names of the learned deconvolutions, which are all but the last;
-      the net that training starts from lacks the finest of them.
+    learned: names of the learned deconvolutions, all but the last. The net
+      that training starts from lacks the finest of them.
   """
   config.batch_size = _LIGHT_BATCH
   config.loss_reduction = 'mean'
@@ -306,23 +329,16 @@ def make_light(
 def make_modern(
   config: ml_collections.ConfigDict,
 ) -> ml_collections.ConfigDict:
-  """Returns a recipe of our own, to fine-tune FCN-8s on few images.
+  """Returns a recipe of our own, to fine-tune FCN-8s on few whole images.
 
-  All skips are trained at once, on whole images in buckets. Every layer is
-  padded by what it takes off. Adam minimises the mean loss, with a cosine
-  schedule that starts at 1e-4; biases learn at twice the rate, as in the
-  authors' recipe.
+  See `_fine_tune_by_adam`.
 
   Args:
     config: config of `fcn_config`, changed in place.
   """
-  config.loss_reduction = 'mean'
-  config.model.padding = 'same'
+  _fine_tune_by_adam(config)
   config.batching = dict(order='shuffled', bucket_px=64)
   config.prediction.bucket_px = 64
-  config.init.initial = ('score_fr', 'score_pool4', 'score_pool3')
-  config.optimizer.update(dict(name='adamw', momentum=0.9, weight_decay=1e-4))
-  config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
   config.evaluation.every_steps = 500
   config.checkpoints.every_steps = 500
   return config
@@ -331,8 +347,7 @@ def make_modern(
 def camvid_config() -> ml_collections.ConfigDict:
   """Returns a recipe of our own for CamVid, from VGG16's convolutions.
 
-  All layers are trained at once, on crops. Adam minimises the mean loss, with a
-  cosine schedule; biases learn at twice the rate, as in the authors' recipe.
+  Training takes random crops; see `_fine_tune_by_adam`.
   """
   config = fcn_config(
     'fcn8s',
@@ -341,19 +356,13 @@ def camvid_config() -> ml_collections.ConfigDict:
     learning_rate=1e-4,
     num_train_steps=9000,
   )
-  config.loss_reduction = 'mean'
-  config.model.padding = 'same'
+  _fine_tune_by_adam(config)
   config.model.fc_features = 4096
   config.preprocessing = preprocessing(
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
   )
-  config.init.initial = (
-    *('fc6', 'fc7'),
-    *('score_fr', 'score_pool4', 'score_pool3'),
-  )
+  config.init.initial = ('fc6', 'fc7', *config.init.initial)
   _train_on_crops(config)
-  config.optimizer.update(dict(name='adamw', momentum=0.9, weight_decay=1e-4))
-  config.schedule = dict(name='cosine', learning_rate=1e-4, warmup_steps=100)
   config.evaluation.every_steps = 900
   config.checkpoints.every_steps = 900
   return config
@@ -373,11 +382,12 @@ def make_unet_vgg16(
 ) -> ml_collections.ConfigDict:
   """Returns the config with U-Net's expanding path on the same trunk.
 
-  All other settings stay, so that the two networks can be compared.
+  All other settings stay, so that the two networks can be compared. If training
+  takes whole images, it takes the crops of `camvid_config` instead.
 
   Args:
     config: config of an FCN on VGG16 that starts from the convolutions of a
-      classifier, changed in place. Images are cropped, as in `camvid_config`.
+      classifier, changed in place.
   """
   config.model = dict(
     name='unet_vgg16',
@@ -413,14 +423,14 @@ def unet_config(
 ) -> ml_collections.ConfigDict:
   """Returns the recipe of U-Net's paper, for gray images of two classes.
 
-  One large tile a step, SGD with momentum .99, weighted loss, elastic
-  deformation, dropout. The paper does not state the learning rate, the schedule
-  and the number of steps: those here are ours. These are ours, too: flips, the
+  Each step takes one large tile. It has SGD with momentum .99, a weighted loss,
+  elastic deformation and dropout. The paper does not state the learning rate,
+  the schedule and the number of steps: those here are ours. So are flips, the
   ranges of rotations, shifts and gray values, and the final average over eight
   turns and flips (test-time augmentation; the paper averages seven rotations).
 
   Args:
-    data: the section `config.data`.
+    data: section `config.data`.
     mean: mean of the gray values, in [0, 1], which is subtracted.
     std: standard deviation of the gray values, by which they are divided.
     best_metric: name of the held-out score that ranks the checkpoints.
@@ -463,11 +473,10 @@ def unet_config(
     elastic_grid=3,  # Nodes along each side of the tile: 3 x 3.
     rotation_deg=180.0,  # The angle is uniform in +- this.
     flip=True,
-    # A tile's centre is drawn where its output lies inside the image, and up to
-    # this many pixels beyond.
+    # Pixels by which the output of a tile may leave the image.
     shift_px=16.0,
-    # The levels of black and of white move by up to this share of the range of
-    # gray values, up or down.
+    # The levels of black and of white move up or down, by at most this share of
+    # the range of gray values.
     black=0.1,
     white=0.1,
     log_gamma=0.3,  # The logarithm of the exponent is uniform in +- this.
@@ -476,16 +485,10 @@ def unet_config(
   config.schedule = _constant(learning_rate=1e-3, warmup_steps=100)
 
   config.prediction = _unet_prediction()
-  config.evaluation = dict(
-    every_steps=1000,
-    average=True,  # Whether the final scores average eight turns and flips.
-    best_metric=best_metric,  # Ranks the checkpoints.
-    present_only=False,  # Whether mean IU leaves out classes without labels.
-    num_pictures=6,
+  config.evaluation = _evaluation(
+    every_steps=1000, average=True, best_metric=best_metric, num_pictures=6
   )
-  config.checkpoints = dict(
-    every_steps=500, keep=dict(keep_last=2, keep_best=1)
-  )
+  config.checkpoints = _checkpoints(every_steps=500)
   return config
 
 
@@ -506,7 +509,9 @@ def make_fast(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def make_narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns a recipe of half an hour on two cores: a quarter of the width.
+  """Returns a recipe that takes half an hour on two cores.
+
+  The network has a quarter of the width.
 
   Args:
     config: config of `make_fast`, changed in place.
@@ -547,14 +552,11 @@ def unet_folder_config(
   return config
 
 
-def fcn_folder_config(
-  class_names: Sequence[str], num_train_steps: int = 4000
-) -> ml_collections.ConfigDict:
+def fcn_folder_config(class_names: Sequence[str]) -> ml_collections.ConfigDict:
   """Returns `make_modern` of FCN-8s for a folder of images and labels.
 
   Args:
     class_names: names of classes 0..K-1.
-    num_train_steps: number of steps.
   """
   return make_modern(
     fcn_config(
@@ -562,6 +564,6 @@ def fcn_folder_config(
       FOLDER_DATA | dict(class_names=tuple(class_names)),
       num_classes=len(class_names),
       learning_rate=1e-4,
-      num_train_steps=num_train_steps,
+      num_train_steps=4000,
     )
   )

@@ -111,7 +111,7 @@ CASES = {
   'values and colours': (
     f'{TRAIN} {FOLDER}/masks "--config.data.label_values=(0, 255)" '
     '"--config.data.colours=((0, 0, 0), (9, 9, 9))"',
-    ['label_values=(0, 255) beside colours', 'one of them'],
+    ['label_values=(0, 255) and colours', 'one of them'],
   ),
   'nothing to train on': (
     f'{TRAIN} {FOLDER}/blank',

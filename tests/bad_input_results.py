@@ -139,11 +139,11 @@ CASES = {
   ),
   'an artifact and a run': (
     PREDICT + '--artifact={tree}/maps --workdir={run}',
-    ['--artifact={tree}/maps is a network', 'no --workdir'],
+    ['--artifact={tree}/maps is a whole network', 'no --workdir'],
   ),
   'an artifact and a checkpoint': (
     PREDICT + '--artifact={tree}/maps --checkpoint=best',
-    ['--checkpoint=best is of a run', '--artifact={tree}/maps'],
+    ['--checkpoint=best names a checkpoint', '--artifact={tree}/maps'],
   ),
   'an artifact and a type to compute in': (
     PREDICT + '--artifact={tree}/maps --compute_dtype=bfloat16',

@@ -12,7 +12,7 @@ from commands import REPOSITORY, snapshot
 from segjax import locks
 from segjax.atomic import (
   check_absent,
-  place,
+  give_name,
   remove_leftovers,
   replacing,
   temporary_folder,
@@ -228,7 +228,7 @@ def test_a_finished_file_gets_its_name_in_one_step(tmp_path):
   (tmp_path / 'new').write_text('new')
   (tmp_path / 'a').write_text('old')
   with pytest.raises(InputError):
-    place(tmp_path / 'new', tmp_path / 'a', overwrite=False)
+    give_name(tmp_path / 'new', tmp_path / 'a', overwrite=False)
   assert (tmp_path / 'new').read_text() == 'new'
-  place(tmp_path / 'new', tmp_path / 'a', overwrite=True)
+  give_name(tmp_path / 'new', tmp_path / 'a', overwrite=True)
   assert (tmp_path / 'a').read_text() == 'new'

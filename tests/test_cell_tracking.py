@@ -165,7 +165,7 @@ def test_missing_folder_says_what_is_expected(tmp_path):
   for part in (
     'PhC-C2DH-U373 of the Cell Tracking Challenge not found',
     str(tmp_path / 'nowhere' / 'PhC-C2DH-U373'),
-    '--config.data.dir=DIR or SEGJAX_DATA_DIR',
+    '--config.data.dir=DIR (evaluate: --data_dir=DIR) or SEGJAX_DATA_DIR',
   ):
     assert part in str(caught.value)
 

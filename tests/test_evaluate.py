@@ -157,7 +157,7 @@ def test_a_folder_is_read_as_the_run_read_its_own(tmp_path):
     example['label'], np.where(CELLS == 2, 255, CELLS)
   )
   config.data = dict(name='arrays', class_names=NAMES)
-  with pytest.raises(InputError, match='takes --images=DIR and --labels=DIR'):
+  with pytest.raises(InputError, match='give segjax.evaluate --images=DIR and'):
     create_dataset(config.data)
   with pytest.raises(InputError, match=r'masks/0.png: label 7 in row 0'):
     evaluate._open_folder(network(config), tmp_path, None, '')

@@ -195,7 +195,7 @@ def test_commands(folder, tmp_path):
   np.testing.assert_allclose(a, b, atol=1e-6)
   both = run('predict', f'--artifact={net}', *given[:2], *paths)
   assert both.returncode == 2
-  assert 'is a network by itself' in both.stderr
+  assert 'is a whole network' in both.stderr
 
 
 def test_the_description_is_for_people_and_other_programs(folder):
@@ -250,7 +250,7 @@ def test_a_full_disk_leaves_the_old_artifact(folder, tmp_path, monkeypatch):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
   monkeypatch.setattr(Path, 'write_bytes', fill)
-  with pytest.raises(InputError, match='net cannot be written: No space left'):
+  with pytest.raises(InputError, match='net: cannot be written; No space left'):
     export_network(unet(), net, overwrite=True)
   artifact.load(net)
   assert [file.name for file in tmp_path.iterdir()] == ['net']
@@ -284,11 +284,15 @@ def edited(**changed):
     ('artifact.json', edited(head_sizes=[3]), r'2 logits, heads of \(3,\)'),
     ('artifact.json', edited(geometry={'deep': 1}), "argument 'deep'"),
     ('artifact.json', edited(prediction={}), 'lacks the tile_size'),
-    ('artifact.json', edited(palette=[[0, 0]]), 'no 2 colours'),
+    ('artifact.json', edited(palette=[[0, 0]]), 'expected 2 colours'),
     ('artifact.json', edited(palette='red'), "palette='red'"),
     ('artifact.json', edited(palette=[[0, 0, 0], [0, 0, 999]]), '0..255'),
-    ('artifact.json', edited(palette=[[0, 0, 0], [0, 0]]), 'no 2 colours'),
-    ('artifact.json', edited(class_names=['a']), 'no 2 names'),
+    (
+      'artifact.json',
+      edited(palette=[[0, 0, 0], [0, 0]]),
+      'expected 2 colours',
+    ),
+    ('artifact.json', edited(class_names=['a']), 'expected 2 names'),
     ('artifact.json', edited(class_names=7), 'describes no artifact'),
   ],
 )

@@ -75,7 +75,7 @@ def test_weights_that_do_not_say_their_pixels(
     (IMAGES.astype(int), LABELS, 'image 0 is int64; expected uint8'),
     ([], [], '0 images and 0 labels'),
     (None, None, '0 images and 0 labels'),
-    (IMAGES, 0 * LABELS, 'labels hold 0; expected two classes'),
+    (IMAGES, 0 * LABELS, 'labels hold 0; expected at least two'),
     (
       IMAGES,
       np.arange(LABELS.size).reshape(LABELS.shape) % 90,

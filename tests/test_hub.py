@@ -140,7 +140,7 @@ def test_damage_is_said(run, tmp_path):
   export(run, tmp_path / 'net')
   config = tmp_path / 'net' / 'config.json'
   config.write_text(config.read_text().replace('0.495', '0.497'))
-  with pytest.raises(InputError, match='its checksum is'):
+  with pytest.raises(InputError, match='its checksum does not match'):
     load_run(tmp_path / 'net')
 
 

@@ -268,3 +268,16 @@ def test_write_to_an_impossible_place_is_refused(tmp_path):
       files.write_stack(path, random_stack((1, 4, 5)))
     assert str(path) in str(caught.value)
   assert os.listdir(tmp_path) == ['folder.tif']
+
+
+def test_pixels_that_are_not_finite_are_named_by_page_and_position(tmp_path):
+  stack = np.zeros((3, 4, 5, 2), np.float32)
+  stack[1, 2, 3, 1] = np.nan
+  path = tmp_path / 'a.npy'
+  np.save(path, stack)
+  position = 'pixel is nan in page 1, row 2, column 3, channel 1'
+  with pytest.raises(InputError, match=position):
+    files.read_stack(path)
+  with pytest.raises(InputError, match=position):
+    files.read_image_page(path, 1)
+  assert not files.read_image_page(path, 2).any()

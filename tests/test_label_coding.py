@@ -95,7 +95,7 @@ def test_impossible_codings_are_refused(
 @pytest.mark.parametrize(
   'values, colours, message',
   [
-    ((0, 255), COLOURS, 'label_values=.* beside colours=.*one of them'),
+    ((0, 255), COLOURS, 'label_values=.* and colours=.*one of them'),
     ((0, 255), (), r'label_values=\(0, 255\) for 3 classes'),
     ((0, 255, 0), (), 'a different value for each'),
     ((0, 255, 65536), (), 'whole numbers in 0..65535'),

@@ -127,10 +127,10 @@ def test_forty_names_in_stored_order():
 
 
 def test_missing_folder_says_what_is_expected(tmp_path):
-  with pytest.raises(InputError, match='segmentation/img_NNNN.mat') as caught:
+  with pytest.raises(InputError, match='segmentation/img_NAME.mat') as caught:
     load(tmp_path / 'nowhere')
   assert str(tmp_path / 'nowhere') in str(caught.value)
-  assert '--config.data.dir=DIR or SEGJAX_DATA_DIR' in str(caught.value)
+  assert '--config.data.dir=DIR (eval' in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_list_files_outside_the_folder_are_refused(root):
   [
     ('', 'test.txt lists nothing'),
     ('../0004\n', "test.txt: '../0004' leads out"),
-    ('0004\n5001 5002\n', "test.txt: '5001 5002' on one line"),
+    ('0004\n5001 5002\n', '5001 5002: no such file .*img_5001 5002.png'),
     ('0004\n0005\n', '0005: no such file .*img_0005.png, which test.txt'),
   ],
 )
@@ -192,7 +192,9 @@ def test_depth_0_is_refused_by_its_pixel(root):
   depth[1, 0] = 0
   path = root / 'data/depth/img_5001.png'
   write_png(path, depth, np.uint16)
-  with pytest.raises(InputError, match='depth 0 in row 1, column 0') as caught:
+  with pytest.raises(
+    InputError, match='depth in row 1, column 0 .* is 0'
+  ) as caught:
     read_first(root, 'color_d')
   assert str(path) in str(caught.value)
 

@@ -167,17 +167,18 @@ def test_kill_in_the_pyramid_is_gone_on_with(tmp_path, monkeypatch):
   np.save(tmp_path / 'in.npy', STACK)
   network = tiny_network()
   arguments = network, tmp_path / 'in.npy', tmp_path / 'out.zarr'
-  write, count = ome_zarr._write, 0
+  files, count = ome_zarr._files, 0
 
-  def kill(store, values):
+  def kill(axes):
     nonlocal count
-    count += isinstance(values, tensorstore.TensorStore)
-    if count == 3:
-      raise KeyboardInterrupt
-    write(store, values)
+    for window in files(axes):
+      count += 1
+      if count == 3:
+        raise KeyboardInterrupt
+      yield window
 
   with monkeypatch.context() as patch:
-    patch.setattr(ome_zarr, '_write', kill)
+    patch.setattr(ome_zarr, '_files', kill)
     with pytest.raises(KeyboardInterrupt):
       predict_files(*arguments)
   unfinished = tmp_path / 'out.zarr.partial' / 'out.zarr'

@@ -211,7 +211,7 @@ def test_what_segjax_did_not_leave_is_not_removed(tmp_path, make, overwrite):
   output = tmp_path / 'out.npy'
   make(output.with_name('out.npy.partial'))
   before = snapshot(tmp_path)
-  with pytest.raises(InputError, match='out.npy.partial .*did not make'):
+  with pytest.raises(InputError, match='out.npy.partial, .*did not make'):
     with open_partial(output, {'a': '1'}, overwrite):
       pass
   remove_leftover(output, {'a': '1'})

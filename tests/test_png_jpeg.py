@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from segjax.errors import InputError
 from segjax.images import files, png_jpeg, windows
-from segjax.prediction.pages import finish_picture
+from segjax.prediction.canvas_writer import finish_picture
 
 HEIGHT, WIDTH = 70, 83
 WINDOWS = [
@@ -208,11 +208,11 @@ def test_too_many_values_are_refused_at_the_header(tmp_path, monkeypatch, name):
   monkeypatch.setattr(windows, 'MAX_PAGE_VALUES', COLOURS.size)
   read(path)
   monkeypatch.setattr(windows, 'MAX_PAGE_VALUES', COLOURS.size - 1)
-  monkeypatch.setattr(png_jpeg, 'decode', None)
+  monkeypatch.setattr(png_jpeg, '_decode', None)
   for reading in (read, files.read_stack):
     with pytest.raises(
       InputError,
-      match=rf'{name}: \[70, 83, 3\] are 17430 values .* at most 17429 .*; '
+      match=rf'{name}: \[70, 83, 3\] are 17430 values .* at most 17429; '
       'save it as a tiled TIFF or Zarr',
     ):
       reading(path)
@@ -238,14 +238,14 @@ def test_threads_share_one_decoding(tmp_path, monkeypatch):
   path = tmp_path / 'a.png'
   Image.fromarray(COLOURS).save(path)
   decoded = []
-  decode = png_jpeg.decode
+  decode = png_jpeg._decode
 
   def slow(file, page, source):
     decoded.append(source)
     time.sleep(0.1)
     return decode(file, page, source)
 
-  monkeypatch.setattr(png_jpeg, 'decode', slow)
+  monkeypatch.setattr(png_jpeg, '_decode', slow)
   with files.open_rasters(path) as [page], ThreadPoolExecutor(4) as pool:
     for window, values in zip(
       4 * WINDOWS, pool.map(page.__getitem__, 4 * WINDOWS), strict=True
@@ -313,7 +313,7 @@ def test_too_little_memory_is_said(tmp_path, monkeypatch):
   def fail(*unused):
     raise MemoryError
 
-  monkeypatch.setattr(png_jpeg, 'decode', fail)
+  monkeypatch.setattr(png_jpeg, '_decode', fail)
   with pytest.raises(InputError, match='a.png: too large for the memory'):
     read(path)
 

@@ -252,15 +252,11 @@ def test_plan_outputs(tmp_path):
   a, b = Path('x/a.png'), Path('y/b.tif')
   out = tmp_path / 'out'
   for kind, ending in (('labels', '.png'), ('logits', '.tif')):
-    jobs, planned = plan_outputs([a, b], True, out, kind)
+    jobs = plan_outputs([a, b], True, out, kind)
     assert jobs == [([a], out / f'a{ending}'), ([b], out / f'b{ending}')]
-    assert planned == ending
   stack = tmp_path / 'out.TIF'
-  assert plan_outputs([a, b], True, stack, 'logits') == (
-    [([a, b], stack)],
-    '.tif',
-  )
-  assert plan_outputs([a], False, stack, 'labels')[0] == [([a], stack)]
+  assert plan_outputs([a, b], True, stack, 'logits') == [([a, b], stack)]
+  assert plan_outputs([a], False, stack, 'labels') == [([a], stack)]
 
 
 def test_plan_outputs_refuses(tmp_path):
@@ -278,7 +274,7 @@ def test_plan_outputs_refuses(tmp_path):
 
 def test_labels_of_two_heads_are_no_picture(tmp_path):
   image = [tmp_path / 'a.jpg']
-  jobs, ending = plan_outputs(image, True, tmp_path / 'out', 'labels', 2)
-  assert ending == '.tif' and jobs[0][1].name == 'a.tif'
+  jobs = plan_outputs(image, True, tmp_path / 'out', 'labels', 2)
+  assert jobs[0][1].name == 'a.tif'
   with pytest.raises(InputError, match='labels of 2 heads; use .tif'):
     plan_outputs(image, False, tmp_path / 'out.png', 'labels', 2)

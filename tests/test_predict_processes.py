@@ -21,7 +21,7 @@ sys.path.insert(0, 'tests')
 from segjax import predict
 from segjax.cli import command_line
 from segjax.devices import processes
-from segjax.prediction import pages, partial
+from segjax.prediction import canvas_writer, partial
 from tiny_network import tiny_network
 partial.RECORD_EVERY_SECONDS = 0
 source, *outputs = sys.argv[1:]
@@ -30,13 +30,13 @@ def main(_):
   processes.join()
   import jax
   count = 0
-  write = pages.Page.__setitem__
+  write = canvas_writer.PageWriter.__setitem__
   def counted(*arguments):
     nonlocal count
     count += 1
     write(*arguments)
     time.sleep(float(os.environ.get('PAUSE', 0)))
-  pages.Page.__setitem__ = counted
+  canvas_writer.PageWriter.__setitem__ = counted
   network = tiny_network()
   if MEMORY:
     network.config.prediction.tile_memory_mib = MEMORY

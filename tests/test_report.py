@@ -126,7 +126,7 @@ def test_pictures_of_a_page_fit_a_mail(run):
   page = check_alone(text)
   count = page.tags.count('img')
   assert 1 <= count < 5
-  assert f'{5 - count} more in pictures/' in page.texts
+  assert f'{5 - count} more are in pictures/' in page.texts
   src = dict(page.attributes)['src'].partition(',')[2]
   with Image.open(io.BytesIO(base64.b64decode(src))) as picture:
     assert picture.size == (1600, 480)

@@ -96,7 +96,7 @@ def test_missing_folder_says_what_is_expected(tmp_path):
   with pytest.raises(InputError, match=f'expected Images/{SCENES}') as caught:
     load(tmp_path / 'nowhere')
   assert str(tmp_path / 'nowhere') in str(caught.value)
-  assert '--config.data.dir=DIR or SEGJAX_DATA_DIR' in str(caught.value)
+  assert '--config.data.dir=DIR (eval' in str(caught.value)
 
 
 def test_missing_list_and_no_list_are_refused(root):
@@ -162,13 +162,13 @@ def test_labels_out_of_range_are_refused(root, kind, value, expected):
     read_first(root)
   assert str(caught.value).startswith(
     f'{path}: label {value} in row 1, column 1 (counted from 0); expected '
-    f'{expected} unlabelled; the values in this label are '
+    f'{expected} ignored; the values in this label are '
   )
 
 
 def test_sizes_that_differ_are_refused(root):
   write_label(root, 'GeoLabels', 'street_a2', np.ones((3, 3)), np.uint8)
-  with pytest.raises(InputError, match='3 x 3 px for one of 2 x 3 px'):
+  with pytest.raises(InputError, match='3 x 3 px for an image of 2 x 3 px'):
     read_first(root)
   write_label(root, 'SemanticLabels', 'street_a2', np.ones((3, 3)), np.uint8)
   with pytest.raises(InputError, match='3 x 3 px for an image of 2 x 3 px'):

@@ -55,8 +55,8 @@ def test_more_tiles_are_chosen_where_they_waste_less():
 
 def test_paper_tile_of_572_has_a_stride_of_384():
   plan = plans.plan_tiles(1, 1000, PAPER, TileSettings(tile_size=572))
-  places = [plan.place(window) for window in plan.windows]
-  assert [place.origin[1] for place in places] == [-92, 292, 676]
+  positions = [plan.position(window) for window in plan.windows]
+  assert [position.origin[1] for position in positions] == [-92, 292, 676]
   windows = [columns for _, columns in plan.windows]
   assert windows == [slice(0, 384), slice(384, 768), slice(768, 1000)]
 
@@ -77,7 +77,7 @@ def test_plan_covers_once_on_phase_with_full_context(geometry):
     writes = np.zeros((height, width), int)
     for window in plan.windows:
       writes[window] += 1
-      origin = plan.place(window).origin
+      origin = plan.position(window).origin
       for first, side, tile_size in zip(
         origin, window, plan.tile_shape, strict=True
       ):
@@ -134,12 +134,12 @@ def test_places_hold_the_windows_on_phase_in_every_turn(
   )
   for window in plan.windows:
     for transform in DIHEDRAL_GROUP:
-      place = plan.place(window, transform)
+      position = plan.position(window, transform)
       backwards = is_reversed(*transform)
       for side, crop, first, tile, length, is_backwards in zip(
         window,
-        place.crop,
-        place.origin,
+        position.crop,
+        position.origin,
         plan.tile_shape,
         shape,
         backwards,

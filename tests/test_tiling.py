@@ -160,7 +160,7 @@ def test_next_batch_is_dispatched_before_the_last_is_pulled():
       return self.tiles
 
   plan = plans.plan_tiles(1, 5, UNetGeometry(0, 1), TileSettings(tile_size=4))
-  origins = [plan.place(window).origin for window in plan.windows]
+  origins = [plan.position(window).origin for window in plan.windows]
   assert len(origins) == 3
   tiles = {
     origin: np.full((2, 2, 1), i, np.float32)

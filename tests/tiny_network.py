@@ -16,7 +16,7 @@ from segjax.cli.command_line import run_command
 from segjax.models.unet import UNet
 from segjax.networks import Network
 from segjax.predict import predict_files
-from segjax.prediction import pages, partial
+from segjax.prediction import canvas_writer, partial
 
 
 def tiny_network(num_classes=2):
@@ -46,13 +46,13 @@ def tiny_network(num_classes=2):
 
 def main(_):
   partial.RECORD_EVERY_SECONDS = 0
-  write = pages.Page.__setitem__
+  write = canvas_writer.PageWriter.__setitem__
 
   def write_slowly(*arguments):
     write(*arguments)
     time.sleep(float(os.environ['PAUSE']))
 
-  pages.Page.__setitem__ = write_slowly
+  canvas_writer.PageWriter.__setitem__ = write_slowly
   predict_files(tiny_network(), os.environ['SOURCE'], os.environ['OUTPUT'])
 
 

@@ -329,7 +329,7 @@ def _define_instances() -> None:
     'connected components.',
   )
   flags.DEFINE_integer(
-    'min_area_px', 0, 'Cells of fewer pixels are left out.', lower_bound=0
+    'min_area_px', 0, 'Smallest area of a cell, in pixels.', lower_bound=0
   )
   flags.DEFINE_bool(
     'fill_holes', False, 'Whether holes become part of the cell around them.'
@@ -344,7 +344,7 @@ def _define_instances() -> None:
     'pixel_size_um',
     None,
     'Side of a pixel in micrometres, for lengths and areas in the table of '
-    'cells; by default the one that the maps state, if they do.',
+    'cells. By default it is the size that the maps state, if any.',
   )
   _define_overwrite('Replace files that exist.')
 

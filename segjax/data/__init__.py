@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: the contract of an example, and a file for each set.
+"""Data sets: a file for each set, and what all sets share.
 
-The contract is in `segjax.data.examples`, the sets by name in
-`segjax.data.sets`.
+`segjax.data.examples` has the contract of an example, `segjax.data.sets` finds
+the sets by their names.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ __all__ = ('IGNORE_LABEL', 'LOADERS', 'Dataset', 'create_dataset', 'look_of')
 
 
 def __getattr__(name):
-  # Late, so that a training step needs no library that reads files.
+  # Late: a training step needs no library that reads files.
   if name in ('LOADERS', 'create_dataset', 'look_of'):
     from segjax.data import sets
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training tiles drawn from whole images, by one resampling, on device.
+"""Augmentation: random training tiles of whole images, resampled once.
 
 Shift, rotation, flip and elastic deformation (Ronneberger et al. 2015, section
-3.1) are composed into one map from tile pixels to image positions; the image
-is then read once, linearly, and mirrored where the map leaves it. Gray values
-vary afterwards. Everything is a pure function of (key, example) and is made to
-be vmapped over both inside the jitted training step.
+3.1) are composed into one map from tile pixels to image positions. The image is
+then read once, linearly, and is mirrored at its borders. Afterwards gray values
+vary. All functions are pure, and the training step maps them over a batch of
+keys and examples (`jax.vmap`) on the device.
 
-The step is compiled for one size, and images have many: the host cuts the
-region that the tile can reach out of each image (`cut_region`). It makes the
-same draw of the tile's centre as the device (`region_corner`).
+The step is compiled for one size, but images have many. So the host cuts the
+region that a tile can reach out of each image (`cut_region`), and draws the
+same centre of the tile as the device (`region_corner`).
 """
 
 import dataclasses
@@ -23,29 +23,30 @@ import numpy as np
 
 from segjax.errors import InputError
 
-# jax draws f32 normal values from 2^24 uniform ones: none lies beyond 5.42.
+# Normal f32 values of jax come from 2^24 uniform ones: none is beyond 5.42.
 _FURTHEST_NORMAL = 5.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """How much tiles vary. All zeros and False: plain random crops.
+  """The ranges of the augmentation. All zeros and False make random crops.
 
   Without rotation and elastic deformation, tiles lie on whole pixels.
 
   Attributes:
     elastic_sigma_px: standard deviation of each component of the displacement
-      at the grid's nodes (10 in the paper).
-    elastic_grid: nodes along each side of the input tile (3 in the paper).
-    rotation_deg: the angle is uniform in +- this.
-    flip: whether to mirror columns for half of the tiles.
-    shift_px: the tile's centre is uniform where the output window lies inside
-      the image, widened by this on each side; see `sample_positions`.
-    black: the level of black moves by a uniform value in +- this, where 1 is
-      the range of gray values.
-    white: the same for the level of white.
-    log_gamma: logarithm of the exponent applied to gray values, uniform in
-      +- this.
+      of the grid's nodes (10 in the paper).
+    elastic_grid: number of nodes along each side of the input tile (3 in the
+      paper).
+    rotation_deg: largest angle; angles are uniform in +- `rotation_deg`.
+    flip: whether the columns of half of the tiles are mirrored.
+    shift_px: pixels by which an output window may leave the image; see
+      `sample_positions`.
+    black: largest change of the level of black, up or down, as a share of the
+      range of gray values.
+    white: largest change of the level of white.
+    log_gamma: largest logarithm of the exponent of gray values; logarithms are
+      uniform in +- `log_gamma`.
 
   >>> import segjax
   >>> segjax.Augmentation(rotation_deg=180.0, flip=True).elastic_sigma_px
@@ -80,19 +81,20 @@ def augment(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Returns one training tile (image, label, weight).
 
-  With `size` and `corner`, arrays hold a region of the image, see `cut_region`,
-  and the tile is that of the whole image.
+  With `size` and `corner`, arrays hold a region of the image (see
+  `cut_region`), and the tile is that of the whole image.
 
   Args:
     key: jax key.
     image: f32[H, W, C] in [0, 1].
     label: i32[H, W].
-    weight: f32[H, W], or None, which comes back as None.
+    weight: f32[H, W], or None, for which None is returned.
     input_size: s, side of the image tile, in pixels.
-    output_size: o <= s, side of the label tile, concentric with the former.
-    amount: how much to vary.
-    size: i32[2], height and width of the whole image; None: those of `image`.
-    corner: i32[2], row and column where the region begins; None: 0, 0.
+    output_size: o <= s, side of the label tile, which has the same centre.
+    amount: ranges of the augmentation.
+    size: i32[2], height and width of the whole image; None for those of
+      `image`.
+    corner: i32[2], row and column where the region begins; None for 0, 0.
 
   Returns:
     f32[s, s, C] read linearly, i32[o, o] read at the nearest pixel and
@@ -136,9 +138,14 @@ def read_linear(
   size: Sequence[int] | jax.Array,
   corner: Sequence[int] | jax.Array,
 ) -> jax.Array:
-  """Reads f32[H, W] at f32[2, ...] (row, column), mirrored outside.
+  """Returns the values f32[...] of an image, read linearly.
 
-  `plane` is the region of an image of `size` that begins at `corner`.
+  Args:
+    plane: f32[H, W], region of the image.
+    positions: f32[2, ...], rows and columns in the image; it is mirrored where
+      they are outside.
+    size: height and width of the image.
+    corner: row and column where the region begins.
   """
   taps = []
   for position, length, first in zip(positions, size, corner, strict=True):
@@ -161,13 +168,13 @@ def read_linear(
 
 
 def _mirror(index, length):
-  """Returns indices in 0 .. length - 1, after any number of reflections.
+  """Returns indices in 0 .. length - 1, i32[...], after any reflections.
 
-  At a multiple of the period either rounding of the quotient is right.
+  At a multiple of the period, either rounding of the quotient is right.
 
   Args:
     index: f32[...], whole numbers; on CPU f32 divides faster than i32.
-    length: one number.
+    length: number of indices.
   """
   last = jnp.asarray(length, jnp.float32) - 1
   period = jnp.maximum(2 * last, 1)  # One pixel is its own mirror image.
@@ -185,23 +192,24 @@ def sample_positions(
 ) -> jax.Array:
   """Returns the image position (row, column) of every pixel of a random tile.
 
-  With u the pixel's offset from the tile's centre, e the elastic displacement,
-  F a flip, R a rotation and t the tile's place: t + R F (u + e(u)).
+  The position is t + R F (u + e(u)), with u the pixel's offset from the tile's
+  centre, e the elastic displacement, F a flip, R a rotation and t the centre.
 
-  The centre is drawn where the output lies inside the image, so border pixels
-  are trained less often than central ones. In 3,000 draws of ISBI's card (388
-  of 512 px come out, rotated, shift_px=16) the outermost 16 px were read .13
-  times as often as the centre, .20 times with their mirror images, and those
-  of the corners less than .01 times. The Fiji plug-in of U-Net's authors draws
-  the centre from a map over the whole image, and then moves it by up to 8 px;
-  centres anywhere in the image brought no gain beyond the differences between
-  seeds in short runs of a narrow network here.
+  The centre is uniform over the positions at which the output lies inside the
+  image, and `shift_px` beyond. So border pixels are trained less often than
+  central ones. In 3,000 draws of ISBI's card (388 of 512 px come out, rotated,
+  shift_px=16) the outermost 16 px were read .13 times as often as the centre,
+  .20 times with their mirror images, and those of the corners less than .01
+  times. The Fiji plug-in of U-Net's authors draws the centre from a map over
+  the whole image, and then moves it by up to 8 px. In short runs of a narrow
+  network here, centres anywhere in the image brought no gain beyond the
+  differences between seeds.
 
-  Without rotation and elastic deformation, positions are whole pixels: what is
-  read is as sharp as the image.
+  Without rotation and elastic deformation, positions are whole pixels, so that
+  tiles are as sharp as the image.
 
   Returns:
-    f32[2, input_size, input_size], in pixels; may lie outside the image.
+    f32[2, input_size, input_size], in pixels; some may be outside the image.
   """
   elastic_key, angle_key, flip_key, centre_key = jax.random.split(key, 4)
   offset = jnp.arange(input_size) - (input_size - 1) / 2
@@ -246,8 +254,9 @@ def region_side(input_size: int, amount: Augmentation) -> int:
   angle = math.radians(min(abs(amount.rotation_deg), 45.0))
   reach = (input_size - 1) / 2 + displacement
   reach *= math.cos(angle) + math.sin(angle)
-  # On both sides of the centre or, where that lies outside the image, what is
-  # mirrored. Linear reading and roundings of host and device take the rest.
+  # The reach counts on both sides of the centre or, if the centre is outside
+  # the image, up to the mirrored end. The 6 px are for linear reading and for
+  # the roundings of host and device.
   return math.ceil(reach + max(reach, amount.shift_px)) + 6
 
 
@@ -259,14 +268,12 @@ def region_corner(
   output_size: int,
   amount: Augmentation,
 ) -> jax.Array:
-  """Returns where the region begins that `augment(key, ...)` reads, i32[2].
+  """Returns row and column where the region of a tile begins, i32[2].
 
   Args:
-    key: that of `augment`.
+    key, output_size, amount: arguments of `augment` for the tile.
     size: i32[2], height and width of the image.
-    side: of the region, see `region_side`.
-    output_size: that of `augment`.
-    amount: that of `augment`.
+    side: side of the region, see `region_side`.
   """
   centre_key = jax.random.split(jax.random.split(key)[0], 4)[3]
   centre = _sample_centre(centre_key, size, output_size, amount)
@@ -277,7 +284,7 @@ def region_corner(
 def cut_region(
   array: np.ndarray, corner: Sequence[int] | np.ndarray, side: int
 ) -> np.ndarray:
-  """Returns [side, side, ...] of [H, W, ...], 0 beyond the image's ends."""
+  """Returns a region [side, side, ...] of [H, W, ...], 0 outside the image."""
   row, column = corner
   part = array[row : row + side, column : column + side]
   if part.shape[:2] == (side, side):
@@ -292,9 +299,9 @@ def elastic_displacement(
 ) -> jax.Array:
   """Returns a smooth random displacement field f32[2, size, size], in pixels.
 
-  Independent N(0, sigma^2) components at grid x grid nodes, the outermost at
-  the tile's corner pixels, bicubically interpolated (`cubic_matrix`), so that
-  the standard deviation is exactly `sigma` at the nodes and less between.
+  Independent N(0, sigma^2) components at grid x grid nodes are interpolated
+  bicubically (`cubic_matrix`). The outermost nodes are the corner pixels of the
+  tile. The standard deviation is `sigma` at the nodes, and less between them.
   """
   nodes = sigma * jax.random.normal(key, (2, grid, grid), jnp.float32)
   matrix = jnp.asarray(cubic_matrix(size, grid))
@@ -302,10 +309,10 @@ def elastic_displacement(
 
 
 def cubic_matrix(size: int, grid: int) -> np.ndarray:
-  """Returns f32[size, grid] that interpolates nodes to pixels along an axis.
+  """Returns the f32[size, grid] that interpolates nodes to pixels of an axis.
 
-  Cubic convolution with a = -1/2 (Keys 1981); beyond the ends the outermost
-  node is repeated. Rows sum to 1; a pixel on a node takes the node's value.
+  It is cubic convolution with a = -1/2 (Keys 1981), with the outermost nodes
+  repeated beyond the ends. Rows sum to 1; a pixel on a node takes its value.
   """
   position = np.linspace(0, grid - 1, size)
   base = np.clip(np.floor(position).astype(int), 0, max(grid - 2, 0))
@@ -328,10 +335,10 @@ def vary_gray_values(
   Args:
     key: jax key.
     image: f32[...], most of it in [0, 1].
-    amount: gives the ranges of black, white - 1 and log gamma.
+    amount: ranges of black, white - 1 and log gamma.
   """
   if not (amount.black or amount.white or amount.log_gamma):
-    return image  # Spares a power for each pixel.
+    return image  # Saves a power for each pixel.
   draw = jax.random.uniform(key, (3,), minval=-1.0)
   black, white = amount.black * draw[0], 1 + amount.white * draw[1]
   gamma = jnp.exp(amount.log_gamma * draw[2])

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weight map of the U-Net paper (Ronneberger et al. 2015, equation 2).
 
-Host side, numpy in and numpy out; meant to be computed once per image and then
-warped together with it. The pieces are separate so that each can be replaced:
-`find_instances` makes the instances, `class_counts` and `class_balance` the
-class weights, `border_weights` the map. Where instances of a data set touch,
-`separate_touching` carves gaps between them; carve the label with them.
+All functions take and return NumPy arrays. Compute the map once for each image
+and augment it with the image. `find_instances` makes the instances,
+`class_counts` and `class_balance` the class weights, `border_weights` the map.
+If instances of a data set touch, carve gaps between them (`separate_touching`)
+and make the label from the carved instances.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from segjax.data.examples import IGNORE_LABEL
 from segjax.errors import InputError
 
-# The border term is computed exactly down to this fraction of w0; below it
-# the map may be anything between 0 and this fraction of w0 too small.
+# A border term below this fraction of w0 may be rounded down to 0.
 _NEGLIGIBLE = 1e-4
 
 
@@ -35,27 +35,27 @@ def border_weights(
   instance: a background pixel adjacent to an instance has d1 = 1. The paper
   says "distance to the border" and leaves this convention open.
 
-  The border term is added on background pixels only: it is there to make the
-  network learn the separation between cells, and equation 2 taken literally
-  would also raise the weight of the cells' own rims. It is 0 everywhere when
-  there are fewer than two instances. Where it is below 1e-4 w0 it may be
-  rounded down to 0, which keeps each distance transform inside a window.
+  The border term is added to background pixels only, since it should make the
+  network learn the gaps between cells; equation 2 taken literally also raises
+  the weight of the rims of cells. It is 0 everywhere if there are fewer than
+  two instances. Terms below 1e-4 w0 may be rounded down to 0, so that each
+  distance transform stays in a window.
 
   Args:
-    instances: int[H,W]; 0 is background, any other value an instance's id,
-      which need not be consecutive.
+    instances: int[H,W], id of the instance of each pixel, 0 for background. Ids
+      need not be consecutive.
     w0: weight of the border term, >= 0; 10 in the paper.
     sigma: width of the border term, in pixels, > 0; about 5 in the paper.
-    class_weights: w_c of (background, instance), each >= 0, for instance from
-      `class_balance`; None means 1 and 1.
-    ignore: bool[H,W]; pixels that must not count get the weight 0. Instances
-      on them still count as neighbours.
+    class_weights: w_c of (background, instance), each >= 0, such as from
+      `class_balance`; None for 1 and 1.
+    ignore: bool[H,W], pixels that get the weight 0. Instances on them still
+      count as neighbours.
 
   Returns:
     f32[H,W].
 
   Raises:
-    InputError: an argument of another shape, dtype or range.
+    InputError: an argument has another shape, dtype or range.
 
   >>> import numpy, segjax
   >>> cells = numpy.array([[1, 0, 0, 0, 2]])  # d1 + d2 = 4 in between.
@@ -89,31 +89,25 @@ def border_weights(
   return weight.astype(np.float32)
 
 
-def class_counts(
-  label: np.ndarray, num_classes: int, *, ignore_label: int = 255
-) -> np.ndarray:
-  """Counts the pixels of each class; add the counts of several images.
+def class_counts(label: np.ndarray, num_classes: int) -> np.ndarray:
+  """Returns the number of pixels of each class, int64[K].
 
   Args:
-    label: int[...], each value below `num_classes` or equal to `ignore_label`.
+    label: int[...], class indices and `IGNORE_LABEL`.
     num_classes: K.
-    ignore_label: value of pixels that are not counted.
-
-  Returns:
-    int64[K].
 
   Raises:
-    InputError: a label outside the declared classes.
+    InputError: a label is outside the classes.
   """
   label = np.asarray(label)
   if label.dtype.kind not in 'iu':
     raise InputError(f'label has dtype {label.dtype}; it must be an integer')
-  counted = label[label != ignore_label].astype(np.int64)
+  counted = label[label != IGNORE_LABEL].astype(np.int64)
   wrong = counted[(counted < 0) | (counted >= num_classes)]
   if wrong.size:
     raise InputError(
       f'label has the value {wrong[0]}; it must be in 0..{num_classes - 1} '
-      f'or {ignore_label} (ignored)'
+      f'or {IGNORE_LABEL} (ignored)'
     )
   return np.bincount(counted, minlength=num_classes)
 
@@ -121,46 +115,46 @@ def class_counts(
 def class_balance(counts: np.ndarray) -> np.ndarray:
   """Returns inverse class frequencies w_c with mean weight 1 over the pixels.
 
-  w_c = n / (P n_c), with n_c pixels of class c, n of all classes, and P classes
-  present. All present classes then carry the same total weight, the most
-  frequent one has w_c <= 1, and the scale of the loss, hence the learning
-  rate, is that of an unweighted loss. The paper gives no formula for w_c.
+  w_c = n / (P n_c), with n_c pixels of class c, n pixels of all classes, and P
+  classes that have pixels. All these classes then have the same total weight,
+  and the most frequent one has w_c <= 1. The mean weight is 1, so the learning
+  rate of an unweighted loss fits. The paper gives no formula for w_c.
 
   Args:
-    counts: int[K], pixels per class, for instance from `class_counts`.
+    counts: int[K], number of pixels of each class, such as from `class_counts`.
 
   Returns:
-    f32[K]; a class without any pixel gets 1, the mean weight, so that it is
-    neither ignored nor infinite if it turns up elsewhere.
+    f32[K]; a class without pixels gets 1, the mean weight, since other images
+    may have it.
 
   Raises:
-    InputError: a negative count, or no pixel at all.
+    InputError: a count is negative, or all are 0.
   """
   counts = np.asarray(counts)
   if counts.ndim != 1 or counts.dtype.kind not in 'iu' or (counts < 0).any():
     raise InputError(f'counts is {counts}; it must be int[K], each >= 0')
   present = counts > 0
   if not present.any():
-    raise InputError('counts are all 0; at least one class needs a pixel')
+    raise InputError('counts are all 0; expected a pixel of at least one class')
   balanced = counts.sum() / (present.sum() * np.maximum(counts, 1))
   return np.where(present, balanced, 1.0).astype(np.float32)
 
 
 def find_instances(label: np.ndarray, *, cell_class: int = 1) -> np.ndarray:
-  """Numbers the 4-connected components of one class.
+  """Returns the 4-connected components of one class as instances.
 
-  4-connected, so that an 8-connected membrane one pixel wide separates two
-  cells, as in the ISBI 2012 evaluation.
+  An 8-connected membrane one pixel wide separates two 4-connected cells, as in
+  the ISBI 2012 evaluation.
 
   Args:
     label: int[H,W].
-    cell_class: the class whose components are the instances.
+    cell_class: class whose components are the instances.
 
   Returns:
-    int32[H,W]: 0 outside that class, 1..N inside.
+    int32[H,W]: 1..N in the class, 0 elsewhere.
 
   Raises:
-    InputError: `label` is not an integer image.
+    InputError: `label` is no int[H,W].
   """
   label = np.asarray(label)
   if label.ndim != 2 or label.dtype.kind not in 'iu':
@@ -172,24 +166,21 @@ def find_instances(label: np.ndarray, *, cell_class: int = 1) -> np.ndarray:
 
 
 def separate_touching(instances: np.ndarray) -> np.ndarray:
-  """Carves a gap between touching instances.
+  """Returns instances with gaps between those that touch.
 
-  A pixel becomes background when its north-west, north, north-east or west
-  neighbour belongs to another instance in the input. No two instances are
-  8-connected afterwards; the gap is one pixel wide along a horizontal border
-  and two along a vertical one, where the north-east rule also removes pixels
-  of the left instance. The paper only says "morphological operations"; this
-  is the rule of the authors' later plug-in (Falk et al. 2019) for
+  A pixel becomes background if its north-west, north, north-east or west
+  neighbour belongs to another instance in the input. Afterwards no two
+  instances are 8-connected. The gap is one pixel wide along a horizontal border
+  and two pixels along a vertical one, where the north-east rule also removes
+  pixels of the left instance. The paper only says "morphological operations";
+  this is the rule of the authors' later plug-in (Falk et al. 2019) for
   instances of one class.
 
   Args:
     instances: int[H,W]; 0 is background.
 
-  Returns:
-    A carved copy, same shape and dtype.
-
   Raises:
-    InputError: `instances` is not an integer image.
+    InputError: `instances` is no int[H,W], or an id is negative.
   """
   instances = _check_instances(instances)
   height, width = instances.shape
@@ -204,15 +195,15 @@ def separate_touching(instances: np.ndarray) -> np.ndarray:
 def _two_nearest(
   instances: np.ndarray, radius: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Distances f64[H,W] to the two nearest instances, exact up to `radius`.
+  """Returns distances f64[H,W] to the nearest and second nearest instance.
 
-  A larger one may be infinite: every instance is looked at only in its
-  bounding box grown by `radius`, so the cost is that of the windows' area and
-  not of the image's area times the number of instances.
+  They are exact up to `radius`; larger ones may be infinite. The distance to an
+  instance is computed only in its bounding box, grown by `radius`: over the
+  whole image, the cost would grow with the number of instances.
   """
   nearest = np.full(instances.shape, np.inf)
   second = np.full(instances.shape, np.inf)
-  # find_objects allocates one entry per possible id, so make them consecutive.
+  # Consecutive ids, since find_objects allocates an entry for each possible id.
   ids, dense = np.unique(np.append(0, instances), return_inverse=True)
   if len(ids) < 3:
     return nearest, second
@@ -244,9 +235,7 @@ def _check_instances(instances: np.ndarray) -> np.ndarray:
   return instances
 
 
-def _check_class_weights(
-  class_weights: Sequence[float] | np.ndarray | None,
-) -> np.ndarray:
+def _check_class_weights(class_weights):
   if class_weights is None:
     return np.ones(2)
   checked = np.asarray(class_weights, np.float64)

@@ -2,8 +2,8 @@
 """CamVid as prepared for SegNet: street scenes in 11 classes.
 
 Badrinarayanan, Kendall, Cipolla: SegNet. PAMI 2017, after Brostow, Fauqueur,
-Cipolla: Semantic object classes in video. 2009. Frames of 360 x 480 px with a
-label image each, indices 0..10, and 11 for void, which is ignored.
+Cipolla: Semantic object classes in video. 2009. Each frame of 360 x 480 px has
+a label image with indices 0..10, and 11 for void, which is ignored.
 """
 
 import functools
@@ -17,65 +17,47 @@ from segjax.data.examples import (
   check_label,
   dataset_of_files,
 )
-from segjax.data.layout import (
-  check_files,
-  find_folder,
-  read_list,
-)
+from segjax.data.layout import check_files, find_folder, read_list
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
-CLASS_NAMES = (
-  'sky',
-  'building',
-  'pole',
-  'road',
-  'pavement',
-  'tree',
-  'sign',
-  'fence',
-  'car',
-  'pedestrian',
-  'bicyclist',
-)
-_VOID = 11
-# CamVid's own, which have no meaning in the label images: for pictures only.
-PALETTE = np.array(
-  [
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (0, 0, 192),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
-  ],
-  np.uint8,
-)
+# In stored order. The colours are CamVid's own; label images hold indices, so
+# that only pictures show them.
+_COLOURS = {
+  'sky': (128, 128, 128),
+  'building': (128, 0, 0),
+  'pole': (192, 192, 128),
+  'road': (128, 64, 128),
+  'pavement': (0, 0, 192),
+  'tree': (128, 128, 0),
+  'sign': (192, 128, 128),
+  'fence': (64, 64, 128),
+  'car': (64, 0, 128),
+  'pedestrian': (64, 64, 0),
+  'bicyclist': (0, 128, 192),
+}
+CLASS_NAMES = tuple(_COLOURS)
+PALETTE = np.array([*_COLOURS.values()], np.uint8)
+_VOID = len(CLASS_NAMES)
 
 
 def load(dir: str, heldout: str, scale: int) -> Dataset:
-  """Returns the training frames, and those of 'val' or 'test' held out.
+  """Returns CamVid: the training frames, and those of 'val' or 'test' held out.
 
   Args:
-    dir: folder with train.txt, val.txt or test.txt, which hold the paths of an
-      image and its label image on each line, and the folders that these name.
-      Of a path only folder and file name count, so that lists which begin
-      with /SegNet/CamVid serve as they are. '' looks in the usual places (see
-      `layout.find_folder`).
+    dir: folder of the list files train.txt, and val.txt or test.txt, and of the
+      files that they list: paths of an image and its label image on each line.
+      Only the folder and the file name of a path count, so SegNet's own lists,
+      which begin with /SegNet/CamVid, can be used. '' looks in the usual places
+      (see `layout.find_folder`).
     heldout: 'val' or 'test'.
-    scale: k, 1 for frames as they are. k > 1 makes height and width k times
-      smaller: pixels of the image are means of k x k, rounded half up, those
-      of the label the one of k x k in row and column k // 2.
+    scale: k; k > 1 makes height and width k times smaller. A pixel of the image
+      is then the mean of k x k, rounded half up, and a pixel of the label is
+      the one in row and column k // 2 of k x k.
 
   Raises:
-    InputError: another `heldout` or `scale`; or files are missing, listed for
-      training and held out, or damaged, or hold other labels, or their size
-      is no multiple of `scale`.
+    InputError: another `heldout` or `scale`; or files are missing, damaged, or
+      listed twice, labels are no classes, or sizes are no multiples of `scale`.
   """
   if heldout not in ('val', 'test'):
     raise InputError(f"data.heldout={heldout!r}; expected 'val' or 'test'")
@@ -87,9 +69,8 @@ def load(dir: str, heldout: str, scale: int) -> Dataset:
     dir,
     lists,
     'camvid',
-    f'expected SegNet\'s {lists[0]} and {lists[1]}, with "image label" on each '
-    'line, and the folders that they name; pass theirs with '
-    '--config.data.dir=DIR or SEGJAX_DATA_DIR',
+    f'{lists[0]} and {lists[1]} of SegNet, with "image label" on each line, '
+    'and the folders that they name',
   )
   train, held = (_items(folder, name) for name in lists)
   read = functools.partial(_read, scale=scale)
@@ -112,10 +93,10 @@ def _items(folder, name):
 
 
 def _read(image_file, label_file, scale):
-  image = pages.read_rgb(image_file)
-  label = pages.read_indices(label_file)
-  label = check_label(label, _VOID + 1, label_file)
-  label[label == _VOID] = IGNORE_LABEL
+  image = single_images.read_rgb(image_file)
+  label = single_images.read_indices(label_file)
+  ignored = _VOID, IGNORE_LABEL
+  label = check_label(label, _VOID, label_file, ignored=ignored)
   if scale == 1:
     return image, label
   height, width, _ = image.shape

@@ -6,12 +6,12 @@
                                 ids, 0 background
     01_ST/SEG/man_segTTT.tif    silver truth of all frames, made by computer
 
-and the same for 02. TTT has three or four digits. The markers for tracking in
-01_GT/TRA are not read. Nothing is downloaded.
+Sequence 02 has the same files. TTT has three or four digits. The markers for
+tracking in 01_GT/TRA are not read. Nothing is downloaded.
 
-Gold truth may mark only some of the cells of a frame; the others then count as
-background. The organisers say so: "very limited cell instance coverage"
-(celltrackingchallenge.net/annotations).
+Gold truth may mark only some cells of a frame ("very limited cell instance
+coverage", celltrackingchallenge.net/annotations). The others then count as
+background.
 """
 
 import re
@@ -22,14 +22,9 @@ import numpy as np
 from absl import logging
 
 from segjax.data import border_weights, layout
-from segjax.data.examples import (
-  Dataset,
-  FileExamples,
-  Item,
-  digest_of_arrays,
-)
+from segjax.data.examples import Dataset, FileExamples, Item, digest_of_arrays
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 CLASS_NAMES = ('background', 'cell')
 _GRAY = ('uint8', 'uint16')
@@ -47,26 +42,27 @@ def load(
 ) -> Dataset:
   """Returns the annotated frames of whole sequences, with border weights.
 
-  Touching cells are carved apart by `border_weights.separate_touching`; the
-  label is 1 in what is left of them, and the weights are computed from it.
-  `instances` are those of the truth, not carved. Frames whose truth marks no
-  cell are left out with a warning. Held out are whole sequences, for frames of
-  one sequence show the same cells. All is read here and kept, in 9 bytes a
-  pixel, one more where the image is of 16 bits, and those of the truth.
+  `border_weights.separate_touching` carves gaps between cells that touch. The
+  label is 1 in the rest of the cells, and the weights are computed from it;
+  `instances` are the cells of the truth without gaps. Frames whose truth marks
+  no cell are left out with a warning. Frames of one sequence show the same
+  cells, so whole sequences are held out. All frames are read here and kept in
+  memory: 9 bytes a pixel, one more for images of 16 bits, and the truth.
 
   Args:
-    dir: the folder of the layout above, or the parent of a folder `dataset`
-      that is it; '' looks as `layout.find_folder` says.
+    dir: folder of the layout above, or the parent of a folder `dataset` with
+      this layout; '' looks in the usual places (see `layout.find_folder`).
     dataset: name of the set, such as 'PhC-C2DH-U373'.
-    truth: 'GT' gold or 'ST' silver.
-    train_sequences: such as ('01',).
-    heldout_sequences: such as ('02',); () holds out none.
+    truth: 'GT' for gold truth or 'ST' for silver truth.
+    train_sequences: sequences to train on, such as ('01',).
+    heldout_sequences: sequences to hold out, such as ('02',); () for none.
     w0, sigma_px: see `border_weights.border_weights`.
-    balance: whether classes rare in training weigh more.
+    balance: whether both classes get the same total weight over the training
+      frames.
 
   Raises:
     InputError: a folder, frame or truth is missing, damaged, a volume, not gray
-      or of unequal size; an argument out of range; no frame with a cell.
+      or of unequal size; an argument is out of range; or no frame has a cell.
   """
   if truth not in ('GT', 'ST'):
     raise InputError(f"data.truth={truth!r}; expected 'GT' gold, 'ST' silver")
@@ -83,34 +79,22 @@ def load(
     dir,
     [path for s in sequences for path in (s, f'{s}_{truth}/SEG')],
     dataset,
-    'expected frames in 01 and their truth in 01_GT/SEG or 01_ST/SEG; pass the '
-    'folder with --config.data.dir=DIR or SEGJAX_DATA_DIR',
+    'frames in 01 and their truth in 01_GT/SEG or 01_ST/SEG',
   )
   train = [e for s in train_sequences for e in _frames(root, s, truth)]
   heldout = [e for s in heldout_sequences for e in _frames(root, s, truth)]
   class_weights = None
   if balance:
-    class_weights = border_weights.class_balance(
-      sum(
-        (border_weights.class_counts(_cell(e['label']), 2) for e in train),
-        start=np.zeros(2, np.int64),
-      )
-    )
+    counts = [border_weights.class_counts(_cell(e['label']), 2) for e in train]
+    class_weights = border_weights.class_balance(np.sum(counts, axis=0))
 
-  def finish(example):
-    instances = example['label']
-    weight = border_weights.border_weights(
-      instances, w0=w0, sigma=sigma_px, class_weights=class_weights
+  for example in (*train, *heldout):
+    example['weight'] = border_weights.border_weights(
+      example['label'], w0=w0, sigma=sigma_px, class_weights=class_weights
     )
-    return {**example, 'label': _cell(instances), 'weight': weight}
-
-  train, heldout = ([finish(e) for e in part] for part in (train, heldout))
-  return Dataset(
-    class_names=CLASS_NAMES,
-    train=train,
-    heldout=heldout,
-    digest=digest_of_arrays((*train, *heldout)),
-  )
+    example['label'] = _cell(example['label'])
+  digest = digest_of_arrays((*train, *heldout))
+  return Dataset(CLASS_NAMES, train, heldout, digest)
 
 
 def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
@@ -122,7 +106,7 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
     if not match:
       raise InputError(
         f'{file}: expected man_segTTT.tif with three or four digits; '
-        'man_seg_TTT_ZZZ.tif is of a volume, and only 2-D sequences are read'
+        'man_seg_TTT_ZZZ.tif belongs to a volume; only 2-D sequences are read'
       )
     numbered[match[1]] = file
   items = layout.check_files(
@@ -146,7 +130,7 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
   if not frames:
     raise InputError(
       f'{folder} marks no cell in any frame: all pixels of {len(empty)} files '
-      'are 0; expected the number of a cell in each of its pixels'
+      'are 0; expected numbers of cells'
     )
   for file in empty:
     logging.warning('%s marks no cell; left out', file)
@@ -154,7 +138,9 @@ def _frames(root: Path, sequence: str, truth: str) -> list[dict]:
 
 
 def _read(image: Path, truth: Path) -> tuple[np.ndarray, np.ndarray]:
-  return pages.read_page(image, _GRAY, 1), pages.read_indices(truth)
+  return single_images.read_image(image, _GRAY, 1), single_images.read_indices(
+    truth
+  )
 
 
 def _cell(instances: np.ndarray) -> np.ndarray:

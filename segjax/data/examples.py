@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract that data sets share: examples, and the sets made of them.
+"""The contract of data sets: an example, and sets of examples.
 
-An example is a dict of host arrays:
+An example is a dict of arrays in the memory of the host:
 
     image   uint8, uint16 or f32 in [0, 1], [H, W, C]; colours in RGB order
     label   i32[H, W], class index, or `IGNORE_LABEL`; i32[H, W, T] for T heads
-    weight  f32[H, W], loss weight of each pixel; may be absent, which is 1
+    weight  f32[H, W], loss weight of each pixel; without it all weigh 1
     name    str
-    instances  unsigned [H, W], ids of objects to be scored by, 0 background;
-            may be absent
+    instances  integers [H, W], the number of the object in each pixel, 0 for
+            the background; only for sets whose objects are scored
 
-A batch is the same with a leading B, and without names and instances.
+A batch has the same arrays with a leading axis B, without names and instances.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,9 @@ from segjax.errors import InputError
 
 IGNORE_LABEL = 255
 
-_SAMPLE_BYTES = 4096
+_SAMPLE_BYTES = 4096  # Of each file, three times.
+_THREADS = 4
+_BLOCK = 64  # Items in the queue of the threads.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +36,18 @@ class Dataset:
   """Examples to train on and examples held out.
 
   Attributes:
-    class_names: names of classes 0..K-1; of several heads, one after another.
+    class_names: names of classes 0..K-1. With several heads, the classes of
+      the first head come first.
     train: examples to train on.
     heldout: examples to evaluate on; may be empty.
-    digest: hexadecimal SHA-256 that other data would not have.
-    palette: u8[K, 3], RGB colours of the classes in pictures; None is VOC's.
-    head_sizes: how many of the classes each label of a pixel has; () is one
-      label that has all.
-    stored: K or K + 1 values that stand for the classes in label files, and
-      then for ignored pixels; one that stands for both is ignored. () where
-      messages need no such values.
+    digest: checksum of the data (SHA-256, hexadecimal).
+    palette: u8[K, 3], RGB colours of the classes in pictures; None for the
+      colours of VOC.
+    head_sizes: number of classes of each head; () for one head with all
+      classes.
+    stored: K or K + 1 values: those of the classes in label files, and that of
+      ignored pixels. A value that occurs twice means ignored. () if messages
+      need no such values.
   """
 
   class_names: tuple[str, ...]
@@ -66,7 +72,7 @@ class FileExamples(Sequence):
   """Examples that are read from files when they are asked for.
 
   Attributes:
-    items: one an example.
+    items: an item for each example.
     read: (*item.files) -> image [H, W, C], label i32[H, W] or [H, W, T].
   """
 
@@ -84,26 +90,21 @@ class FileExamples(Sequence):
     """
     item = self.items[index]
     image, label = self.read(*item.files)
-    if image.shape[:2] != label.shape[:2]:
-      h, w, height, width = *label.shape[:2], *image.shape[:2]
-      raise InputError(
-        f'{item.files[-1]}: label of {h} x {w} px for an image of {height} x '
-        f'{width} px ({item.files[0]}); they must be equal'
-      )
+    check_equal_size(label, item.files[-1], image, item.files[0])
     return {'image': image, 'label': label, 'name': item.name}
 
   def index_page(self, index: int) -> tuple[Path, int] | None:
-    """Returns file and page that hold the label as indices; None of a .mat."""
+    """Returns the label file and its page; a .mat has no pages: None."""
     file = self.items[index].files[-1]
     return None if file.suffix == '.mat' else (file, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chained(Sequence):
-  """The examples of several sets, one set after another, read when asked for.
+  """The examples of several sets in one sequence, read when asked for.
 
   Attributes:
-    sets: of examples.
+    sets: the sets of examples, in their order.
   """
 
   sets: tuple[Sequence[dict], ...]
@@ -129,20 +130,18 @@ def dataset_of_files(
   palette: np.ndarray | None = None,
   head_sizes: tuple[int, ...] = (),
 ) -> Dataset:
-  """Returns a data set whose examples are read when they are asked for.
+  """Returns a data set of `FileExamples`.
 
   Args:
-    class_names: as in `Dataset`.
+    class_names, palette, head_sizes: see `Dataset`.
     train: items to train on.
     heldout: items to evaluate on.
-    read: as in `FileExamples`.
-    settings: what changes images or labels and is not in the files; part of
-      the digest.
-    palette: as in `Dataset`.
-    head_sizes: as in `Dataset`.
+    read: see `FileExamples`.
+    settings: values that decide what is read from the files; the digest
+      depends on them, too.
 
   Raises:
-    InputError: an example is trained on and held out.
+    InputError: an example is both trained on and held out.
   """
   check_disjoint(train, heldout)
   return Dataset(
@@ -155,8 +154,18 @@ def dataset_of_files(
   )
 
 
+def map_in_threads(function: Callable, items: Sequence) -> Iterator[Any]:
+  """Yields function(item) for each item, in order, computed by a few threads.
+
+  Only a block of items is in the queue, so memory does not grow with them.
+  """
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    for start in range(0, len(items), _BLOCK):
+      yield from pool.map(function, items[start : start + _BLOCK])
+
+
 def check_disjoint(train: Iterable[Item], heldout: Iterable[Item]) -> None:
-  """Raises InputError if an example is trained on and held out."""
+  """Raises InputError if an example is both trained on and held out."""
   trained = {item.name for item in train}
   for item in heldout:
     if item.name in trained:
@@ -166,7 +175,7 @@ def check_disjoint(train: Iterable[Item], heldout: Iterable[Item]) -> None:
 
 
 def digest_of_arrays(examples: Iterable[dict]) -> str:
-  """Returns the SHA-256 of all images and labels, in hexadecimal."""
+  """Returns the checksum of all images and labels (SHA-256, hexadecimal)."""
   digest = hashlib.sha256()
   for example in examples:
     for name in ('image', 'label'):
@@ -175,12 +184,13 @@ def digest_of_arrays(examples: Iterable[dict]) -> str:
 
 
 def digest_of_files(items: Iterable[Item], *settings: object) -> str:
-  """Returns two SHA-256 in hexadecimal, with a + between them.
+  """Returns two checksums (SHA-256, hexadecimal) with a + between them.
 
-  The first is of the names of all examples and the sizes of their files, and is
-  all that older runs have; see `integrity.is_digest_of`. The second is of the
-  contents: of 4 KiB at the start, in the middle and at the end of each file,
-  since all of a large set would take minutes.
+  The first is that of the settings, of the names of all examples and of the
+  sizes of their files; older runs have only this one, see
+  `integrity.is_digest_of`. The second is that of the contents: of 4 KiB at the
+  start, in the middle and at the end of each file, since reading a large set
+  would take minutes.
 
   Args:
     items: the examples.
@@ -206,42 +216,49 @@ def digest_of_files(items: Iterable[Item], *settings: object) -> str:
 
 
 def check_label(
-  label: np.ndarray, num_classes: int, file: Path | str
-) -> np.ndarray:
-  """Returns the label as i32.
-
-  Raises:
-    InputError: a value is neither in 0..num_classes-1 nor `IGNORE_LABEL`.
-  """
-  known = (label == IGNORE_LABEL) | ((label >= 0) & (label < num_classes))
-  expected = f'0..{num_classes - 1}, or {IGNORE_LABEL} for ignored'
-  check_known(label, known, file, expected)
-  return label.astype(np.int32)
-
-
-def shift_label(
   stored: np.ndarray,
   num_classes: int,
-  unlabelled: Sequence[int],
   file: Path | str,
+  *,
+  first: int = 0,
+  ignored: Sequence[int] = (IGNORE_LABEL,),
 ) -> np.ndarray:
-  """Returns a label stored as 1..num_classes as 0..num_classes-1, i32.
+  """Returns a stored label as class indices 0..K-1 and `IGNORE_LABEL`, i32.
 
   Args:
     stored: integers of any shape.
     num_classes: K.
-    unlabelled: the stored values that become `IGNORE_LABEL`.
-    file: where it was stored, for the message.
+    file: file of the label, for messages.
+    first: stored value of class 0; those of the other classes follow it.
+    ignored: stored values of ignored pixels.
 
   Raises:
-    InputError: a value is neither in 1..num_classes nor unlabelled.
+    InputError: a stored value is neither a class nor ignored.
   """
-  ignored = np.isin(stored, unlabelled)
-  known = ignored | ((stored >= 1) & (stored <= num_classes))
-  names = ' or '.join(map(str, unlabelled))
-  expected = f'1..{num_classes}, or {names} for unlabelled'
+  is_ignored = np.isin(stored, ignored)
+  known = is_ignored | ((stored >= first) & (stored < first + num_classes))
+  values = ' or '.join(map(str, ignored))
+  expected = f'{first}..{first + num_classes - 1}, or {values} for ignored'
   check_known(stored, known, file, expected)
-  return np.where(ignored, IGNORE_LABEL, stored - 1).astype(np.int32)
+  label = stored.astype(np.int64) - first
+  label[is_ignored] = IGNORE_LABEL
+  return label.astype(np.int32)
+
+
+def check_equal_size(
+  label: np.ndarray,
+  label_file: Path,
+  image: np.ndarray,
+  image_file: Path,
+  what: str = 'label',
+) -> None:
+  """Raises InputError unless a label, or `what`, has the size of its image."""
+  if label.shape[:2] != image.shape[:2]:
+    h, w, height, width = *label.shape[:2], *image.shape[:2]
+    raise InputError(
+      f'{label_file}: {what} of {h} x {w} px for an image of {height} x '
+      f'{width} px ({image_file}); they must be equal'
+    )
 
 
 def check_known(
@@ -249,13 +266,13 @@ def check_known(
 ) -> None:
   """Raises InputError for the first pixel that is not `known`.
 
-  The message lists the values of a label of one channel.
+  The message lists all values of the label if it has one channel.
 
   Args:
     label: [H, W] or [H, W, 3], as stored.
     known: bool[H, W].
-    file: where it is from, for the message.
-    expected: what would be right, for the message.
+    file: file of the label, for the message.
+    expected: values that would be right, for the message.
   """
   if not known.all():
     row, column = np.unravel_index(np.argmin(known), known.shape)
@@ -270,7 +287,7 @@ def check_known(
 
 
 def list_some(texts: Iterable[str], most: int = 12) -> str:
-  """Returns texts in one line, the first `most` of them."""
+  """Returns the first `most` texts in one line, and how many more there are."""
   texts = list(texts)
   more = f' and {len(texts) - most} more' if len(texts) > most else ''
   return ', '.join(texts[:most]) + more

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anybody's data: images, and label images of the same names.
+"""A folder of one's own images and labels as a data set.
 
-Which files go together is in `pairing`. Each page of a stack, a TIFF or .npy of
-several pages, is an example: a-0, a-1, ...
+`pairing` finds the files that belong together. Each page of a stack (a TIFF or
+.npy of several pages) is an example: a-0, a-1, ...
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +18,9 @@ from segjax.data.examples import (
   Dataset,
   Item,
   check_disjoint,
+  check_equal_size,
   digest_of_files,
+  map_in_threads,
 )
 from segjax.data.label_coding import LabelCoding
 from segjax.data.layout import check_files, read_names
@@ -34,7 +35,6 @@ from segjax.images.files import (
 from segjax.images.labels import label_of
 
 KINDS = ('classes', 'instances')
-_THREADS = 4
 _KEPT_BYTES = 2**31  # Of examples whose weights take long to compute.
 
 
@@ -59,45 +59,46 @@ def load(
 ) -> Dataset:
   """Returns the images with labels, split by lists or at random.
 
-  Images are read when they are asked for. Where border weights are asked for,
-  examples are kept in memory, up to 2 GiB of them.
+  Images are read when they are asked for. With border weights, which take long
+  to compute, up to 2 GiB of the examples are kept in memory.
 
   Args:
-    dir: the folder that all the others are in.
+    dir: folder that all the others are in.
     images: folder of the images in `dir`, or a pattern; see `find_pairs`.
-    labels: the same of label images; no JPEG, which changes values.
-    class_names: of classes 0..K-1.
-    colours: colour of each class in label images in RGB, and in pictures; ()
-      for label images that hold indices. See `LabelCoding`.
-    ignore_value: what ignored pixels are stored as. See `LabelCoding`.
+    labels: folder or pattern of the labels; no JPEG, which changes values.
+    class_names: names of classes 0..K-1.
+    colours: see `LabelCoding`; pictures have the same colours.
+    ignore_value: see `LabelCoding`.
     train_list: file in `dir` with an image on each line: its stem, file name,
-      or path below `dir`. Of a stack these are all pages; a-0 is one.
-    heldout_list: the same for what is held out. '' for both draws instead.
-    heldout_fraction: share of files to hold out where there are no lists, in
-      [0, 1). All pages of a stack go together, since neighbours look alike; of
-      one stack alone, its last pages are held out.
-    seed: of the draw. It depends on the names of the files alone.
-    label_values: value of each class in label images that hold no indices,
-      such as (0, 255) for masks of 0 and 255. See `LabelCoding`.
-    match: what an image and its label have in common; see `find_pairs`.
-    group: a regular expression whose first group, found in the path of an image
-      below `dir`, names what the draw must not divide, such as a patient. ''
-      draws files.
-    label_kind: 'classes', or 'instances' for labels that number objects, or
-      have a mask for each: two classes, and `separate_touching` between those
-      that touch. Examples then have `instances` to be scored by.
-    w0: height of the border weights, see `border_weights.border_weights`; 0 for
-      none. They are of the components of all classes but class 0.
+      or path below `dir`. For a stack these stand for all pages, and a-0 for
+      one page.
+    heldout_list: file of the images to hold out. If both are '', the images to
+      hold out are drawn.
+    heldout_fraction: share of the files to hold out if they are drawn, in
+      [0, 1). All pages of a stack are held out together, since neighbours look
+      alike; if there is one stack alone, its last pages are held out.
+    seed: random seed of the draw, which depends only on the names of files.
+    label_values: see `LabelCoding`.
+    match: see `find_pairs`.
+    group: regular expression whose first group, found in the path of an image
+      below `dir`, names images that are held out together, such as those of a
+      patient. '' draws files.
+    label_kind: 'classes', or 'instances' if labels number objects, or each
+      object has a mask. The two classes are then background and object, with
+      gaps between objects that touch (`separate_touching`), and examples have
+      `instances`, by which they are scored.
+    w0: height of the border weights; see `border_weights.border_weights`. 0 for
+      none. Every component of the classes above 0 counts as an object.
     sigma_px: width of the border weights, in pixels.
-    balance: whether classes rare in training weigh more, see `class_balance`;
+    balance: whether all classes get the same total weight, see `class_balance`;
       reads all training labels.
 
   Raises:
     InputError: a folder or file is missing, damaged, or without its partner; a
-      split is empty or both have an example; a list names what is not there;
-      labels are not as `colours`, `label_values` and `ignore_value` say; or an
-      image is unlike the first in channels or type, or unlike its label in
-      size.
+      split is empty; an example is both trained on and held out; a list names
+      no image; labels are not as `colours`, `label_values` and `ignore_value`
+      say; an image and its label differ in size; or images differ in channels
+      or type.
   """
   coding = LabelCoding(len(class_names), colours, ignore_value, label_values)
   if label_kind not in KINDS:
@@ -109,7 +110,9 @@ def load(
       'objects, and colours=()'
     )
   if w0 < 0 or sigma_px <= 0:
-    raise InputError(f'w0={w0}, sigma_px={sigma_px}; expected w0 >= 0 and > 0')
+    raise InputError(
+      f'w0={w0}, sigma_px={sigma_px}; expected w0 >= 0 and sigma_px > 0'
+    )
   if bool(train_list) != bool(heldout_list):
     raise InputError(
       f'train_list={train_list!r} and heldout_list={heldout_list!r}; expected '
@@ -122,8 +125,7 @@ def load(
   if train_list:
     known = _known_names(files, root)
     train, held = (
-      _listed(root / file, known, f'with a label in {labels}')
-      for file in (train_list, heldout_list)
+      _listed(root / file, known, labels) for file in (train_list, heldout_list)
     )
     check_disjoint(train, held)
   else:
@@ -138,8 +140,8 @@ def load(
     _read_instances if label_kind == 'instances' else _read_classes,
     coding=coding,
   )
-  shape = read_image_page(pairs[0].image, 0)
-  kind = shape.dtype, shape.shape[-1], pairs[0].image
+  first = read_image_page(pairs[0].image, 0)
+  kind = first.dtype, first.shape[-1], pairs[0].image
   settings: list = [tuple(map(tuple, colours)), tuple(ignore_value)]
   if label_values:  # Older runs, which had none, keep their digest.
     settings.append(tuple(label_values))
@@ -177,8 +179,8 @@ class Page(Item):
   """An item that is a page of its image and label files.
 
   Attributes:
-    number: which page.
-    is_of_stack: whether there are others.
+    number: index of the page in the files.
+    is_of_stack: whether the files have several pages.
   """
 
   number: int = 0
@@ -190,11 +192,11 @@ class FolderExamples(Sequence):
   """Examples that are read, and weighted, when they are asked for.
 
   Attributes:
-    items: one an example.
-    kind: dtype and channels of all images, and the file that has them.
-    read_label: a page -> label i32[H, W] and the `instances` of it, or None.
-    weighting: label i32[H, W] and instances -> f32[H, W]; None for no weights.
-    kept_bytes: how much of the examples stays in memory.
+    items: an item for each example.
+    kind: dtype and number of channels of all images, and the first file.
+    read_label: page -> label i32[H, W] and `instances` or None.
+    weighting: label i32[H, W] -> weight f32[H, W]; None for no weights.
+    kept_bytes: most bytes of examples that are kept in memory.
     holds_indices: whether the label files hold indices of classes.
   """
 
@@ -210,17 +212,13 @@ class FolderExamples(Sequence):
     return len(self.items)
 
   def size(self, index: int) -> tuple[int, ...]:
-    """Returns height and width of an image, which is not decoded."""
+    """Returns height and width of an image, without decoding it."""
     item = self.items[index]
     with open_rasters(item.files[0]) as pages:
       return tuple(pages[item.number].shape[:2])
 
   def label(self, index: int) -> np.ndarray:
-    """Returns i32[H, W], the label alone; its image is not decoded.
-
-    Raises:
-      InputError: as for the whole example.
-    """
+    """Returns i32[H, W], the label alone, without decoding its image."""
     item = self.items[index]
     with open_rasters(item.files[0]) as pages:
       image = pages[item.number]
@@ -229,7 +227,7 @@ class FolderExamples(Sequence):
     return label
 
   def index_page(self, index: int) -> tuple[Path, int] | None:
-    """Returns file and page that hold the label as indices; None without."""
+    """Returns the label file and its page; None if it holds no indices."""
     item = self.items[index]
     return (item.files[1], item.number) if self.holds_indices else None
 
@@ -237,8 +235,8 @@ class FolderExamples(Sequence):
     """Returns an example as `segjax.data.examples` defines it.
 
     Raises:
-      InputError: a file cannot be read, the image is of another kind, or image
-        and label differ in size.
+      InputError: a file cannot be read, the image differs from the first one in
+        dtype or channels, or image and label differ in size.
     """
     if index in self._kept:
       return self._kept[index]
@@ -263,12 +261,7 @@ class FolderExamples(Sequence):
         f'{item.files[0]}: {image.dtype} of {image.shape[-1]} channel(s); '
         f'expected {dtype} of {channels}, as {first} has'
       )
-    if image.shape[:2] != label.shape:
-      raise InputError(
-        f'{item.files[1]}: label of {label.shape[0]} x {label.shape[1]} px for '
-        f'an image of {image.shape[0]} x {image.shape[1]} px ({item.files[0]});'
-        ' they must be equal'
-      )
+    check_equal_size(label, item.files[1], image, item.files[0])
 
 
 def _read_classes(page, coding):
@@ -278,13 +271,13 @@ def _read_classes(page, coding):
 
 
 def _read_instances(page, coding):
-  """Returns the label, carved where objects touch, and their numbers."""
+  """Returns the label, with gaps between objects, and the `instances`."""
   masks = [read_label_page(file, page.number) for file in page.files[1:]]
   for file, mask in zip(page.files[1:], masks, strict=True):
-    if mask.shape[-1] != 1 or mask.dtype.kind == 'f':
+    if mask.shape[-1] != 1:
       raise InputError(
-        f'{file}: {mask.dtype} of {mask.shape[-1]} channel(s); expected '
-        'integers of 1, which number the objects'
+        f'{file}: {mask.shape[-1]} channels; expected 1, which numbers the '
+        'objects'
       )
     if mask.shape != masks[0].shape:
       raise InputError(
@@ -303,16 +296,12 @@ def _read_instances(page, coding):
 def weigh(
   label: np.ndarray, class_weights: np.ndarray, w0: float, sigma: float
 ) -> np.ndarray:
-  """Returns the class weights, and on background the border weights.
+  """Returns f32[H, W], class weights and, on the background, border weights.
 
   Args:
-    label: i32[H, W], class indices; others are ignored.
+    label: i32[H, W], class indices; all other values are ignored and weigh 0.
     class_weights: f32[K].
-    w0: see `border_weights.border_weights`.
-    sigma: see `border_weights.border_weights`.
-
-  Returns:
-    f32[H, W], 0 where the label is ignored.
+    w0, sigma: see `border_weights.border_weights`.
   """
   ignored = label >= len(class_weights)
   weight = np.where(ignored, 0, class_weights[np.where(ignored, 0, label)])
@@ -333,10 +322,9 @@ def _balance(items, read_label, num_classes):
   def count(item):
     return border_weights.class_counts(read_label(item)[0], num_classes)
 
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    counts = sum(pool.map(count, items), start=np.zeros(num_classes, np.int64))
+  counts = np.sum([*map_in_threads(count, items)], axis=0)
   if not counts.any():
-    return np.ones(num_classes)  # `label_counts.check_labels` refuses them.
+    return np.ones(num_classes)  # `label_counts.check_labels` refuses this.
   return border_weights.class_balance(counts)
 
 
@@ -368,30 +356,31 @@ def pages_of(pair: Pair) -> list[Page]:
 def _known_names(
   files: Iterable[Sequence[Page]], root: Path
 ) -> dict[str, Sequence[Page]]:
-  """Returns the items of each way to name an image, or a page, in a list."""
+  """Returns the pages for each name that a list may have for an image."""
   known: dict[str, Sequence[Page]] = {}
   for pages in files:
     file = pages[0].files[0]
     path = file.relative_to(root).as_posix()
-    ways = {file.stem: pages, file.name: pages, path: pages}
-    ways |= {page.name: [page] for page in pages}
-    ways = {normalize('NFC', name): taken for name, taken in ways.items()}
-    for name in ways.keys() & known.keys():
+    names = {file.stem: pages, file.name: pages, path: pages}
+    names |= {page.name: [page] for page in pages}
+    names = {normalize('NFC', name): named for name, named in names.items()}
+    for name in names.keys() & known.keys():
       raise InputError(
         f'{name} names two images, one in {file}; expected other file names'
       )
-    known |= ways
+    known |= names
   return known
 
 
-def _listed(file, known, needed):
+def _listed(file, known, labels):
   items = []
   for name in read_names(file):
-    # macOS and others write accents in two ways.
+    # The same accent has two encodings, and macOS uses the other one.
     name = normalize('NFC', name)
     if name not in known:
       raise InputError(
-        f'{file} lists {shortened(name)}, which is no image {needed}'
+        f'{file} lists {shortened(name)}, which is no image with a label in '
+        f'{labels}'
       )
     items += known[name]
   return check_files(items, file)
@@ -399,9 +388,11 @@ def _listed(file, known, needed):
 
 def _drawn(groups, fraction, seed):
   if not 0 <= fraction < 1:
-    raise InputError(f'heldout_fraction={fraction}; expected 0 <= it < 1')
+    raise InputError(
+      f'heldout_fraction={fraction}; expected at least 0 and less than 1'
+    )
   if len(groups) == 1 and len({page.files for page in groups[0]}) == 1:
-    [pages] = groups  # Of one stack, the last pages are furthest from the rest.
+    [pages] = groups  # The last pages of a stack are furthest from the rest.
     count = len(pages) - round(fraction * len(pages))
     return tuple(pages[:count]), tuple(pages[count:])
   num_heldout = round(fraction * len(groups))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ISBI 2012 EM challenge: its files, its folds and its border weights.
+"""The ISBI 2012 EM challenge: its files, folds and border weights.
 
 Serial-section transmission EM of the Drosophila first-instar ventral nerve
 cord, 30 slices of 512 x 512 pixels, 4 x 4 x 50 nm. Labels of the test stack
@@ -26,14 +26,7 @@ def load(
 
   Args:
     dir: folder of the files; see `find`.
-    fold: see `stack_dataset`.
-    gap: see `stack_dataset`.
-    w0: see `stack_dataset`.
-    sigma_px: see `stack_dataset`.
-    balance: see `stack_dataset`.
-
-  Raises:
-    InputError: see `read` and `fold_split`.
+    fold, gap, w0, sigma_px, balance: see `stack_dataset`.
   """
   return stack_dataset(
     *read(dir), fold=fold, gap=gap, w0=w0, sigma_px=sigma_px, balance=balance
@@ -44,22 +37,19 @@ def find(data_dir: str = '') -> Path:
   """Returns the folder that holds the training stack, `FILES`.
 
   Args:
-    data_dir: that folder or its parent; '' looks around, see
-      `layout.find_folder`.
+    data_dir: the folder or its parent; '' looks in the usual places (see
+      `layout.find_folder`).
 
   Raises:
-    InputError: no such folder; says where it looked and what would be right.
+    InputError: there is no such folder; the message says where it looked.
   """
   return layout.find_folder(
     'ISBI 2012',
     data_dir,
     FILES,
     'isbi2012',
-    'expected '
     'train-volume.tif and train-labels.tif (255 or 1 cell, 0 membrane) in one '
-    'folder, 30 gray uint8 pages of 512 x 512 each; '
-    f'{layout.HOW_TO_PASS}, or try the '
-    'demo, which needs no data: '
+    'folder, 30 gray uint8 pages of 512 x 512 each; the demo needs no data: '
     'python -m segjax.main --config=configs/unet_isbi.py:demo',
   )
 
@@ -75,9 +65,9 @@ def read(data_dir: str = '') -> tuple[np.ndarray, np.ndarray]:
     labels: int32[N,H,W], 0 membrane, 1 cell.
 
   Raises:
-    InputError: files missing or unreadable, images that are not gray uint8,
-      images and labels of unequal number or size, or a stored label other
-      than 0 and 255 (or 0 and 1 throughout).
+    InputError: files are missing or damaged, images are not gray uint8, images
+      and labels differ in number or size, or labels hold other values than 0
+      and 255, or 0 and 1.
   """
   folder = find(data_dir)
   images = image_files.read_stack(folder / FILES[0])
@@ -119,15 +109,12 @@ def stack_dataset(
   Args:
     images: u8[N, H, W, C].
     labels: i[N, H, W], 0 membrane, 1 cell.
-    fold: block of slices that is held out, see `fold_split`.
-    gap: slices next to the block that are left out of training.
-    w0: height of the border weights, see `border_weights.border_weights`.
+    fold: number of the block of slices that is held out; see `fold_split`.
+    gap: number of slices next to the block that are left out of training.
+    w0: height of the border weights; see `border_weights.border_weights`.
     sigma_px: width of the border weights, in pixels.
     balance: whether both classes get the same total weight over the training
       slices.
-
-  Raises:
-    InputError: see `fold_split`.
   """
   train, heldout = fold_split(len(images), fold, gap=gap)
   class_weights = None
@@ -161,23 +148,25 @@ def fold_split(
   Block f holds slices floor(f n / F) to floor((f+1) n / F) - 1 of n slices in
   F blocks: of 30 slices fold 0 holds out 0-5 and trains on 6-29.
 
-  Leakage: the slices next to the block, one at an end of the stack and two
-  elsewhere, are 50 nm away from a held-out slice and are trained on. Gray
-  values of neighbouring slices correlate by .05 to .34 on the public stack
-  (two slices apart .02 to .18), so held-out scores may flatter compared with
-  those on another stack. `gap` leaves such slices out, at the cost of data.
+  Leakage: the slices next to the block (one at an end of the stack, two
+  elsewhere) are trained on, and they are 50 nm away from a held-out slice. Gray
+  values of neighbouring slices of the public stack correlate by .05 to .34, and
+  two slices apart by .02 to .18. So held-out scores may be better than those on
+  another stack. `gap` leaves such slices out of training.
 
   Args:
     num_slices: n.
-    fold: f in [0, F), or -1 to train on all and hold out none.
-    num_folds: F in [2, n]; of no matter where `fold` is -1.
-    gap: slices next to the block, on either side, to leave out of training.
+    fold: f in [0, F), or -1 to train on all slices and hold out none.
+    num_folds: F in [2, n]; not used if `fold` is -1.
+    gap: number of slices on either side of the block that are left out of
+      training.
 
   Returns:
     train, heldout: int64 indices in ascending order.
 
   Raises:
-    InputError: fold, num_folds or gap out of range, or nothing left to train.
+    InputError: `fold`, `num_folds` or `gap` is out of range, or no slice is
+      left to train on.
   """
   if num_folds < 2:
     raise InputError(f'{num_folds} folds; expected at least 2')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Codings of label images: classes as indices, other values, or colours."""
+"""Codings of classes in label images: indices, other values, or colours."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ _LARGEST = np.iinfo(np.uint16).max
 
 @dataclasses.dataclass(frozen=True)
 class LabelCoding:
-  """Classes as they are stored.
+  """The value or the colour that stands for each class in label images.
 
   Attributes:
     num_classes: K, 1 to 255.
-    colours: K RGB tuples, class k is stored as colour k; () stores index k.
-    ignore_value: what ignored pixels are stored as: (255,) is an index,
-      (0, 0, 0) a colour, () says that there are none.
-    label_values: K values in 0..65535, class k is stored as value k, such as
-      (0, 255); () stores index k. A value in this table is that class even if
-      `ignore_value` has it, too.
+    colours: K RGB tuples, the colour of each class in label images; () if these
+      hold no colours.
+    ignore_value: (index,) or (red, green, blue) of ignored pixels; () if there
+      are none.
+    label_values: K values in 0..65535, the value of each class in label images,
+      such as (0, 255); () if these hold indices or colours. A value of a class
+      is not ignored even if `ignore_value` has it, too.
 
   Raises:
-    InputError: the attributes do not give each class, and ignored pixels, a
-      value of their own. Without `label_values`, the index of a class may be
-      ignored.
+    InputError: two classes, or a class and ignored pixels, have one value or
+      colour. Without `label_values`, the index of a class may be ignored.
   """
 
   num_classes: int
@@ -49,16 +49,18 @@ class LabelCoding:
       )
     if self.label_values:
       self._check_label_values()
-    size = 3 if self.colours else 1
-    if len(self.ignore_value) not in (0, size):
+    kind, expected = 'indices', '(index,)'
+    if self.colours:
+      kind, expected = 'colours', '(red, green, blue)'
+    if len(self.ignore_value) not in (0, 3 if self.colours else 1):
       raise InputError(
-        f'ignore_value={self.ignore_value} where labels are '
-        f'{"colours" if self.colours else "indices"}; expected '
-        f'{"(red, green, blue)" if self.colours else "(index,)"}, or () for '
-        'none'
+        f'ignore_value={self.ignore_value}, but labels are {kind}; expected '
+        f'{expected}, or () for none'
       )
-    if not self.colours:
-      return
+    if self.colours:
+      self._check_colours()
+
+  def _check_colours(self):
     colours = [tuple(colour) for colour in self.colours]
     if self.ignore_value:
       colours.append(tuple(self.ignore_value))
@@ -68,14 +70,14 @@ class LabelCoding:
           f'colour {colour}; expected (red, green, blue), each in 0..255'
         )
       if colour in colours[:i]:
-        raise InputError(f'colour {colour} is given twice; one class each')
+        raise InputError(f'colour {colour} is given twice; expected it once')
 
   def _check_label_values(self):
     values = tuple(self.label_values)
     if self.colours:
       raise InputError(
-        f'label_values={values} beside colours={tuple(self.colours)}; expected '
-        'one of them, and () for the other'
+        f'label_values={values} and colours={tuple(self.colours)} are both '
+        'given; expected one of them, and () for the other'
       )
     if not all(0 <= value <= _LARGEST for value in values):
       raise InputError(
@@ -102,15 +104,13 @@ class LabelCoding:
 
     Args:
       stored: uint8, uint16 or int32 [H, W, C], a page of `read_labels`.
-      file: where it is from, for messages.
+      file: file of the label, for messages.
 
     Raises:
-      InputError: indices are stored where colours are due or the other way
+      InputError: the page holds indices instead of colours or the other way
         round, or a pixel is neither a class nor ignored.
     """
     num_channels = stored.shape[-1]
-    if stored.dtype == np.float32:
-      raise InputError(f'{file}: labels of float32; expected integers')
     if self.colours and num_channels != 3:
       raise InputError(
         f'{file}: {num_channels} channel(s) for a table of colours; expected '
@@ -146,6 +146,6 @@ class LabelCoding:
 
 
 def _code(values):
-  """Returns [...], one number for each of [..., C]."""
+  """Returns a number for the C values of each pixel: [...] of [..., C]."""
   values = np.asarray(values, np.int64)
   return values @ 2 ** (16 * np.arange(values.shape[-1]))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Palettes of label files, which must agree where labels are class indices.
+"""Palettes of label files, which must agree if labels are class indices.
 
-Programs that make a palette for each file number the colours as they come: an
-index is then one class in one file and another class in the next.
+A program that makes a palette for each file numbers the colours as they occur,
+so that an index is one class in one file and another class in the next.
 """
 
 import json
@@ -14,15 +14,15 @@ import numpy as np
 from segjax.devices import processes
 from segjax.errors import InputError
 
-_PLAIN, _COLOURED = -1, -2  # Stand for the files without and with a palette.
+_PLAIN, _COLOURED = -1, -2  # Keys of files without and with a palette.
 
 
 class LabelColours:
-  """The colour that each index has in label files, and where it was first seen.
+  """The colour of each index in label files, and the file that first has it.
 
   Attributes:
-    conflict: two files in which an index has different colours, in words; ''
-      where there are none.
+    conflict: message on two files in which an index has different colours; ''
+      if there are none.
   """
 
   def __init__(self):
@@ -32,7 +32,7 @@ class LabelColours:
   def add(
     self, file: Path, colours: Mapping[int, tuple[int, ...]] | None
   ) -> None:
-    """Enters a file: its indices with their colours, None for no palette."""
+    """Adds a file by the colours of its indices; None if it has no palette."""
     if colours is None:
       self._enter(_PLAIN, (), str(file))
       return
@@ -40,10 +40,10 @@ class LabelColours:
       self._enter(index, colour, str(file))
 
   def gathered(self, others: Sequence['LabelColours'] = ()) -> 'LabelColours':
-    """Returns what all processes have found, here and in `others`.
+    """Returns the colours that all processes have found, here and in `others`.
 
     Raises:
-      InputError: an index has different colours; names both files.
+      InputError: an index has different colours; the message names both files.
     """
     found = [item for each in (self, *others) for item in each._found.items()]
     conflicts = [each.conflict for each in (self, *others) if each.conflict]
@@ -65,10 +65,10 @@ class LabelColours:
       raise InputError(self.conflict)
 
   def doubt(self) -> str:
-    """Returns which files have a palette and which not, '' where all agree.
+    """Returns a warning if some files have a palette and others not, else ''.
 
-    They are no error: the labels that DeepLab's authors made of VOC's and SBD's
-    have none, and VOC's own have one.
+    It is no error: VOC's own labels have a palette, and the labels that the
+    authors of DeepLab made of VOC's and SBD's have none.
     """
     if not {_PLAIN, _COLOURED} <= self._found.keys():
       return ''

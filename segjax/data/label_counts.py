@@ -1,44 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting the labels of a data set before a run trains on them.
+"""Counts of the labels of a data set, checked before a run trains on them.
 
-Labels that give a class no pixel train to the end without an error: masks of 0
-and 255, read with 255 ignored, have an object that no pixel shows.
+Training does not notice labels in which a class has no pixel, such as masks of
+0 and 255 that are read with 255 as the ignored value.
 """
 
-import concurrent.futures
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from segjax.data.examples import IGNORE_LABEL, Dataset, list_some
+from segjax.data.examples import (
+  IGNORE_LABEL,
+  Dataset,
+  list_some,
+  map_in_threads,
+)
 from segjax.data.label_colours import LabelColours
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.images.files import read_colours
 from segjax.runs.writers import progress_bar, table
 
-# Said wherever pixels of numbered objects are counted or scored.
+# Is said wherever pixels of numbered objects are counted or scored.
 CARVED = (
   'pixels count with gaps of background between objects that touch, as the '
   'network learns them'
 )
-_THREADS = 4
-_BLOCK = 256  # Examples in the queue of the threads, whatever their number.
 
-# Settings that say how classes are stored; and which labels are read, beside
-# those whose names begin with train or heldout.
+# Settings that say how classes are stored, and which labels are read. The names
+# of others begin with train or heldout.
 _CODING = ('label_values', 'ignore_value', 'label_shift', 'class_names')
 _SOURCE = ('dir', 'fold')
 
 
 class LabelCounts(NamedTuple):
-  """What the labels of a split hold.
+  """Counts of the labels of a split.
 
   Attributes:
-    pixels: int64[T, 256], of each class, and of `IGNORE_LABEL` in its place.
-    images: int64[T, 256], how many labels have such a pixel.
-    colours: of the palettes of label files, of all processes.
+    pixels: int64[T, 256], number of pixels of each class and, at
+      `IGNORE_LABEL`, of ignored pixels.
+    images: int64[T, 256], number of labels that have such a pixel.
+    colours: colours of indices in the palettes of the label files.
   """
 
   pixels: np.ndarray
@@ -47,20 +50,20 @@ class LabelCounts(NamedTuple):
 
 
 def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
-  """Returns what all labels of a split hold, for each of T labels of a pixel.
+  """Returns the counts of all labels of a split, for each of T heads.
 
-  Reads each label once, in a few threads; the images, too, unless the examples
-  have a method `label(index)`. If they have `index_page(index)`, palettes of
-  these files are compared. Of P processes each reads one P-th of the examples,
-  and all get the counts of all.
+  Each label is read once, in a few threads, and its image only if the examples
+  have no method `label(index)`. If they have `index_page(index)`, the palettes
+  of these files are compared. Each of P processes reads one P-th of the
+  examples, and all processes get the counts of all.
 
   Args:
-    examples: as `segjax.data.examples` defines them.
-    num_heads: T, labels of a pixel.
+    examples: see `segjax.data.examples`.
+    num_heads: T, number of labels of a pixel.
 
   Raises:
-    InputError: an example cannot be read; it is the first one of the first
-      process that has one. Or palettes differ, see `LabelColours`.
+    InputError: an example cannot be read, or palettes differ; see
+      `LabelColours`.
   """
   size = IGNORE_LABEL + 1
   label_of = getattr(examples, 'label', lambda i: examples[i]['label'])
@@ -78,24 +81,16 @@ def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
   def count_own():
     own = [i for i in processes.share(len(examples)) if i < len(examples)]
     total = np.zeros((2, num_heads, size), np.int64)
-    with (
-      progress_bar(
-        len(own),
-        0,
-        desc='reading labels',
-        delay=1,
-        # None disables it where there is no terminal.
-        disable=None if processes.is_first() else True,
-      ) as bar,
-      concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
-    ):
-      for start in range(0, len(own), _BLOCK):
-        for found in pool.map(count, own[start : start + _BLOCK]):
-          counts, file, of_indices = found
-          total += counts
-          if file:
-            colours.add(file, of_indices)
-          bar.update()
+    # With None, tqdm shows the bar only on a terminal.
+    disable = None if processes.is_first() else True
+    with progress_bar(
+      len(own), 0, desc='reading labels', delay=1, disable=disable
+    ) as bar:
+      for counts, file, of_indices in map_in_threads(count, own):
+        total += counts
+        if file:
+          colours.add(file, of_indices)
+        bar.update()
     return total
 
   pixels, images = processes.gather(processes.together(count_own)).sum(0)
@@ -103,16 +98,16 @@ def count_labels(examples: Sequence[dict], num_heads: int = 1) -> LabelCounts:
 
 
 def check_labels(dataset: Dataset, settings: Mapping) -> str:
-  """Returns a table of the labels of a data set, all of them read.
+  """Returns a table of all labels of a data set.
 
   Args:
     dataset: the data set.
-    settings: its name and the arguments of its loader, which messages point to.
+    settings: its name and the arguments of its loader, for messages.
 
   Raises:
     InputError: a label cannot be read; all pixels of the training labels, or of
-      the held-out labels, are ignored; or a class has no pixel in the training
-      labels, and `ignore_value` doesn't say so. Or palettes differ.
+      the held-out labels, are ignored; a class has no pixel in the training
+      labels, and `ignore_value` does not say so; or palettes differ.
   """
   sizes = dataset.head_sizes or (len(dataset.class_names),)
   ends = np.cumsum(sizes)
@@ -120,63 +115,56 @@ def check_labels(dataset: Dataset, settings: Mapping) -> str:
     dataset.class_names[end - size : end]
     for size, end in zip(sizes, ends, strict=True)
   ]
-  counts = {
-    split: count_labels(getattr(dataset, split), len(heads))
-    for split in ('train', 'heldout')
-  }
-  for split in counts:
-    examples = getattr(dataset, split)
-    if not len(examples):
-      continue
-    for head, names in enumerate(heads):
-      pixels = counts[split].pixels[head]
-      problem = _problem(pixels, names, dataset.stored, split)
-      if problem:
-        others = counts['heldout'].pixels[head]
-        missing = _missing(pixels, names, dataset.stored)
-        is_drawn = 'seed' in settings and not settings.get('train_list')
-        if is_drawn and any(others[k] for k in missing):
-          problem += (
-            '; held-out labels have it: with another --config.data.seed others '
-            'are held out'
-          )
-        which = f' ({head + 1} of {len(heads)} of a pixel)'
-        raise InputError(
-          f'{len(examples)} {"training" if split == "train" else "held-out"} '
-          f'labels{which if len(heads) > 1 else ""}: {problem}'
-          f'{_advice(pixels, names, dataset.stored, settings)}'
-          f'; see {_fields(settings, split)}'
+  train = count_labels(dataset.train, len(heads))
+  heldout = count_labels(dataset.heldout, len(heads))
+  for split, examples, counts in (
+    ('training', dataset.train, train),
+    ('held-out', dataset.heldout, heldout),
+  ):
+    for head, names in enumerate(heads if len(examples) else ()):
+      pixels = counts.pixels[head]
+      missing = _missing(pixels, names, dataset.stored)
+      if not pixels[: len(names)].any():
+        problem = 'all pixels are ignored'
+      elif missing and split == 'training':
+        classes = list_some(repr(names[k]) for k in missing)
+        problem = f'no pixel is of class {classes}'
+      else:
+        continue
+      problem += f'; they hold {_say_pixels(pixels, names, dataset.stored)}'
+      is_drawn = 'seed' in settings and not settings.get('train_list')
+      if is_drawn and heldout.pixels[head, missing].any():
+        problem += (
+          '; held-out labels have it: with another --config.data.seed others '
+          'are held out'
         )
-  colours = counts['train'].colours.gathered([counts['heldout'].colours])
-  table = _table(dataset, heads, counts['train'], counts['heldout'])
-  doubt = colours.doubt()
+      which = f' ({head + 1} of {len(heads)} of a pixel)'
+      raise InputError(
+        f'{len(examples)} {split} labels{which if len(heads) > 1 else ""}: '
+        f'{problem}{_advice(pixels, names, missing, dataset.stored, settings)}'
+        f'; see {_fields(settings, "train" if counts is train else "heldout")}'
+      )
+  text = _table(dataset, heads, train, heldout)
   if settings.get('label_kind') == 'instances':
-    table += f'\n{CARVED}'
-  return table + (f'\npalettes: {doubt}' if doubt else '')
+    text += f'\n{CARVED}'
+  doubt = train.colours.gathered([heldout.colours]).doubt()
+  return text + (f'\npalettes: {doubt}' if doubt else '')
 
 
-def _problem(counts, names, stored, split):
-  """Returns what is wrong with the labels of a split, '' for nothing."""
-  if not counts[: len(names)].any():
-    problem = 'all pixels are ignored'
-  elif split == 'train' and (missing := _missing(counts, names, stored)):
-    classes = list_some(repr(names[k]) for k in missing)
-    problem = f'no pixel is of class {classes}'
-  else:
-    return ''
+def _say_pixels(counts, names, stored):
+  """Returns the number of pixels of each class that has any, in words."""
   kinds = dict(enumerate(names)) | {IGNORE_LABEL: 'ignored'}
   values = dict(zip(kinds, stored, strict=False))
-  found = list_some(
+  return list_some(
     f'{counts[k]:,} px {name}'
     + (f' (value {values[k]})' if k in values else '')
     for k, name in kinds.items()
     if counts[k]
   )
-  return f'{problem}; they hold {found}'
 
 
 def _missing(counts, names, stored):
-  """Returns the classes without a pixel whose value is not the ignored one."""
+  """Returns the classes without a pixel, except one whose value is ignored."""
   ignored = stored[len(names) :]
   return [
     k
@@ -185,12 +173,10 @@ def _missing(counts, names, stored):
   ]
 
 
-def _advice(counts, names, stored, settings):
-  """Returns label_values that make the ignored value the only missing class."""
-  missing = _missing(counts, names, stored)
-  if settings['name'] != 'folder' or len(missing) != 1 or not stored:
-    return ''
-  if not counts[IGNORE_LABEL]:
+def _advice(counts, names, missing, stored, settings):
+  """Returns the label_values that make the ignored value the missing class."""
+  is_sole = len(missing) == 1 and counts[IGNORE_LABEL]
+  if settings['name'] != 'folder' or not is_sole or not stored:
     return ''
   values, ignored = list(stored[: len(names)]), stored[-1]
   values[missing[0]] = ignored

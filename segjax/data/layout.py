@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding data sets on disk, as their organisers laid them out.
+"""Folders and list files of data sets, as their organisers distribute them.
 
-Nothing is downloaded. Names in list files cannot lead out of the folder found;
-symbolic links in it are followed wherever they lead.
+Nothing is downloaded. A name in a list file that leads out of the folder of the
+set is refused; symbolic links in the folder may lead anywhere.
 """
 
 import os
@@ -15,32 +15,28 @@ from segjax.errors import InputError, shortened
 
 AnyItem = TypeVar('AnyItem', bound=Item)
 
-# Ends the advice to somebody whose data are elsewhere.
-HOW_TO_PASS = (
-  'pass the folder with --config.data.dir=DIR (evaluate: --data_dir=DIR) or '
-  'SEGJAX_DATA_DIR'
-)
-
 
 def find_folder(
   name: str,
   data_dir: str,
   needed: Sequence[str],
   folder: str,
-  advice: str,
+  expected: str,
+  field: str = 'dir',
 ) -> Path:
   """Returns the folder that holds all of `needed`.
 
   Args:
-    name: of the data set, for the message.
-    data_dir: that folder, or the parent of a folder `folder` that is it. ''
-      looks in SEGJAX_DATA_DIR where that is set, in ../shared/data, in data.
-    needed: files or folders, as relative paths, that must be there.
+    name: name of the data set, for the message.
+    data_dir: the folder itself, or its parent if the folder has its usual name.
+      '' looks in SEGJAX_DATA_DIR if that is set, in ../shared/data, in data.
+    needed: relative paths of files or folders that the folder must hold.
     folder: usual name of the folder, such as 'camvid'.
-    advice: what was expected and what would be right, ends the message.
+    expected: what the folder should hold, the end of the message.
+    field: field of `config.data` that names the folder, for the message.
 
   Raises:
-    InputError: no such folder; says where it looked.
+    InputError: there is no such folder; the message says where it looked.
   """
   if data_dir:
     roots = [data_dir]
@@ -56,7 +52,13 @@ def find_folder(
       partly = len(missing) < len(needed)
       lacks = f' (has no {" or ".join(missing)})' if partly else ''
       looked.append(f'{candidate.resolve()}{lacks}')
-  raise InputError(f'{name} not found; looked in {", ".join(looked)}; {advice}')
+  how = f'--config.data.{field}=DIR'
+  if field == 'dir':
+    how += ' (evaluate: --data_dir=DIR) or SEGJAX_DATA_DIR'
+  raise InputError(
+    f'{name} not found; looked in {", ".join(looked)}; pass the folder with '
+    f'{how}; expected {expected}'
+  )
 
 
 def read_list(file: Path, tail: int | None = None) -> list[list[str]]:
@@ -64,12 +66,12 @@ def read_list(file: Path, tail: int | None = None) -> list[list[str]]:
 
   Args:
     file: the list file.
-    tail: how many components at the end of each path count; the rest, which
-      holds where the files lay at their organisers', is dropped.
+    tail: number of components at the end of each path that are kept. Those
+      before them name a folder of the organisers. None keeps all.
 
   Raises:
-    InputError: the file cannot be read, holds no line, is no text, or has a
-      word that leads out of a folder: absolute, or with '..'.
+    InputError: the file cannot be read, is no text or holds no line; or a word
+      leads out of the folder: it is absolute, or has '..'.
   """
   lines = [line.split() for line in _lines(file)]
   for words in lines:
@@ -81,12 +83,10 @@ def read_list(file: Path, tail: int | None = None) -> list[list[str]]:
 
 
 def read_names(file: Path) -> list[str]:
-  """Returns the lines of a list file that are not blank: a name on each.
+  """Returns the names in a list file: one on each line that is not blank.
 
-  Blanks at the ends of a line are no part of a name, those within are.
-
-  Raises:
-    InputError: as `read_list`.
+  Blanks within a line belong to the name, those at its ends do not. For errors,
+  see `read_list`.
   """
   names = [line.strip() for line in _lines(file)]
   for name in names:
@@ -95,9 +95,9 @@ def read_names(file: Path) -> list[str]:
 
 
 def _lines(file):
-  """Returns the lines of a text file that are not blank; see `read_list`."""
+  """Returns the lines of a text file that are not blank."""
   try:
-    # Editors of Windows begin a file with a mark of its encoding.
+    # Editors on Windows put a mark of the encoding (BOM) before the text.
     text = file.expanduser().read_text(encoding='utf-8-sig')
   except (OSError, UnicodeDecodeError) as e:
     reason = getattr(e, 'strerror', None) or 'it is no UTF-8 text'
@@ -111,14 +111,18 @@ def _lines(file):
 def check_files(
   items: Iterable[AnyItem], source: Path | str
 ) -> tuple[AnyItem, ...]:
-  """Returns the items, of which every file is there.
+  """Returns the items after a check that all their files exist.
+
+  Args:
+    items: the items.
+    source: what lists the items, for messages.
 
   Raises:
-    InputError: there is no item, a file is missing, or two have one name.
+    InputError: there is no item, a file is missing, or two items have one name.
   """
   items = tuple(items)
   if not items:
-    raise InputError(f'{source} gives no example; at least one is needed')
+    raise InputError(f'{source} gives no example; expected at least one')
   names = set()
   for item in items:
     for file in item.files:
@@ -133,53 +137,64 @@ def check_files(
   return items
 
 
-def list_items(
-  folder: Path, list_files: Sequence[str], patterns: Sequence[str]
-) -> tuple[Item, ...]:
-  """Returns the items that list files name, a name on each line.
+def listed_items(
+  name: str,
+  data_dir: str,
+  folder: str,
+  patterns: Sequence[str],
+  train_lists: Sequence[str],
+  heldout_lists: Sequence[str],
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+  """Returns the items to train on and those to hold out, as list files say.
 
   Args:
-    folder: where the list files and all others lie.
-    list_files: paths below it, such as 'train.txt'; of none, no item.
-    patterns: one path below it for each file of an item, {} for the name.
+    name, data_dir, folder: see `find_folder`.
+    patterns: path in the folder of each file of an item; see `named_items`.
+    train_lists: list files in the folder, with a name on each line.
+    heldout_lists: list files of the items to hold out; () for none.
 
   Raises:
-    InputError: a path or name leads out of the folder, a line has more than a
-      name, a list cannot be read, a file is missing, or a name is there twice.
+    InputError: `train_lists` is empty; a folder, list file or listed file is
+      missing; or a list file or a name leads out of the folder.
   """
-  names = []
-  for list_file in list_files:
-    _check_inside(list_file, 'list file ')
-    for words in read_list(folder / list_file):
-      if len(words) != 1:
-        raise InputError(
-          f'{folder / list_file}: {shortened(" ".join(words))!r} on one line; '
-          'expected one name'
-        )
-      names += words
-  if not names:
-    return ()
-  return check_files(
-    (
-      Item(name, tuple(folder / pattern.format(name) for pattern in patterns))
-      for name in names
-    ),
-    ', '.join(list_files),
+  if not train_lists:
+    raise InputError(
+      'data.train_lists is empty; expected at least one list file'
+    )
+  folders = [os.path.dirname(pattern) for pattern in patterns]
+  expected = ', '.join(patterns).replace('{}', 'NAME')
+  root = find_folder(
+    name,
+    data_dir,
+    [*folders, *train_lists, *heldout_lists],
+    folder,
+    f'{expected} and the list files in one folder',
   )
+  paths = [root / pattern for pattern in patterns]
+
+  def items(list_files):
+    names = []
+    for list_file in list_files:
+      _check_inside(list_file, 'list file ')
+      names += read_names(root / list_file)
+    return named_items(names, paths, ', '.join(list_files)) if names else ()
+
+  return items(train_lists), items(heldout_lists)
 
 
 def named_items(
-  names: Iterable[str], kinds: Sequence[tuple[Path, str]], source: Path | str
+  names: Iterable[str], patterns: Sequence[Path], source: Path | str
 ) -> tuple[Item, ...]:
   """Returns the item of each name; see `check_files`.
 
   Args:
-    names: of the examples.
-    kinds: folder and ending of each file of an example, which has its name.
-    source: where the names come from, for messages.
+    names: names of the examples.
+    patterns: path of each file of an item; {} in its last component stands for
+      the name of the item.
+    source: what lists the names, for messages.
   """
   items = (
-    Item(name, tuple(folder / f'{name}{ending}' for folder, ending in kinds))
+    Item(name, tuple(p.parent / p.name.replace('{}', name) for p in patterns))
     for name in names
   )
   return check_files(items, source)

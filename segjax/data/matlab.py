@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MATLAB files, in which several data sets keep labels: reading one variable.
+"""Variables of MATLAB files (.mat), in which several data sets store labels.
 
-The one file that knows scipy.io. Files of MATLAB 7.3 are HDF5 and not read.
+Only this file knows scipy.io. Files of MATLAB 7.3 are HDF5 and are not read.
 """
 
 import io
@@ -16,12 +16,10 @@ import scipy.io
 from segjax.data.examples import check_known
 from segjax.errors import InputError, shortened
 
-# A label of 2048 x 2048 doubles has as many; zlib makes a thousand of one.
-_MOST_BYTES = 2**25
-# Bounds of what one variable holds: cells, fields of structs and letters; and
-# how deep they lie in each other.
-_MOST_ENTRIES = 2**17
-_MOST_DEPTH = 32
+# Limits of a variable. A byte of a file can inflate to a thousand.
+_MOST_BYTES = 2**25  # Those of a label of 2048 x 2048 doubles.
+_MOST_ENTRIES = 2**17  # Cells, fields of structs and letters.
+_MOST_DEPTH = 32  # Of arrays in arrays.
 
 # Types of elements and classes of arrays (MAT-file format, level 5).
 _MATRIX, _COMPRESSED = 14, 15
@@ -37,17 +35,17 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
   Args:
     path: the file.
-    key: the variable, such as 'LabelMap', or a field of a struct, such as
-      'GTcls.Segmentation'.
+    key: name of the variable, such as 'LabelMap', or of a field of a struct,
+      such as 'GTcls.Segmentation'.
 
   Returns:
-    An array of numbers or, of a cell array of text, of str. Dimensions of
+    An array of numbers, or of str for a cell array of text. Dimensions of
     length 1 are dropped.
 
   Raises:
-    InputError: the file is missing, truncated or corrupt, would inflate to more
-      than 32 MiB, has no such variable or field, or it is neither numbers nor
-      text, or more than 131072 cells.
+    InputError: the file is missing, truncated or corrupt, or has no such
+      variable or field; or this holds neither numbers nor text, inflates to
+      more than 32 MiB, or has more than 131072 cells.
   """
   if not path.is_file():
     raise InputError(f'{path}: no such file')
@@ -60,7 +58,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     )
   except InputError:
     raise
-  # On damaged bytes the parser raises whatever it runs into.
+  # The parser raises anything on damaged bytes.
   except Exception as e:
     reason = shortened(' '.join(f'{type(e).__name__}: {e}'.split()), 300)
     raise InputError(f'{path}: no MATLAB file, or damaged; {reason}') from e
@@ -68,7 +66,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     if not isinstance(value, dict) or name not in value:
       raise InputError(f'{path}: has no {key}')
     value = value[name]
-  # loadmat gives a sentence where it could not read the variable.
+  # loadmat returns a message instead of a variable that it cannot read.
   if isinstance(value, (str, dict)):
     raise InputError(f'{path}: {key} is damaged, or no array')
   try:
@@ -82,18 +80,19 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def _inflated(path: Path, variable: str) -> bytes:
-  """Returns the file without its compression, once it is safe to parse.
+  """Returns the file without its compression, checked to be safe to parse.
 
-  scipy's parser believes what a file says: it ends the process if arrays lie
-  too deep in each other, and takes memory for cells that are not there.
+  The parser of scipy believes the file: it ends the process if arrays are
+  nested too deep, and takes memory for cells that the file does not have.
 
   Raises:
-    InputError: the variable is too large, too deep or of a class not read.
-    ValueError: the file is damaged. Other damage is left for scipy to find.
+    InputError: the variable is too large, nested too deep, or of a class that
+      is not read.
+    ValueError: the file is damaged; scipy finds other damage.
   """
   with path.open('rb') as file:
     header = file.read(128)
-    # Files before level 5 have no cells, those of 7.3 are HDF5.
+    # Older files have no cells, and those of MATLAB 7.3 are HDF5.
     if header[124:128] not in (b'\0\1IM', b'\1\0MI'):
       raise ValueError('it is not of MATLAB 5 to 7.2')
     file_bytes = path.stat().st_size
@@ -115,8 +114,8 @@ def _inflated(path: Path, variable: str) -> bytes:
       room -= len(data)
       if room < 0:
         raise InputError(
-          f'{path}: {variable} inflates to more than {_MOST_BYTES} bytes; no '
-          'label is as large'
+          f'{path}: {variable} inflates to more than {_MOST_BYTES} bytes; '
+          'expected a label'
         )
       if kind == _COMPRESSED and not inflater.eof:
         raise ValueError('it is truncated')
@@ -130,9 +129,9 @@ class _Elements:
 
   Attributes:
     data: bytes of the variable.
-    order: of its bytes, '<' or '>'.
+    order: byte order, '<' or '>'.
     at: position of the next element.
-    entries: how many entries it may still have.
+    entries: number of entries that the variable may still have.
   """
 
   def __init__(self, data: bytes, order: str):
@@ -142,9 +141,9 @@ class _Elements:
     self.entries = _MOST_ENTRIES
 
   def next(self) -> bytes:
-    """Returns the content of the next element, and goes on behind it."""
+    """Returns the content of the next element, and moves behind it."""
     kind, size = self._unpack('II', 8)
-    if kind >> 16:  # A small one, with its content in the tag.
+    if kind >> 16:  # A small element has its content in the tag.
       size, start = kind >> 16, self.at - 4
     else:
       start = self.at
@@ -156,7 +155,7 @@ class _Elements:
     return struct.unpack(self.order + format, self.data[start : self.at])
 
   def _head(self):
-    """Returns flags, dimensions and name of a matrix; None of an empty one."""
+    """Returns flags, dimensions and name of a matrix; None for an empty one."""
     kind, size = self._unpack('II', 8)
     if kind != _MATRIX:
       raise ValueError(
@@ -165,7 +164,7 @@ class _Elements:
     if size == 0:
       return None
     _, _, flags, _ = self._unpack('IIII', 16)
-    if flags & 0xFF == _OPAQUE:  # The only one without dimensions and a name.
+    if flags & 0xFF == _OPAQUE:  # Only this class has no dimensions, no name.
       return flags, (), b''
     dims = self.next()
     dims = struct.unpack(f'{self.order}{len(dims) // 4}i', dims)
@@ -216,10 +215,10 @@ class _Elements:
 
 
 def read_label(path: Path, key: str) -> np.ndarray:
-  """Returns integers [H, W] of a .mat file; see `read_mat`.
+  """Returns a variable of a .mat file as a label, i64[H, W]; see `read_mat`.
 
   Raises:
-    InputError: as `read_mat`; or the array is no [H, W] of whole numbers.
+    InputError: as for `read_mat`; or the array is no [H, W] of whole numbers.
   """
   label = read_mat(path, key)
   if label.ndim != 2 or label.size == 0 or label.dtype.kind not in 'biuf':

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NYUDv2: indoor scenes with depth, in the layout of the FCN reference code.
+"""NYUDv2: indoor scenes with depth, in 40 classes (Gupta et al. 2013).
 
-Colour, depth, HHA (an encoding of depth as horizontal disparity, height and
-angle; Gupta et al. 2014) and labels of the 40 classes of Gupta et al. 2013:
+In the layout of the FCN reference code. HHA encodes depth as horizontal
+disparity, height and angle (Gupta et al. 2014):
 
     data/images/img_NNNN.png      colour
     data/depth/img_NNNN.png       depth, 16 bits, filled in everywhere
@@ -22,11 +22,12 @@ import numpy as np
 from segjax.data import layout, matlab
 from segjax.data.examples import (
   Dataset,
+  check_equal_size,
+  check_label,
   dataset_of_files,
-  shift_label,
 )
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 # In stored order, spelt as in data/nyud/classes.txt of the reference code.
 CLASS_NAMES = (
@@ -39,7 +40,7 @@ CLASS_NAMES = (
   'otherprop',
 )
 
-# The folders that an image is read from.
+# Modality -> folders of the files that make its images.
 MODALITIES = {
   'color': ('data/images',),
   'hha': ('data/hha',),
@@ -57,75 +58,57 @@ def load(
   """Returns NYUDv2 with one of four kinds of image.
 
   Args:
-    dir: the folder of the layout above, or the parent of a folder `nyud` that
-      is it; '' looks as `layout.find_folder` says.
+    dir: folder of the layout above, or the parent of a folder `nyud` with this
+      layout; '' looks in the usual places (see `layout.find_folder`).
     modality: 'color': uint8[H,W,3], RGB. 'hha': uint8[H,W,3], channels as
       stored. 'color_d': f32[H,W,4], RGB / 255 and ln(depth) / 255, so that
       mean = m / 255 and std = 1 / 255 give the reference's ln(depth) - m.
       'color_hha': uint8[H,W,6], RGB and HHA.
-    train_lists: list files in that folder, such as ('train.txt', 'val.txt').
-    heldout_lists: such as ('test.txt',); () holds out none.
+    train_lists: list files in the folder, such as ('train.txt', 'val.txt').
+    heldout_lists: list files such as ('test.txt',); () holds out none.
 
   Raises:
-    InputError: the folder, a list or a file that it asks for is missing, a
-      list leads out of the folder, or `modality` is none of `MODALITIES`. When
-      an example is read: a file that is damaged, of another kind or size, a
-      label out of range, or a depth of 0.
+    InputError: `modality` is none of `MODALITIES`, the folder, a list file or a
+      listed file is missing, or a name leads out of the folder. When an example
+      is read: a file is damaged or of another kind, sizes differ, a label is
+      out of range, or a depth is 0.
   """
   if modality not in MODALITIES:
     raise InputError(
       f'data.modality={modality!r} is not one of {tuple(MODALITIES)}'
     )
-  if not train_lists:
-    raise InputError("data.train_lists is empty; expected such as 'train.txt'")
-  folders = MODALITIES[modality]
-  root = layout.find_folder(
-    'NYUDv2',
-    dir,
-    [*folders, 'segmentation', *train_lists, *heldout_lists],
-    'nyud',
-    'expected data/images/img_NNNN.png (data/depth, data/hha), '
-    'segmentation/img_NNNN.mat and the list files in one folder; pass it with '
-    '--config.data.dir=DIR or SEGJAX_DATA_DIR',
-  )
-  patterns = [f'{folder}/img_{{}}.png' for folder in folders]
+  patterns = [f'{folder}/img_{{}}.png' for folder in MODALITIES[modality]]
   patterns.append('segmentation/img_{}.mat')
-  train = layout.list_items(root, train_lists, patterns)
-  heldout = layout.list_items(root, heldout_lists, patterns)
-  read = functools.partial(_read, modality)
-  return dataset_of_files(
-    CLASS_NAMES, train, heldout, read, settings=(modality,)
+  items = layout.listed_items(
+    'NYUDv2', dir, 'nyud', patterns, train_lists, heldout_lists
   )
+  read = functools.partial(_read, modality)
+  return dataset_of_files(CLASS_NAMES, *items, read, settings=(modality,))
 
 
 def _read(modality: str, *files: Path) -> tuple[np.ndarray, np.ndarray]:
   *inputs, file = files
   stored = matlab.read_label(file, 'segmentation')
-  label = shift_label(stored, len(CLASS_NAMES), (0,), file)
-  image = pages.read_page(inputs[0], ('uint8',), 3)
+  label = check_label(stored, len(CLASS_NAMES), file, first=1, ignored=(0,))
+  image = single_images.read_image(inputs[0], ('uint8',), 3)
   if len(inputs) == 1:
     return image, label
   if modality == 'color_d':
     image = image.astype(np.float32) / 255
     more = _read_log_depth(inputs[1]) / 255
   else:
-    more = pages.read_page(inputs[1], ('uint8',), 3)
-  if more.shape[:2] != image.shape[:2]:
-    h, w, height, width = *more.shape[:2], *image.shape[:2]
-    raise InputError(
-      f'{inputs[1]}: {h} x {w} px for an image of {height} x {width} px '
-      f'({inputs[0]}); they must be equal'
-    )
+    more = single_images.read_image(inputs[1], ('uint8',), 3)
+  check_equal_size(more, inputs[1], image, inputs[0], what='channels')
   return np.concatenate([image, more], axis=-1), label
 
 
 def _read_log_depth(file: Path) -> np.ndarray:
   """Returns ln(depth), f32[H,W,1]."""
-  depth = pages.read_page(file, ('uint16',), 1)
+  depth = single_images.read_image(file, ('uint16',), 1)
   if not depth.all():
     row, column, _ = np.unravel_index(np.argmin(depth), depth.shape)
     raise InputError(
-      f'{file}: depth 0 in row {row}, column {column} (counted from 0), which '
-      'has no logarithm; expected depth with its holes filled in'
+      f'{file}: the depth in row {row}, column {column} (counted from 0) is 0, '
+      'which has no logarithm; expected depth with its holes filled in'
     )
   return np.log(depth.astype(np.float32))

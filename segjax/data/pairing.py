@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of image and label files, in the layouts that people have.
 
-An image and its label have one key. It is what a regular expression finds in
-their paths, or else their stem: the file name without its ending.
+An image and its label have the same key: what a regular expression finds in
+their paths or, without one, their file names without the ending (stems).
 """
 
 import re
@@ -20,9 +20,9 @@ class Pair(NamedTuple):
   """An image file and the label files of the same key.
 
   Attributes:
-    key: what their names have in common.
+    key: the key of the files.
     image: the image file.
-    labels: one, or a mask for each object.
+    labels: one label file, or a mask for each object.
   """
 
   key: str
@@ -33,21 +33,22 @@ class Pair(NamedTuple):
 def find_pairs(
   root: Path, images: str, labels: str, match: str, need_all: bool
 ) -> list[Pair]:
-  """Returns each image with its labels, slice2 before slice10.
+  """Returns the pairs in natural order: slice2 comes before slice10.
 
   Args:
-    root: the folder of the set.
-    images: a folder in it, or a pattern of paths such as '*/images/*'. What is
-      a label is no image.
-    labels: the same for labels, such as 'labels', '*_mask.png' or '*/masks/*'.
-    match: a regular expression that is found in the path of each file below
-      `root`; its first group is the key, such as '(.*)_mask'. '' takes the
-      stem.
-    need_all: whether an image or a label alone is an error.
+    root: folder of the set.
+    images: folder of the images in `root`, or a pattern of their paths, such as
+      '*/images/*'. Files that are labels are left out.
+    labels: folder or pattern of the labels, such as 'labels', '*_mask.png' or
+      '*/masks/*'.
+    match: regular expression whose first group, found in the path of a file
+      below `root`, is its key, such as '(.*)_mask'. '' takes the stem.
+    need_all: whether an image without labels, or the other way round, is
+      refused.
 
   Raises:
-    InputError: nothing is there; `match` is no expression with a group, or is
-      not found in a path; two images have one key; or as `need_all` says.
+    InputError: no pair is found; `match` is no expression with a group, or is
+      not found in a path; two images have one key; or as for `need_all`.
   """
   label_files = list_files(root, labels)
   taken = {*label_files}
@@ -74,15 +75,15 @@ def find_pairs(
   if not pairs or (alone and need_all):
     raise InputError(
       f'{root}: {len(alone)} of the names in {images} and {labels} are not in '
-      f'both: {list_some(alone, 5)}; each image needs a label of its name; to '
-      'train on those that have one, list them in two files, --train_list=FILE '
-      'and --heldout_list=FILE of segjax.plan'
+      f'both: {list_some(alone, 5)}; each image needs a label of its name. To '
+      'train on those that have one, list them in two files and give '
+      'segjax.plan --train_list=FILE and --heldout_list=FILE'
     )
   return pairs
 
 
 def find_key(path: Path, root: Path, match: str) -> str:
-  """Returns the first group of `match` in a path below `root`, or the stem.
+  """Returns the key of a file; see `find_pairs`.
 
   Raises:
     InputError: `match` is no expression with a group, or is not found.
@@ -102,39 +103,45 @@ def find_key(path: Path, root: Path, match: str) -> str:
   found = pattern.search(below)
   if found is None or found[1] is None:
     raise InputError(f'{match!r} is not found in {below}')
-  # macOS and others write accents in two ways.
+  # The same accent has two encodings, and macOS uses the other one.
   return unicodedata.normalize('NFC', found[1])
 
 
 def list_files(root: Path, where: str) -> list[Path]:
-  """Returns the image files of a folder, or those that a pattern finds."""
+  """Returns the image files in a folder of `root`, or those of a pattern."""
   folder = root / where
   if folder.is_dir():
     below = [f for f in sorted(folder.iterdir()) if f.is_dir()]
-    if not _images_in(folder) and any(map(_images_in, below)):
+    if not images_in(folder) and any(map(images_in, below)):
       raise InputError(
         f"{folder}: its files lie in folders; give a pattern, '{folder}/*/*'"
       )
     return list_images(folder)
-  if not any(sign in where for sign in '*?['):
+  if not is_pattern(where):
     raise InputError(
-      f'no folder {(root / where).resolve()}; expected images and labels in '
-      'folders, or as patterns, of the folder --config.data.dir=DIR'
+      f'no folder {(root / where).resolve()}; expected images and labels as '
+      'folders, or as patterns, in the folder --config.data.dir=DIR'
     )
   found = {*root.glob(where)}
   # A folder that the pattern finds stands for its images.
   found |= {file for each in found if each.is_dir() for file in each.iterdir()}
   folders = sorted({file.parent for file in found})
-  files = [f for d in folders for f in _images_in(d) if f in found]
+  files = [f for d in folders for f in images_in(d) if f in found]
   if not files:
     raise InputError(f'{root}: no image is {where}')
   return files
 
 
-def _images_in(folder: Path) -> list[Path]:
+def is_pattern(where: str) -> bool:
+  """Returns whether a path is a pattern, which may find several files."""
+  return any(sign in where for sign in '*?[')
+
+
+def images_in(folder: Path) -> list[Path]:
+  """Returns the image files in a folder; [] if there is none."""
   try:
     return list_images(folder)
-  except InputError:  # Has none.
+  except InputError:
     return []
 
 

@@ -3,8 +3,8 @@
 
 Mottaghi et al.: The role of context for object detection and semantic
 segmentation in the wild. CVPR 2014. The images are those of PASCAL VOC 2010;
-the labels, of 459 classes, lie in .mat files of their own. FCN learns the 59
-most frequent, and every other pixel as background: none is ignored.
+the labels are .mat files of 459 classes. FCN learns the 59 most frequent ones.
+All other pixels are background, and none is ignored.
 """
 
 import functools
@@ -13,18 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from segjax.data import matlab
-from segjax.data.examples import (
-  Dataset,
-  check_known,
-  dataset_of_files,
-)
-from segjax.data.layout import (
-  find_folder,
-  named_items,
-  read_names,
-)
+from segjax.data.examples import Dataset, check_known, dataset_of_files
+from segjax.data.layout import find_folder, named_items, read_names
 from segjax.errors import InputError
-from segjax.images import pages
+from segjax.images import single_images
 
 # Three of the 59 have another name among the 459 (published code of FCN).
 RENAMES = {'diningtable': 'table', 'bedcloth': 'bedclothes', 'clothes': 'cloth'}
@@ -40,21 +32,21 @@ def load(
   """Returns images to train on and images held out, labels 0..59.
 
   Args:
-    dir: VOCdevkit, the folder that holds VOC2010. '' looks in the usual places
+    dir: folder VOCdevkit, which holds VOC2010. '' looks in the usual places
       (see `layout.find_folder`).
-    context_dir: folder of the annotations: labels.txt, which has "1: accordion"
-      to "459: wool" on its lines, and trainval, which has the .mat files.
-    classes_file: file in `context_dir` with the 59 classes in the same way,
-      such as 59_labels.txt, or classes-59.txt, whose "0: background" is
-      passed over.
+    context_dir: folder of the annotations. It holds labels.txt, with lines from
+      "1: accordion" to "459: wool", and trainval, with the .mat files.
+    classes_file: file in `context_dir` that lists the 59 classes in such lines:
+      59_labels.txt, or classes-59.txt, whose "0: background" is left out.
     train_list: file with the name of an image, such as 2008_000002, on each
-      line; '' is VOC2010/ImageSets/Main/train.txt.
-    heldout_list: the same for images held out; '' is val.txt there.
+      line; '' takes VOC2010/ImageSets/Main/train.txt.
+    heldout_list: file with the names of images to hold out; '' takes val.txt of
+      the same folder.
 
   Raises:
-    InputError: folders or files are missing, listed for training and held out,
-      damaged, or hold labels that labels.txt does not list; or the classes are
-      not 59, or one is not in labels.txt.
+    InputError: folders or files are missing or damaged, an image is both
+      trained on and held out, or labels are not in labels.txt; or the classes
+      are not 59, or one is not in labels.txt.
   """
   lists, images = 'VOC2010/ImageSets/Main', 'VOC2010/JPEGImages'
   voc = find_folder(
@@ -62,19 +54,19 @@ def load(
     dir,
     [images],
     'voc/VOCdevkit',
-    'expected VOCdevkit, which holds VOC2010, as distributed; pass it with '
-    '--config.data.dir=DIR',
+    'VOCdevkit, which holds VOC2010, as distributed',
   )
   context = find_folder(
     'PASCAL-Context',
     context_dir,
     ['labels.txt', classes_file, 'trainval'],
     'pascal_context',
-    f'expected labels.txt, {classes_file} and trainval, which has the .mat '
-    'files, in one folder; pass it with --config.data.context_dir=DIR',
+    f'labels.txt, {classes_file} and trainval, which has the .mat files, in '
+    'one folder',
+    field='context_dir',
   )
   classes, table = class_table(context / 'labels.txt', context / classes_file)
-  files = (voc / images, '.jpg'), (context / 'trainval', '.mat')
+  files = voc / images / '{}.jpg', context / 'trainval/{}.mat'
   train, held = (
     named_items(read_names(source), files, source)
     for source in (
@@ -93,17 +85,16 @@ def class_table(
 ) -> tuple[tuple[str, ...], np.ndarray]:
   """Returns the names of classes 1..59, and the class of each stored label.
 
-  Classes are found among the labels by name, without regard to spaces, three
-  of them under another name, `RENAMES`.
+  A class is the label of the same name without spaces, or of the name in
+  `RENAMES`.
 
   Returns:
     names: 59 str.
     table: i32[1 + number of labels], 0 for labels that are none of the 59.
 
   Raises:
-    InputError: a file cannot be read; the labels are not numbered from 1
-      without a gap, or the classes from 1 to 59; a name occurs twice; or a
-      class is not among the labels.
+    InputError: a file cannot be read, its lines are not numbered 1, 2, 3, ...
+      without a gap, a name occurs twice, or a class is not among the labels.
   """
   labels = _numbered_names(labels_file)
   classes = _numbered_names(classes_file)
@@ -123,7 +114,7 @@ def class_table(
 
 
 def _numbered_names(file):
-  """Returns the names of lines 1: NAME, 2: NAME, ..., spaces left out."""
+  """Returns the names of lines 1: NAME, 2: NAME, ..., without spaces."""
   names = {}
   for line in read_names(file):
     number, colon, name = line.partition(':')
@@ -147,4 +138,4 @@ def _read(image_file, label_file, table):
   stored = matlab.read_label(label_file, 'LabelMap')
   known = (stored >= 0) & (stored < len(table))
   check_known(stored, known, label_file, f'0..{len(table) - 1}')
-  return pages.read_rgb(image_file), table[stored]
+  return single_images.read_rgb(image_file), table[stored]

@@ -1,41 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches as a function of (seed, step); the only file that knows grain."""
+"""Batches of training examples as a function of (seed, step).
 
-import concurrent.futures
+Only this file knows grain.
+"""
+
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
 
-from segjax.data.examples import IGNORE_LABEL
+from segjax.data.examples import IGNORE_LABEL, map_in_threads
 from segjax.devices import processes
 from segjax.errors import InputError
 
 ORDERS = ('shuffled', 'with_replacement')
 _NOT_TRAINED_ON = ('name', 'instances')
-_THREADS = 4
-_BLOCK = 64  # Images whose sizes are looked at together.
-_PASSES = 2**32  # Endless; grain's own endless length overflows when sliced.
+_PASSES = 2**32  # Without end: grain's own endless length overflows in slices.
 
 
 def have_one_size(examples: Sequence[dict]) -> bool:
-  """Returns whether all images are equally high and wide.
+  """Returns whether all images have the same height and width.
 
-  Reads examples in a few threads until two differ; their sizes alone, if they
-  have a method `size(index)`. Of P processes each reads one P-th of them, and
-  all get the same answer.
+  Examples are read in a few threads until two differ, or only their sizes if
+  they have a method `size(index)`. Each of P processes reads one P-th of the
+  examples, and all processes get the same answer.
 
   Raises:
     InputError: an example cannot be read.
   """
 
   def extremes():
-    sizes, own = set(), processes.share(len(examples))
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      for start in range(0, len(own), _BLOCK):
-        sizes.update(pool.map(size_of, own[start : start + _BLOCK]))
-        if len(sizes) > 1:
-          break
+    sizes = set()
+    for size in map_in_threads(size_of, processes.share(len(examples))):
+      sizes.add(size)
+      if len(sizes) > 1:
+        break
     return np.array([min(sizes), max(sizes)])
 
   def size_of(index):
@@ -61,31 +60,30 @@ def create_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns the batches of steps start_step, start_step + 1, ... without end.
 
-  Batch n is the same whatever `start_step` is. Examples are read by two
-  threads, ahead of their use. With several processes each makes one iterator
-  and takes the batches of the same steps from it.
+  The batch of a step does not depend on `start_step`. Two threads read the
+  examples ahead of their use. Each process makes one iterator, and all
+  processes take the batches of the same steps.
 
   Args:
-    examples: dicts of `image`, `label` and, in all or none, `weight`.
-    batch_size: examples in a batch, of all processes.
-    seed: of the order.
-    start_step: the first batch's number.
-    order: 'shuffled', every example once in each pass over the data, in an
-      order that changes from pass to pass; or 'with_replacement', every draw
-      uniform over all examples, as the authors of FCN train.
-    bucket_px: 0 stacks images as they are; else see `pad_and_stack`. The
-      images of all processes get one size.
-    rows: indices, ascending, of the examples of each batch that this process
-      reads; others are not read. None reads all.
-    cut: (step, row of the batch, example) -> example whose arrays have the same
-      size for all; see `steps.make_cut`. None takes examples as they are.
+    examples: dicts of `image`, `label` and, for all examples or none, `weight`.
+    batch_size: number of examples in a batch, over all processes.
+    seed: random seed of the order.
+    start_step: number of the first batch.
+    order: 'shuffled' takes every example once in each pass over the data, in an
+      order that changes from pass to pass; 'with_replacement' draws uniformly
+      from all examples, as the authors of FCN train.
+    bucket_px: see `pad_and_stack`; the images of all processes get one size.
+    rows: ascending indices of the examples of each batch that this process
+      reads. None reads all.
+    cut: (step, row of the batch, example) -> example with arrays of one size;
+      see `steps.make_cut`. None leaves examples as they are.
 
   Raises:
-    InputError: there is no example, or another order; from the iterator, what
-      reading and `pad_and_stack` raise.
+    InputError: there is no example, or another order. The iterator raises the
+      errors of reading and of `pad_and_stack`.
   """
   if not len(examples):
-    raise InputError('there is no example to train on; at least one is needed')
+    raise InputError('there is no example to train on; expected at least one')
   if order not in ORDERS:
     raise InputError(f'batching.order={order!r} is not one of {ORDERS}')
   if order == 'shuffled':
@@ -111,12 +109,12 @@ def create_batches(
   batches = iter(
     dataset.slice(slice(start_step, None)).to_iter_dataset(options)
   )
-  # A constant size needs no word between the processes, which would wait.
+  # Images of one size need no exchange between processes, which would wait.
   return map(_equally_large, batches) if bucket_px else batches
 
 
 def _equally_large(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Pads images at their ends to the largest of all processes."""
+  """Returns the batch, padded to the largest image of all processes."""
   sizes = processes.gather(np.array(batch['image'].shape[1:3]))
   if (sizes == sizes[0]).all():
     return batch
@@ -133,13 +131,12 @@ def pad_and_stack(
 ) -> dict[str, np.ndarray]:
   """Returns examples as a batch.
 
-  With `bucket_px` rows and columns are added at the end of each image until
-  all have the least common multiple of `bucket_px`: pixels of value 0, labels
-  that are ignored. `size` i32[B, 2] then says where each image ends.
-
   Args:
     examples: dicts of arrays [H, W, ...].
-    bucket_px: 0 or more, in pixels.
+    bucket_px: side of a bucket, in pixels. Rows and columns are added at the
+      end of each image, up to a multiple of `bucket_px` that is the same for
+      all: pixels of value 0 and ignored labels. The batch then has `size`
+      i32[B, 2], the sizes before. 0 adds nothing.
 
   Raises:
     InputError: sizes differ and `bucket_px` is 0, or channels or types differ.
@@ -167,7 +164,7 @@ def pad_and_stack(
 
 
 def _pad(name, array, height, width):
-  """Adds rows and columns to a field of an example at its ends."""
+  """Returns a field of an example with rows and columns added at its end."""
   h, w = array.shape[:2]
   padding = ((0, height - h), (0, width - w)) + ((0, 0),) * (array.ndim - 2)
   value = IGNORE_LABEL if name == 'label' else 0

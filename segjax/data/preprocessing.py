@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preprocessing: stored pixels to the values that a network takes.
+"""Preprocessing of images: from stored pixels to the input of a network.
 
-Training and prediction share it. It is part of a network: with another mean or
-order of channels, trained weights give other results.
+Training and prediction share it. It belongs to a network: with another mean or
+another order of channels, trained weights give other results.
 """
 
-import concurrent.futures
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.data.examples import map_in_threads
 from segjax.errors import InputError
 
-# Of what `measure_pixels` draws.
+# The sample that `measure_pixels` draws.
 _IMAGES = 256
-_PIXELS = 16_384
+_PIXELS = 16_384  # Of each image.
 _PERCENTILES = (0.1, 99.9)
 
 
@@ -28,11 +28,11 @@ def to_unit_range(
 
   Args:
     image: unsigned integers of at most 32 bits, or floats [..., C].
-    limits: (low, high) become 0 and 1 afterwards, each one number or one a
-      channel. What lies outside is not cut off. () leaves the values.
+    limits: (low, high), values that then become 0 and 1, each a number or one
+      for each channel. Values outside are not clipped. () changes nothing.
 
   Raises:
-    InputError: another dtype, whose values have no range known.
+    InputError: the image has another dtype, whose range is unknown.
 
   >>> import numpy as np, segjax
   >>> segjax.to_unit_range(np.uint8([0, 255]))
@@ -67,11 +67,11 @@ def standardise(
 
   Args:
     image: f32[..., C] in [0, 1], see `to_unit_range`.
-    mean: one number, or one for each channel of the result.
-    std: one number, or one for each channel of the result. Networks that were
+    mean: a number, or one for each channel of the result.
+    std: a number, or one for each channel of the result. Networks that were
       trained on 0..255 minus m take a mean of m / 255 and a std of 1 / 255.
-    channels: indices of the channels to take, in their order; (2, 1, 0) makes
-      BGR of RGB, and () takes all channels as they are.
+    channels: indices of the channels of the result: (2, 1, 0) makes BGR of RGB,
+      and () takes all channels in their order.
 
   >>> import numpy as np, segjax
   >>> segjax.standardise(np.float32([[0.0, 0.5, 1.0]]), mean=0.5, std=0.25)
@@ -91,18 +91,18 @@ def _along_channels(values, ndim):
 def measure_pixels(examples: Sequence[dict]) -> dict[str, Any]:
   """Returns the `dtype`, `limits`, `mean` and `std` of the pixels of a set.
 
-  The limits hold 99.8 % of the values of a channel, as shares of what the type
-  of an integer can hold; the mean and the standard deviation are of the
-  values that `to_unit_range` makes of it. They are rounded to four digits.
-  Pixels are drawn, the same whenever this is called: at most 16,384 of an image
-  and of at most 256 images, spread over the set.
+  The limits hold 99.8 % of the values of a channel; those of integers are
+  shares of the maximum of their type. Mean and standard deviation are those of
+  the values that `to_unit_range` makes with these limits. All are rounded to
+  four digits. They are measured on a random sample, the same in every call: at
+  most 16,384 pixels of each of at most 256 images, spread over the set.
 
   Args:
-    examples: as `segjax.data.examples` defines them.
+    examples: see `segjax.data.examples`.
 
   Returns:
     Fields of `settings.PreprocessingSettings`; `limits`, `mean` and `std` have
-    tuples of one number a channel.
+    a number for each channel.
   """
   spread = np.linspace(0, len(examples) - 1, min(len(examples), _IMAGES))
 
@@ -112,13 +112,13 @@ def measure_pixels(examples: Sequence[dict]) -> dict[str, Any]:
     size = min(len(pixels), _PIXELS)
     return pixels[np.random.default_rng(0).integers(len(pixels), size=size)]
 
-  with concurrent.futures.ThreadPoolExecutor(4) as pool:
-    drawn = np.concatenate([*pool.map(draw, spread.round().astype(int))])
+  indices = spread.round().astype(int).tolist()
+  drawn = np.concatenate([*map_in_threads(draw, indices)])
   dtype = drawn.dtype
   full = np.iinfo(dtype).max if dtype.kind in 'iu' else 1
   values = drawn / float(full)
   low, high = np.percentile(values, _PERCENTILES, axis=0)
-  # A channel that is the same everywhere has no range of its own.
+  # The range of a constant channel is empty.
   high = np.where(high > low, high, low + 1)
   low, high = _rounded(low), _rounded(high)
   unit = (values - low) / (np.asarray(high) - low)
@@ -145,9 +145,7 @@ def check_preprocessing(
 
   Args:
     in_channels: number of channels that the network takes.
-    mean: see `standardise`.
-    std: see `standardise`.
-    channels: see `standardise`.
+    mean, std, channels: see `standardise`.
   """
   for name, values in (('mean', mean), ('std', std)):
     if np.size(values) not in (1, in_channels):
@@ -162,5 +160,5 @@ def check_preprocessing(
   ):
     raise InputError(
       f'preprocessing.channels={channels}; expected {in_channels} indices in '
-      f'0..{in_channels - 1}, or ()'
+      f'0..{in_channels - 1}, or () for all'
     )

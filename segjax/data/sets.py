@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets by the names that configs use."""
+"""Data sets by their names in configs."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ from segjax.settings.fields import check_type
 
 def _load_arrays(class_names: Sequence[str]) -> Dataset:
   raise InputError(
-    "data.name='arrays' is of a network that segjax.fit trained on arrays, "
-    'which are not on disk; segjax.evaluate takes --images=DIR and --labels=DIR'
+    "data.name='arrays': segjax.fit trained this network on arrays, which are "
+    'not on disk; give segjax.evaluate --images=DIR and --labels=DIR'
   )
 
 
@@ -60,11 +60,8 @@ def create_dataset(config: Mapping) -> Dataset:
   """Returns the data set that `config.name` and its other fields describe.
 
   Args:
-    config: `name`, one of `LOADERS`, and the arguments of that function. Those
-      with a default may be missing, as in a config from before they existed.
-
-  Raises:
-    InputError: what `check_data` or the loader finds wrong.
+    config: `name`, a key of `LOADERS`, and the arguments of that function.
+      Arguments with a default may be missing, since older configs lack them.
   """
   check_data(config)
   fields = {field: config[field] for field in config if field != 'name'}
@@ -72,14 +69,14 @@ def create_dataset(config: Mapping) -> Dataset:
 
 
 def check_data(config: Mapping) -> None:
-  """Raises InputError for a config of `create_dataset` that no loader takes.
+  """Raises InputError for a config that `create_dataset` cannot use.
 
-  That is an unknown name, a field that the loader doesn't take or lacks, or one
-  of another type. It reads no data.
+  Its name is unknown, a field is missing or unknown to the loader, or a value
+  has another type. No data are read.
   """
   name = config['name'] if 'name' in config else None
   fields = {field: config[field] for field in config if field != 'name'}
-  if name not in (*LOADERS,):  # It may be of any type.
+  if name not in (*LOADERS,):  # Of any type, so perhaps without a hash.
     raise InputError(f'data.name={name!r} is not one of {tuple(LOADERS)}')
   expected = inspect.signature(LOADERS[name]).parameters
   needed = {k for k, v in expected.items() if v.default is v.empty}
@@ -101,15 +98,16 @@ def look_of(
   """Returns names and colours of the classes of a data set, without reading it.
 
   Args:
-    config: `name` and the other fields, see `create_dataset`.
-    num_classes: of all heads, for a set whose classes are named on disk.
+    config: see `create_dataset`.
+    num_classes: K, over all heads.
 
   Returns:
-    K names, and u8[K, 3] or None for the colours of VOC.
+    K names, and u8[K, 3], or None for the colours of VOC. Names that are only
+    on disk are 'class 0', 'class 1', ...
   """
   if config['name'] in _LOOKS:
     return _LOOKS[config['name']]
-  # A set names and colours its classes by fields of its own, or on disk.
+  # The fields of other sets may name and colour their classes.
   names = tuple(config['class_names']) if 'class_names' in config else ()
   colours = config['colours'] if 'colours' in config else ()
   palette = np.array(colours, np.uint8) if colours else None

@@ -1,59 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A survey of a folder of images and labels, all of them read once.
+"""A survey of a folder of images and labels: what all of them hold.
 
-`find_layout` finds the two by their usual names; `survey` reads every pair and
-keeps counts alone, so that memory doesn't grow with their number.
+`find_layout` finds images and labels by their usual names. `survey` reads every
+pair once and keeps only counts, so that memory does not grow with their number.
 """
 
 import collections
-import concurrent.futures
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from segjax.data.examples import list_some
+from segjax.data.examples import check_equal_size, list_some, map_in_threads
 from segjax.data.folder import Page, pages_of
 from segjax.data.label_colours import LabelColours
-from segjax.data.pairing import find_pairs, list_files
+from segjax.data.pairing import find_pairs, images_in, is_pattern, list_files
 from segjax.errors import InputError
-from segjax.images.files import (
-  list_images,
-  read_colours,
-  read_image_page,
-  read_label_page,
-)
+from segjax.images.files import read_colours, read_image_page, read_label_page
+from segjax.runs.writers import progress_bar
 
-_THREADS = 4
-_BLOCK = 64  # Pairs in the queue of the threads.
 _IMAGE_FOLDERS = ('images', 'imagesTr', 'image', 'imgs', 'img', 'raw', 'train')
 _LABEL_FOLDERS = (
   *('labels', 'labelsTr', 'masks', 'annotations', 'label', 'mask'),
   *('groundtruth', 'gt', 'train_labels', 'train_masks'),
 )
 _SUFFIXES = ('_masks', '_mask', '_labels', '_label', '_segmentation', '_seg')
-# What is left of a name without a suffix; and without nnU-Net's channel, too.
+# Matches of a name without a suffix, and without nnU-Net's channel, too.
 _SUFFIX = '|'.join(_SUFFIXES)
 _STEMS = tuple(
   rf'([^/]+?)(?i:{endings})?\.[^./]+$'
   for endings in (_SUFFIX, f'_0000|{_SUFFIX}')
 )
-# What names may have in common, in words for the one who reads them.
+# Numbers that names may have in common: which number -> match.
 _NUMBERS = {
   'last': r'(\d+)[^\d/]*$',
   'first': r'(?:^|/)[^\d/]*(\d+)[^/]*$',
 }
 _MOST_COLOURS = 256
 _MOST_VALUES = 2**16
-_LOOKED_AT = 16  # Labels whose components are counted.
+_LOOKED_AT = 16  # Labels, spread over the set, whose components are counted.
 
 
 class Layout(NamedTuple):
-  """Where images and labels are; the arguments of `pairing.find_pairs`."""
+  """Folders of images and labels, as arguments of `pairing.find_pairs`."""
 
   root: Path
   images: str
@@ -62,23 +54,25 @@ class Layout(NamedTuple):
 
 
 class Survey(NamedTuple):
-  """What all pairs hold.
+  """Counts of all pairs of a folder.
 
   Attributes:
-    pages: of all files, in natural order.
-    sizes: (height, width) -> how many images.
-    kind: dtype and channels of the images.
-    range: the least and the largest value of the images.
-    label_channels: channels of the labels.
-    values: stored value, or (red, green, blue) -> pixels of all labels.
-    num_masks: the most masks of an image, one for each object.
-    single: share of the values above 0 whose pixels are one component, in
-      labels spread over the set.
-    components: median number of components of an image above its lowest value,
-      in the same labels.
-    thin: values that fill no block of 2 x 2 px, in the same labels.
-    num_with_255: labels that hold 255 and another value above 0.
-    colours: of the palettes of labels, each of which is one file.
+    pages: pages of all files, in natural order.
+    sizes: (height, width) -> number of images.
+    kind: dtype and number of channels of the images.
+    range: smallest and largest value of the images.
+    label_channels: number of channels of the labels.
+    values: stored value, or (red, green, blue) -> number of pixels in all
+      labels.
+    num_masks: largest number of label files of an image; above 1, each is the
+      mask of an object.
+    single: share of the values above 0 whose pixels are one component, in some
+      labels that are spread over the set.
+    components: median number of components above the lowest value, in the same
+      labels.
+    thin: values that fill no block of 2 x 2 px in the same labels.
+    num_with_255: number of labels that hold 255 and another value above 0.
+    colours: colours of indices in the palettes of labels, without masks.
   """
 
   pages: tuple[Page, ...]
@@ -101,35 +95,35 @@ def find_layout(
   match: str = '',
   need_all: bool = True,
 ) -> Layout:
-  """Returns where the images and the labels of a set are.
+  """Returns the layout of a set.
 
   Args:
-    images: folder or pattern of the images; without `labels`, the folder of
-      the set, in which both are found by their usual names.
+    images: folder or pattern of the images; if `labels` is None, folder of the
+      set, in which images and labels are found by their usual names.
     labels: folder or pattern of the labels.
-    match: see `find_pairs`; '' looks for one that fits.
+    match: see `find_pairs`; '' takes the first match that pairs the files.
     need_all: see `find_pairs`.
 
   Raises:
-    InputError: they are not found; says what is known.
+    InputError: images or labels are not found, or no match pairs them.
   """
   if labels is None:
     return _find_in(Path(images).expanduser().absolute(), match, need_all)
-  for path in (images, labels):
-    if not re.search(r'[*?\[]', str(path)) and not os.path.isdir(
-      os.path.expanduser(path)
-    ):
-      if not os.path.isfile(os.path.expanduser(path)):
-        raise InputError(f'{path}: no such folder')
+  paths = [Path(path).expanduser().absolute() for path in (images, labels)]
+  for path, given in zip(paths, (images, labels), strict=True):
+    # os.path, unlike Path, takes names that are too long for the file system.
+    if os.path.isfile(path) and not is_pattern(str(given)):
       raise InputError(
-        f'{path}: a file; expected its folder, or a pattern that finds it, '
+        f'{given}: a file; expected its folder, or a pattern that finds it, '
         "such as 'FOLDER/*-volume.tif'"
       )
-  parts = [Path(p).expanduser().absolute().parts for p in (images, labels)]
-  # Down to the folder that both are in, and above the first pattern.
+    if not os.path.isdir(path) and not is_pattern(str(given)):
+      raise InputError(f'{given}: no such folder')
+  parts = [path.parts for path in paths]
+  # The root is the deepest folder of both that is no pattern.
   depth = 0
   for own, other in zip(*parts, strict=False):
-    if own != other or re.search(r'[*?\[]', own):
+    if own != other or is_pattern(own):
       break
     depth += 1
   root = Path(*parts[0][:depth])
@@ -140,12 +134,8 @@ def find_layout(
       "pattern for the labels, such as --labels='FOLDER/*_mask.png'"
     )
   images, labels = below
-  return Layout(
-    root,
-    images,
-    labels,
-    match or _fitting_match(root, images, labels, need_all),
-  )
+  match = match or _fitting_match(root, images, labels, need_all)
+  return Layout(root, images, labels, match)
 
 
 def _find_in(root: Path, match: str, need_all: bool) -> Layout:
@@ -155,20 +145,20 @@ def _find_in(root: Path, match: str, need_all: bool) -> Layout:
   below = [] if found else sorted(f for f in root.iterdir() if f.is_dir())
   for folder in below:
     pair = _folders_in(folder)
-    if pair and len(_images(folder / pair[0])) > 1:
+    if pair and len(images_in(folder / pair[0])) > 1:
       raise InputError(
         f'{root}: {folder.name} is a set of its own, with '
         f'{" and ".join(pair)}; give --images={folder}'
       )
   is_of_objects = any(root.glob('*/images/*')) and any(root.glob('*/masks/*'))
   if not found and is_of_objects:
-    # Data Science Bowl 2018: a folder an image, a mask a nucleus.
+    # Data Science Bowl 2018: a folder for each image, a mask for each nucleus.
     found = '*/images/*', '*/masks/*'
     match = match or '([^/]+)/(?:images|masks)/'
   elif not found:
-    names = [file.stem for file in _images(root)]
+    names = [file.stem for file in images_in(root)]
     suffixes = [
-      name[-len(suffix) :]  # As it is written there.
+      name[-len(suffix) :]  # In the case of the file name.
       for suffix in _SUFFIXES
       for name in names
       if name.lower().endswith(suffix)
@@ -195,15 +185,13 @@ def _folders_in(root: Path) -> tuple[str, str] | None:
   return None
 
 
-def _images(folder: Path) -> list[Path]:
-  try:
-    return list_images(folder)
-  except InputError:
-    return []
-
-
 def _fitting_match(root: Path, images: str, labels: str, need_all: bool) -> str:
-  """Returns the match by which images have labels; raises without one."""
+  """Returns the first match that pairs images and labels.
+
+  Raises:
+    InputError: no match does; the message proposes one by numbers in the names
+      if that would pair them.
+  """
   try:
     for where in (images, labels):
       list_files(root, where)
@@ -235,21 +223,16 @@ def _fitting_match(root: Path, images: str, labels: str, need_all: bool) -> str:
   ) from errors[0]
 
 
-def survey(
-  layout: Layout, need_all: bool, report: Callable[[int], None] = lambda n: None
-) -> Survey:
-  """Returns what all pairs of a folder hold.
+def survey(layout: Layout, need_all: bool) -> Survey:
+  """Returns the counts of all pairs of a folder.
 
   Args:
-    layout: where they are.
-    need_all: whether an image without a label, or the other way round, is
-      refused.
-    report: is called with the number of all pages at first, and with 0 for
-      each that has been read.
+    layout: see `find_layout`.
+    need_all: see `find_pairs`.
 
   Raises:
-    InputError: a file cannot be read, images are of several kinds, a label has
-      another size than its image, or labels are no classes and no objects.
+    InputError: a file cannot be read, images are of several kinds, a label and
+      its image differ in size, or labels are neither classes nor objects.
   """
   root, images, labels, match = layout
   pairs = find_pairs(root, images, labels, match, need_all)
@@ -260,14 +243,13 @@ def survey(
       'own; expected one file an image, which has all channels'
     )
   for pair in pairs:
-    # Masks of single objects lie in a folder for each image.
+    # Masks of objects lie in a folder for each image.
     if len(pair.labels) > 1 and '*' not in os.path.dirname(labels):
       raise InputError(
         f'{pair.labels[0]} and {pair.labels[1].name} have one name; expected '
         'one of them'
       )
   pages = [page for pair in pairs for page in pages_of(pair)]
-  report(len(pages))
   step = -(-len(pages) // _LOOKED_AT)
   sizes: collections.Counter = collections.Counter()
   values: collections.Counter = collections.Counter()
@@ -276,33 +258,33 @@ def survey(
   ranges, single, components = [], [], []
   looked_at, solid = set(), set()
   num_with_255, colours = 0, LabelColours()
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    for start in range(0, len(pages), _BLOCK):
-      block = range(start, min(start + _BLOCK, len(pages)))
-      for found in pool.map(lambda i: _look(pages[i], i % step == 0), block):
-        sizes[found.size] += 1
-        kinds.setdefault(found.kind, []).append(found.file)
-        label_kinds.setdefault(found.label_channels, []).append(
-          found.label_file
+
+  def look(index):
+    return pages[index], _look(pages[index], index % step == 0)
+
+  with progress_bar(
+    len(pages), 0, desc='reading', unit='image', disable=None
+  ) as bar:
+    for page, found in map_in_threads(look, range(len(pages))):
+      sizes[found.size] += 1
+      kinds.setdefault(found.kind, []).append(page.files[0])
+      label_kinds.setdefault(found.label_channels, []).append(page.files[1])
+      ranges.append(found.range)
+      values.update(found.values)
+      num_with_255 += {0, 255} < {0, *found.values}
+      if len(page.files) == 2:  # Others are masks of objects.
+        colours.add(page.files[1], found.colours)
+      if len(values) > _MOST_VALUES:
+        raise InputError(
+          f'{root / labels}: labels of more than {_MOST_VALUES} values; '
+          'expected classes or numbered objects'
         )
-        ranges.append(found.range)
-        values.update(found.values)
-        num_with_255 += 255 in found.values and any(
-          value not in (0, 255) for value in found.values
-        )
-        if not found.is_of_masks:
-          colours.add(found.label_file, found.colours)
-        if len(values) > _MOST_VALUES:
-          raise InputError(
-            f'{layout.root / labels}: labels of more than {_MOST_VALUES} '
-            'values; expected classes or numbered objects'
-          )
-        if found.single is not None:
-          single.append(found.single)
-          components.append(found.components)
-          looked_at |= found.values.keys()
-          solid |= found.solid
-        report(0)
+      if found.single is not None:
+        single.append(found.single)
+        components.append(found.components)
+        looked_at |= found.values.keys()
+        solid |= found.solid
+      bar.update()
   for what, found in (('images', kinds), ('labels', label_kinds)):
     if len(found) > 1:
       said = '; '.join(
@@ -333,18 +315,18 @@ def _say_kind(kind):
 
 
 class _Found(NamedTuple):
-  file: Path
-  label_file: Path
-  is_of_masks: bool
+  """The counts of a pair; see `Survey`."""
+
   colours: Mapping | None
   size: tuple[int, int]
   kind: tuple[np.dtype, int]
   range: tuple[float, float]
   label_channels: int
   values: Mapping
-  single: float | None
-  components: float | None
-  solid: set
+  # Only of labels whose components are counted.
+  single: float | None = None
+  components: float | None = None
+  solid: Set = frozenset()
 
 
 def _look(page: Page, counts_components: bool) -> _Found:
@@ -352,97 +334,67 @@ def _look(page: Page, counts_components: bool) -> _Found:
   image = read_image_page(image_file, page.number)
   labels = [read_label_page(file, page.number) for file in label_files]
   for file, label in zip(label_files, labels, strict=True):
-    if label.shape[:2] != image.shape[:2]:
-      h, w, height, width = *label.shape[:2], *image.shape[:2]
-      raise InputError(
-        f'{file}: label of {h} x {w} px for an image of {height} x {width} px '
-        f'({image_file}); they must be equal'
-      )
-    if label.dtype.kind == 'f':
-      raise InputError(f'{file}: labels of {label.dtype}; expected integers')
-  label = labels[0]
+    check_equal_size(label, file, image, image_file)
+  label, channels = labels[0], labels[0].shape[-1]
   if len(labels) > 1:  # A mask for each object.
-    label = np.zeros(label.shape, np.int32)
+    label = np.zeros_like(label, np.int32)
     for number, mask in enumerate(labels, start=1):
       if len(np.unique(mask[mask > 0])) > 1:
         raise InputError(
           f'{label_files[number - 1]}: values {np.unique(mask).tolist()} in '
           f'one of {len(labels)} masks of {image_file}; expected 0 and one '
-          'other, for one object a mask'
+          'other value, since a mask shows one object'
         )
       label[mask > 0] = number
-  values = _count_values(label, label_files[0])
-  single = components = None
-  solid = set()
-  if counts_components:
-    single, components = _components(label)
-    solid = _solid(label)
-  return _Found(
-    file=image_file,
-    label_file=label_files[0],
-    is_of_masks=len(labels) > 1,
+  if channels not in (1, 3):
+    raise InputError(
+      f'{label_files[0]}: labels of {channels} channels; expected 1, or the '
+      'red, green and blue of each class'
+    )
+  codes, value_of = label[..., 0], int
+  if channels == 3:
+    codes, value_of = label.astype(np.int64) @ (65536, 256, 1), _colour
+  values, counts = np.unique(codes, return_counts=True)
+  if channels == 3 and len(values) > _MOST_COLOURS:
+    raise InputError(
+      f'{label_files[0]}: {len(values)} colours; expected one a class. Were '
+      'the labels resized, or saved as JPEG? Both mix colours.'
+    )
+  values = map(value_of, values.tolist())
+  found = _Found(
     colours=read_colours(label_files[0], page.number),
     size=image.shape[:2],
     kind=(image.dtype, image.shape[-1]),
     range=(float(image.min()), float(image.max())),
-    label_channels=labels[0].shape[-1],
-    values=values,
-    single=single,
-    components=components,
-    solid=solid,
+    label_channels=channels,
+    values=dict(zip(values, counts.tolist(), strict=True)),
   )
-
-
-def _count_values(label: np.ndarray, file: Path) -> dict:
-  if label.shape[-1] == 1:
-    values, counts = np.unique(label, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-  if label.shape[-1] != 3:
-    raise InputError(
-      f'{file}: labels of {label.shape[-1]} channels; expected 1, or the '
-      'red, green and blue of each class'
-    )
-  codes, counts = np.unique(_codes(label), return_counts=True)
-  if len(codes) > _MOST_COLOURS:
-    raise InputError(
-      f'{file}: {len(codes)} colours; expected one a class. Were the labels '
-      'resized, or saved as JPEG, which mixes colours?'
-    )
-  return dict(zip(map(_colour, codes.tolist()), counts.tolist(), strict=True))
-
-
-def _codes(label):
-  """Returns [H, W], a number for each value or colour of [H, W, C]."""
-  if label.shape[-1] == 1:
-    return label[..., 0]
-  return label.astype(np.int64) @ (65536, 256, 1)
+  if not counts_components:
+    return found
+  single, components = (0.0, 0.0) if channels == 3 else _components(codes)
+  solid = {*map(value_of, _solid(codes).tolist())}
+  return found._replace(single=single, components=components, solid=solid)
 
 
 def _colour(code):
   return code >> 16, code >> 8 & 255, code & 255
 
 
-def _solid(label: np.ndarray) -> set:
-  """Returns the values or colours that fill a block of 2 x 2 px."""
-  code = _codes(label)
-  if min(code.shape) == 1:  # Has no such block.
-    values = np.unique(code)
-  else:
-    corner = code[1:, 1:]
-    same = (corner == code[:-1, 1:]) & (corner == code[1:, :-1])
-    values = np.unique(corner[same & (corner == code[:-1, :-1])])
-  values = values.tolist()
-  return {*values} if label.shape[-1] == 1 else {*map(_colour, values)}
+def _solid(codes: np.ndarray) -> np.ndarray:
+  """Returns the values that fill a block of 2 x 2 px."""
+  if min(codes.shape) == 1:  # Such an image has no block.
+    return np.unique(codes)
+  corner = codes[1:, 1:]
+  same = (corner == codes[:-1, 1:]) & (corner == codes[1:, :-1])
+  return np.unique(corner[same & (corner == codes[:-1, :-1])])
 
 
 def _components(label: np.ndarray) -> tuple[float, float]:
-  """Returns the share of values of one component, and how many pieces.
+  """Returns the share of values that are one component, and all components.
 
-  Where one piece has more than half of the pixels the others are crumbs.
+  If one component has more than half of the pixels, the others are crumbs and
+  do not count.
   """
-  if label.shape[-1] != 1:
-    return 0.0, 0.0
-  label = label[..., 0]
   numbers = np.unique(label)
   objects = numbers[numbers > 0]
   eight = np.ones((3, 3))
@@ -468,7 +420,11 @@ def say_sizes(sizes: Mapping[tuple[int, int], int]) -> str:
   )
 
 
-def say_values(values: Iterable, counts: Mapping) -> str:
-  """Returns values with their shares of the pixels, in words."""
+def say_values(counts: Mapping) -> str:
+  """Returns values with their shares of the pixels, in words.
+
+  Args:
+    counts: value or colour -> number of pixels.
+  """
   total = sum(counts.values())
-  return list_some(f'{v} ({counts[v] / total:.2%})' for v in values)
+  return list_some(f'{v} ({counts[v] / total:.2%})' for v in sorted(counts))

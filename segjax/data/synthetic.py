@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drawn electron micrographs of nerve tissue, with exact labels.
 
-A stand-in for the ISBI 2012 stack where no data is at hand: the demo and the
-tests. Cells are additively weighted Voronoi regions of seeds that wander from
-slice to slice, seen through a smooth warp. Membranes are drawn along their
-borders with a width and a darkness of their own, some nearly invisible.
-Mitochondria, vesicles, granules, tubules, dark cells and dark patches
-distract; they are never labelled. One pixel stands for 4 nm, as in ISBI 2012.
+The demo and the tests use them in place of the ISBI 2012 stack. Cells are
+additively weighted Voronoi regions of seeds that wander from slice to slice,
+seen through a smooth warp. The membranes between them differ in width and
+darkness, and some are nearly invisible. Mitochondria, vesicles, granules,
+tubules, dark cells and dark patches distract; they are never labelled. One
+pixel stands for 4 nm, as in ISBI 2012.
 
-Brightness, membrane fraction, number and sizes of cells are near the real
-stack's, and a threshold on intensity does badly. Scores on it say nothing
-about scores on real tissue.
+Brightness, share of membrane, number and sizes of cells are similar to those of
+the real stack, and no threshold on gray values finds the membranes. Scores on
+these images say nothing about scores on real tissue.
 """
 
 from typing import NamedTuple
@@ -27,9 +27,9 @@ Rng = np.random.Generator
 
 # Of a stack; more take minutes and gigabytes.
 _MOST_PIXELS = 2**26
-_MARGIN_PX = 60  # cells are seeded this far outside the picture
-_BLOCK_PX = 32  # the nearest cell is looked for block by block
-_CRUMB_PX = 25  # smaller pieces of cells become membrane
+_MARGIN_PX = 60  # Cells are seeded up to this far outside the picture.
+_BLOCK_PX = 32  # The nearest cell is searched block by block.
+_CRUMB_PX = 25  # Smaller pieces of cells become membrane.
 
 
 class _Cells(NamedTuple):
@@ -57,17 +57,8 @@ def load(
   """Returns a drawn stack as a data set of two classes, membrane and cell.
 
   Args:
-    num_slices: see `neuron_stack`.
-    size_px: see `neuron_stack`.
-    seed: see `neuron_stack`.
-    fold: see `isbi2012.stack_dataset`.
-    gap: see `isbi2012.stack_dataset`.
-    w0: see `isbi2012.stack_dataset`.
-    sigma_px: see `isbi2012.stack_dataset`.
-    balance: see `isbi2012.stack_dataset`.
-
-  Raises:
-    InputError: see `neuron_stack` and `isbi2012.fold_split`.
+    num_slices, size_px, seed: see `neuron_stack`.
+    fold, gap, w0, sigma_px, balance: see `isbi2012.stack_dataset`.
   """
   images, labels = neuron_stack(num_slices, size_px, seed)
   return isbi2012.stack_dataset(
@@ -84,7 +75,7 @@ def load(
 def neuron_stack(
   num_slices: int, size_px: int, seed: int
 ) -> tuple[Array, Array]:
-  """Draws a stack of micrographs and its labels.
+  """Returns a drawn stack of micrographs and its labels.
 
   Args:
     num_slices: N >= 1. Neighbouring slices show the same cells, moved on.
@@ -97,8 +88,8 @@ def neuron_stack(
       cells are never 4-connected.
 
   Raises:
-    InputError: an argument that is no integer or out of range, or more than
-      2^26 pixels in all.
+    InputError: an argument is no integer or out of range, or the stack would
+      have more than 2^26 pixels.
   """
   named = {'num_slices': num_slices, 'size_px': size_px, 'seed': seed}
   for (name, value), low in zip(named.items(), (1, 32, 0), strict=True):
@@ -133,7 +124,7 @@ def neuron_stack(
 
 
 def _scatter_cells(rng: Rng, num_slices: int, size_px: int) -> _Cells:
-  """Seeds circles of very different radii that hardly overlap, large first."""
+  """Returns cells of very different radii that hardly overlap, large first."""
   extent = size_px + 2 * _MARGIN_PX
   radius = rng.lognormal(np.log(12.5), 0.74, extent**2 // 400).clip(6.5, 64)
   covered = np.cumsum(np.pi * radius**2)
@@ -164,7 +155,7 @@ def _scatter_cells(rng: Rng, num_slices: int, size_px: int) -> _Cells:
 
 
 def _nearest_cell(points: Array, cells: _Cells, z: int) -> Array:
-  """Index int[H,W] of the cell with the smallest |S (x - c)| - r."""
+  """Returns i32[H,W], the cell with the smallest |S (x - c)| - r."""
   centre, radius, stretch = cells.centre[z], cells.radius[z], cells.stretch
 
   def distance(at, cell):  # [2,h,w], [n] -> [n,h,w]
@@ -191,7 +182,7 @@ def _nearest_cell(points: Array, cells: _Cells, z: int) -> Array:
 def _borders(
   rng: Rng, region: Array, cells: _Cells
 ) -> tuple[Array, Array, Array]:
-  """Distance [H,W] to the nearest border, its half width and its darkness."""
+  """Returns distance [H,W] to the nearest border, its half width, darkness."""
   below = np.pad(region, ((0, 1), (0, 0)), 'edge')[1:]
   right = np.pad(region, ((0, 0), (0, 1)), 'edge')[:, 1:]
   other = np.where(right != region, right, below)
@@ -212,7 +203,7 @@ def _borders(
 
 
 def _label(distance: Array, half_width: Array) -> Array:
-  """True in cells: beyond the half width, rounded, without crumbs."""
+  """Returns bool[H,W], True in cells, which are rounded and without crumbs."""
   cell = distance > half_width + 0.3
   core = distance > half_width + 2.5
   if core.any():
@@ -224,7 +215,7 @@ def _label(distance: Array, half_width: Array) -> Array:
 def _draw_mitochondria(
   rng: Rng, points: Array, region: Array, cells: _Cells, z: int, seed: int
 ) -> Array:
-  """Darkness [H,W]: gray bodies with cristae inside two outlines."""
+  """Returns the darkness [H,W] of gray bodies with cristae and two outlines."""
   ink = np.zeros(region.shape)
   uneven, phase = (_field(rng, len(region), 12) for _ in range(2))
   num_slices, rooms = len(cells.radius), cells.radius.mean(axis=0)
@@ -259,7 +250,7 @@ def _draw_mitochondria(
 
 
 def _draw_small_organelles(rng: Rng, region: Array, cells: _Cells) -> Array:
-  """Darkness [H,W] of vesicles (rings), granules (dots) and tubules."""
+  """Returns the darkness [H,W] of vesicles (rings), granules and tubules."""
   ink = np.zeros(region.shape)
 
   def scatter(px_each):
@@ -292,7 +283,7 @@ def _draw_small_organelles(rng: Rng, region: Array, cells: _Cells) -> Array:
 
 
 def _draw_patches(rng: Rng, distance: Array) -> Array:
-  """Darkness [H,W] of dense patches on a few stretches of membrane."""
+  """Returns the darkness [H,W] of dense patches on a few membranes."""
   ink = np.zeros(distance.shape)
   border = np.argwhere(distance == 0)
   height, width = distance.shape
@@ -306,7 +297,7 @@ def _draw_patches(rng: Rng, distance: Array) -> Array:
 
 
 def _expose(rng: Rng, image: Array) -> Array:
-  """Adds grain, clouds and shot noise, blurs, sets contrast; to uint8."""
+  """Returns u8[H,W]: the image with clouds and noise, blur and contrast."""
   for sigma, strength in ((2.2, 9), (1.1, 14)):
     grain = ndimage.gaussian_filter(rng.normal(size=image.shape), sigma)
     image = image + strength * 2 * np.sqrt(np.pi) * sigma * grain
@@ -319,7 +310,7 @@ def _expose(rng: Rng, image: Array) -> Array:
 
 
 def _walk(rng: Rng, shape: tuple[int, ...]) -> Array:
-  """Noise of variance about 1, smooth along the first axis."""
+  """Returns noise of variance about 1, smooth along the first axis."""
   sigma = 2.5
   noise = ndimage.gaussian_filter1d(rng.normal(size=shape), sigma, axis=0)
   return noise * np.sqrt(2 * np.sqrt(np.pi) * sigma)
@@ -335,7 +326,7 @@ def _knots(size_px: int, spacing_px: int) -> tuple[int, int]:
 
 
 def _spline(knots: Array, size_px: int) -> Array:
-  """Cubic B-spline [...,size_px,size_px] with control values [...,G,G]."""
+  """Returns the cubic B-spline [...,size_px,size_px] of knots [...,G,G]."""
   num = knots.shape[-1]
   at = 1 + np.arange(size_px) * ((num - 3) / size_px)
   t = np.abs(at[:, None] - np.arange(num))
@@ -347,6 +338,6 @@ def _spline(knots: Array, size_px: int) -> Array:
 
 
 def _turn(angle: Array | float) -> Array:
-  """Rotation matrices [...,2,2]."""
+  """Returns rotation matrices [...,2,2]."""
   sin, cos = np.sin(angle), np.cos(angle)
   return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)

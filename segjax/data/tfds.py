@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepared sets of tensorflow-datasets, read without TensorFlow.
 
-Any set with an image and a segmentation mask that lies on disk in array_record
-files, such as `python -m segjax.prepare` or
+A set must have an image and a segmentation mask, and lie on disk in
+array_record files. `python -m segjax.prepare` writes such sets, and so does
 
     tfds.builder(NAME, data_dir=DIR, file_format='array_record')
         .download_and_prepare()
 
-writes. The second runs the set's own code, and of the catalogue's sets for
-segmentation (4.9.10) oxford_iiit_pet, cityscapes, lost_and_found and
-scene_parse150 call TensorFlow there: prepare those once where it is installed.
-The one file, with `prepare`, that knows tensorflow-datasets.
+which runs the set's own code. In the catalogue (4.9.10), the code of
+oxford_iiit_pet, cityscapes, lost_and_found and scene_parse150 needs TensorFlow:
+prepare these once on a machine that has it. Only this file and `prepare` know
+tensorflow-datasets.
 
-Pictures are decoded by `files.decode_picture`. The package's own decoder gives
-a palette PNG's colours and 255 for one bit where OpenCV is installed, and
-indices and 1 where it is not.
+Pictures are decoded by `files.decode_picture`. The decoder of the package gives
+colours of a palette PNG and 255 for one bit if OpenCV is installed, otherwise
+indices and 1.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from segjax.data.examples import (
   IGNORE_LABEL,
   Dataset,
   Item,
-  check_known,
+  check_label,
   digest_of_files,
 )
 from segjax.data.layout import check_files
@@ -54,26 +54,26 @@ def load(
   """Returns two splits of a prepared set.
 
   Args:
-    dir: the data_dir it was prepared in; '' is that of tensorflow-datasets,
-      TFDS_DATA_DIR or ~/tensorflow_datasets.
-    set: its name, as 'NAME', 'NAME/CONFIG' or 'NAME:VERSION'.
-    train_split: such as 'train' or 'train[:80%]'.
-    heldout_split: such as 'test'; '' holds out none.
-    image_key: feature of the image, a picture of 8 or 16 bits. A gray one in a
-      feature of three channels has them equal.
+    dir: the data_dir that the set was prepared in; '' takes TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
+    set: name of the set: 'NAME', 'NAME/CONFIG' or 'NAME:VERSION'.
+    train_split: split to train on, such as 'train' or 'train[:80%]'.
+    heldout_split: split to hold out, such as 'test'; '' holds out none.
+    image_key: feature of the image, a picture of 8 or 16 bits. A gray picture
+      in a feature of three channels gets three equal channels.
     label_key: feature of the label, a picture of one channel or a tensor of
       integers, [H, W] or [H, W, 1].
-    class_names: K names, of the labels after the shift; () takes those that
-      `prepare` stored.
-    ignore_value: stored label, before the shift, that is ignored; -1 for none
-      but 255.
-    label_shift: added to the other labels; -1 for labels from 1.
+    class_names: K names of classes 0..K-1; () takes those that `prepare`
+      stored.
+    ignore_value: stored value of ignored pixels; -1 for 255.
+    label_shift: number that is added to the other stored values; -1 if class 0
+      is stored as 1.
 
   Raises:
-    InputError: tensorflow-datasets is missing; the set or split isn't there, is
-      damaged, or is in another file format; it has no such features or no class
-      names; an example is trained on and held out. When an example is read: it
-      is damaged, a label is in colours or outside the classes.
+    InputError: tensorflow-datasets is missing; the set or split is missing,
+      damaged, or in another file format; it has no such features or no class
+      names; or an example is both trained on and held out. When an example is
+      read: it is damaged, or its label is in colours or outside the classes.
   """
   tfds = import_tfds()
   builder = _open(tfds, dir, set)
@@ -98,12 +98,15 @@ def load(
       f'{len(names)} names of classes for {set}; list 1 to {IGNORE_LABEL} in '
       'data.class_names'
     )
-  # Of all pictures: a set may have others, which nobody asked for.
+  # No picture is decoded: a set may have others, which nobody asked for.
   skipped = {
     key: tfds.decode.SkipDecoding()
     for key, feature in features.items()
     if isinstance(feature, tfds.features.Image)
   }
+
+  classes = range(-label_shift, len(names) - label_shift)
+  ignored = ignore_value if ignore_value >= 0 else IGNORE_LABEL
 
   def examples(split, shards):
     if not shards:
@@ -115,25 +118,22 @@ def load(
       label_key,
       next((key for key in _NAMES if key in features), None),
       features[image_key].shape[-1],
-      len(names),
-      ignore_value,
-      label_shift,
+      classes,
+      ignored,
     )
 
-  # Files are padded to blocks of 64 KiB, so their sizes say little.
+  # Files are padded to blocks of 64 KiB, so that their sizes say little.
   num_bytes = {name: s.num_bytes for name, s in builder.info.splits.items()}
   train_shards = _shards(builder, set, train_split)
   heldout_shards = _shards(builder, set, heldout_split) if heldout_split else ()
   _check_apart(set, train_shards, heldout_shards)
-  classes = range(-label_shift, len(names) - label_shift)
-  ignored = ignore_value if ignore_value >= 0 else IGNORE_LABEL
   return Dataset(
     class_names=names,
     stored=(*classes, ignored),
     train=examples(train_split, train_shards),
     heldout=examples(heldout_split, heldout_shards),
     digest=digest_of_files(
-      (shard.item() for shard in (*train_shards, *heldout_shards)),
+      (*train_shards, *heldout_shards),
       builder.info.full_name,
       tuple(sorted(num_bytes.items())),
       metadata.get('digest', ''),
@@ -144,9 +144,10 @@ def load(
 
 
 def import_tfds() -> ModuleType:
-  """Returns tensorflow_datasets; InputError if it isn't installed."""
+  """Returns tensorflow_datasets; raises InputError if it is not installed."""
   try:
-    import importlib_resources  # noqa: F401  The next one needs it, unsaid.
+    # tensorflow_datasets needs it and does not say so.
+    import importlib_resources  # noqa: F401
     import tensorflow_datasets
   except ImportError as e:
     raise InputError(
@@ -170,7 +171,7 @@ def _open(tfds, dir, set):
       f"data_dir={dir!r}, file_format='array_record').download_and_prepare(), "
       'one of your own by python -m segjax.prepare'
     ) from e
-  except Exception as e:  # Whatever its parsers of damaged JSON run into.
+  except Exception as e:  # Its parsers raise anything on damaged JSON.
     reason = ' '.join(f'{type(e).__name__}: {e}'.split())
     raise InputError(
       f'data.set={set!r} in data.dir={dir!r} is damaged, prepare it again; '
@@ -200,15 +201,11 @@ def _is_label(feature):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shard:
-  """Records start..stop-1 of a file."""
+class _Shard(Item):
+  """An item that is the records start..stop-1 of a file."""
 
-  file: Path
   start: int
   stop: int
-
-  def item(self) -> Item:
-    return Item(f'{self.file.name}[{self.start}:{self.stop}]', (self.file,))
 
 
 def _shards(builder, set, split):
@@ -217,27 +214,27 @@ def _shards(builder, set, split):
   except (KeyError, ValueError) as e:
     reason = ' '.join(str(e.args[0]).split())
     raise InputError(f'{set}: split {split!r}; {reason}') from e
-  shards = tuple(
-    _Shard(Path(s.filename), s.skip, s.skip + s.take) for s in stored
-  )
-  check_files((shard.item() for shard in shards), f'split {split!r} of {set}')
-  return shards
+  shards = []
+  for each in stored:
+    file, start, stop = Path(each.filename), each.skip, each.skip + each.take
+    shards.append(_Shard(f'{file.name}[{start}:{stop}]', (file,), start, stop))
+  return check_files(shards, f'split {split!r} of {set}')
 
 
 def _check_apart(set, train, heldout):
   for a in train:
     for b in heldout:
       start, stop = max(a.start, b.start), min(a.stop, b.stop)
-      if a.file == b.file and start < stop:
+      if a.files == b.files and start < stop:
         raise InputError(
-          f'{set}: {stop - start} example(s) of {a.file.name} are both trained '
-          'on and held out; expected splits that are apart'
+          f'{set}: {stop - start} example(s) of {a.files[0].name} are both '
+          'trained on and held out; expected splits that are apart'
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Examples(Sequence):
-  """Examples of a split, decoded when they are asked for."""
+  """Examples of a split, decoded when they are asked for; see `load`."""
 
   source: Sequence[dict[str, Any]]
   split: str
@@ -245,9 +242,8 @@ class _Examples(Sequence):
   label_key: str
   name_key: str | None
   num_channels: int | None
-  num_classes: int
-  ignore_value: int
-  label_shift: int
+  classes: range  # The stored values.
+  ignored: int
 
   def __len__(self) -> int:
     return len(self.source)
@@ -258,8 +254,8 @@ class _Examples(Sequence):
     try:
       stored = self.source[index]
       if stored[self.image_key] is None or stored[self.label_key] is None:
-        raise ValueError('the record is empty')  # What a cut file reads as.
-    except Exception as e:  # Whatever the parsers of a record run into.
+        raise ValueError('the record is empty')  # So is that of a cut file.
+    except Exception as e:  # The parsers of a record raise anything.
       reason = ' '.join(f'{type(e).__name__}: {e}'.split())
       raise InputError(f'{name} is damaged, prepare it again; {reason}') from e
     if self.name_key is not None:
@@ -288,12 +284,10 @@ class _Examples(Sequence):
         f'{name}: label of shape {list(stored.shape)}; expected one index for '
         'each pixel, no colours'
       )
-    ignore = self.ignore_value if self.ignore_value >= 0 else IGNORE_LABEL
-    ignored = stored == ignore
-    label = stored.astype(np.int64) + self.label_shift
-    known = ignored | ((label >= 0) & (label < self.num_classes))
-    first, last = -self.label_shift, self.num_classes - 1 - self.label_shift
-    expected = f'{first}..{last}, or {ignore} for ignored'
-    check_known(stored, known, name, expected)
-    label[ignored] = IGNORE_LABEL
-    return label.astype(np.int32)
+    return check_label(
+      stored,
+      len(self.classes),
+      name,
+      first=self.classes.start,
+      ignored=(self.ignored,),
+    )

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration of images: the axes of their pages, pixel sizes and units."""
+"""Calibration of image files: axes of the pages, pixel sizes and units."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 
-# How OME-Zarr, OME-TIFF and ImageJ spell units, by micrometres and seconds.
+# Micrometres or seconds of a unit -> its spellings in OME-Zarr, OME-TIFF and
+# ImageJ.
 _MICROMETERS = {
   1e-6: 'pm picometer',
   1e-4: 'Å angstrom',
@@ -36,11 +37,11 @@ class Calibration:
 
   Attributes:
     pages: lengths of the axes 't' and 'z' along which its pages lie, in this
-      order; empty if it names none.
+      order; empty if the file names none.
     steps: distances between pixels along 't', 'z', 'y' and 'x'.
     origin: positions of the first pixel along these axes.
-    units: units of both, in the words of OME-Zarr, such as 'micrometer'. An
-      axis without a step has none.
+    units: units of the steps and positions, in the words of OME-Zarr, such as
+      'micrometer'. An axis without a step has no unit.
   """
 
   pages: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -53,22 +54,20 @@ class Calibration:
       raise ValueError(f'units {self.units} of steps {self.steps}')
 
   def size(self, axis: str, unit: str) -> float | None:
-    """Returns the step along an axis; None if it is unknown.
+    """Returns the distance of pixels along an axis; None if it is unknown.
 
     Args:
       axis: 't', 'z', 'y' or 'x'.
-      unit: 'micrometer' or 'second'.
+      unit: 'micrometer' or 'second', the unit of the returned distance.
     """
     factor, known = _UNITS.get(self.units.get(axis, ''), (1, None))
     return self.steps[axis] * factor if known == unit else None
 
   def axes(self, shape: tuple[int, ...]) -> dict[str, int]:
-    """Returns names and lengths of the axes of a stack, the slowest first.
+    """Returns names and lengths of the axes of a stack, the slowest axis first.
 
-    Pages lie along z if their axes are unknown.
-
-    Args:
-      shape: [N, H, W] or [N, H, W, C].
+    The shape is [N, H, W] or [N, H, W, C]. If the axes of the pages are
+    unknown, the pages lie along z.
     """
     pages = dict(self.pages)
     if math.prod(pages.values()) != shape[0]:
@@ -86,7 +85,8 @@ def calibration_of(
   Args:
     pages: lengths of the axes 't' and 'z' of its pages.
     lengths: distances between pixels along 't', 'z', 'y' and 'x' with their
-      units, as ImageJ or OME spell them. Others are left out.
+      units, as ImageJ or OME spell them. A distance that is not a positive
+      number, or has an unknown unit, is left out.
   """
   steps, units = {}, {}
   for axis, (length, unit) in lengths.items():
@@ -99,24 +99,20 @@ def calibration_of(
 
 
 def common_calibration(found: list[Calibration]) -> Calibration:
-  """Returns the calibration of several files that become one.
+  """Returns the calibration of several files that become one file.
 
-  Their pixel sizes along y and x count if they are the same in all of them.
+  The pixel sizes along y and x are kept if they are the same in all files.
   """
-  first = found[0]
   if len(found) == 1:
-    return first
-  common = Calibration(
-    {},
-    {axis: first.steps[axis] for axis in 'yx' if axis in first.steps},
-    {},
-    {axis: first.units[axis] for axis in 'yx' if axis in first.units},
+    return found[0]
+  first, *others = [_along_yx(one) for one in found]
+  return first if all(other == first for other in others) else Calibration()
+
+
+def _along_yx(one):
+  """Returns the pixel sizes along y and x alone."""
+  steps, units = (
+    {axis: values[axis] for axis in 'yx' if axis in values}
+    for values in (one.steps, one.units)
   )
-  fields = ('steps', 'units')
-  same = all(
-    getattr(one, field).get(axis) == getattr(common, field).get(axis)
-    for one in found
-    for field in fields
-    for axis in 'yx'
-  )
-  return common if same else Calibration()
+  return Calibration(steps=steps, units=units)

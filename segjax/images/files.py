@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files in and out, as a whole or by windows.
+"""Image files of all formats, read and written as a whole or by windows.
 
-This is the entry to all formats; each of them is one file beside this one and
-gives samples as they are stored. What they mean depends on what the file is:
-`pixels` makes images of them and `labels` makes labels. A file that is not
-whole is refused, never half read.
+Each format is one file beside this one and gives samples as they are stored;
+`pixels` makes images of these samples, `labels` makes labels. A file that is
+not whole is refused, never half read.
 """
 
 import contextlib
 import errno
 import hashlib
+import io
 import logging
 import math
 import os
@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.atomic import replacing
+from segjax.atomic import refusing_write_errors, replacing
 from segjax.errors import InputError, shortened
 from segjax.images import npy, ome_zarr, png_jpeg, tiff, zarr
 from segjax.images.calibration import Calibration
 from segjax.images.labels import label_of
 from segjax.images.palettes import complete_palette
-from segjax.images.pixels import image_of
+from segjax.images.pixels import check_finite, image_of
 from segjax.images.windows import (
   DTYPES,
   MAX_PAGE_VALUES,
@@ -39,8 +39,8 @@ from segjax.images.windows import (
   uncompressed_canvas,
 )
 
-# Each has `open_pages`; those that are written in place, `create` and
-# `page_offsets`.
+# Every format has `open_pages`. `create` and `page_offsets` belong to the
+# formats that are written by windows.
 _FORMATS = {
   '.tif': tiff,
   '.tiff': tiff,
@@ -60,103 +60,79 @@ def read_stack(path: str | os.PathLike) -> np.ndarray:
   """Returns all pages of an image file, as images; see `pixels.image_of`.
 
   Args:
-    path: as for `open_rasters`.
+    path: see `open_rasters`.
 
   Returns:
     uint8, uint16 or float32 [N,H,W,C]: N pages of H rows, W columns and C
     channels, in native byte order.
 
   Raises:
-    InputError: as `open_rasters`; or all pages together have more than
-      `MAX_PAGE_VALUES` values; or pixels are NaN or inf.
+    InputError: see `open_rasters`; or all pages together have more than
+      `MAX_PAGE_VALUES` values; or a pixel is NaN or inf.
   """
-  return _read_all(path, image_of)
+  return _read(path, image_of)
 
 
 def read_labels(path: str | os.PathLike) -> np.ndarray:
   """Returns all pages of an image file, as labels; see `labels.label_of`.
 
   Args:
-    path: as for `open_rasters`.
+    path: see `open_rasters`.
 
   Returns:
-    uint8, uint16 or int32 [N,H,W,C] as `read_stack` does; C is 1, or 3 for
-    labels that are stored as colours.
+    uint8, uint16 or int32 [N,H,W,C]; C is 1, or 3 for labels that are stored as
+    colours.
 
   Raises:
-    InputError: as `read_stack`; or the file does not hold labels.
+    InputError: see `read_stack`; or the file does not hold labels.
   """
-  return _read_all(path, label_of)
-
-
-def _read_all(path, meaning):
-  with open_rasters(path, meaning) as pages, _refusing_damage(path):
-    height, width, _ = pages[0].shape
-    shape = len(pages), *pages[0].shape
-    check_size(path, shape, pages[0].dtype, bytes_of(Path(path)))
-    whole = slice(0, height), slice(0, width)
-    images = np.empty(shape, pages[0].dtype)
-    for image, page in zip(images, pages, strict=True):
-      image[:] = page[whole]
-  _check_finite(path, images)
-  return images
-
-
-def _check_finite(path, images):
-  is_float = images.dtype.kind == 'f'
-  if is_float and not (finite := np.isfinite(images)).all():
-    at = np.unravel_index(np.argmin(finite), images.shape)
-    raise InputError(
-      f'{path}: pixel is {images[at]} in page {at[0]}, row {at[1]}, column '
-      f'{at[2]}, channel {at[3]} (counted from 0); pixels must be finite'
-    )
+  return _read(path, label_of)
 
 
 def read_image_page(path: str | os.PathLike, number: int) -> np.ndarray:
-  """Returns one page [H,W,C] of an image file.
+  """Returns one page [H,W,C] of an image file; see `read_stack`.
 
-  It may have `MAX_PAGE_VALUES` values; otherwise see `read_stack`.
+  The limit of `MAX_PAGE_VALUES` counts for this page alone.
   """
-  return _read_page(path, number, image_of)
+  return _read(path, image_of, number)[0]
 
 
 def read_label_page(path: str | os.PathLike, number: int) -> np.ndarray:
   """Returns one page [H,W,C] of a label file; see `read_labels`."""
-  return _read_page(path, number, label_of)
+  return _read(path, label_of, number)[0]
 
 
-def _read_page(path, number, meaning):
+def _read(path, meaning, number=None):
+  """Returns [N,H,W,C], all pages of a file or only that of a number."""
   with open_rasters(path, meaning) as pages, _refusing_damage(path):
-    page = pages[number]
-    check_size(path, page.shape, page.dtype, bytes_of(Path(path)))
-    page = page[slice(0, page.shape[0]), slice(0, page.shape[1])]
-  _check_finite(path, page[None])
-  return page
+    first = pages[0]
+    numbers = range(len(pages)) if number is None else [number]
+    shape = len(numbers), *first.shape
+    check_size(path, shape, first.dtype, bytes_of(Path(path)))
+    images = np.empty(shape, first.dtype)
+    for image, i in zip(images, numbers, strict=True):
+      image[:] = pages[i].read_all()
+      check_finite(path, i, image)
+  return images
 
 
 def read_colours(
   path: str | os.PathLike, number: int
 ) -> dict[int, tuple[int, ...]] | None:
-  """Returns index -> (red, green, blue) of a page of a label file.
+  """Returns index -> (red, green, blue) of the indices in a label page.
 
-  They are of the indices that occur there; None is a page without a palette,
-  which is not decoded.
+  A page without a palette is not decoded, and gives None.
 
   Raises:
-    InputError: as `read_labels`; or the palette lacks an index.
+    InputError: see `read_labels`; or the palette lacks an index.
   """
-  path, palettes = Path(path), []
-
-  def keep(page, path):
-    palettes.append(page.palette)
-    return label_of(page, path)
-
-  with open_rasters(path, keep) as pages, _refusing_damage(path):
-    palette, page = palettes[number], pages[number]
+  path = Path(path)
+  with _open_stored(path) as stored, _refusing_damage(path):
+    palette, page = stored[number].palette, label_of(stored[number], path)
     if palette is None:
       return None
     check_size(path, page.shape, page.dtype, bytes_of(path))
-    indices = np.unique(page[slice(0, page.shape[0]), slice(0, page.shape[1])])
+    indices = np.unique(page.read_all())
     if indices[-1] >= len(palette):
       raise InputError(
         f'{path}: index {indices[-1]} in a palette of {len(palette)} colours'
@@ -166,14 +142,8 @@ def read_colours(
 
 def read_calibration(path: str | os.PathLike) -> Calibration:
   """Returns the axes and pixel sizes of an image file; see `open_rasters`."""
-  found = []
-
-  def keep(page, path):
-    found.append(page.calibration)
-    return Raster(page.shape, page.dtype, page.read)
-
-  with open_rasters(path, keep):
-    return found[0]
+  with _open_stored(Path(path)) as stored:
+    return stored[0].calibration
 
 
 def count_pages(path: str | os.PathLike, meaning: Meaning = image_of) -> int:
@@ -191,37 +161,28 @@ def open_rasters(
   """Yields the pages of an image file, which stays open for the block.
 
   Pages of TIFF, Zarr and .npy may have any size; only the windows asked for are
-  read. Other files have no windows: each is decoded as a whole at the first
-  one.
+  read. Other formats have no windows: the first one decodes the whole picture.
 
   Args:
-    path: a .tif or .tiff of any number of pages, a .png, .jpg, .jpeg, .bmp,
-      .gif or .webp, a .npy of shape [H,W], [N,H,W] or [N,H,W,C], or a Zarr
-      folder of these shapes, or OME-Zarr, of which the finest scale is taken.
-    meaning: what stored samples mean: `pixels.image_of`, `labels.label_of` or
-      `labels.map_of`.
+    path: a .tif or .tiff of any number of pages; a .png, .jpg, .jpeg, .bmp,
+      .gif or .webp; a .npy or Zarr folder of shape [H,W], [N,H,W] or [N,H,W,C];
+      or an OME-Zarr folder, of which the finest scale is read.
+    meaning: function that says what stored samples mean: `pixels.image_of`,
+      `labels.label_of` or `labels.map_of`.
 
   Raises:
-    InputError: the file is missing, a directory, of another ending or dtype,
-      truncated or corrupt, empty, or has pages of unequal shape; or more than
+    InputError: the file is missing, a directory, truncated, corrupt, empty, or
+      of another ending or dtype; its pages have unequal shapes; more than
       `MAX_PAGE_VALUES` values would be decoded at once, or more than
-      `MAX_SMALL_BYTES` of a file below `SMALL_FILE_BYTES`; or it has more than
-      `MAX_PAGES` pages, `MAX_SMALL_PAGES` of a small one; or as `meaning`. Some
-      damage is found only when a window is read. Changed bytes can go unseen in
-      a JPEG, BMP, GIF, .npy, a Zarr and an uncompressed TIFF: they have no
-      checksum.
+      `MAX_SMALL_BYTES` of a file below `SMALL_FILE_BYTES`; there are more than
+      `MAX_PAGES` pages, or `MAX_SMALL_PAGES` in a small file; or `meaning`
+      refuses a page. Some damage is found only when a window is read. Changed
+      bytes can go unseen in JPEG, BMP, GIF, .npy, Zarr and uncompressed TIFF,
+      which have no checksum.
   """
   path = Path(path)
-  if zarr.is_zarr(path):
-    reader = zarr
-  elif path.is_file():
-    reader = _FORMATS[_known_ending(path, _FORMATS)]
-  else:
-    what = 'is a directory, not a file' if path.is_dir() else 'no such file'
-    raise InputError(f'{path}: {what}')
-  with contextlib.ExitStack() as stack:
+  with _open_stored(path) as stored:
     with _refusing_damage(path):
-      stored = stack.enter_context(reader.open_pages(path))
       pages = [meaning(page, path) for page in stored]
     first = pages[0]
     for i, page in enumerate(pages):
@@ -233,8 +194,24 @@ def open_rasters(
     yield [_refusing_raster(path, page) for page in pages]
 
 
+@contextlib.contextmanager
+def _open_stored(path):
+  """Yields the pages of an image file as it stores them."""
+  if zarr.is_zarr(path):
+    reader = zarr
+  elif path.is_file():
+    reader = _FORMATS[_known_ending(path, _FORMATS)]
+  else:
+    what = 'is a directory, not a file' if path.is_dir() else 'no such file'
+    raise InputError(f'{path}: {what}')
+  with contextlib.ExitStack() as stack:
+    with _refusing_damage(path):
+      stored = stack.enter_context(reader.open_pages(path))
+    yield stored
+
+
 def _refusing_raster(path, page):
-  """Returns the page; its windows are refused as damaged if they fail."""
+  """Returns the page; a window that cannot be decoded raises InputError."""
 
   def read(rows, columns):
     with _refusing_damage(path):
@@ -246,31 +223,24 @@ def _refusing_raster(path, page):
 def decode_picture(
   data: bytes, source: str, meaning: Meaning = image_of
 ) -> np.ndarray:
-  """Returns [H,W,C], the only page of a PNG, JPEG or the like of these bytes.
-
-  Args:
-    data: the bytes of the file.
-    source: says in messages whose bytes they are.
-    meaning: as for `open_rasters`.
+  """Returns the only page [H,W,C] of the bytes of a PNG, JPEG or the like.
 
   Raises:
-    InputError: as `read_stack`, or there are several pages.
+    InputError: see `read_stack`; or there are several pages.
   """
   with _refusing_damage(source):
-    pages = png_jpeg.pages_of_bytes(data, source)
+    pages = png_jpeg.pages_of(lambda: io.BytesIO(data), source)
     if len(pages) > 1:
       raise InputError(f'{source}: animated; expected one image')
-    page = meaning(pages[0], source)
-    whole = page[slice(0, page.shape[0]), slice(0, page.shape[1])]
-    return np.ascontiguousarray(whole)
+    return np.ascontiguousarray(meaning(pages[0], source).read_all())
 
 
 @contextlib.contextmanager
 def _refusing_damage(source):
-  """Turns whatever a decoder raises of the block into an InputError."""
+  """Turns every error of a decoder in the block into an InputError."""
 
-  # Otherwise tifffile also logs to stderr what the InputError says. A function
-  # of this call's own, so that other threads do not remove it.
+  # tifffile also logs to stderr what the InputError says. Each call has its own
+  # filter, so that another thread does not remove it.
   def mute(record):
     return False
 
@@ -282,12 +252,12 @@ def _refusing_damage(source):
     raise
   except MemoryError as e:
     raise InputError(f'{source}: too large for the memory of this host') from e
-  # On damaged bytes the decoders raise whatever their parsers run into.
+  # On damaged bytes, parsers of the decoders raise errors of any type.
   except Exception as e:
     reason = ' '.join(f'{type(e).__name__}: {e}'.split())
-    message = f'{source}: truncated, corrupt or misnamed; '
-    message += shortened(reason, 300)
-    raise InputError(message) from e
+    raise InputError(
+      f'{source}: truncated, corrupt or misnamed; {shortened(reason, 300)}'
+    ) from e
   finally:
     log.removeFilter(mute)
 
@@ -297,22 +267,23 @@ def write_stack(
   array: np.ndarray,
   palette: np.ndarray | None = None,
 ) -> None:
-  """Writes a stack that `read_stack` returns unchanged, as [N,H,W,C].
+  """Writes a stack, which `read_stack` returns unchanged as [N,H,W,C].
 
   The file appears under its name whole or not at all, and replaces one that
-  was there. For TIFF, see `tiff.create`. A .png with a palette returns through
-  `read_labels`.
+  was there. For TIFF, see `tiff.create`. `read_labels` returns the values of a
+  .png with a palette.
 
   Args:
     path: a .tif, .tiff or .npy, or a .png for one uint8 image. Its directory
       exists.
     array: uint8, uint16 or float32 [N,H,W] or [N,H,W,C]; C is 1 or 3 in a .png.
     palette: uint8[K,3], K <= 256, the colours in which a .png of one channel
-      shows its values 0..K-1, class indices; values from K on get VOC's.
+      shows the class indices 0..K-1; further indices get VOC's colours.
 
   Raises:
-    InputError: another ending, shape or dtype, before anything is written; or
-      the file cannot be written (no such directory, no permission, disk full).
+    InputError: the ending, the shape or the dtype is not supported, and nothing
+      is written; or the file cannot be written (no such directory, no
+      permission, disk full).
   """
   path = Path(path)
   ending = _known_ending(path, ('.tif', '.tiff', '.png', '.npy'))
@@ -331,20 +302,16 @@ def write_stack(
     palette = complete_palette(palette)
   if ending == '.npy' and array.ndim == 3:
     if array.shape[0] == 3 or array.shape[2] in (3, 4):
-      array = array[..., None]  # Or it could be one image of 3 channels.
-  try:
-    with replacing(path) as temporary:
-      if ending == '.png':
-        with open(temporary, 'xb') as file:
-          png_jpeg.encode(file, array[0], palette)
-        return
-      _FORMATS[ending].create(temporary, array.shape, np.dtype(dtype))
-      whole = slice(0, array.shape[1]), slice(0, array.shape[2])
-      with _canvas(_FORMATS[ending], temporary, array.shape, dtype) as canvas:
-        for number, page in enumerate(array):
-          canvas[number, *whole] = page
-  except OSError as e:
-    raise InputError(f'{path}: cannot be written; {e.strerror or e}') from e
+      array = array[..., None]  # Or it could be one image of 3 or 4 channels.
+  with refusing_write_errors(path), replacing(path) as temporary:
+    if ending == '.png':
+      with open(temporary, 'xb') as file:
+        png_jpeg.encode(file, array[0], palette)
+      return
+    whole = slice(0, array.shape[1]), slice(0, array.shape[2])
+    with open_canvas(temporary, array.shape, np.dtype(dtype)) as canvas:
+      for number, page in enumerate(array):
+        canvas[number, *whole] = page
 
 
 def check_picture(
@@ -367,10 +334,10 @@ def open_canvas(
   dtype: np.dtype,
   calibration: Calibration = Calibration(),
 ) -> Iterator[Canvas]:
-  """Yields a file that is written by windows, in any order.
+  """Yields the canvas of a file that is written by windows, in any order.
 
-  The file is made if it does not exist. One that was begun is opened again and
-  goes on where it stopped. What was not written is 0.
+  The file is made if it does not exist, and keeps its contents if it does.
+  Windows that were never written are 0.
 
   Args:
     path: a .tif or .tiff, as `write_stack` writes it, a .npy, or a .zarr.
@@ -379,7 +346,7 @@ def open_canvas(
     calibration: axes and pixel sizes that a .tif or .zarr states.
 
   Raises:
-    InputError: another ending.
+    InputError: the ending is not supported.
     OSError: the file cannot be made or written.
   """
   path, dtype = Path(path), np.dtype(dtype)
@@ -391,29 +358,26 @@ def open_canvas(
   if dtype.itemsize * math.prod(shape) > sys.maxsize:
     raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
   if not path.exists():
-    # It gets its name when all of it is there, since it may be opened again.
+    # The file gets its name when it is complete, since it may be opened again.
     unfinished = path.with_name(f'.{path.name}.new')
     unfinished.unlink(missing_ok=True)
     writer.create(unfinished, shape, dtype, calibration)
     os.replace(unfinished, path)
-  with _canvas(writer, path, shape, dtype) as canvas:
-    yield canvas
-
-
-def _canvas(writer, path, shape, dtype):
   offsets = writer.page_offsets(path)
-  return uncompressed_canvas(path, offsets, shape, np.dtype(dtype))
+  with uncompressed_canvas(path, offsets, shape, dtype) as canvas:
+    yield canvas
 
 
 def list_images(path: str | os.PathLike) -> list[Path]:
   """Returns the image files at `path`, slice2 before slice10.
 
   Args:
-    path: an image file, or a directory; folders below it and names that begin
-      with a dot are passed over. The number of other files is said.
+    path: an image file, or a directory. Folders below it, and names that begin
+      with a dot, are passed over; so are files of other endings, with a
+      message.
 
   Raises:
-    InputError: nothing is there, or nothing with an ending `read_stack` takes.
+    InputError: nothing is there, or no file has an ending that is read.
   """
   path = Path(path)
   if path.is_file():
@@ -455,9 +419,9 @@ def list_rasters(path: str | os.PathLike) -> list[Path]:
 
 
 def digest_of_rasters(paths: Sequence[Path]) -> str:
-  """Returns the SHA-256 of names, sizes and times of change, in hexadecimal.
+  """Returns the SHA-256, in hexadecimal, of names, sizes and times of change.
 
-  Contents are not read: that would take minutes for a large image.
+  Contents are not read, which would take minutes for a large image.
   """
   digest = hashlib.sha256()
   for path in paths:
@@ -473,7 +437,7 @@ def digest_of_rasters(paths: Sequence[Path]) -> str:
 
 
 def _natural_key(path):
-  """Sorts slice2 before slice10."""
+  """Returns a key that sorts slice2 before slice10."""
   parts = re.split(r'(\d+)', path.name)
   parts[1::2] = map(int, parts[1::2])
   return parts, path.name

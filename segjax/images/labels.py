@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stored samples as labels: class indices, ids or colours.
 
-This is the only place that decides it, whichever format the file has and
-whether it is read as a whole or by windows. What a sample means in an image is
-in `pixels`.
+This file alone decides what a sample means as a label, for all formats, and for
+files that are read as a whole or by windows. `pixels` does so for images.
 """
 
 from pathlib import Path
@@ -19,22 +18,18 @@ def label_of(page: StoredPage, path: Path | str) -> Raster:
   """Returns a stored page as labels: the numbers that the file holds.
 
   Nothing is scaled: a palette gives its indices, and samples of 1, 2 or 4 bits
-  are 0 to 1, 3 or 15. RGB stays RGB, for labels that are coded by colours;
-  constant alpha is left out. The page is turned as its orientation tag asks
-  for.
-
-  Args:
-    page: as stored.
-    path: names the file in messages.
+  are 0 to 1, 3 or 15. RGB stays RGB, for labels that are coded by colours. An
+  alpha channel is left out if it is constant. The page is turned as its
+  orientation tag asks for.
 
   Returns:
-    uint8 or uint16 as stored, booleans as uint8; other whole numbers are int32
-    in one channel and uint16 in several.
+    A raster of uint8 or uint16 as stored, and of uint8 for booleans. Other
+    whole numbers become int32 in one channel, and uint16 in several.
 
   Raises:
-    InputError: a lossy compression has changed the labels, or 0 is white.
-      Reading raises it for a value that is not whole or does not fit, and for
-      alpha that is not constant.
+    InputError: a lossy compression may have changed the labels, or 0 is white.
+      Reading raises it for a value that is not whole or does not fit into the
+      dtype, and for an alpha channel that is not constant.
   """
   if page.lossy:
     raise InputError(
@@ -81,7 +76,7 @@ def label_of(page: StoredPage, path: Path | str) -> Raster:
 
 
 def map_of(page: StoredPage, path: Path | str) -> Raster:
-  """Returns a page that `segjax.predict` wrote: floats, or else labels."""
+  """Returns a page of a prediction: floats as an image, others as labels."""
   if page.dtype.kind == 'f':
     return image_of(page, path)
   return label_of(page, path)

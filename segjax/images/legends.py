@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Legends: swatches with names, for under a picture.
+"""Legends, which stand under pictures: a swatch of colour and a name per class.
 
-Only this file and `runs.curves` draw text. They know Pillow, as `png_jpeg`
-does.
+Pillow draws the text, here and in `runs.curves`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _INK = (40, 40, 40)
 _PAPER = (255, 255, 255)
-# Around a swatch: white and pale colours would have no edge on the paper.
+# The line around a swatch; without it, pale colours would have no edge.
 _FRAME = (150, 150, 150)
 
 
@@ -25,11 +24,11 @@ def legend(
   the strip, from 11 to 26 px, since wide pictures are looked at from afar.
 
   Args:
-    entries: (name, RGB colour in 0..255), one at least.
-    width: of the strip, in pixels.
+    entries: (name, RGB colour in 0..255) of each entry; at least one.
+    width: width of the strip, in pixels.
 
   Returns:
-    u8[h, w, 3]; w is `width`, or more where one name alone needs it.
+    u8[h, w, 3]; w is `width`, or more if the longest name needs more.
   """
   size = min(max(round(width / 75), 11), 26)
   font = ImageFont.load_default(size=size)
@@ -38,7 +37,7 @@ def legend(
   names = [' '.join(name.split()) for name, _ in entries]
   texts = [int(np.ceil(font.getlength(name))) for name in names]
   cell = swatch[0] + space + max(texts)
-  # Between two cells lies more than between a swatch and its name.
+  # The gap between two cells is wider than that between a swatch and its name.
   columns = max((width + 3 * space) // (cell + 3 * space), 1)
   line = round(1.7 * size)
   rows = -(-len(entries) // columns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy's .npy files, read through memory maps and written in place."""
+"""NumPy's .npy files: read through memory maps, and created of zeros."""
 
 import contextlib
 import functools
@@ -33,7 +33,7 @@ def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   check_page_count(path, shape[0], size)
 
   def read(number, rows, columns):
-    # Mapped anew for every window: pages of a map that lasts stay in memory.
+    # Every window makes a new map, since a map keeps in memory what it read.
     mapped = np.memmap(
       path, stored.dtype, 'r', stored.offset, stored.shape, order
     )
@@ -59,7 +59,7 @@ def create(
 ) -> None:
   """Makes a file of zeros, which takes no room on the disk yet.
 
-  It cannot hold a calibration.
+  The format has no field for a calibration.
   """
   with open(path, 'xb') as file:
     header = {'descr': dtype.str, 'fortran_order': False, 'shape': tuple(shape)}
@@ -68,14 +68,14 @@ def create(
 
 
 def page_offsets(path: Path) -> list[int]:
-  """Returns the position of the first byte of each page of `create`."""
+  """Returns the position of the first byte of each page in a new file."""
   stored = _map(path)
   page = stored.nbytes // len(stored)
   return [stored.offset + i * page for i in range(len(stored))]
 
 
 def _map(path: Path) -> np.memmap:
-  # NumPy parses the header as Python, which two threads cannot do at once in
-  # Python 3.11 (CPython issue 106905).
+  # NumPy parses the header as Python code, which two threads cannot do at once
+  # in Python 3.11 (CPython issue 106905).
   with _PARSING:
     return np.lib.format.open_memmap(path, mode='r')

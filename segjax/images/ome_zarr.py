@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OME-Zarr 0.5 folders that are written by windows, with pyramids and classes.
+"""OME-Zarr 0.5 folders, written by windows, with pyramids and names of classes.
 
 The finest scale is a Zarr v3 array, '0', that several processes may write. When
-it is complete, one of them adds the others.
+it is complete, one process adds the coarser scales.
 """
 
 import itertools
@@ -18,13 +18,13 @@ import tensorstore
 from segjax.images.calibration import Calibration
 from segjax.images.windows import Canvas
 
-# Rows and columns of the chunks that are written.
+# Rows, and columns, of the chunks that are written.
 CHUNK = 512
 
-# An image with a longer side gets a pyramid: coarser scales, for viewers.
+# An image with a longer side gets a pyramid: coarser scales, down to this side.
 LARGE = 1024
 
-# The attribute by which `outputs.check_replaceable` knows an output.
+# The attribute by which `outputs.check_replaceable` recognises an output.
 CREATOR = {'_creator': {'name': 'segjax'}}
 
 _TRANSFORMS = 'coordinateTransformations'
@@ -36,13 +36,10 @@ def open_canvas(
   dtype: np.dtype,
   calibration: Calibration = Calibration(),
 ) -> Canvas:
-  """Returns a canvas on the only scale of an OME-Zarr, made if need be.
+  """Returns a canvas on the finest scale of an OME-Zarr.
 
-  Args:
-    path: the folder.
-    shape: [N, H, W] or [N, H, W, C].
-    dtype: of the values.
-    calibration: axes of the N images, and pixel sizes.
+  The folder is made if it does not exist. The shape is [N, H, W] or
+  [N, H, W, C].
   """
   axes = calibration.axes(shape)
   store = _create(path / '0', axes, dtype)
@@ -61,25 +58,26 @@ def open_canvas(
     page = iter(np.unravel_index(n, pages) if pages else ())
     at = {'c': slice(None), 'y': rows, 'x': columns}
     window = tuple(at[a] if a in at else int(next(page)) for a in axes)
-    _write(store[window], np.moveaxis(values, -1, 0) if 'c' in axes else values)
+    values = np.moveaxis(values, -1, 0) if 'c' in axes else values
+    _result(store[window].write(values))
 
-  # A write returns when its chunks are on the disk.
+  # A write returns when its chunks are on the disk, so there is no `sync`.
   return Canvas(write, lambda: None)
 
 
 def add_scales(
   path: Path, method: Literal['mean', 'stride'], attributes: Mapping
 ) -> None:
-  """Makes coarser scales of a canvas that is complete, and adds attributes.
+  """Adds coarser scales, and attributes, to a complete canvas.
 
-  Each has half the pixels along y and x of the one before, until no side
+  Each scale has half the pixels of the one before along y and x, until no side
   exceeds `LARGE`. Memory holds a few chunks.
 
   Args:
     path: the folder of `open_canvas`.
     method: 'mean' of 2 x 2 pixels, or 'stride', which takes one of them.
-    attributes: added to those of OME; see `label_attributes` and
-      `channel_attributes`.
+    attributes: attributes that are added to those of OME; see
+      `label_attributes` and `channel_attributes`.
   """
   group = json.loads((path / 'zarr.json').read_text('utf-8'))
   written = group['attributes']['ome']
@@ -100,8 +98,8 @@ def add_scales(
     folder = path / f'{level}'
     fine = _create(folder, shape, coarse.dtype.numpy_dtype, is_new=True)
     for window in _files(shape):
-      _write(fine[window], coarse[window])
-    # A pixel lies in the middle of those that it stands for.
+      _result(fine[window].write(coarse[window]))
+    # A pixel lies in the middle of the finest pixels that it stands for.
     sizes = np.multiply(scale, np.power(factors, level))
     first = np.add(origin, (sizes - scale) / 2)
     datasets.append(_dataset(level, sizes.tolist(), first.tolist()))
@@ -110,22 +108,15 @@ def add_scales(
 
 
 def label_attributes(names: Sequence[str], colours: np.ndarray) -> dict:
-  """Returns OME-Zarr's attributes of a label map.
+  """Returns OME-Zarr's attributes of a label map with colours u8[K, 3].
 
   Class 0 is transparent if it is black, as a background is.
-
-  Args:
-    names: of the K classes.
-    colours: u8[K, 3].
   """
-  alphas = [255 if colours[0].any() else 0, *[255] * (len(names) - 1)]
   return {
     'image-label': {
       'colors': [
-        {'label-value': i, 'rgba': [*colour, alpha]}
-        for i, (colour, alpha) in enumerate(
-          zip(colours.tolist(), alphas, strict=True)
-        )
+        {'label-value': i, 'rgba': [*colour, 255 if i or any(colour) else 0]}
+        for i, colour in enumerate(colours.tolist())
       ],
       'properties': [
         {'label-value': i, 'class': name} for i, name in enumerate(names)
@@ -139,10 +130,8 @@ def channel_attributes(
 ) -> dict:
   """Returns OME-Zarr's attributes of channels.
 
-  Args:
-    names: of the C channels.
-    colours: u8[C, 3], shown for the largest value; black is replaced by white.
-    largest: value that is shown brightest; 0 is shown black.
+  The colours u8[C, 3] are those of the value `largest`, and 0 is black. White
+  replaces a black colour.
   """
   window = {'min': 0, 'start': 0, 'max': largest, 'end': largest}
   colours = np.where(colours.any(axis=1, keepdims=True), colours, 255)
@@ -190,18 +179,15 @@ def _write_group(path, ome):
 
 
 def _create(folder, axes, dtype, is_new=False):
-  """Returns a Zarr v3 array to write to, opened if it is there and not new.
+  """Returns a Zarr v3 array to write to.
 
-  Args:
-    folder: of the array.
-    axes: their names and lengths.
-    dtype: of the values.
-    is_new: whether to remove what is there.
+  It is made if it does not exist, or anew if `is_new`.
   """
   if (folder / 'zarr.json').exists() and not is_new:
     return _open_to_write(folder)
   chunk = [min(CHUNK if a in 'yx' else 1, n) for a, n in axes.items()]
-  # One file holds all channels, which are written together and viewed apart.
+  # One file has all channels, each in a chunk: they are written together and
+  # viewed apart.
   shard = [*chunk]
   if 'c' in axes:
     shard[[*axes].index('c')] = axes['c']
@@ -232,27 +218,23 @@ def _open_to_write(folder, **options):
   spec = {
     'driver': 'zarr3',
     'kvstore': {'driver': 'file', 'path': f'{folder}/'},
-    # Or `open_pages` would take chunks of background for missing ones.
+    # Without this, `zarr.open_pages` would count chunks of zeros as missing.
     'store_data_equal_to_fill_value': True,
     **options,
   }
   return _result(tensorstore.open(spec))
 
 
-def _write(store, values):
-  _result(store.write(values))
-
-
 def _result(future):
   try:
     return future.result()
   except ValueError as e:
-    # tensorstore raises it for a full disk, with links to its source.
+    # tensorstore raises a ValueError for a full disk, with links to its source.
     raise OSError(str(e).splitlines()[0].partition(' [')[0]) from e
 
 
 def _files(axes):
-  """Yields the windows that the files of an array hold."""
+  """Yields the window of each file of an array."""
   sides = {'y': CHUNK, 'x': CHUNK, 'c': axes.get('c')}
   steps = [sides.get(axis, 1) for axis in axes]
   lengths = [*axes.values()]

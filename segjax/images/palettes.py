@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours of classes: VOC's, and a data set's own, filled up from them."""
+"""Palettes, the colours of classes: VOC's, and a data set's, completed."""
 
 import numpy as np
 
@@ -16,8 +16,8 @@ def voc_palette() -> np.ndarray:
   index = np.arange(256)
   palette = np.zeros((256, 3), np.uint8)
   for channel in range(3):
-    for place, bit in enumerate(range(channel, 8, 3)):
-      palette[:, channel] |= np.uint8((index >> bit & 1) << (7 - place))
+    for rank, bit in enumerate(range(channel, 8, 3)):
+      palette[:, channel] |= np.uint8((index >> bit & 1) << (7 - rank))
   return palette
 
 
@@ -25,10 +25,10 @@ def complete_palette(palette: np.ndarray | None) -> np.ndarray:
   """Returns u8[256, 3]: `palette`, and VOC's colours for all further indices.
 
   Args:
-    palette: u8[K, 3], K <= 256; None for VOC's alone.
+    palette: u8[K, 3], K <= 256; None for VOC's colours alone.
 
   Raises:
-    InputError: another shape or dtype.
+    InputError: the palette has another shape or dtype.
   """
   whole = voc_palette()
   if palette is None:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stored samples as the pixels of an image.
 
-This is the only place that decides it, whichever format the file has and
-whether it is read as a whole or by windows. What a sample means as a label is
-in `labels`.
+This file alone decides what a sample means as a pixel, for all formats, and for
+files that are read as a whole or by windows. `labels` does so for labels.
 """
 
 import functools
@@ -27,18 +26,15 @@ _MAX_WHOLE = 2**24
 def image_of(page: StoredPage, path: Path | str) -> Raster:
   """Returns a stored page as an image, as a viewer would show it.
 
-  A palette gives its colours, or gray if all of its colours are gray. Unsigned
-  samples of fewer than 8 or 16 bits, booleans too, are scaled to the whole
-  range of uint8 or uint16. Where 0 is white, values are inverted. Alpha is left
-  out, and said. The page is turned as its orientation tag asks for. Signed and
-  longer integers and other floats become float32 of the same values.
-
-  Args:
-    page: as stored.
-    path: names the file in messages.
+  A palette gives its colours, or gray if all of its colours are gray. Booleans
+  and unsigned samples of fewer than 8 or 16 bits are scaled to the whole range
+  of uint8 or uint16. If 0 is white, values are inverted. An alpha channel is
+  left out, with a message. The page is turned as its orientation tag asks for.
+  Signed and longer integers, and other floats, become float32 of the same
+  values.
 
   Raises:
-    InputError: the axes are doubtful, or what is inverted has no fixed range.
+    InputError: the axes are doubtful, or inverted values have no fixed range.
       Reading raises it for an index that the palette lacks, and for a value
       that float32 cannot hold.
   """
@@ -85,6 +81,27 @@ def image_of(page: StoredPage, path: Path | str) -> Raster:
     return by_bands(convert, page.read(rows, columns)[..., :channels])
 
   return Raster(shape, dtype, read)
+
+
+def check_finite(
+  path: Path | str,
+  number: int,
+  pixels: np.ndarray,
+  first: tuple[int, int] = (0, 0),
+) -> None:
+  """Raises InputError if a pixel is NaN or inf.
+
+  The pixels [h, w, C] are a window that begins at the row and column `first` of
+  the page `number`.
+  """
+  if pixels.dtype.kind != 'f' or (finite := np.isfinite(pixels)).all():
+    return
+  at = np.unravel_index(np.argmin(finite), pixels.shape)
+  raise InputError(
+    f'{path}: pixel is {pixels[at]} in page {number}, row {first[0] + at[0]}, '
+    f'column {first[1] + at[1]}, channel {at[2]} (counted from 0); pixels must '
+    'be finite'
+  )
 
 
 def _look_up(indices, table, path):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PNG, JPEG, BMP, GIF and WebP files, decoded as a whole by Pillow.
+"""PNG, JPEG, BMP, GIF and WebP files, which Pillow decodes as a whole.
 
-PNG is also encoded. Only this file, and `legends` and `runs.curves`, which
-draw, know Pillow. Its plug-in classes are called directly because `Image.open`
+This file also writes PNG. Only it, and `legends` and `runs.curves`, which draw,
+know Pillow. It calls Pillow's plug-in classes directly because `Image.open`
 reports a large image by a warning, and catching warnings is not safe among
-threads. Where pixels are missing in a PNG or JPEG, Pillow returns zeros or gray
-without an error; they are looked for here.
+threads. If pixels are missing in a PNG or JPEG, Pillow returns zeros or gray
+without an error; this file checks that they are complete.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from segjax.images.windows import (
   stored_dtype,
 )
 
-# What the first bytes of a file say that it is, whatever its name.
+# The first bytes of a file, which tell its format, and Pillow's plug-in for it.
 _PLUGINS = (
   (b'\x89PNG', PngImagePlugin.PngImageFile),
   (b'BM', BmpImagePlugin.BmpImageFile),
@@ -50,33 +50,36 @@ _PLUGINS = (
 )
 _LOSSY = {
   'JPEG': 'JPEG',
-  # It does not say whether it is lossless.
+  # Pillow does not say whether a WebP is lossless.
   'WEBP': 'WebP, if it is not lossless,',
 }
-_ORIENTATION = 0x0112  # Tag of EXIF and TIFF.
-_MOST_SCANS = 32  # Of a JPEG; each takes as long as the picture is large.
+_ORIENTATION = 0x0112  # The tag of EXIF and TIFF.
+_MOST_SCANS = 32  # Limit of a JPEG; every scan goes over the whole picture.
 _SCAN = b'\xff\xda'
 _JPEG_END = b'\xff\xd9'
 # Markers whose segment begins with the size of the picture (T.81, table B.1).
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _WITHOUT_CONTENT = {0x00, 0x01, *range(0xD0, 0xD9)}
 _PNG_END = b'\xaeB`\x82'  # The checksum of the last chunk, which is empty.
-_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # Of a pixel, by colour type.
-# First row and column, and steps, of the passes of an interlaced PNG.
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # Colour type -> samples a pixel.
+# The passes of an interlaced PNG: first row and column, and steps.
 _PNG_PASSES = (
   *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)),
   *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
 )
-_BAND_BYTES = 2**20  # That are inflated at once.
+_BAND_BYTES = 2**20  # Bytes that are inflated at once.
+# Limits of the pictures of a page, beyond which they are made smaller.
+_PREVIEW_WIDTH = 1600
+_PREVIEW_PIXELS = 1_200_000
 
 
 @contextlib.contextmanager
 def open_pages(path: Path) -> Iterator[list[StoredPage]]:
-  """Yields the only page of such a file, or the frames of an animated GIF.
+  """Yields the only page of a file, or the frames of an animated GIF.
 
-  Opening reads the header; of an animated GIF it decodes all frames. Otherwise
-  the first window decodes the picture, which stays in memory as long as the
-  page.
+  Opening decodes all frames of an animated GIF, and reads only the header of
+  other files. Then the first window decodes the picture, which stays in memory
+  as long as the page.
   """
   yield pages_of(lambda: open(path, 'rb'), path)
 
@@ -84,16 +87,13 @@ def open_pages(path: Path) -> Iterator[list[StoredPage]]:
 def pages_of(
   begin: Callable[[], BinaryIO], source: Path | str
 ) -> list[StoredPage]:
-  """Returns the pages of such a file; see `open_pages`.
-
-  Args:
-    begin: () -> the file, opened at its begin.
-    source: names the file in messages.
+  """Returns the pages of the file that `begin` opens; see `open_pages`.
 
   Raises:
-    InputError: the picture is an animated PNG or WebP, too large, or of a kind
-      that is not read. Reading raises it for a file that is cut or whose pixels
-      end early. On damaged bytes Pillow raises whatever its parsers run into.
+    InputError: the picture is an animated PNG or WebP, is too large, or has a
+      mode or codec that is not read. Reading raises it for a file that is cut
+      or whose pixels end early. On damaged bytes, Pillow raises errors of any
+      type.
   """
   with begin() as file:
     size = file.seek(0, io.SEEK_END)
@@ -107,26 +107,21 @@ def pages_of(
   @functools.cache
   def pixels():
     with begin() as file:
-      return decode(file, page, source)
+      return _decode(file, page, source)
 
   def read(rows, columns):
-    with lock:  # The other threads wait for the first one's picture.
+    with lock:  # One thread decodes the picture, and the others wait for it.
       decoded = pixels()
     return decoded[rows, columns]
 
   return [StoredPage(read=read, **page)]
 
 
-def pages_of_bytes(data: bytes, source: str) -> list[StoredPage]:
-  """Returns `pages_of` a file of these bytes."""
-  return pages_of(lambda: io.BytesIO(data), source)
-
-
-def decode(file: BinaryIO, page: dict, source: Path | str) -> np.ndarray:
+def _decode(file, page, source):
   """Returns all samples [H,W,C] of the `page` that `_page` describes."""
   picture = _open(file)
   if picture.format == 'PNG':
-    # Decoding ignores checksums and whether there is an end.
+    # Decoding itself ignores wrong checksums and a missing end.
     picture.verify()
     if file.read(len(_PNG_END)) != _PNG_END:
       raise InputError(f'{source}: truncated; expected a whole image')
@@ -138,7 +133,7 @@ def decode(file: BinaryIO, page: dict, source: Path | str) -> np.ndarray:
     check_jpeg(file.read(), source)
   samples = np.asarray(picture).reshape(page['shape'])
   if page['palette'] is None and 1 < page['bits'] < 8:
-    # Pillow has scaled them to 0..255.
+    # Pillow has scaled the samples to 0..255.
     samples = samples // (255 // (2 ** page['bits'] - 1))
   return samples.astype(page['dtype'], copy=False)
 
@@ -179,25 +174,25 @@ def check_jpeg(
   shape: Sequence[int] = (),
   tables: bytes | None = None,
 ) -> None:
-  """Raises InputError for a JPEG that takes long, is too large or incomplete.
+  """Raises InputError for a JPEG that is slow to decode, too large or cut.
 
-  Decoders go on with gray where pixels are missing, and only warn. Bytes that
-  they pass over in front of a marker are no damage; what follows such bytes is
-  not checked.
+  Decoders put gray where pixels are missing, and only warn. Bytes that decoders
+  skip in front of a marker are no damage; what follows such bytes is not
+  checked.
 
   Args:
     data: the bytes of the JPEG.
     source: names the file in messages.
-    shape: the rows and columns that it should have at most; () for any.
-    tables: a JPEG of the tables that are left out in `data`.
+    shape: largest number of rows and columns; () for no limit.
+    tables: a JPEG with the tables that `data` lacks.
   """
   if (count := data.count(_SCAN)) > _MOST_SCANS:
     raise InputError(
       f'{source}: a JPEG of {count} scans; expected at most {_MOST_SCANS}'
     )
   at = 2
-  # A segment is 0xFF, marker, its size, content. What else decoders pass over
-  # is passed over here: bytes between segments, and markers without content.
+  # A segment is 0xFF, a marker, its size and its content. As in decoders, bytes
+  # between segments and markers without content are skipped.
   while shape and len(head := data[at : at + 9]) == 9 and head[:2] != _SCAN:
     if head[0] != 0xFF or head[1] == 0xFF:
       at += 1
@@ -217,8 +212,8 @@ def check_jpeg(
       at += int.from_bytes(head[2:4])
   if tables:
     data = tables[:-2] + data[2:]
-  # tensorstore makes an error of the first warning of the same decoder. The
-  # marker of the end may be missing.
+  # tensorstore uses the same decoder as Pillow, and raises its first warning as
+  # an error. The marker of the end may be missing, so it is added.
   memory = {'driver': 'memory', 'path': 'jpeg'}
   context = tensorstore.Context()
   store = tensorstore.KvStore.open(memory, context=context).result()
@@ -237,13 +232,9 @@ def check_jpeg(
 def encode(
   file: BinaryIO, page: np.ndarray, palette: np.ndarray | None = None
 ) -> None:
-  """Writes a PNG.
+  """Writes a page u8[H, W], or u8[H, W, C] with C 1 or 3, as a PNG.
 
-  Args:
-    file: to write to.
-    page: u8[H, W], or u8[H, W, C] with C 1 or 3.
-    palette: u8[K, 3], the colours that show the values of one channel,
-      class indices below K.
+  A palette u8[K, 3] has the colours of class indices below K.
   """
   picture = Image.fromarray(page[..., 0] if page.shape[2:] == (1,) else page)
   if palette is not None:
@@ -251,24 +242,24 @@ def encode(
   picture.save(file, 'PNG')
 
 
-def encode_preview(
-  picture: np.ndarray, most_width: int = 1600, most_pixels: int = 1_200_000
-) -> bytes:
+def encode_preview(picture: np.ndarray) -> bytes:
   """Returns a JPEG of a picture u8[H, W, 3], made smaller if it is large."""
   height, width = picture.shape[:2]
-  scale = max(1.0, width / most_width, (height * width / most_pixels) ** 0.5)
+  scale = max(
+    1.0, width / _PREVIEW_WIDTH, (height * width / _PREVIEW_PIXELS) ** 0.5
+  )
   image = Image.fromarray(picture)
   if scale > 1:
     size = max(round(width / scale), 1), max(round(height / scale), 1)
     image = image.resize(size, Image.Resampling.LANCZOS)
   file = io.BytesIO()
-  # All colours at full resolution: panels hold maps of classes and text.
+  # Colours keep the full resolution, since panels hold class maps and text.
   image.save(file, 'JPEG', quality=88, subsampling=0)
   return file.getvalue()
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
-  """Returns the picture that the first bytes announce, not yet decoded."""
+  """Returns the picture, not decoded; its first bytes tell the format."""
   start = file.read(4)
   file.seek(0)
   plugin = next(plugin for begin, plugin in _PLUGINS if start.startswith(begin))
@@ -276,10 +267,10 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _page(picture, file, source, file_bytes):
-  """Returns the fields of a `StoredPage` but for `read`."""
+  """Returns the fields of a `StoredPage` except `read`."""
   if getattr(picture, 'is_animated', False):
     raise InputError(f'{source}: animated; expected one image')
-  # The raw mode, such as L;4 or RGB;16B. WebP has no tile yet.
+  # The raw mode, such as L;4 or RGB;16B. A WebP has no tile before decoding.
   raw = str(picture.tile[0].args) if picture.tile else ''
   bits = 16 if '16' in raw and picture.format == 'PNG' else 8
   known = ['I;16'] if bits == 16 else ['1', 'L', 'LA', 'P', 'RGB', 'RGBA']
@@ -300,7 +291,7 @@ def _page(picture, file, source, file_bytes):
   bands = picture.getbands()
   shape = picture.height, picture.width, len(bands)
   if len(bands) > 1:
-    # Pillow holds such pixels in 4 bytes, the decoder of WebP in more.
+    # Pillow holds a pixel of several bands in 4 bytes, WebP's decoder in more.
     held = (*shape[:2], 6 if picture.format == 'WEBP' else 4)
     check_small(source, held, dtype, file_bytes)
   return {
@@ -324,7 +315,7 @@ def _palette(picture):
 
 
 def _orientation(picture, file):
-  """Returns the orientation that EXIF or XMP asks for; 1 without any."""
+  """Returns the orientation in EXIF or XMP; 1 if there is none."""
   if picture.format == 'PNG':
     exif = Image.Exif()
     exif.load(_png_exif(file))
@@ -345,7 +336,7 @@ def _png_exif(file):
 
 
 def _png_chunks(file):
-  """Yields kind and size of each chunk of a PNG, the file at its content."""
+  """Yields kind and size of each chunk of a PNG; the file is at its content."""
   at = 8
   file.seek(at)
   while len(head := file.read(8)) == 8:
@@ -356,7 +347,7 @@ def _png_chunks(file):
 
 
 def _frames(picture, source, file_bytes):
-  """Returns the frames of an animated GIF, gray if all of their colours are."""
+  """Returns the frames of an animated GIF; they are gray if all colours are."""
   shape = picture.n_frames, picture.height, picture.width, 3
   check_page_count(source, picture.n_frames, file_bytes)
   check_size(source, shape, np.dtype(np.uint8), file_bytes)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TIFF files: pages read by windows, and uncompressed files to write in place.
+"""TIFF files: read by windows, and created uncompressed to write by windows.
 
 This is the only file that knows tifffile, which decodes LZW, JPEG and others
-through imagecodecs. Axes that the metadata of ImageJ, OME or tifffile name are
-honoured: C gives channels, any other axis gives pages, with T outside Z.
+through imagecodecs. Axes count as the metadata of ImageJ, OME or tifffile name
+them: C gives channels, any other axis gives pages, with T outside Z.
 """
 
 import contextlib
@@ -31,36 +31,33 @@ from segjax.images.windows import (
   stored_dtype,
 )
 
-# Most others have a header of their own, whose size decoders believe. Those of
-# CCITT return white where a strip ends early, and say nothing.
+# Most other codecs have a header of their own, and their decoders trust the
+# size in it. The decoders of CCITT return white where a strip ends early,
+# without an error.
 _CODECS = (
   *('NONE', 'LZW', 'DEFLATE', 'ADOBE_DEFLATE', 'PACKBITS', 'LZMA', 'ZSTD'),
   'JPEG',
 )
-# Values of the tags of a small file, some of which its pages may share.
+# Limit of the values of all tags in a small file, whose pages may share values.
 _MOST_TAG_BYTES = 2**24
-# Pixels for each inch or centimetre; programs that know nothing of microscopes
-# state such resolutions, for prints.
+# ResolutionUnit -> its name, and the most pixels per unit that count as the
+# resolution of a print. Programs that know nothing of microscopes state these.
 _PRINT_RESOLUTION = {2: ('inch', 1200), 3: ('centimeter', 1200 / 2.54)}
-_RGB_OR_GRAY = (
-  tifffile.PHOTOMETRIC.MINISBLACK,
-  tifffile.PHOTOMETRIC.RGB,
-  tifffile.PHOTOMETRIC.LINEAR_RAW,
-)
+_COLOURS = ('MINISBLACK', 'MINISWHITE', 'PALETTE', 'RGB', 'LINEAR_RAW')
 
 
 @contextlib.contextmanager
 def open_pages(path: Path) -> Iterator[list[StoredPage]]:
-  """Yields the pages of a TIFF, but for its pyramids and transparency masks."""
+  """Yields the pages of a TIFF, without pyramids and transparency masks."""
   with tifffile.TiffFile(path) as tif:
     uuids = _ome_uuids(path, tif.ome_metadata)
-  # Other files that OME metadata name are not opened.
+  # With `is_ome`, tifffile would open the other files that OME metadata name.
   is_ome = uuids is not None and len(uuids) < 2
   with tifffile.TiffFile(path, is_ome=is_ome) as tif:
     _check_tags(path, tif)
     if uuids and len(uuids) > 1 and len(tif.pages) > 1:
       raise InputError(
-        f'{path}: is one of several files of an OME-TIFF, whose planes go '
+        f'{path}: is one of several files of an OME-TIFF, whose planes belong '
         'together; save them as one file'
       )
     yield _stored_pages(path, tif)
@@ -74,16 +71,11 @@ def create(
 ) -> None:
   """Makes an uncompressed TIFF of zeros, which takes no room on the disk yet.
 
-  Every channel of an image is a page of one strip; minimum is black. The first
-  page describes the file for ImageJ. From 2 GiB on it is a BigTIFF, which
-  ImageJ doesn't open by itself, and has OME metadata instead. Neither has
-  float16, so tifffile's own description names the axes then.
-
-  Args:
-    path: the file.
-    shape: [N, H, W] or [N, H, W, C].
-    dtype: of the values.
-    calibration: axes of the N images, and pixel sizes.
+  The shape is [N, H, W] or [N, H, W, C]. Every channel of an image is a page of
+  one strip, and 0 is black. The first page describes the file for ImageJ. A
+  file above 2 GiB is a BigTIFF with OME metadata, since ImageJ doesn't open a
+  BigTIFF by itself. Neither description knows float16, so tifffile's own
+  description names the axes of that.
   """
   axes = calibration.axes(shape)
   axes = {axis: axes[axis] for axis in 'tzcyx' if axis in axes}
@@ -100,7 +92,7 @@ def create(
   options: dict[str, Any] = {}
   metadata: dict[str, Any] = {'axes': ''.join(axes).upper()}
   if 'x' in micrometers and 'y' in micrometers:
-    # Pixels for each centimetre, or for each of the unit that ImageJ is told.
+    # Pixels per centimetre; in files for ImageJ, per micrometre.
     options['resolutionunit'] = 'NONE' if kind == 'imagej' else 'CENTIMETER'
     per = 1 if kind == 'imagej' else 10_000
     options['resolution'] = [per / micrometers[axis] for axis in 'xy']
@@ -124,8 +116,8 @@ def create(
     ome=kind == 'ome',
     shaped=kind == 'shaped',
   ) as tif:
-    # Headers of all pages but the first follow the pixels, which lie together
-    # as ImageJ expects it; so a cut is noticed.
+    # tifffile puts the headers of all pages except the first behind the pixels,
+    # which lie together as ImageJ expects. So a cut file is noticed.
     tif.write(
       None,
       shape=tuple(axes.values()),
@@ -138,15 +130,15 @@ def create(
 
 
 def page_offsets(path: Path) -> list[int]:
-  """Returns the position of the first byte of each page of `create`."""
+  """Returns the position of the first byte of each page in a new file."""
   with tifffile.TiffFile(path, is_ome=False) as tif:
     return [page.dataoffsets[0] for page in tif.pages]
 
 
 def _ome_uuids(path: Path, xml: str | None) -> set[str] | None:
-  """Returns the ids of this file and of those that its planes lie in.
+  """Returns the UUIDs of this file and of the files that hold its planes.
 
-  None if it has no OME metadata that can be read.
+  It returns None if there are no OME metadata that can be parsed.
 
   Raises:
     InputError: the metadata name too many planes in this file.
@@ -170,15 +162,16 @@ def _ome_uuids(path: Path, xml: str | None) -> set[str] | None:
 
 def _stored_pages(path, tif):
   """Returns the pages of an open TIFF."""
-  # All of them: a file has frames only where a caller asks tifffile for them.
+  # tifffile returns pages of another type only if a caller asks for them.
   pages = [page for page in tif.pages if isinstance(page, tifffile.TiffPage)]
   _check_whole(path, tif, pages)
   full = [page for page in pages if not page.subfiletype & 5]
   pages = full or pages
   dtype = _checked_dtype(path, pages)
-  shape = (*_size(pages[0]), pages[0].samplesperpixel)
+  first = pages[0]
+  shape = first.imagelength, first.imagewidth, first.samplesperpixel
   is_mapped = all(page.is_memmappable for page in pages)
-  segment_shape = (1,) if is_mapped else pages[0].chunks
+  segment_shape = (1,) if is_mapped else first.chunks
   dtype = stored_dtype(path, shape, dtype, segment_shape, tif.filehandle.size)
   count = max(1, CACHE_BYTES // (math.prod(segment_shape) * dtype.itemsize))
   decode = functools.lru_cache(count)(_decode_segment)
@@ -227,10 +220,6 @@ def _stored_pages(path, tif):
   return [dataclasses.replace(p, calibration=calibration) for p in stored]
 
 
-def _size(page):
-  return page.imagelength, page.imagewidth
-
-
 def _segment_size(page):
   """Returns rows and columns of a strip or tile."""
   if page.is_tiled:
@@ -244,7 +233,7 @@ def _meaning(page):
   palette = None
   if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
     palette = page.colormap.T
-    # Some writers store bytes where 16 bits are due.
+    # The format asks for 16 bits, but some writers store bytes.
     palette = (palette >> (8 if palette.max() > 255 else 0)).astype(np.uint8)
   codec = tifffile.COMPRESSION(page.compression).name
   return {
@@ -259,14 +248,14 @@ def _meaning(page):
 
 
 def _calibration(tif, count):
-  """Returns what the first page says of the axes of `count` images."""
+  """Returns the calibration that the first page states for `count` images."""
   page = tif.pages.first
   sizes = {}
   if len(tif.series) == 1:
     [series] = tif.series
     named = zip(series.axes.lower(), series.shape, strict=True)
     found = {axis: size for axis, size in named if axis not in 'cyxs'}
-    # Pages of other axes are pages without names.
+    # Pages along other axes count as pages without names.
     if {*found} <= {*'tz'} and math.prod(found.values()) == count:
       sizes = {axis: found[axis] for axis in 'tz' if axis in found}
   unit, coarse = _PRINT_RESOLUTION.get(page.resolutionunit, ('', math.inf))
@@ -282,7 +271,7 @@ def _calibration(tif, count):
 
 
 def _ome_lengths(xml):
-  """Returns distances between pixels with their units, of OME metadata."""
+  """Returns axis -> (distance between pixels, unit) from OME metadata."""
   try:
     elements = ElementTree.fromstring(xml).iter()
   except ElementTree.ParseError:
@@ -300,13 +289,13 @@ def _ome_lengths(xml):
 
 
 def _imagej_lengths(resolution, metadata):
-  """Returns distances between pixels with their units, of ImageJ metadata."""
+  """Returns axis -> (distance between pixels, unit) from ImageJ metadata."""
   lengths = {}
   unit = str(metadata.get('unit', '')).replace('\\u00B5', 'µ')
   if unit not in ('', 'pixel'):
     steps = [1 / n if n > 0 else 0 for n in resolution]
     spacing = metadata.get('spacing', 0)
-    # ImageJ states a negative one for a stack that goes down.
+    # ImageJ states a negative spacing for a stack that goes down.
     steps.append(abs(spacing) if isinstance(spacing, int | float) else 0)
     lengths = {a: (step, unit) for a, step in zip('xyz', steps, strict=True)}
   if 'finterval' in metadata:
@@ -315,10 +304,10 @@ def _imagej_lengths(resolution, metadata):
 
 
 def _page_groups(path, tif, pages):
-  """Returns [N, C], numbers of the pages that are channels of one image.
+  """Returns [N, C], numbers of the pages that hold the channels of each image.
 
-  The images lie along t and then z, whatever the order in the file. None if
-  each page is an image and their order is that of the file.
+  The images lie along t and then z, whatever the order in the file. It returns
+  None if each page is an image and the order is that of the file.
   """
   if len(tif.series) != 1:
     return None
@@ -327,8 +316,8 @@ def _page_groups(path, tif, pages):
   channels = sizes.get('C', 1)
   if channels > 1 and 'S' in sizes:
     raise InputError(
-      f'{path}: axes {series.axes} of shape {list(series.shape)}, channels of '
-      'several samples each; save it with one of the axes C and S'
+      f'{path}: axes {series.axes} of shape {list(series.shape)} have channels '
+      'of several samples each; save it with one of the axes C and S'
     )
   outer = series.axes.removesuffix(pages[0].axes)
   is_named = {*outer} <= {*'TZC'}
@@ -347,7 +336,7 @@ def _page_groups(path, tif, pages):
   elif count != len(pages):
     return None
   elif {*order} != {*range(count)}:
-    # Metadata that don't place each page: they lie as the axes say.
+    # The metadata give no position to some pages: they lie as the axes say.
     order = [*range(count)]
   ranks = {'T': 0, 'Z': 1, 'C': 2} if is_named else {'C': 2}
   axes = sorted(range(len(outer)), key=lambda i: ranks.get(outer[i], 0))
@@ -362,8 +351,7 @@ def _joined(path, pages):
     return first
   if first.palette is not None:
     raise InputError(
-      f'{path}: {len(pages)} channels, each in the colours of a palette; save '
-      'them as gray'
+      f'{path}: {len(pages)} channels, each with a palette; save them as gray'
     )
 
   def read(rows, columns):
@@ -374,7 +362,7 @@ def _joined(path, pages):
 
 
 def _decode_segment(page, index):
-  """Returns the strip or tile [h, w, C] of that index."""
+  """Returns the strip or tile [h, w, C] of an index."""
   file = page.parent.filehandle
   with file.lock:
     file.seek(page.dataoffsets[index])
@@ -390,12 +378,9 @@ def _decode_segment(page, index):
 
 
 def _paste(window, segment, at):
-  """Copies the part of a segment that lies in the window.
+  """Copies the part of a strip or tile that lies in the window [h, w, C].
 
-  Args:
-    window: [h, w, C].
-    segment: a strip or tile.
-    at: row and column of its first pixel, counted from that of the window.
+  Its first pixel lies at the row and column `at` of the window, or outside.
   """
   into, of = [], []
   for first, size, length in zip(at, window.shape, segment.shape, strict=False):
@@ -409,7 +394,7 @@ def _checked_dtype(path: Path, pages: Sequence[tifffile.TiffPage]) -> np.dtype:
   """Returns the dtype of the samples.
 
   Raises:
-    InputError: the pages are unequal, or in colours or a codec not read.
+    InputError: the pages are unequal; or their colours or codec are not read.
   """
   first = pages[0]
   for i, page in enumerate(pages):
@@ -424,20 +409,18 @@ def _checked_dtype(path: Path, pages: Sequence[tifffile.TiffPage]) -> np.dtype:
       f'{path}: samples of {first.bitspersample} bits in a format without a '
       'dtype; expected booleans, integers or floats of at most 64 bits'
     )
-  photometric = tifffile.PHOTOMETRIC
-  known = [*_RGB_OR_GRAY, photometric.MINISWHITE, photometric.PALETTE]
-  compression = tifffile.COMPRESSION(first.compression)
-  if compression.name == 'JPEG':  # Decoders make RGB of it.
-    known.append(photometric.YCBCR)
-  if first.photometric not in known:
+  colours = tifffile.PHOTOMETRIC(first.photometric).name
+  codec = tifffile.COMPRESSION(first.compression).name
+  # Decoders of JPEG turn YCbCr into RGB.
+  if colours not in _COLOURS and (colours, codec) != ('YCBCR', 'JPEG'):
     raise InputError(
-      f'{path}: colours are stored as {photometric(first.photometric).name}; '
-      'expected gray, a palette or RGB'
+      f'{path}: colours are stored as {colours}; expected gray, a palette or '
+      'RGB'
     )
-  if compression.name not in _CODECS:
+  if codec not in _CODECS:
     raise InputError(
-      f'{path}: codec {compression.name} is not supported; save it '
-      'uncompressed or with LZW or DEFLATE'
+      f'{path}: codec {codec} is not supported; save it uncompressed or with '
+      'LZW or DEFLATE'
     )
   return first.dtype
 
@@ -450,7 +433,7 @@ def _kind(page):
 def _check_tags(path: Path, tif: tifffile.TiffFile) -> None:
   """Raises InputError for too many pages, or tags too long for the file.
 
-  Pages may share the values of a tag, each of which is read for each page.
+  Pages may share the values of a tag, which are read anew for each page.
   """
   room = max(_MOST_TAG_BYTES, tif.filehandle.size)
   offsets = set()
@@ -470,9 +453,9 @@ def _check_tags(path: Path, tif: tifffile.TiffFile) -> None:
 def _check_whole(
   path: Path, tif: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]
 ) -> None:
-  """Raises InputError unless all that the headers name lies in the file.
+  """Raises InputError unless all pages, tags and pixels lie in the file.
 
-  tifffile goes on without a page or tag that it cannot reach, and returns
+  tifffile leaves out a page or tag that it cannot reach, and returns
   uninitialised memory for a strip that is not listed.
   """
   where = f'{path}: truncated or corrupt;'
@@ -481,7 +464,7 @@ def _check_whole(
   for i, page in enumerate(pages):
     num_tags, next_offset = _directory(file, tif.tiff, page.offset)
     if next_offset != following[i] or num_tags != len(page.tags):
-      raise InputError(f'{where} page {i} or what follows it is out of reach')
+      raise InputError(f'{where} page {i}, or the next one, cannot be reached')
     segments = [*zip(page.dataoffsets, page.databytecounts, strict=True)]
     missing = segments.count((0, 0))
     if missing:
@@ -505,12 +488,12 @@ def _check_whole(
   if sum(series.size for series in tif.series) > sum(p.size for p in pages):
     raise InputError(
       f'{path}: has more pages than the {len(pages)} with a header; save it as '
-      'a plain multi-page TIFF'
+      'a multi-page TIFF with a header for each page'
     )
 
 
 def _directory(file, sizes, offset):
-  """Returns the tag count and the next page's offset, as the file states."""
+  """Returns the number of tags and the offset of the next page in a header."""
   file.seek(offset)
   (num_tags,) = struct.unpack(sizes.tagnoformat, file.read(sizes.tagnosize))
   file.seek(num_tags * sizes.tagsize, os.SEEK_CUR)

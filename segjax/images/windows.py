@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages that are read by windows, stacks that are written by windows.
+"""Pages that are read by windows, and stacks that are written by windows.
 
-A window is two slices, rows and columns, whose starts and stops are given. This
-file also holds the rules that all formats share: which dtypes are read, how
-many values are decoded at once, which axes an array may have, how a page is
-turned.
+A window is two slices, rows and columns, whose starts and stops are numbers.
+This file also holds the rules that all formats share: which dtypes are read,
+how many values are decoded at once, which axes an array may have, and how a
+page is turned.
 """
 
 import contextlib
@@ -20,28 +20,29 @@ import numpy as np
 from segjax.errors import InputError
 from segjax.images.calibration import Calibration
 
-# Most values that are decoded at once: 32768 x 32768 gray pixels.
+# Largest number of values that are decoded at once: 32768 x 32768 gray pixels.
 MAX_PAGE_VALUES = 2**30
 
 MAX_PAGES = 2**16
 
-# A small file may decode to fewer, or a bomb of a few kilobytes would take
-# gigabytes: these are bytes, 11585 x 11585 gray pixels.
+# Lower limits for small files: a decompression bomb of a few kilobytes would
+# take gigabytes. MAX_SMALL_BYTES are 11585 x 11585 gray pixels of uint8.
 SMALL_FILE_BYTES = 2**20
 MAX_SMALL_BYTES = 2**27
 MAX_SMALL_PAGES = 2**11
 
-# Values that are converted at once, whose intermediates take 8 bytes or more.
+# Number of values that are converted at once; their intermediates take 8 bytes
+# each, or more.
 _BAND_VALUES = 2**22
 
-# Bytes of decoded strips, tiles and chunks that a file keeps for the next
-# window, which often needs them again.
+# Bytes of decoded strips, tiles and chunks that an open file keeps, since the
+# next window often needs them again.
 CACHE_BYTES = 2**27
 
 DTYPES = ('uint8', 'uint16', 'float32')
 
 _SAYING = threading.Lock()
-_said: set[str] = set()  # Kinds of texts that have been printed.
+_said: set[str] = set()  # Kinds of messages that have been printed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Raster:
 
   Attributes:
     shape: H, W, C.
-    dtype: uint8, uint16, or float32 of an image and int32 of a label.
+    dtype: uint8, uint16, or float32 for an image and int32 for a label.
     read: (rows, columns) -> [h, w, C] of that dtype.
   """
 
@@ -61,6 +62,10 @@ class Raster:
   def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
     return self.read(*window)
 
+  def read_all(self) -> np.ndarray:
+    """Returns the whole page [H, W, C]."""
+    return self.read(slice(0, self.shape[0]), slice(0, self.shape[1]))
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredPage:
@@ -69,7 +74,7 @@ class StoredPage:
   `pixels.image_of` and `labels.label_of` decide what the samples mean.
 
   Attributes:
-    shape: H, W, C; C counts all samples of a pixel, also alpha.
+    shape: H, W, C; C counts all samples of a pixel, alpha included.
     dtype: booleans, integers or floats, in native byte order.
     read: (rows, columns) -> [h, w, C] of that dtype.
     bits: bits of a sample, fewer than its dtype has if the file packs them.
@@ -78,8 +83,9 @@ class StoredPage:
     has_alpha: whether the last sample is alpha.
     orientation: 1 to 8, as EXIF and TIFF number them; 1 is upright.
     lossy: name of the compression if it can change values, else ''.
-    doubt: says how else an image of these axes could be read, else ''.
-    calibration: of the file.
+    doubt: the other way to read an image of these axes, for a message; '' if
+      there is only one.
+    calibration: axes and pixel sizes that the file states.
   """
 
   shape: tuple[int, int, int]
@@ -120,8 +126,8 @@ def upright(page: StoredPage) -> StoredPage:
 
 
 def say_once(kind: str, text: str) -> None:
-  """Prints a text, the first one of its kind alone."""
-  # Imported late: jax takes seconds, and most files need no word.
+  """Prints a message, unless one of this kind was printed before."""
+  # A late import: jax takes seconds, and most files need no message.
   from segjax.devices import processes
 
   with _SAYING:
@@ -158,17 +164,17 @@ def uncompressed_canvas(
   Args:
     path: the file, which exists.
     offsets: position of the first byte of each page; or of each channel of each
-      page, if they are stored apart.
+      page, if channels are stored apart.
     shape: [N, H, W] or [N, H, W, C].
-    dtype: of the stored values.
+    dtype: dtype of the stored values.
   """
   planes = len(offsets) // shape[0]
   pixel = dtype.itemsize * math.prod(shape[3:]) // planes
   with open(path, 'r+b', buffering=0) as file:
 
     def write(n, rows, columns, values):
-      # Row by row and not through a memory map, through which a full disk kills
-      # the process.
+      # Rows are written one by one. Through a memory map, a full disk would
+      # kill the process.
       parts = [values] if planes == 1 else np.moveaxis(values, -1, 0)
       for part, offset in zip(parts, offsets[n * planes :], strict=False):
         part = np.ascontiguousarray(part, dtype)
@@ -187,12 +193,7 @@ def uncompressed_canvas(
 def by_bands(
   convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray
 ) -> np.ndarray:
-  """Returns `convert(values)`, of some rows after others.
-
-  Args:
-    convert: [h, w, C] -> [h, w, ...], each row by itself.
-    values: [h, w, C].
-  """
+  """Returns `convert(values)`, computed for a few rows [h, w, C] at a time."""
   first, *others = bands(values)
   if not others:
     return convert(values)
@@ -205,16 +206,16 @@ def by_bands(
 
 
 def bands(values: np.ndarray) -> list[slice]:
-  """Returns the rows [h, ...] of an array in parts that are small."""
+  """Returns slices of the rows of an array [h, ...], which are small parts."""
   height = len(values)
   rows = max(1, _BAND_VALUES * height // max(1, values.size))
   return [slice(start, start + rows) for start in range(0, height, rows)]
 
 
 def bytes_of(path: Path) -> int:
-  """Returns the bytes of a file, or of the files in a folder.
+  """Returns the bytes of a file, or of all files in a folder.
 
-  Of a folder at least `SMALL_FILE_BYTES` are counted, if it has as many.
+  Counting stops at `SMALL_FILE_BYTES`, from which on a folder is not small.
   """
   if not path.is_dir():
     return path.stat().st_size
@@ -230,20 +231,13 @@ def bytes_of(path: Path) -> int:
 def check_size(
   path: Path | str, shape: Sequence[int], dtype: np.dtype, file_bytes: int
 ) -> None:
-  """Raises InputError if there are too many values to be decoded at once.
-
-  Args:
-    path: names the file in messages.
-    shape: of the values.
-    dtype: of the values.
-    file_bytes: size of the file that holds them.
-  """
+  """Raises InputError if a file has too many values to decode at once."""
   count = math.prod(shape)
   if count > MAX_PAGE_VALUES:
     raise InputError(
       f'{path}: {list(shape)} are {count} values to decode at once; '
-      f'at most {MAX_PAGE_VALUES} are; save it as a tiled TIFF or Zarr for '
-      'prediction, or cut it into smaller images'
+      f'expected at most {MAX_PAGE_VALUES}; save it as a tiled TIFF or Zarr '
+      'for prediction, or cut it into smaller images'
     )
   check_small(path, shape, dtype, file_bytes)
 
@@ -257,8 +251,8 @@ def check_small(
     raise InputError(
       f'{path}: {list(shape)} of {dtype} are {size} bytes in a file of '
       f'{file_bytes}, as in a decompression bomb; files below '
-      f'{SMALL_FILE_BYTES} bytes may decode to {MAX_SMALL_BYTES}; if it is '
-      'what it should be, save it uncompressed'
+      f'{SMALL_FILE_BYTES} bytes may decode to {MAX_SMALL_BYTES}; if the image '
+      'is right, save it uncompressed'
     )
 
 
@@ -281,16 +275,11 @@ def stored_dtype(
 ) -> np.dtype:
   """Returns the dtype of stored samples, in native byte order.
 
-  Args:
-    path: names the file in messages.
-    shape: of the array, or of one page.
-    dtype: as stored.
-    decoded: shape of the part that is decoded at once.
-    file_bytes: size of the file.
+  The part that is decoded at once has the shape `decoded`.
 
   Raises:
-    InputError: the array has no pixels, its samples are neither booleans nor
-      integers nor floats of at most 64 bits, or `check_size` refuses the part.
+    InputError: the array has no pixels; its samples are not booleans, integers
+      or floats of at most 64 bits; or `check_size` refuses the part.
   """
   if 0 in shape:
     raise InputError(f'{path}: shape {list(shape)} has no pixels')
@@ -304,23 +293,24 @@ def stored_dtype(
 
 
 def bits_of(dtype: np.dtype) -> int:
-  """Returns the bits of a sample that uses all of its dtype; 1 of a boolean."""
+  """Returns the bits of a sample that uses its whole dtype; 1 for a boolean."""
   return 1 if dtype.kind == 'b' else 8 * dtype.itemsize
 
 
 def stack_shape(
   path: Path, shape: tuple[int, ...]
 ) -> tuple[tuple[int, int, int, int], str]:
-  """Returns [N,H,W,C] of an array without named axes, and what is doubtful.
+  """Returns the shape [N,H,W,C] of an array without named axes, and a doubt.
+
+  The doubt is that of `StoredPage`.
 
   Raises:
-    InputError: another number of axes; or three, of which the last may be
-      channels.
+    InputError: the array has not 2, 3 or 4 axes; or it has 3, of which the last
+      may be channels.
   """
-  doubt = ''
   match shape:
     case (height, width):
-      return (1, height, width, 1), doubt
+      return (1, height, width, 1), ''
     case (pages, height, width):
       if width in (3, 4):
         raise InputError(
@@ -328,6 +318,7 @@ def stack_shape(
           f'channels, or {pages} pages [N,H,W] {width} pixels wide; save it as '
           f'{[1, *shape]} or {[*shape, 1]}, [N,H,W,C]'
         )
+      doubt = ''
       if pages == 3:
         doubt = (
           f'shape {list(shape)} is 3 pages [N,H,W], or one image [C,H,W] of 3 '
@@ -336,7 +327,7 @@ def stack_shape(
         )
       return (pages, height, width, 1), doubt
     case (pages, height, width, channels):
-      return (pages, height, width, channels), doubt
+      return (pages, height, width, channels), ''
   raise InputError(
     f'{path}: shape {list(shape)}; expected [H,W], [N,H,W] or [N,H,W,C]'
   )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zarr and OME-Zarr folders whose pages are read by windows.
+"""Zarr and OME-Zarr folders, whose pages are read by windows.
 
 Only this file and `ome_zarr`, which writes, know tensorstore.
 """
@@ -32,7 +32,7 @@ from segjax.images.windows import (
 )
 
 _METADATA = ('zarr.json', '.zarray', '.zgroup', '.zattrs')
-# What tensorstore decodes.
+# Version of Zarr -> the codecs that tensorstore decodes.
 _CODECS = {
   2: ('blosc', 'bz2', 'gzip', 'zlib', 'zstd'),
   3: (
@@ -48,7 +48,7 @@ _CODECS = {
 
 
 def is_zarr(path: Path) -> bool:
-  """Whether the path is a folder with the files of a Zarr, or named .zarr."""
+  """Returns whether the path is a folder named .zarr or with a Zarr's files."""
   return path.is_dir() and (
     path.suffix.lower() == '.zarr'
     or any((path / name).is_file() for name in _METADATA)
@@ -59,9 +59,9 @@ def is_zarr(path: Path) -> bool:
 def open_pages(path: Path) -> Iterator[list[StoredPage]]:
   """Yields the pages of a Zarr v2 or v3.
 
-  The array has the shape of a .npy that is read, or names its dimensions; or
-  the folder is an OME-Zarr: of its first (finest) scale t and z are pages, and
-  c is channels.
+  An array that names its dimensions, or the first (finest) scale of an
+  OME-Zarr, has its pages along t and z and its channels along c. Any other
+  array has the shapes of a .npy file.
   """
   folder, axes, calibration = _finest_scale(path)
   store = _open(folder)
@@ -142,8 +142,9 @@ def _open(folder):
     {'cache_pool': {'total_bytes_limit': CACHE_BYTES}}
   )
   if version == 2:
-    # Both are newer than the format, and tensorstore knows neither: checksums
-    # of zstd, which its decoder checks anyway, and nested chunks by default.
+    # tensorstore lacks two things that are newer than the format: the setting
+    # for checksums of zstd, which its decoder checks anyway, and nested chunks
+    # by default.
     if metadata.get('compressor'):
       metadata['compressor'].pop('checksum', None)
     if 'dimension_separator' not in metadata and _has_nested_chunks(folder):
@@ -161,7 +162,7 @@ def _open(folder):
 
 
 def _result(future):
-  """Returns what a call of tensorstore gives; its errors become short."""
+  """Returns the result of a call of tensorstore; its errors become short."""
   try:
     return future.result()
   except ValueError as e:
@@ -169,7 +170,7 @@ def _result(future):
 
 
 def _codecs(metadata, version):
-  """Returns the names of all codecs that an array was written with."""
+  """Returns the names of all codecs of an array, those in shards included."""
   if version == 2:
     stages = [metadata.get('compressor'), *(metadata.get('filters') or ())]
     return [stage['id'] for stage in stages if stage]
@@ -187,10 +188,10 @@ def _has_nested_chunks(folder):
 
 
 def _check_chunks(folder, store):
-  """Refuses an array without any chunk, and says how many are missing.
+  """Refuses an array without any chunk, and says how many chunks are missing.
 
-  A missing chunk stands for the fill value, but is also what a copy that was
-  cut short looks like.
+  A missing chunk stands for the fill value. But a copy that was interrupted
+  lacks chunks, too.
   """
   chunk = store.chunk_layout.write_chunk_template.shape
   counts = [-(-n // c) for n, c in zip(store.shape, chunk, strict=True)]
@@ -219,16 +220,16 @@ def _check_chunks(folder, store):
 
 
 def _check_blosc(file, store):
-  """Refuses a file of chunks in Blosc that inflate to more than a chunk.
+  """Refuses a file in Blosc that inflates to more than a chunk's pixels.
 
-  tensorstore's other decoders stop there; Blosc's believes its own header.
+  tensorstore's other decoders stop there; that of Blosc trusts its own header.
   """
   codec: dict[str, Any] = store.codec.to_json()
   v2 = [{'name': (codec.get('compressor') or {}).get('id')}]
   codecs: list[dict[str, Any]] = codec.get('codecs', v2)
   data, starts = file.read_bytes(), [0]
   if codecs[-1]['name'] == 'sharding_indexed':
-    # The positions and sizes of all chunks lie at one end, as u64.
+    # The index at one end of the file has position and size of each chunk, u64.
     shards = codecs[-1]['configuration']
     codecs = shards['codecs']
     whole = math.prod(store.chunk_layout.write_chunk.shape)
@@ -245,16 +246,16 @@ def _check_blosc(file, store):
   expected *= store.dtype.numpy_dtype.itemsize
   for start in starts:
     size = int.from_bytes(data[start + 4 : start + 8], 'little')
-    if size > expected + 8:  # There may be a checksum.
+    if size > expected + 8:  # The 8 bytes may be a checksum.
       raise InputError(
         f'{file}: a chunk inflates to {size} bytes; expected {expected}'
       )
 
 
 def _finest_scale(path):
-  """Returns the folder of the array, its axes if it is OME-Zarr, and steps.
+  """Returns the folder of the finest array, its axes and its calibration.
 
-  The steps are those of a `Calibration`, with their origin and units.
+  Axes are '' and the calibration is empty unless the folder is an OME-Zarr.
   """
   attributes = _attributes(path)
   if 'bioformats2raw.layout' in attributes:
@@ -271,7 +272,8 @@ def _finest_scale(path):
   folder = path / scales['datasets'][0]['path']
   if path.resolve() not in (folder.resolve(), *folder.resolve().parents):
     raise InputError(f'{path}: its first scale {folder} lies outside of it')
-  # Before version 0.3 there were always five; 0.3 has names, later maps.
+  # Before version 0.3 there were always five axes. Version 0.3 has a list of
+  # names, and later ones have a list of objects.
   axes = scales.get('axes', [*'tczyx'])
   names = [axis if isinstance(axis, str) else axis['name'] for axis in axes]
   if any(len(name) != 1 for name in names):
@@ -281,29 +283,36 @@ def _finest_scale(path):
     for axis in axes
     if isinstance(axis, dict) and isinstance(axis.get('unit'), str)
   }
-  step, origin = None, np.zeros(len(names))
-  # Those of all scales follow those of the first.
+  steps, origin = _steps(names, scales)
+  units = {axis: unit for axis, unit in units.items() if axis in steps}
+  return folder, ''.join(names), Calibration({}, steps, origin, units)
+
+
+def _steps(names, scales):
+  """Returns steps and origin of the first scale, as `Calibration` has them."""
+  step, first = np.full(len(names), np.nan), np.zeros(len(names))
+  is_scaled = False
+  # The transforms of the first scale come before those of all scales.
   for holder in (scales['datasets'][0], scales):
     for transform in holder.get('coordinateTransformations', ()):
       if 'scale' in transform:
         scale = np.array(transform['scale'], np.float64)
         scale[~np.isfinite(scale)] = np.nan
-        step = scale if step is None else step * scale
-        origin = origin * scale
+        step = step * scale if is_scaled else scale
+        first = first * scale
+        is_scaled = True
       elif 'translation' in transform:
-        origin = origin + transform['translation']
-  steps, origins = {}, {}
-  step = np.full(len(names), np.nan) if step is None else step
-  for axis, size, first in zip(names, step, origin, strict=True):
+        first = first + transform['translation']
+  steps, origin = {}, {}
+  for axis, size, position in zip(names, step, first, strict=True):
     if axis != 'c' and 0 < size < math.inf:
       steps[axis] = float(size)
-      origins[axis] = float(first) if math.isfinite(first) else 0.0
-  units = {axis: unit for axis, unit in units.items() if axis in steps}
-  return folder, ''.join(names), Calibration({}, steps, origins, units)
+      origin[axis] = float(position) if math.isfinite(position) else 0.0
+  return steps, origin
 
 
 def _attributes(path):
-  """Returns the attributes of a group or array that OME-Zarr defines."""
+  """Returns the attributes of OME-Zarr in the metadata of a group or array."""
   if (path / 'zarr.json').is_file():
     metadata = json.loads((path / 'zarr.json').read_text('utf-8'))
     attributes = metadata.get('attributes', {})

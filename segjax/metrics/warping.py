@@ -16,7 +16,7 @@ _WARPING_THRESHOLDS = THRESHOLDS[:10]
 # How far the challenge looks when it decides whether a pixel splits a cell.
 _SPLIT_RADIUS_PX = 20
 # Bits of a neighbourhood code: (row, column) steps around the pixel, edge
-# neighbours at the even places.
+# neighbours at the even positions.
 _RING = tuple(
   zip((-1, -1, 0, 1, 1, 1, 0, -1), (0, 1, 1, 1, 0, -1, -1, -1), strict=True)
 )
@@ -100,7 +100,7 @@ def warp(
   for bit, (row, column) in enumerate(_RING):
     neighbour = np.roll(source, (-row, -column), (0, 1))
     codes |= neighbour.astype(np.uint8) << bit
-  # A neighbour sees this pixel in the opposite place, four bits further.
+  # A neighbour sees this pixel in the opposite position, four bits further.
   neighbours = [
     (row * source.shape[1] + column, 1 << (bit + 4) % 8)
     for bit, (row, column) in enumerate(_RING)

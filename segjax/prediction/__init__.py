@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction of image files of any size: from files to files."""
+"""Prediction of image files of any size, and the outputs that it writes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Artifacts: trained networks that run without their code, as folders.
+"""Artifacts: folders with a trained network that runs without its code.
 
 An artifact has three files:
 
@@ -7,9 +7,9 @@ An artifact has three files:
                         StableHLO in the format of `jax.export`
     params.safetensors  its parameters, the first argument of the program;
                         params.npz in artifacts of earlier versions
-    artifact.json       how pixels are prepared, how the network is slid over
-                        an image, its classes, the version of jax, and
-                        checksums of the files above
+    artifact.json       how pixels are prepared, how tiles cover an image, the
+                        classes, the version of jax, and checksums of the files
+                        above
 
 `segjax.export` makes an artifact, `segjax.predict --artifact` runs it.
 `segjax.models` is not imported here; docs/sharing.md shows how an artifact runs
@@ -31,7 +31,12 @@ from flax.traverse_util import flatten_dict
 from jax import export
 from ml_collections import ConfigDict
 
-from segjax.atomic import check_absent, check_folder, replacing
+from segjax.atomic import (
+  check_absent,
+  check_folder,
+  refusing_write_errors,
+  replacing,
+)
 from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.errors import InputError
 from segjax.geometry import AnySize, Geometry, UNetGeometry
@@ -50,7 +55,7 @@ _PARAMS_OF = {1: 'params.npz', _FORMAT: PARAMS}
 
 @dataclasses.dataclass(frozen=True)
 class AnySizeGeometry(AnySize):
-  """A `Geometry` for tiles only, of a network that pads images itself.
+  """The `Geometry` of a network that pads images itself, for tiles only.
 
   Attributes:
     period: P, in pixels.
@@ -64,16 +69,16 @@ class AnySizeGeometry(AnySize):
 def describe_geometry(geometry: Geometry) -> dict[str, Any]:
   """Returns the fields of a geometry that `artifact.json` holds."""
   kind = AnySizeGeometry if geometry.takes_any_size else UNetGeometry
-  described = {
-    field.name: getattr(geometry, field.name)
+  fields = (
+    (field.name, getattr(geometry, field.name))
     for field in dataclasses.fields(kind)
-  }
+  )
   # Earlier versions would refuse an empty field.
-  return {name: value for name, value in described.items() if value != ()}
+  return {name: value for name, value in fields if value != ()}
 
 
 def check_output(path: str | os.PathLike, overwrite: bool) -> None:
-  """Raises InputError if `write` will not write to `path`."""
+  """Raises InputError if `write` would not write to `path`."""
   path = Path(path)
   check_folder(path)
   if not overwrite:
@@ -98,7 +103,7 @@ def write(
   """Writes an artifact; the folder appears whole or not at all.
 
   Args:
-    path: the folder to make; the folder that it lies in must exist.
+    path: folder to write, in a folder that exists.
     exported: (params, image f32[n, H, W, C]) -> logits f32[n, h, w, K] for
       symbolic n; the program of an FCN also takes size i32[n, 2].
     params: nested dict of f32 arrays.
@@ -112,26 +117,23 @@ def write(
     InputError: see `check_output`; or the artifact cannot be written.
   """
   check_output(path, overwrite)
-  try:
-    with replacing(path, overwrite) as folder:
-      folder.mkdir()
-      (folder / PROGRAM).write_bytes(exported.serialize())
-      files.write_params(folder / PARAMS, params)
-      (_, image, *_), _ = _arguments(exported)
-      described = {
-        'format': _FORMAT,
-        'input': str(image),
-        'output': str(exported.out_avals[0]),
-        'platforms': exported.platforms,
-        'jax': jax.__version__,
-        **about,
-        'sha256': {name: _digest(folder / name) for name in (PROGRAM, PARAMS)},
-      }
-      text = json.dumps(described, indent=2)
-      (folder / ABOUT).write_text(text + '\n', encoding='utf-8')
-      check_output(path, overwrite)  # Again, since it may have come meanwhile.
-  except OSError as e:
-    raise InputError(f'{path} cannot be written: {e.strerror or e}') from e
+  with refusing_write_errors(path), replacing(path, overwrite) as folder:
+    folder.mkdir()
+    (folder / PROGRAM).write_bytes(exported.serialize())
+    files.write_params(folder / PARAMS, params)
+    (_, image, *_), _ = _arguments(exported)
+    described = {
+      'format': _FORMAT,
+      'input': str(image),
+      'output': str(exported.out_avals[0]),
+      'platforms': exported.platforms,
+      'jax': jax.__version__,
+      **about,
+      'sha256': {name: _digest(folder / name) for name in (PROGRAM, PARAMS)},
+    }
+    text = json.dumps(described, indent=2)
+    (folder / ABOUT).write_text(text + '\n', encoding='utf-8')
+    check_output(path, overwrite)  # The path may be taken meanwhile.
 
 
 def load(
@@ -143,8 +145,8 @@ def load(
   has only the sections that prediction reads.
 
   Raises:
-    InputError: a file is missing, cut short or changed, or another version of
-      segjax or jax wrote it; or the program is for another platform.
+    InputError: a file is missing, cut short or changed; this version of segjax
+      or jax does not read it; or the program is for another platform.
   """
   path = Path(path)
   about = path / ABOUT
@@ -211,22 +213,22 @@ def load(
 
 
 def _check_classes(described, num_classes):
-  """Raises ValueError unless the names, and colours if any, fit the classes."""
+  """Raises ValueError unless names, and colours if any, fit the classes."""
   names, palette = described['class_names'], described['palette']
   if len(names) != num_classes or not all(isinstance(n, str) for n in names):
-    raise ValueError(f'class_names={names!r} are no {num_classes} names')
+    raise ValueError(f'class_names={names!r}; expected {num_classes} names')
   if palette is not None and not (
     [len(colour) for colour in palette] == [3] * num_classes
     and all(type(x) is int and 0 <= x <= 255 for c in palette for x in c)
   ):
     raise ValueError(
-      f'palette={palette!r} has no {num_classes} colours, three numbers in '
-      '0..255 each'
+      f'palette={palette!r}; expected {num_classes} colours of three numbers '
+      'in 0..255'
     )
 
 
 def _check_params(file, params, wanted):
-  """Raises InputError unless the program takes parameters of these shapes."""
+  """Raises InputError unless parameters have the shapes of a program."""
   params, wanted = (
     flatten_dict(jax.tree.map(lambda x: [*x.shape], tree), sep='/')
     for tree in (params, wanted)
@@ -243,7 +245,7 @@ def _check_params(file, params, wanted):
 
 @contextlib.contextmanager
 def _refusing(about):
-  """Raises InputError for a missing or wrong value in a description."""
+  """Raises InputError for a missing or wrong value in the JSON file `about`."""
   try:
     yield
   except KeyError as e:
@@ -256,13 +258,13 @@ def _read_program(file, written_by):
   """Returns a program; `written_by` is the version of jax that wrote it."""
   try:
     exported = export.deserialize(bytearray(file.read_bytes()))
-    # Everything that is read later, so that an error shows here.
+    # Everything that is used later is read here, so that errors show here.
     exported.mlir_module()
     (_, image, *_), _ = _arguments(exported)
     shapes = image.shape, exported.out_avals[0].shape
     if [len(shape) for shape in shapes] != [4, 4]:
       raise ValueError(f'shapes of images and logits are {shapes}')
-  # The bytes are those written; parsers of jax raise errors of any type.
+  # The file is undamaged, but parsers of jax raise errors of any type.
   except Exception as e:
     said = (str(e).splitlines() or [''])[0]
     raise InputError(
@@ -287,7 +289,7 @@ def _apply(exported, input_shape):
 
   @call.def_vmap
   def _(axis_size, in_batched, params, *inputs):
-    # The program has a batch axis itself, and jax has no rule for a second one.
+    # The program has a batch axis, and jax has no rule for a second batch axis.
     inputs = (
       x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
       for x, is_batched in zip(inputs, in_batched[1:], strict=True)
@@ -317,7 +319,7 @@ def _apply(exported, input_shape):
 
 
 def _arguments(exported):
-  """Returns the positional and the named arguments of a program, as avals."""
+  """Returns positional and named arguments of a program, as abstract values."""
   return jax.tree.unflatten(exported.in_tree, exported.in_avals)
 
 

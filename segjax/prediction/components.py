@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instance labels of a predicted map: connected components, or a watershed.
 
-Pixels above a threshold that touch by an edge make a component. With seeds, a
-watershed cuts components that hold several of them. `label_blocks` takes maps
-larger than memory. Its instances are those of `label_instances`, but their
-numbers may have another order.
+Pixels above a threshold that share an edge belong to one component. With seeds,
+a watershed cuts each component that holds several of them. `label_blocks` takes
+maps larger than memory. It finds the instances of `label_instances`, but may
+number them in another order.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,31 @@ from skimage.segmentation import watershed
 from segjax.errors import InputError
 
 
+@dataclasses.dataclass(frozen=True)
+class View:
+  """An array [H, W] whose windows, `view[rows, columns]`, a function reads."""
+
+  shape: tuple[int, int]
+  read: Callable[[tuple[slice, slice]], np.ndarray]
+
+  def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+    return self.read(window)
+
+
 def label_instances(
   cell: np.ndarray,
   threshold: float = 0.5,
   seed_threshold: float | None = None,
 ) -> np.ndarray:
-  """Returns the instances of a map, numbered from 1, i32[H, W]; 0 background.
+  """Returns the instances of a map, i32[H, W], from 1; 0 is background.
 
   Args:
     cell: [H, W], the probability of cell, or a label that is 1 in cells.
-    threshold: pixels above it belong to cells, which are 4-connected.
-    seed_threshold: if given, each component of the map above it is the seed of
-      an instance, which grows from high values to low ones, up to its
-      neighbours and the threshold. Cells without a seed vanish.
+    threshold: value that the pixels of cells exceed. Cells are 4-connected.
+    seed_threshold: value that seeds exceed; None for components without a
+      watershed. Each component of seed pixels grows to an instance, from high
+      values to low ones, up to its neighbours and the threshold. Cells without
+      a seed vanish.
 
   Raises:
     InputError: see `label_blocks`.
@@ -57,20 +70,20 @@ def label_blocks(
 
   The size of the blocks does not change the result: pieces that touch across a
   border become one component, and the watershed runs in the bounding box of one
-  component at a time. Memory holds a block, a row of the map, a few numbers for
-  each piece, and with seeds the bounding box of one component, which may be
-  large where many cells touch.
+  component at a time. Memory holds a block, a row of the map and a few numbers
+  per piece; with seeds also the bounding box of one component, which is large
+  if many cells touch.
 
   Args:
     cell: [H, W], see `label_instances`; an array, a memory map, a Zarr array,
       or any object with a `shape` whose `cell[rows, columns]` reads a window.
-    out: signed integers of the same shape, assigned by windows.
+    out: signed integers of the same shape, which are assigned by windows.
     threshold: see `label_instances`.
     seed_threshold: see `label_instances`.
     block_px: side of a block, in pixels.
 
   Raises:
-    InputError: a shape, the dtype of `out` or an argument doesn't fit, the map
+    InputError: a shape, the dtype of `out` or an argument is wrong, the map
       holds NaN, or the dtype of `out` is too small to number all pieces.
   """
   _check(cell, out, threshold, seed_threshold, block_px)
@@ -78,23 +91,24 @@ def label_blocks(
   boxes, touching = _label_pieces(cell, out, threshold, windows)
   numbers = _joined(len(boxes), touching)
   count = int(numbers.max())
-  # Negative until the watershed has cut it, since that gives new numbers.
+  # Components are negative until the watershed gives them new numbers.
   sign = 1 if seed_threshold is None else -1
   for window in windows:
     out[window] = (sign * numbers[out[window]]).astype(out.dtype)
   if seed_threshold is None:
     return count
-  # First row and column, and the negated ends of both: all are minima.
+  # First row and column, and the negated ends of both; all four are minima.
   whole = np.full((count + 1, 4), np.iinfo(np.int64).max)
   np.minimum.at(whole, numbers[1:], boxes)
   return _cut(cell, out, whole[1:], seed_threshold)
 
 
 def _label_pieces(cell, out, threshold, windows):
-  """Writes the components of each block by itself, called pieces, to `out`.
+  """Writes the pieces to `out`, which are the components of each block alone.
 
-  Returns i64[P, 4], (top, left, -bottom, -right) of each piece; and i64[2, T],
-  the pairs of pieces that touch across a border.
+  Returns:
+    i64[P, 4], (top, left, -bottom, -right) of each piece; and i64[2, T], the
+    pairs of pieces that touch across a border.
   """
   boxes, touching = [], []
   count = 0
@@ -127,7 +141,7 @@ def _pairs(one, other):
 
 
 def _joined(count, touching):
-  """Returns i64[count + 1], the component of each piece; 0 for background."""
+  """Returns i64[count + 1], the component of each piece; 0 is background."""
   graph = sparse.coo_array(
     (np.ones(touching.shape[1], bool), tuple(touching)),
     shape=(count + 1, count + 1),
@@ -158,26 +172,30 @@ def _cut(cell, out, boxes, seed_threshold):
 
 
 def fill_holes(numbers: Any, holes: Any, block_px: int = 2048) -> None:
-  """Writes into holes the number of the object around them, in place.
+  """Gives the pixels of each hole the number of the object around it, in place.
 
-  A hole is a 4-connected piece of background that touches one object alone and
+  A hole is a 4-connected piece of background that touches only one object, and
   not the edge of the map.
 
   Args:
     numbers: [H, W], 0 for background; read and assigned by windows.
-    holes: signed integers of the same shape, to write the pieces of background
-      to.
+    holes: signed integers of the same shape, which get the pieces of
+      background.
     block_px: side of a block, in pixels.
   """
   height, width = numbers.shape
-  count = label_blocks(_Background(numbers), holes, block_px=block_px)
-  # The least and the largest number of an object beside each piece; -1 for the
-  # edge of the map.
+  background = View(
+    numbers.shape, lambda window: np.asarray(numbers[window]) == 0
+  )
+  count = label_blocks(background, holes, block_px=block_px)
+  # The least and the largest number of an object beside each piece; the edge of
+  # the map counts as -1.
   least = np.full(count + 1, np.iinfo(np.int64).max)
   largest = np.full(count + 1, -1)
   windows = list(blocks_of(numbers.shape, block_px))
   for rows, columns in windows:
-    # One pixel more below and to the right, so that a block holds each pair.
+    # The window has one pixel more below and to the right, so that each pair of
+    # neighbours lies in a window.
     ends = min(rows.stop + 1, height), min(columns.stop + 1, width)
     window = slice(rows.start, ends[0]), slice(columns.start, ends[1])
     ids, pieces = np.asarray(numbers[window]), np.asarray(holes[window])
@@ -189,33 +207,20 @@ def fill_holes(numbers: Any, holes: Any, block_px: int = 2048) -> None:
         pair = (pieces[hole] > 0) & (ids[beside] > 0)
         np.minimum.at(least, pieces[hole][pair], ids[beside][pair])
         np.maximum.at(largest, pieces[hole][pair], ids[beside][pair])
-    edges = []
-    if rows.start == 0:
-      edges.append(pieces[0])
-    if columns.start == 0:
-      edges.append(pieces[:, 0])
-    if ends[0] == height:
-      edges.append(pieces[-1])
-    if ends[1] == width:
-      edges.append(pieces[:, -1])
-    for edge in edges:
-      least[edge] = -1
+    for is_edge, edge in (
+      (rows.start == 0, pieces[0]),
+      (columns.start == 0, pieces[:, 0]),
+      (ends[0] == height, pieces[-1]),
+      (ends[1] == width, pieces[:, -1]),
+    ):
+      if is_edge:
+        least[edge] = -1
   is_hole = (least == largest) & (largest > 0)
   is_hole[0] = False
   filling = np.where(is_hole, largest, 0)
   for window in windows:
     filled = filling[holes[window]]
     numbers[window] = np.where(filled > 0, filled, numbers[window])
-
-
-class _Background:
-  """The map of background: True where no object is, read by windows."""
-
-  def __init__(self, numbers):
-    self._numbers, self.shape = numbers, numbers.shape
-
-  def __getitem__(self, window):
-    return np.asarray(self._numbers[window]) == 0
 
 
 def blocks_of(
@@ -231,7 +236,7 @@ def blocks_of(
 
 
 def _read(cell, window):
-  # As doubles: a float32 comparison would round the threshold.
+  # A comparison in float32 would round the threshold.
   values = np.asarray(cell[window], np.float64)
   if np.isnan(values).any():
     row, column = np.argwhere(np.isnan(values))[0]
@@ -245,8 +250,8 @@ def _read(cell, window):
 def _check(cell, out, threshold, seed_threshold, block_px):
   if len(cell.shape) != 2 or 0 in cell.shape or out.shape != cell.shape:
     raise InputError(
-      f'map of shape {list(cell.shape)} into {list(out.shape)}; both must be '
-      'the same [H, W], not empty'
+      f'map of shape {list(cell.shape)} into {list(out.shape)}; both must have '
+      'the same shape [H, W], not empty'
     )
   if not np.issubdtype(out.dtype, np.signedinteger):
     raise InputError(f'out is {out.dtype}; it must be signed, such as int32')

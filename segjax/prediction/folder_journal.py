@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A journal of the finished files of an output folder, to resume after a kill.
+"""The journal of finished files in an output folder, to resume after a kill.
 
-It is a hidden file in the folder, one for each command that writes there, and
-is removed when the command has finished all its files. A file is skipped only
-if the journal has exactly the line that would be written for it now, so a torn
-or damaged line skips nothing.
+Each command that writes to the folder has a journal, a hidden file there, and
+removes it when all its files are finished. A file is skipped only if the
+journal has exactly the line that would be written for it now. So a torn or
+damaged line skips nothing.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ class FolderJournal:
   """The files that a command has finished in its output folder."""
 
   def __init__(self, folder: Path, command: Sequence[Any]):
-    """Makes a journal; no file is touched yet.
+    """Names a journal; the file is written by `enter`.
 
     Args:
-      folder: folder of the outputs; need not exist yet.
+      folder: folder of the outputs; it need not exist yet.
       command: everything that decides the outputs, except the contents of the
-        inputs. Commands are told apart by its `repr`.
+        inputs. Commands with another `repr` have another journal.
     """
     digest = hashlib.sha256(repr(command).encode()).hexdigest()
     self._folder = folder
@@ -38,9 +38,7 @@ class FolderJournal:
   ) -> list[bool]:
     """Returns which outputs this command has finished and nobody has changed.
 
-    Args:
-      outputs: files in the folder.
-      digests: checksum of the input of each output.
+    The digests are the checksums of the inputs, one for each output.
     """
     try:
       lines = set(self._path.read_text('utf-8', errors='replace').split('\n'))
@@ -54,12 +52,12 @@ class FolderJournal:
   def enter(self, output: Path, digest: str, written: Path) -> None:
     """Adds the line of an output that is complete, before it gets its name.
 
-    A kill between renaming and a later line would leave an output that looks
-    like another command's. A line without an output is harmless.
+    If the line came after the renaming, a kill in between would leave an output
+    that looks like another command's. A line without an output is harmless.
 
     Args:
       output: file in the folder.
-      digest: checksum of its input, taken before the input was read.
+      digest: checksum of its input, computed before the input was read.
       written: the complete file, which is then renamed to `output`.
 
     Raises:
@@ -67,7 +65,7 @@ class FolderJournal:
     """
     sync_file(written)
     with open(self._path, 'a', encoding='utf-8') as file:
-      # A line break first, since the line before may be torn.
+      # The line begins with a line break, since the one before may be torn.
       file.write(f'\n{_line(output.name, digest, written)}\n')
       file.flush()
       os.fsync(file.fileno())
@@ -78,7 +76,7 @@ class FolderJournal:
 
 
 def describe_skipped(folder: Path, finished: Sequence[bool]) -> str:
-  """Returns the message about finished outputs, which a command skips."""
+  """Returns the message about the finished outputs that a command skips."""
   return (
     f'{folder}: {sum(finished)} of {len(finished)} files are skipped; the same '
     'command finished them before it was stopped'

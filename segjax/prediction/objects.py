@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurements of single objects: areas, centroids, perimeters, probabilities.
 
-They equal those of `skimage.measure.regionprops`, but are computed block by
-block: memory holds a block and a few numbers of each object, never the image.
+The measurements equal those of `skimage.measure.regionprops`, but are computed
+block by block: memory holds a block and a few numbers per object, never the
+image.
 """
 
 import math
@@ -13,7 +14,7 @@ import numpy as np
 
 from segjax.prediction.components import blocks_of
 
-# Length of the border at a pixel, by the code of the pixel; see `_codes`.
+# Code of a border pixel, see `_codes` -> length of the border there.
 _LENGTHS = np.zeros(50)
 _LENGTHS[[5, 7, 15, 17, 25, 27]] = 1
 _LENGTHS[[21, 33]] = math.sqrt(2)
@@ -23,13 +24,11 @@ _DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def count_areas(numbers: Any, count: int, block_px: int = 2048) -> np.ndarray:
-  """Returns the area of each object in pixels, i64[count + 1].
-
-  Background comes first.
+  """Returns the areas of the background and of each object, i64[count + 1].
 
   Args:
-    numbers: [H, W], 0 for background and 1..count; an array, or anything with
-      a `shape` whose `numbers[rows, columns]` reads a window.
+    numbers: [H, W], 0 for background and 1..count for objects; an array, or
+      any object with a `shape` whose `numbers[rows, columns]` reads a window.
     count: number of objects.
     block_px: side of a block, in pixels.
   """
@@ -42,7 +41,7 @@ def count_areas(numbers: Any, count: int, block_px: int = 2048) -> np.ndarray:
 def measure_objects(
   numbers: Any, values: Any, count: int, block_px: int = 2048
 ) -> Mapping[str, np.ndarray]:
-  """Returns measurements of the objects 1..count, one array [count] for each.
+  """Returns the measurements of the objects 1..count, each as an array [count].
 
   Rows and columns count from 0 at the centre of the first pixel. The bounding
   box is half open. The perimeter is the length of a line through the centres of
@@ -51,7 +50,7 @@ def measure_objects(
 
   Args:
     numbers: see `count_areas`; each of 1..count occurs.
-    values: probabilities [H, W], read in the same way.
+    values: probabilities [H, W], read like `numbers`.
     count: number of objects.
     block_px: see `count_areas`.
 
@@ -70,17 +69,17 @@ def measure_objects(
     inside = np.nonzero(ids)
     found = ids[inside]
     value = np.asarray(values[window], np.float64)[inside]
-    place = np.stack(inside, -1) + [window[0].start, window[1].start]
+    position = np.stack(inside, -1) + [window[0].start, window[1].start]
     for sums, weights in (
       (area, None),
-      (rows, place[:, 0]),
-      (columns, place[:, 1]),
+      (rows, position[:, 0]),
+      (columns, position[:, 1]),
       (total, value),
     ):
       sums += np.bincount(found, weights, count + 1)
     np.maximum.at(most, found, value)
-    np.minimum.at(low, found, place)
-    np.maximum.at(high, found, place)
+    np.minimum.at(low, found, position)
+    np.maximum.at(high, found, position)
     border, codes = _codes(_with_halo(numbers, window))
     perimeter += np.bincount(border, _LENGTHS[codes], count + 1)
   touches = (low == 0).any(axis=1) | (high == (height - 1, width - 1)).any(1)
@@ -102,30 +101,24 @@ def measure_objects(
 
 
 def _with_halo(numbers, window):
-  """Returns a window and two pixels around it, which are 0 beyond the image."""
-  starts = [max(s.start - 2, 0) for s in window]
-  stops = [
-    min(s.stop + 2, n) for s, n in zip(window, numbers.shape, strict=True)
-  ]
-  ids = np.asarray(
-    numbers[slice(starts[0], stops[0]), slice(starts[1], stops[1])]
-  )
-  pads = [
-    (start - s.start + 2, s.stop + 2 - stop)
-    for start, stop, s in zip(starts, stops, window, strict=True)
-  ]
-  return np.pad(ids, pads)
+  """Returns a window with two pixels around it, 0 beyond the image."""
+  wider, pads = [], []
+  for side, length in zip(window, numbers.shape, strict=True):
+    start, stop = max(side.start - 2, 0), min(side.stop + 2, length)
+    wider.append(slice(start, stop))
+    pads.append((start - side.start + 2, side.stop + 2 - stop))
+  return np.pad(np.asarray(numbers[tuple(wider)]), pads)
 
 
 def _codes(ids):
   """Returns the object and the code of each border pixel in a window.
 
-  A border pixel has an edge in common with another object or the background.
-  Its code is 1, plus 2 for each border pixel of its object that shares an edge
-  with it, plus 10 for each that shares a corner.
+  A border pixel shares an edge with another object or the background. Its code
+  is 1, plus 2 for each border pixel of its object that shares an edge with it,
+  plus 10 for each that shares only a corner.
 
   Args:
-    ids: the window and two pixels around it.
+    ids: the window with two pixels around it.
   """
 
   def beside(array, rows, columns):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outlines of objects, as ROIs of ImageJ and as GeoJSON of QuPath.
+"""Outlines of objects, as ROIs for ImageJ and as GeoJSON for QuPath.
 
 An outline encloses the centres of the pixels of its object and of no others.
-Coordinates are those of both programs: x to the right, y down, and the first
-pixel covers 0 to 1.
+Coordinates are those of both programs: x points to the right, y points down,
+and the first pixel covers 0 to 1.
 
 This is the only file that knows roifile.
 """
@@ -19,8 +19,8 @@ from skimage import measure
 
 from segjax.errors import InputError
 
-# The numbers of each page, and what `objects.measure_objects` returns.
-Pages = Sequence[tuple[Any, Mapping[str, np.ndarray]]]
+# The objects of each page: their numbers, and the result of `measure_objects`.
+Objects = Sequence[tuple[Any, Mapping[str, np.ndarray]]]
 
 
 def check_roifile() -> None:
@@ -34,12 +34,9 @@ def trace_outlines(
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
   """Yields the number of each object and its rings, f64[N, 2] of x and y.
 
-  The first ring is the outer one, the others are holes. Each ends where it
-  begins. Memory holds the bounding box of one object.
-
-  Args:
-    numbers: [H, W], read by windows.
-    measured: what `objects.measure_objects` returns of them.
+  The first ring is the outer one, and the others are holes. Each ring ends
+  where it begins. Memory holds the bounding box of one object. The numbers
+  [H, W] are read by windows; `objects.measure_objects` has measured them.
   """
   boxes = (measured[name].tolist() for name in ('top', 'left'))
   ends = (measured[name].tolist() for name in ('bottom', 'right'))
@@ -53,12 +50,12 @@ def trace_outlines(
     yield label, [ring[:, ::-1] + (left - 0.5, top - 0.5) for ring in rings]
 
 
-def write_geojson(file: Path, pages: Pages) -> None:
+def write_geojson(file: Path, objects: Objects) -> None:
   """Writes the outlines of all objects as detections of QuPath."""
   with open(file, 'x', encoding='utf-8') as out:
     out.write('{"type": "FeatureCollection", "features": [')
     separator = '\n'
-    for page, (numbers, measured) in enumerate(pages):
+    for page, (numbers, measured) in enumerate(objects):
       for label, rings in trace_outlines(numbers, measured):
         feature = {
           'type': 'Feature',
@@ -74,17 +71,18 @@ def write_geojson(file: Path, pages: Pages) -> None:
     out.write('\n]}\n')
 
 
-def write_rois(file: Path, pages: Pages) -> None:
+def write_rois(file: Path, objects: Objects) -> None:
   """Writes the outlines of all objects as a .zip for ImageJ's ROI manager.
 
-  Holes are left out: a polygon of ImageJ has none.
+  Holes are left out, since a polygon of ImageJ has none.
   """
   import roifile
 
   def rois():
-    for page, (numbers, measured) in enumerate(pages):
+    for page, (numbers, measured) in enumerate(objects):
       for label, rings in trace_outlines(numbers, measured):
-        position = page if len(pages) > 1 else None  # From 0 in roifile.
+        # roifile counts positions from 0.
+        position = page if len(objects) > 1 else None
         yield roifile.ImagejRoi.frompoints(
           rings[0][:-1], name=f'{page + 1}-{label}', position=position
         )

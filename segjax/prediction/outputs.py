@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output files: their values and names, and checks of what they replace."""
+"""Output files: their values, their names, and what they may replace."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ KINDS = ('probabilities', 'labels', 'logits', 'overlay')
 DTYPES = ('float32', 'float16', 'uint8')
 ENDINGS = ('.tif', '.tiff', '.png', '.npy', '.zarr')
 
-# Files of a Zarr array v2 or v3: metadata, and chunks or their folders.
+# Names in a Zarr array v2 or v3: metadata, and chunks or their folders.
 _OF_ZARR = re.compile(r'zarr\.json|\.zarray|\.zattrs|c|\d+([./]\d+)*')
 
 
@@ -31,9 +31,9 @@ def encode(
   Args:
     predicted: f32[..., K], probabilities, or logits if `kind` is 'logits'.
     kind: 'labels' gives the likeliest class, u8[...], or with T > 1 heads the
-      likeliest of each, u8[..., T]; 'probabilities' gives the probability of
-      class 1, [...], if K is 2, and otherwise all, [..., K]; 'logits' gives all
-      logits, [..., K].
+      likeliest class of each head, u8[..., T]. 'probabilities' gives the
+      probability of class 1, [...], if K is 2, and otherwise all
+      probabilities, [..., K]. 'logits' gives all logits, [..., K].
     dtype: 'float32', 'float16' or 'uint8', for probabilities and logits; labels
       are always uint8. 'uint8' scales probabilities to 0..255.
     head_sizes: number of classes of each head.
@@ -74,12 +74,12 @@ def plan_outputs(
   output: Path,
   kind: str,
   num_heads: int = 1,
-) -> tuple[list[tuple[list[Path], Path]], str]:
-  """Returns [(input files, output file), ...] and the outputs' ending.
+) -> list[tuple[list[Path], Path]]:
+  """Returns [(input files, output file), ...].
 
   An output with an ending is one file for all inputs. An output without an
-  ending is a folder with a file for each input, named after it: .png for labels
-  and overlays, otherwise .tif.
+  ending is a folder with a file for each input, which has the input's name and
+  the ending .png for labels and overlays, otherwise .tif.
 
   Args:
     inputs: image files.
@@ -89,8 +89,8 @@ def plan_outputs(
     num_heads: number of heads of the network.
 
   Raises:
-    InputError: the ending doesn't fit the kind, two inputs would have one
-      output, or an output's folder is missing.
+    InputError: the ending doesn't fit the kind, two inputs would have the same
+      output, or the folder of an output is missing.
   """
   ending = output.suffix.lower()
   if ending == '' and is_folder:
@@ -121,16 +121,16 @@ def plan_outputs(
   if ending == '.png' and kind == 'logits':
     raise InputError(f'output {output}: a .png cannot hold logits; use .tif')
   check_folder(output)
-  return jobs, ending
+  return jobs
 
 
 def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
   """Raises InputError if an output is an input, lies in one, or holds one.
 
-  Paths are compared as `os.path.samefile` does, by the file that the system
-  finds there, so neither a symbolic or hard link nor a spelling with other
-  capitals hides an input. A path that doesn't exist yet is compared by its
-  folder. Two outputs that are one file are refused, too.
+  Paths are compared by the file that the system finds, as `os.path.samefile`
+  does. So neither a symbolic or hard link, nor a spelling with other capitals,
+  hides an input. A path that doesn't exist yet is compared by its folder. Two
+  outputs that are one file are refused, too.
 
   Args:
     outputs: files and folders that will be replaced or made.
@@ -148,22 +148,22 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
   def find_folders_above(path):
     """Yields the folders above a path, and above the target of a link."""
     itself = os.path.join(os.path.realpath(path.parent), path.name)
-    for place in (itself, os.path.realpath(path)):
-      yield from filter(None, map(find, Path(place).parents))
+    for resolved in (itself, os.path.realpath(path)):
+      yield from filter(None, map(find, Path(resolved).parents))
 
   known, held, written = {}, {}, {}
   for path in inputs:
     if find(path) is not None:
       known[find(path)] = path
-      for place in find_folders_above(path):
-        held.setdefault(place, path)
+      for folder in find_folders_above(path):
+        held.setdefault(folder, path)
   for output in outputs:
     found = find(output)
-    above = {place: known.get(place) for place in find_folders_above(output)}
+    above = dict.fromkeys(find_folders_above(output))
     for what, clash in (
       ('is the input', known.get(found)),
       ('holds the input', held.get(found)),
-      *(('lies in the input', path) for path in above.values()),
+      *(('lies in the input', known.get(folder)) for folder in above),
       ('is the same file as the output', written.get(found)),
     ):
       if clash is not None:
@@ -185,10 +185,11 @@ def check_other_folder(output: Path, source: Path) -> None:
 
 
 def check_replaceable(output: Path) -> None:
-  """Raises InputError if an output is a folder, unless it is a known Zarr.
+  """Raises InputError if an output is a folder that must not be replaced.
 
-  A Zarr array may be replaced if it holds its metadata and chunks alone; an
-  OME-Zarr, if segjax wrote it and it holds its metadata and such arrays alone.
+  A Zarr array may be replaced if it holds only its metadata and chunks. An
+  OME-Zarr may be replaced if segjax wrote it, and it holds only its metadata
+  and such arrays.
   """
   if not output.is_dir() or output.is_symlink():
     return
@@ -216,7 +217,7 @@ def _is_array(folder):
 
 
 def _is_our_ome_zarr(folder):
-  from segjax.images.ome_zarr import CREATOR  # Late: help needs no Zarr.
+  from segjax.images.ome_zarr import CREATOR  # --help needs no Zarr.
 
   group = json.loads((folder / 'zarr.json').read_text('utf-8'))
   ome = group['attributes'].get('ome', {}) if 'attributes' in group else {}
@@ -228,9 +229,9 @@ def _is_our_ome_zarr(folder):
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-  """Makes a folder of outputs, and locks it until the block ends.
+  """Makes a folder of outputs if it is missing, and locks it for the block.
 
-  If the folder was made here and stays empty, it is removed.
+  A folder that was made here, and stays empty, is removed at the end.
 
   Raises:
     InputError: another run is writing to the folder, or it cannot be made.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overlays: pictures of a prediction over an image larger than memory."""
+"""Overlays: pictures of a prediction over an image of any size."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,9 +15,9 @@ _BAND_ROWS = 256  # Rows of the image that are read at once.
 
 
 def thinning(height: int, width: int) -> int:
-  """Returns the n with which an overlay shows every n-th row and column.
+  """Returns n, if an overlay shows every n-th row and column.
 
-  It is the least n that makes both sides at most `MAX_SIDE_PX`.
+  It is the smallest n that makes both sides at most `MAX_SIDE_PX`.
   """
   return math.ceil(max(height, width) / MAX_SIDE_PX)
 
@@ -51,28 +52,28 @@ def draw_overlay(
   for start in range(0, height, band_rows):
     rows = slice(start, min(start + band_rows, height))
     band = page[rows, slice(0, width)][::step, ::step]
-    bands.append(band.copy())  # Without the rest of what was read.
+    bands.append(band.copy())  # A view would keep all that was read.
   return pictures.segmentation_panel(
     np.concatenate(bands), None, labels.array, class_names, palette
   )
 
 
+@dataclasses.dataclass(frozen=True)
 class _ThinnedLabels:
   """A writer that keeps the labels of every `step`-th row and column.
 
   A label is the likeliest of the first `num_classes` classes.
   """
 
-  def __init__(self, array: np.ndarray, step: int, num_classes: int):
-    self.array = array
-    self._step = step
-    self._num_classes = num_classes
+  array: np.ndarray
+  step: int
+  num_classes: int
 
   def __setitem__(
     self, window: tuple[slice, slice], predicted: np.ndarray
   ) -> None:
-    skipped = [-side.start % self._step for side in window]
-    kept = predicted[skipped[0] :: self._step, skipped[1] :: self._step]
-    labels = np.argmax(kept[..., : self._num_classes], axis=-1)
-    row, column = (-(-side.start // self._step) for side in window)
+    skipped = [-side.start % self.step for side in window]
+    kept = predicted[skipped[0] :: self.step, skipped[1] :: self.step]
+    labels = np.argmax(kept[..., : self.num_classes], axis=-1)
+    row, column = (-(-side.start // self.step) for side in window)
     self.array[row:, column:][: kept.shape[0], : kept.shape[1]] = labels

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unfinished outputs: written block by block, continued after a crash.
+"""Unfinished outputs, written block by block and resumed after a crash.
 
 An unfinished output lies beside the output, in the folder `OUTPUT.partial`. The
 folder holds a canvas, and a journal of each process, which lists the blocks
@@ -21,12 +21,18 @@ from typing import NamedTuple
 import jax
 
 from segjax import locks
-from segjax.atomic import REPLACED, place, remove, sync_file, temporary_folder
+from segjax.atomic import (
+  REPLACED,
+  give_name,
+  remove,
+  sync_file,
+  temporary_folder,
+)
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.prediction.outputs import check_replaceable
 
-# Time between entries in the journal, each of which waits for the disk.
+# Time between two entries in the journal; every entry waits for the disk.
 RECORD_EVERY_SECONDS = 1.0
 
 Block = tuple[int, int]
@@ -37,9 +43,9 @@ class Partial(NamedTuple):
 
   Attributes:
     folder: the folder `OUTPUT.partial`.
-    finished: (page, number within the page) -> number of pixels, of each block
+    finished: (page, number within the page) -> number of pixels, for each block
       that was on the disk when the output was opened.
-    record: (block, pixels, sync) -> None; once a second it calls `sync`, which
+    record: (block, pixels, sync) -> None. Once a second it calls `sync`, which
       puts the recorded blocks on the disk, and enters them in the journal of
       this process.
   """
@@ -50,7 +56,7 @@ class Partial(NamedTuple):
 
 
 def unfinished_folder(path: Path) -> Path:
-  """Returns the folder in which an output lies until it is finished."""
+  """Returns the folder that holds an output until it is finished."""
   return path.with_name(f'{path.name}.partial')
 
 
@@ -63,18 +69,18 @@ def open_partial(
 ) -> Iterator[Partial]:
   """Yields an unfinished output; at the end it becomes the output.
 
-  The block writes the output into the folder, under the output's name. If the
-  process is killed, or the block raises anything but an InputError, the
-  finished blocks stay for the next time. All processes of a run enter together,
-  on one file system, and if one raises, all do.
+  The `with` block writes the output into the folder, under the output's name.
+  If the process is killed, or the `with` block raises anything but an
+  InputError, the finished blocks stay for the next time. All processes of a run
+  enter together, on one file system, and if one raises, all do.
 
   Args:
     path: the output, a file or a folder.
-    identity: everything that decides the output: name for messages -> text.
-    overwrite: whether to replace an output that exists, and to drop one that
-      was begun with another identity.
-    finish: called with the folder, in the first process, after all processes
-      have left their blocks.
+    identity: name for messages -> text, of everything that decides the output.
+    overwrite: whether to replace an output that exists, and to drop an
+      unfinished one with another identity.
+    finish: (folder) -> None, called in the first process after all processes
+      have left the `with` block.
 
   Raises:
     InputError: the output was begun with another identity, another run is
@@ -112,7 +118,7 @@ def open_partial(
         sync_file(output)
       if overwrite:
         check_replaceable(path)
-      place(output, path, overwrite)
+      give_name(output, path, overwrite)
 
   def check(error):
     if error is not None:
@@ -137,7 +143,7 @@ def open_partial(
       try:
         yield Partial(folder, dict(finished), record)
       except InputError as e:
-        is_wrong, error = True, e  # Wrong input is wrong the next time, too.
+        is_wrong, error = True, e  # The next run would find the same error.
       except OSError as e:
         error = e
       processes.together(lambda: check(error))
@@ -154,7 +160,7 @@ def open_partial(
 def remove_leftover(path: Path, identity: Mapping[str, str]) -> None:
   """Removes the folder of a run that was killed after its output got its name.
 
-  A folder of another run, or one in use, is left.
+  A folder of another run, or one in use, is left alone.
   """
   folder = unfinished_folder(path)
   with contextlib.suppress(OSError):
@@ -188,7 +194,7 @@ def _lock(path, folder, identity, overwrite) -> locks.Lock:
         stack.pop_all()
         return lock
       _remove(folder, path)
-  # It has another name until it holds a journal.
+  # The new folder has another name until it holds a journal.
   with temporary_folder(path.parent) as temporary:
     unfinished = temporary / folder.name
     unfinished.mkdir()
@@ -203,7 +209,7 @@ def _lock(path, folder, identity, overwrite) -> locks.Lock:
       if e.errno in (errno.ENOTEMPTY, errno.EEXIST):
         raise (_busy if _is_ours(folder) else _foreign)(path, folder) from e
       raise
-  if lock is None:  # Somebody else has found it, or removed it.
+  if lock is None:  # Another run has found the folder, or removed it.
     raise _busy(path, folder)
   lock.moved_to(folder)
   return lock
@@ -217,15 +223,15 @@ def _busy(path, folder):
 
 def _foreign(path, folder):
   return InputError(
-    f'{path}: {folder} is needed for the unfinished output, but segjax did not '
-    'make what is there; rename it, or give another output'
+    f'{path}: the unfinished output needs the folder {folder}, but segjax did '
+    'not make what is there; rename it, or give another output'
   )
 
 
 def _begun(folder):
-  """Returns the identity that a folder was begun with.
+  """Returns the identity in the journal of a folder.
 
-  It is empty if a kill interrupted the removal of the folder, and None if
+  It returns {} if a kill interrupted the removal of the folder, and None if
   segjax did not make the folder.
   """
   try:
@@ -247,9 +253,13 @@ def _is_ours(folder):
 
 
 def _is_same(path, folder, identity, overwrite):
-  """Whether the folder has this identity; InputError if it has another."""
+  """Returns whether a folder has this identity; refuses another identity.
+
+  A folder whose removal was interrupted has none, and one with another identity
+  is accepted if `overwrite`.
+  """
   if not (folder / 'journal').exists():
-    return False  # A kill interrupted its removal.
+    return False
   begun = _begun(folder) or {}
   changed = [name for name in identity if begun.get(name) != identity[name]]
   if changed and not overwrite:
@@ -263,8 +273,8 @@ def _is_same(path, folder, identity, overwrite):
 def _remove(folder, path):
   """Removes an unfinished output that is locked, but no other files.
 
-  The journal and the file of the lock go last, so that after a kill in between
-  the rest is still recognised.
+  The journal and the file of the lock go last, so that the rest is recognised
+  after a kill in between.
   """
   picture = path.with_suffix('.npy').name
   for name in (path.name, picture):
@@ -295,7 +305,7 @@ def _journals(folder):
 def _mend(folder, path):
   """Removes torn lines from journals, and all blocks if there is no canvas.
 
-  The canvas is gone if a crash came after the output got its name.
+  There is no canvas if a crash came after the output got its name.
   """
   output = folder / path.name
   with contextlib.suppress(FileNotFoundError):
@@ -318,7 +328,7 @@ def _mend(folder, path):
 
 
 def _read_journals(folder):
-  """Returns the blocks of all processes, which may still write or remove."""
+  """Returns the blocks of all journals, which other processes may change."""
   blocks = {}
   for journal in _journals(folder):
     try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction of images as they are stored, with one tile shape for a run.
+"""Prediction of images as stored, with one tile shape for all images of a run.
 
-"As stored" means integers, or float32 in [0, 1]; see
+Stored pixels are integers, or float32 in [0, 1]; see
 `preprocessing.to_unit_range`.
 """
 
@@ -22,7 +22,7 @@ from segjax.geometry import FilteredGeometry
 from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.shapes import check_tiles, choose_tile_shape, most_windows
-from segjax.tiling.windows import fit_to_memory, predict_image
+from segjax.tiling.windows import limit_tiles, predict_image
 
 
 def predict_stored(
@@ -35,8 +35,8 @@ def predict_stored(
 ) -> np.ndarray:
   """Returns the prediction f32[H, W, K] of an image [H, W, C] as stored.
 
-  It is `predict_image` of the prepared image. With a refinement, the logits are
-  refined first; see `of_stored_pixels`.
+  It is `predict_image` of the prepared image. A refinement changes the logits
+  first; see `of_stored_pixels`.
   """
   if not refinement.iterations:
     prepared = np.asarray(preprocessing.prepare(image))
@@ -58,10 +58,11 @@ def of_stored_pixels(
 
   Args:
     model: the network.
-    preprocessing: how stored pixels become those that the network takes.
-    refinement: how `refine` changes the logits of each head, from the pixels in
-      the unit range. The margins of tiles grow by its reach. Under test-time
-      augmentation each turned image is refined. Iterations of 0 refine nothing.
+    preprocessing: settings that turn stored pixels into input of the network.
+    refinement: settings of `refine`, which changes the logits of each head by
+      the pixels in the unit range. The margins of tiles grow by its reach.
+      Test-time augmentation refines each turned image. 0 iterations refine
+      nothing.
 
   Raises:
     InputError: `refinement.compatibility` does not fit a head.
@@ -152,15 +153,15 @@ def settle_tiles(
   """Returns the settings with tiles of one shape for all images of a run.
 
   So one program is compiled, and the tiles are known before an output is begun:
-  a memory budget might admit other tiles on another machine. All processes call
-  this, and the smallest of their tile limits counts.
+  a memory budget might admit other tiles on another machine. All processes must
+  call this; the smallest of their tile limits counts.
 
   Args:
     model: the network, see `of_stored_pixels`.
     params: its parameters.
     settings: settings of the prediction; a tile size in them is kept.
     sizes: height and width of each image, in pixels.
-    dtype: dtype of the images, as stored.
+    dtype: dtype of the images as stored.
 
   Raises:
     InputError: a size or the budget admits no tile.
@@ -170,18 +171,18 @@ def settle_tiles(
     if settings.tile_memory_mib:
       largest = (*np.max([*sizes], axis=0).tolist(), model.in_channels)
       fitted = processes.together(
-        lambda: fit_to_memory(model, params, largest, dtype, settings)
+        lambda: limit_tiles(model, params, largest, dtype, settings)
       )
       limits = processes.gather(np.array(fitted.max_tile_size_px))
       settings = dataclasses.replace(fitted, max_tile_size_px=int(limits.min()))
     tile_size = choose_tile_shape(sizes, model.geometry, settings)
   elif isinstance(tile_size, int):
     tile_size = (tile_size, tile_size)
-  settled = dataclasses.replace(
-    settings, tile_size=tile_size, max_tile_size_px=None, tile_memory_mib=0
-  )
   return dataclasses.replace(
-    settled,
+    settings,
+    tile_size=tile_size,
+    max_tile_size_px=None,
+    tile_memory_mib=0,
     most_tiles=most_windows(
       sizes, model.geometry, tile_size, settings.transforms
     ),
@@ -194,7 +195,7 @@ def check_prediction(
   settings: TileSettings,
   refinement: Refinement = OFF,
 ) -> None:
-  """Raises InputError if the settings don't suit the network."""
+  """Raises InputError if the settings do not fit the network."""
   preprocessing.check_channels(model.in_channels)
   _check_compatibility(model, refinement)
   check_tiles(_filtered(model.geometry, refinement), settings)

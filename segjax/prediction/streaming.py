@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streamed prediction of images that need not fit in memory.
 
-Reading the next batch, computing one and writing the last run at the same time.
+Threads read the next batch, and write the last one, while a batch is computed.
 Memory holds a few batches, whatever the size of the image.
 """
 
@@ -14,7 +14,7 @@ from segjax.contracts import SegmentationModel
 from segjax.tiling.plans import TilePlan, plan_tiles
 from segjax.tiling.programs import create_program
 from segjax.tiling.settings import TileSettings
-from segjax.tiling.windows import fit_to_memory, predict_windows, read_mirrored
+from segjax.tiling.windows import limit_tiles, predict_windows, read_mirrored
 
 
 def stream_predict(
@@ -34,14 +34,14 @@ def stream_predict(
     reader: the image, read as `reader[rows, columns]` -> [h, w, C], two slices
       within its `shape` [H, W, C]: an array, a memory map or
       `images.windows.Raster`. The model gets its pixels as they are.
-    writer: takes the prediction, as `writer[rows, columns] = f32[h, w, K]`, in
-      a thread.
+    writer: object that takes the prediction, by `writer[rows, columns] =
+      f32[h, w, K]`, in a thread.
     model: the network.
     params: its parameters.
     settings: settings of the prediction.
-    finished: numbers, in the order of the plan, of windows to leave out.
+    finished: numbers of the windows to leave out, in the order of the plan.
     share: slice of the windows, in the order of the plan, that this process
-      predicts if several write one output.
+      predicts if several processes write one output.
     on_written: (number of a window, its pixels) -> None, called in the thread
       of `writer` after the window was written.
 
@@ -49,12 +49,12 @@ def stream_predict(
     The tile plan.
 
   Raises:
-    InputError: a size in the settings is inadmissible. Errors of `reader` and
-      `writer` are passed on.
+    InputError: a size in the settings is inadmissible; or `reader` or `writer`
+      raises it.
   """
   if settings.tile_memory_mib and settings.tile_size is None:
     dtype = read_mirrored(reader, (0, 0), (1, 1)).dtype
-    settings = fit_to_memory(model, params, reader.shape, dtype, settings)
+    settings = limit_tiles(model, params, reader.shape, dtype, settings)
   height, width, _ = reader.shape
   plan = plan_tiles(height, width, model.geometry, settings)
   transforms = settings.transforms

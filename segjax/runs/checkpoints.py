@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a training state, and the way back to its parameters.
+"""Checkpoints of a training state: saved, restored, or read for parameters.
 
 This is the only file that knows orbax. A state is any pytree of arrays; only
 `load_params` needs a field or key named `params`.
 
 A checkpoint is written in the background and appears under its step number by
-one rename, so a process killed at any point leaves those before it untouched.
-A record beside it holds its score and the checksums of its arrays, so that a
-checkpoint that was cut short or changed is noticed; the one before it is read
-instead. See `integrity`.
+one rename. So a process killed at any point leaves earlier checkpoints
+untouched. A record beside a checkpoint, see `integrity`, holds its score and
+the checksums of its arrays. If a checkpoint was cut short or changed, the one
+before it is read instead.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from segjax.runs import integrity
 class Checkpoints:
   """The checkpoints of one run; a context manager that ends by waiting.
 
-  Keeps the newest `keep_last` and the best `keep_best`. Best is the largest
-  `best_metric`, the newer on a tie; a checkpoint saved without it, or with NaN
-  or inf, takes no part.
+  It keeps the newest `keep_last` and the best `keep_best`. The best has the
+  largest `best_metric`, and is the newer one on a tie. A checkpoint without a
+  score, or with NaN or inf, is never the best.
 
-  A directory has one writer, which `workdir.lock_workdir` sees to. Processes of
-  one multi-process run count as one: all of them make every call.
+  A directory has one writer, which `workdir.lock_workdir` ensures. All
+  processes of a run must make every call.
   """
 
   def __init__(
@@ -45,13 +45,14 @@ class Checkpoints:
     keep_best: int = 1,
     best_metric: str | None = None,
   ):
-    """Opens `directory` and makes it if missing.
+    """Opens `directory`, and makes it if it is missing.
 
     Args:
-      keep_last: how many of the newest to keep, at least 1.
-      keep_best: how many of the best to keep, 0 or more.
-      best_metric: name, among the metrics given to `save`, that ranks
-        checkpoints; None ranks none.
+      directory: folder of the checkpoints.
+      keep_last: number of the newest checkpoints to keep, at least 1.
+      keep_best: number of the best checkpoints to keep, 0 or more.
+      best_metric: name of the metric that ranks checkpoints, one of those given
+        to `save`; None for no ranking.
 
     Raises:
       InputError: a number is out of range, or the folder cannot be made.
@@ -82,20 +83,20 @@ class Checkpoints:
   ) -> None:
     """Copies `state`, which may then be donated, and saves in the background.
 
-    Waits for the save before this one. A step that is there already, or older
+    The call waits for the save before this one. A step that exists, or is older
     than the newest, is left as it is. The first save after `restore` removes
     checkpoints newer than the restored one: the run does those steps again.
 
     Args:
       step: number of updates that made `state`.
       state: pytree of arrays.
-      metrics: scores of this state; None if they are not known, or not yet:
-        see `enter_scores`.
+      metrics: scores of this state; None if they are not known, or come later
+        by `enter_scores`.
 
     Raises:
       KeyError: `metrics` is given and lacks `best_metric`.
-      SaveFailed: this or the save before it cannot be written. Checkpoints
-        that were complete stay so.
+      SaveFailed: this save, or the one before it, cannot be written. Complete
+        checkpoints stay complete.
     """
     for stale in self._manager.all_steps():
       if stale > self._restored_step:
@@ -119,7 +120,7 @@ class Checkpoints:
   def enter_scores(self, step: int, metrics: Mapping[str, float]) -> None:
     """Gives a saved step the scores that were computed after the save.
 
-    Where it makes another checkpoint one too many, the next save removes that.
+    If there is then one checkpoint too many, the next save removes it.
 
     Raises:
       KeyError: `metrics` lacks `best_metric`.
@@ -140,22 +141,22 @@ class Checkpoints:
     return 'score' in _read_record(self._manager, step)
 
   def latest_step(self) -> int | None:
-    """Step of the newest checkpoint, readable or not; None without any."""
+    """Returns the newest step, readable or not; None if there is none."""
     return self._manager.latest_step()
 
   def best_step(self) -> int | None:
-    """Step of the best checkpoint; None if none has a score."""
+    """Returns the step of the best score; None if no checkpoint has a score."""
     return next(iter(_rank(self._manager.all_steps(), self._scores)), None)
 
   def restore(self, abstract_state: Any, step: int | None = None) -> Any:
-    """The saved state, with the structure and placement of `abstract_state`.
+    """Returns a saved state, with the structure and sharding of another one.
 
     Args:
       abstract_state: pytree of `jax.ShapeDtypeStruct` (`jax.eval_shape`) or
         of arrays, whose values are not used. A leaf without a sharding goes
         to the first local device.
-      step: the checkpoint to read; None for the newest that can be read. One
-        that cannot is named in a warning.
+      step: the checkpoint to read; None for the newest that can be read. A
+        warning names each newer one, which cannot be read.
 
     Raises:
       InputError: there is no such checkpoint, none can be read, or its leaves
@@ -172,10 +173,10 @@ class Checkpoints:
     return state
 
   def wait(self) -> None:
-    """Returns once every started save is complete on disk.
+    """Returns when every save that was started is complete on the disk.
 
     Raises:
-      SaveFailed: one cannot be written.
+      SaveFailed: a save cannot be written.
     """
     with self._writing():
       self._manager.wait_until_finished()
@@ -188,11 +189,11 @@ class Checkpoints:
       known = [text for text in DISK_IS_FULL.values() if text in str(error)]
       raise SaveFailed(
         f'cannot save a checkpoint in {self._manager.directory}: '
-        f'{known[0] if known else _reason(error)}; those before it are kept'
+        f'{known[0] if known else _reason(error)}; earlier checkpoints are kept'
       ) from error
 
   def _score(self, metrics: Mapping[str, float]) -> float | None:
-    """The number that ranks a checkpoint; None for no rank."""
+    """Returns the number that ranks a checkpoint; None for no rank."""
     if self._best_metric is None:
       return None
     score = float(metrics[self._best_metric])
@@ -200,7 +201,7 @@ class Checkpoints:
 
 
 def newest_step(directory: str | os.PathLike) -> int | None:
-  """The newest checkpoint in `directory`, readable or not; None without any."""
+  """Returns the newest step, readable or not; None if there is none."""
   files = os.listdir(directory) if os.path.isdir(directory) else ()
   return max((int(name) for name in files if name.isdecimal()), default=None)
 
@@ -208,11 +209,12 @@ def newest_step(directory: str | os.PathLike) -> int | None:
 def load_params(
   directory: str | os.PathLike, which: str | int = 'best'
 ) -> dict[str, Any]:
-  """The parameters alone, whatever devices and optimizer wrote them.
+  """Returns the parameters alone, whatever devices and optimizer wrote them.
 
-  Only reads, so it may run beside the training that writes.
+  It writes nothing, so it may run beside the training.
 
   Args:
+    directory: folder of the checkpoints.
     which: 'best', 'latest' (the newest that can be read) or a step.
 
   Returns:
@@ -234,7 +236,7 @@ def load_params(
     def read(step):
       saved = manager.item_metadata(step).tree['params']
       wanted = {'params': jax.tree.map(integrity.abstract, saved)}
-      # Float64, of a training in a notebook, is no type of jax by default.
+      # A training in a notebook may have float64, which jax by default lacks.
       integrity.check_fit({'params': saved}, wanted, step)
       return _read(manager, step, wanted)['params']
 
@@ -243,12 +245,14 @@ def load_params(
 
 @dataclasses.dataclass(frozen=True)
 class _KeepLastAndBest(checkpoint_managers.PreservationPolicy):
-  """Our ranking. Orbax's own does not open where one score is damaged.
+  """The rule by which orbax keeps checkpoints, with a ranking of our own.
+
+  Orbax's own ranking opens no checkpoint if one score is damaged.
 
   Attributes:
-    keep_last: number of the newest that are kept.
-    keep_best: number of the best that are kept.
-    scores: step -> score, None for no rank; looked up when a save ends.
+    keep_last: number of the newest checkpoints that are kept.
+    keep_best: number of the best checkpoints that are kept.
+    scores: step -> score, None for no rank; read when a save ends.
   """
 
   keep_last: int
@@ -287,24 +291,28 @@ def _open(
 
 
 def _is_ours(record: Any) -> bool:
-  """False for orbax: forty lines a save, and errors that it raises, too."""
+  """Returns whether a log record is not orbax's.
+
+  Orbax logs forty lines for a save, and the errors that it raises.
+  """
   return f'{os.sep}orbax{os.sep}' not in record.pathname
 
 
 def _read_scores(manager: ocp.CheckpointManager) -> dict[int, float | None]:
   scores = {}
   for step in manager.all_steps():
-    with contextlib.suppress(Exception):  # Damaged: no candidate for the best.
+    # A checkpoint with a damaged record has no score.
+    with contextlib.suppress(Exception):
       scores[step] = _read_record(manager, step).get('score')
   return scores
 
 
 def _read_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  """The score, if it was evaluated, and digests of the arrays."""
+  """Returns the record of a checkpoint: its score, if any, and its digests."""
   record = integrity.read_record(manager.directory, step)
   if record is None:
     metadata = manager.metadata(step).custom_metadata or {}
-    if 'score' not in metadata:  # Unlike those of segjax before it kept any.
+    if 'score' not in metadata:  # Early versions of segjax had no records.
       logging.log_first_n(
         logging.WARNING,
         'checkpoint %d in %s has lost its record: its contents are not '
@@ -318,7 +326,7 @@ def _read_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 
 def _read(manager: ocp.CheckpointManager, step: int, wanted: Any) -> Any:
-  """The part of checkpoint `step` that `wanted` names, placed as it says."""
+  """Returns the leaves of a checkpoint that `wanted` names, on its devices."""
   args = ocp.args.PyTreeRestore(
     item=wanted,
     restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
@@ -336,20 +344,18 @@ def _newest_readable(
   step: int | str | None,
   read: Callable[[int], Any],
 ) -> tuple[int, Any]:
-  """The newest step that `read` can read, or `step`; what was read."""
+  """Returns the newest step that can be read, or `step`; and its contents."""
   steps, directory = manager.all_steps(), manager.directory
   if not steps:
     raise InputError(
       f'no checkpoint in {directory}; train first: python -m segjax.main '
       f'--config=CONFIG --workdir={directory.parent}'
     )
-  candidates = [
-    other for other in sorted(steps, reverse=True) if step in (None, other)
-  ]
-  if not candidates:
+  if step not in (None, *steps):
     raise InputError(
       f'no checkpoint {step!r} in {directory}; there are {sorted(steps)}'
     )
+  candidates = sorted(steps, reverse=True) if step is None else [step]
   for candidate in candidates:
     try:
       return candidate, read(candidate)

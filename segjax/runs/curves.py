@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning curves, drawn alike as SVG for a page and as a picture.
+"""Learning curves, drawn as SVG for the report and as a picture.
 
-`_marks` lays a chart out as lines, dots and texts; the rest of the file turns
-these into one form or the other.
+`_marks` lays a chart out as lines, dots and texts. `draw_svg` and
+`draw_picture` draw these marks.
 """
 
 import functools
@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 18, 46, 34
-_MOST_POINTS = 240  # Of a line; more are averaged.
+_MOST_POINTS = 240  # Limit of a line; further points are averaged.
 _MOST_DOTS = 40
 _TEXT_PX = 12
-_SCALE = 2  # Pixels of the picture for each of the layout.
-# Of lines and dots: blue and vermilion, which colour-blind readers tell apart.
+_SCALE = 2  # Pixels of the picture per unit of the layout.
+# Lines and dots are blue and vermilion, which colour-blind readers tell apart.
 _COLOURS = {
   'train': (0, 114, 178),
   'heldout': (200, 80, 0),
@@ -34,9 +34,10 @@ class Curve(NamedTuple):
   """One line of a chart.
 
   Attributes:
-    name: what the legend calls it.
-    role: 'train' or 'heldout', which gives the colour.
-    points: (step, value), finite, by ascending step; one at least.
+    name: name in the legend.
+    role: 'train' or 'heldout', which decides the colour.
+    points: (step, value) of each point, finite, by ascending step; at least
+      one.
   """
 
   name: str
@@ -48,8 +49,8 @@ class Chart(NamedTuple):
   """Curves over the same steps.
 
   Attributes:
-    title: what the values are.
-    curves: one at least.
+    title: name of the values.
+    curves: at least one.
     marks_largest: whether the largest value of the last curve is marked.
   """
 
@@ -69,12 +70,7 @@ class _Mark(NamedTuple):
 
 
 def charts_of(rows: Sequence[dict], best_metric: str) -> list[Chart]:
-  """Returns the charts of a run, those for which there are values.
-
-  Args:
-    rows: of metrics.jsonl.
-    best_metric: name of the held-out score that ranks checkpoints.
-  """
+  """Returns the charts for which there are values in rows of metrics.jsonl."""
 
   def curve(name, role, key):
     points = [
@@ -92,7 +88,7 @@ def charts_of(rows: Sequence[dict], best_metric: str) -> list[Chart]:
 
 
 def draw_svg(chart: Chart) -> str:
-  """Returns a chart as an SVG element that CSS colours, class by class."""
+  """Returns a chart as an SVG element; the roles of marks are CSS classes."""
   parts = [
     f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
     f'aria-label="{html.escape(chart.title)} over the steps of training">'
@@ -139,7 +135,7 @@ def draw_picture(charts: Sequence[Chart]) -> np.ndarray:
 
 
 def _marks(chart: Chart) -> Iterator[_Mark]:
-  """Yields what a chart is made of, in the units of WIDTH and HEIGHT."""
+  """Yields the marks of a chart, in the units of WIDTH and HEIGHT."""
   values = [value for curve in chart.curves for _, value in curve.points]
   last_step = max(curve.points[-1][0] for curve in chart.curves)
   is_log = 0 < 20 * min(values) < max(values)
@@ -192,7 +188,7 @@ def _marks(chart: Chart) -> Iterator[_Mark]:
 
 
 def _thin(points):
-  """Returns at most `_MOST_POINTS`, each the mean of its neighbours."""
+  """Returns at most `_MOST_POINTS`, each the mean of neighbouring points."""
   if len(points) <= _MOST_POINTS:
     return points
   parts = np.array_split(np.array(points, np.float64), _MOST_POINTS)
@@ -211,7 +207,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-  """Returns powers of ten that enclose a range, few enough to be read."""
+  """Returns powers of ten that enclose a range, at most seven."""
   first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
   step = -(-(last - first) // 6)
   return [10.0**i for i in range(first, last + step, step)]

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checksums of checkpoints: a JSON record beside each one, and its checks.
+"""Checksums of checkpoints, in a JSON record beside each one, and its checks.
 
 A record holds the score of a checkpoint and the checksums of its arrays, and is
 itself checksummed. The file format of checkpoints notices a file that is cut
-short, but not a flipped bit; checksums of the arrays do.
+short; checksums of the arrays also notice a flipped bit.
 
-The record is not kept as orbax's metadata: if one key of that is damaged, orbax
+The record is no part of orbax's metadata: if one key of these is damaged, orbax
 opens neither this checkpoint nor those before it.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -28,19 +27,13 @@ _ENDING = '.record.json'
 
 
 class DamagedError(Exception):
-  """What was read is not what was written."""
+  """Data that were read differ from the data that were written."""
 
 
 def write_record(
   directory: str | os.PathLike, step: int, record: Mapping[str, Any]
 ) -> None:
-  """Writes the record of a checkpoint, in place of an earlier one.
-
-  Args:
-    directory: folder of the checkpoints.
-    step: the checkpoint.
-    record: name -> JSON value.
-  """
+  """Writes or replaces the record of a checkpoint: name -> JSON value."""
   with replacing(_file(directory, step)) as temporary:
     text = json.dumps({**record, 'seal': digest_of_values(record)})
     temporary.write_text(text + '\n', encoding='utf-8')
@@ -49,14 +42,16 @@ def write_record(
 def read_record(
   directory: str | os.PathLike, step: int
 ) -> dict[str, Any] | None:
-  """Returns what `write_record` was given; None if there is none.
+  """Returns the record of a checkpoint; None if there is none.
 
   Raises:
-    DamagedError: the file is not what was written.
+    DamagedError: the file differs from the one that was written.
   """
   try:
     record = json.loads(_file(directory, step).read_bytes())
     seal = record.pop('seal')
+    if seal != digest_of_values(record):
+      raise ValueError('its checksum is another')
   except FileNotFoundError:
     return None
   except (
@@ -67,17 +62,15 @@ def read_record(
     TypeError,
   ) as error:
     raise DamagedError(f'{_file(directory, step)} is damaged') from error
-  if seal != digest_of_values(record):
-    raise DamagedError(f'{_file(directory, step)} is damaged')
   return record
 
 
 def remove_records(directory: str | os.PathLike, keep: Collection[int]) -> None:
-  """Removes the records of all steps but those in `keep`."""
+  """Removes the records of all steps that are not in `keep`."""
+  kept = {_file(directory, step) for step in keep}
   for file in Path(directory).glob(f'*{_ENDING}'):
-    if file not in {_file(directory, step) for step in keep}:
-      with contextlib.suppress(FileNotFoundError):
-        file.unlink()
+    if file not in kept:
+      file.unlink(missing_ok=True)
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -89,12 +82,12 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-  """Returns shape, sharding and dtype of a leaf, as jax would hold it.
+  """Returns the shape, sharding and dtype with which jax would hold a leaf.
 
   A leaf without a sharding gets the first local device.
   """
   sharding = getattr(leaf, 'sharding', None)
-  # A saved leaf describes devices that need not be here.
+  # The sharding of a saved leaf names devices that need not exist here.
   if not isinstance(sharding, jax.sharding.Sharding):
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
@@ -102,12 +95,10 @@ def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def check_fit(saved: Any, wanted: Any, step: int) -> None:
-  """Raises InputError unless leaves have the same names, shapes and dtypes.
+  """Raises InputError unless the leaves of two trees agree.
 
-  Args:
-    saved: tree of a checkpoint.
-    wanted: tree of this run.
-    step: the checkpoint, for the message.
+  They must have the same names, shapes and dtypes in the tree of the checkpoint
+  `step`, which was saved, and in that of this run.
   """
   saved, wanted = _kinds(saved), _kinds(wanted)
   for name in {**wanted, **saved}:
@@ -122,9 +113,7 @@ def check_fit(saved: Any, wanted: Any, step: int) -> None:
 def digests_of_arrays(tree: Any) -> dict[str, str]:
   """Returns name -> SHA-256, in hexadecimal, of dtype, shape and elements.
 
-  Args:
-    tree: arrays of numpy or jax. Those of jax must be replicated, or lie wholly
-      on devices of this process.
+  Arrays of jax must be replicated, or lie wholly on devices of this process.
   """
   return {name: _digest(leaf) for name, leaf in named(tree).items()}
 
@@ -138,7 +127,7 @@ def check_digests(tree: Any, expected: Mapping[str, str]) -> None:
   """Raises DamagedError if a leaf has another digest than expected."""
   for name, digest in digests_of_arrays(tree).items():
     if digest != expected.get(name):
-      raise DamagedError(f'the contents of {name} changed since it was written')
+      raise DamagedError(f'{name} has changed since it was written')
 
 
 def _file(directory, step):
@@ -153,17 +142,15 @@ def _kinds(tree):
 
 
 def _digest(leaf):
-  array = np.ascontiguousarray(leaf)  # Which gives a scalar an axis.
+  array = np.ascontiguousarray(leaf)  # A scalar gets an axis.
   digest = hashlib.sha256(f'{leaf.dtype}{list(leaf.shape)}'.encode())
   digest.update(array.reshape(-1).view(np.uint8).data)
   return digest.hexdigest()
 
 
 def is_digest_of(known: str, digest: str) -> bool:
-  """Returns whether a run's digest is that of a data set.
+  """Returns whether the digest that a run knows is a `Dataset.digest`.
 
-  Args:
-    known: of the run, which may be older than the second half of digests.
-    digest: `Dataset.digest`.
+  Early versions of segjax wrote only the first half of a digest.
   """
   return known in (digest, digest.partition('+')[0])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a run: scores, pictures, and a page that shows all of it.
+"""The report of a run: scores, pictures, and an HTML file that shows all.
 
-`report.html` is one file without scripts and references to others: it can be
-mailed, and opened in years. Whatever it shows of files is escaped.
+`report.html` is one file without scripts and references to other files, so it
+can be mailed, and opened in years. Text that comes from files is escaped.
 """
 
 import base64
@@ -27,9 +27,9 @@ from segjax.images.png_jpeg import encode_preview
 from segjax.runs import curves, writers
 from segjax.runs.run_warnings import read_labels_table, read_warnings
 
-LABELS = 'labels.txt'  # Their digest, and the table of what they hold.
+LABELS = 'labels.txt'  # The digest of all labels, and a table of their classes.
 _EXTREMES = ('best', 'worst')
-# Of all pictures of a page, which grow by a third when they become text.
+# Limit of all pictures in a report; as text, they grow by a third.
 _MOST_PICTURE_BYTES = 3_300_000
 
 # (name of the example, u8[h, w, 3], mean IU of this example alone).
@@ -45,19 +45,19 @@ def finish_run(
   extremes: Sequence[Panel],
   columns: str = '',
 ) -> None:
-  """Prints and writes what a run ends with.
+  """Prints the scores of a run, and writes them with pictures and a report.
 
-  Writes `scores.txt`, `pictures/` and `report.html`, and replaces those of an
-  earlier end of the run.
+  `scores.txt`, `pictures/` and `report.html` replace those of an earlier end of
+  the run.
 
   Args:
     workdir: folder of the run, with its metrics.
-    config: of the run.
-    title: what the scores are of, or why there are none.
+    config: config of the run.
+    title: the images that the scores are of, or the reason for no scores.
     scores: name -> number; may be empty.
-    panels: of some held-out examples.
-    extremes: of the best and the worst one, or [].
-    columns: what the panels show, from left to right.
+    panels: pictures of some held-out examples.
+    extremes: pictures of the best and the worst example, or [].
+    columns: names of the parts of each panel, from left to right.
   """
   print(title)
   if scores:
@@ -68,7 +68,7 @@ def finish_run(
   folder.mkdir(exist_ok=True)
   for kind in _EXTREMES:
     for file in folder.glob(f'{kind}_mean_iu_*.png'):
-      file.unlink()  # It may not be the best or the worst any more.
+      file.unlink()  # Another example may be the best or the worst now.
   named = {name: picture for name, picture, _ in panels}
   for kind, (name, picture, iu) in zip(_EXTREMES, extremes, strict=False):
     named[f'{kind}_mean_iu_{iu:.3f}_{name}'] = picture
@@ -76,12 +76,12 @@ def finish_run(
   if charts := curves.charts_of(rows, config.evaluation.best_metric):
     named['learning_curve'] = curves.draw_picture(charts)
   for name, picture in named.items():
-    # A name may come from a file, and must not lead out of the folder.
+    # A name that comes from a file must not lead out of the folder.
     name = re.sub(r'[^\w.-]', '_', name)
     write_stack(folder / f'{name}.png', picture[None])
   file = workdir / 'report.html'
   figures = _figures(panels, extremes, columns)
-  write_text(file, _page(workdir, config, title, scores, charts, figures))
+  write_text(file, _document(workdir, config, title, scores, charts, figures))
   print(f'pictures: {folder}')
   print(f'report: {file}', flush=True)
 
@@ -100,7 +100,8 @@ def write_text(file: Path, text: str) -> None:
     temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
-def _page(workdir, config, title, scores, charts, figures) -> str:
+def _document(workdir, config, title, scores, charts, figures) -> str:
+  """Returns the text of `report.html`."""
   name = html.escape(workdir.resolve().name)
   device = jax.devices()[0].device_kind
   said = [
@@ -140,7 +141,7 @@ def _section(title: str, content: str) -> str:
 def _table(
   rows: Iterable[Sequence[Any]], header: Sequence[str] = (), caption: str = ''
 ) -> str:
-  """Returns a table whose cells but the first of a row are numbers."""
+  """Returns an HTML table; the first cell of each row is its header."""
   head = ''.join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
   lines = [
     '<div class="wide"><table>',
@@ -199,9 +200,9 @@ def _charts(charts: Sequence[curves.Chart]) -> str:
   if not drawn:
     return ''
   return (
-    f'<div class="beside charts">{drawn}</div>\n<p class="quiet">Over the '
-    'steps of training. Scores during training are of one pass; those above '
-    'are of the end.</p>'
+    f'<div class="beside charts">{drawn}</div>\n<p class="quiet">The curves '
+    'run over the steps of training. Their scores come from one pass over each '
+    'image; the scores above are those of the end.</p>'
   )
 
 
@@ -222,7 +223,7 @@ def _figures(
     free -= len(encoded)
     if free < 0:
       left = len(shown) - len(figures) + 1
-      figures.append(f'<p class="quiet">{left} more in pictures/</p>')
+      figures.append(f'<p class="quiet">{left} more are in pictures/</p>')
       break
     label = f'<b>{kind.capitalize()}</b> ' if kind else ''
     text = html.escape(name)

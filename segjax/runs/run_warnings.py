@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warnings of a run that isn't working, each with the setting that helps.
+"""Warnings about a run that may fail, each with the setting that helps.
 
-They are what experience says, and no proof: a run goes on whatever they say.
+They come from experience and prove nothing, so the run goes on.
 """
 
 import re
@@ -13,29 +13,32 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from segjax.atomic import replacing
+from segjax.data.examples import list_some
 from segjax.optimizers import shorten_warmup
 from segjax.runs.writers import read_rows
 from segjax.settings.sections import read_settings
 
 _FILE = 'warnings.txt'
 _RARE_PERCENT = 1.0
-_LEAST_RANGE = 1 / 16  # Of what an integer can hold.
-_IMAGES = 16  # Looked at, spread over the set.
-_PIXELS = 65_536  # Looked at in each of them.
-_LEAST_WINDOWS = 6  # Logged means of the loss that are compared.
-_NOISE = 0.01  # The share by which the loss must fall at least.
+_LEAST_RANGE = 1 / 16  # Of the maximum of an integer type.
+_IMAGES = 16  # Images, spread over the set, whose range is measured.
+_PIXELS = 65_536  # Pixels of each of them.
+_LEAST_WINDOWS = 6  # Logged means of the loss, before these are compared.
+_NOISE = 0.01  # Share by which the loss must fall at least.
+_MOST_NAMED = 6  # Classes that a warning names.
+_LOSS = 'dice_cross_entropy'  # Counts classes by their overlap.
 _ROW = re.compile(r'(.+?) +([\d,]+) +([\d.]+)% +([\d,]+) +([\d,]+) +([\d,]+)')
 
 
 class RunWarnings:
-  """Warnings of one run: each is said once, and kept in `warnings.txt`."""
+  """Warnings about one run: each is said once, and kept in `warnings.txt`."""
 
   def __init__(self, workdir: Path, config: ConfigDict, enabled: bool = True):
-    """Reads what the run has been warned of.
+    """Takes the arguments.
 
     Args:
       workdir: folder of the run.
-      config: of the run.
+      config: config of the run.
       enabled: False says and writes nothing, for all processes but the first.
     """
     self._workdir = workdir
@@ -44,7 +47,7 @@ class RunWarnings:
     self._loss_is_checked = not enabled
 
   def warn(self, warnings: dict[str, str]) -> None:
-    """Says and writes those of `warnings`, name -> text, that are new."""
+    """Says and writes the new ones of `warnings`, name -> text."""
     if not self._enabled:
       return
     lines = read_warnings(self._workdir)
@@ -73,7 +76,12 @@ class RunWarnings:
       self.warn(check_losses(losses, step))
 
   def check_predictions(self, step: int, sole_class: str) -> None:
-    """Warns if all held-out pixels are predicted as one class, '' if not."""
+    """Warns if all held-out pixels are predicted as one class.
+
+    Args:
+      step: number of the step.
+      sole_class: name of the class; '' if there are several.
+    """
     if sole_class:
       model, settings = self._config.model, []
       if 'norm' in model and model.norm == 'none':
@@ -99,8 +107,8 @@ def check_losses(losses: Sequence[float], step: int) -> dict[str, str]:
   """Returns a warning if the last third of losses is as high as the first.
 
   Args:
-    losses: means over equal numbers of steps, two at least.
-    step: the last step.
+    losses: at least two means over equal numbers of steps.
+    step: number of the last step.
   """
   third = max(len(losses) // 3, 1)
   first, last = np.mean(losses[:third]), np.mean(losses[-third:])
@@ -110,19 +118,19 @@ def check_losses(losses: Sequence[float], step: int) -> dict[str, str]:
     'loss': f'up to step {step} the loss has not fallen: its mean was '
     f'{first:.4g} at first and is {last:.4g} now. Try '
     'config.schedule.learning_rate ten times smaller, or ten times larger, '
-    'and see whether images and labels belong together'
+    'and check that images and labels belong together'
   }
 
 
 def check_start(
   config: ConfigDict, examples: Sequence[dict], labels: str
 ) -> dict[str, str]:
-  """Returns warnings that need no training, name -> text.
+  """Returns warnings before training begins, name -> text.
 
   Args:
-    config: of the run.
-    examples: to train on, one at least; reads some of their images.
-    labels: the table of labels, see `data.label_counts`.
+    config: config of the run.
+    examples: at least one example to train on; some of the images are read.
+    labels: table of labels, see `data.label_counts`.
   """
   warmup, steps = config.schedule.warmup_steps, config.num_train_steps
   warnings = {}
@@ -141,24 +149,27 @@ def check_start(
 
 
 def read_labels_table(text: str) -> list[tuple[str, ...]]:
-  """Returns the rows of the table of `data.label_counts`.
+  """Returns the rows of the table of labels, as they are written.
+
+  Args:
+    text: table of `data.label_counts`.
 
   Returns:
     (class, training pixels, their share in percent, training images, held-out
-    pixels, held-out images), as they are written.
+    pixels, held-out images) of each class.
   """
   matches = [_ROW.fullmatch(line.strip()) for line in text.splitlines()]
   return [match.groups() for match in matches if match]
 
 
 def _check_range(examples):
-  """Returns a warning if integer images use little of what they can hold."""
+  """Returns a warning if images use little of the range of their integers."""
   lows, highs, dtypes = [], [], set()
   for index in {i * len(examples) // _IMAGES for i in range(_IMAGES)}:
     image = examples[index]['image']
     dtypes.add(image.dtype)
     values = image.reshape(-1)
-    # Single pixels may be dead or hot.
+    # Without the ends, since single pixels may be dead or hot.
     ends = np.percentile(values[:: -(-values.size // _PIXELS)], (0.1, 99.9))
     lows.append(ends[0])
     highs.append(ends[1])
@@ -186,19 +197,18 @@ def _check_heldout(labels):
   ]
   if not missing or all(row[4] == '0' for row in rows):
     return {}
-  more = f' and {len(missing) - 6} more' if len(missing) > 6 else ''
   return {
     'held-out classes': 'no held-out pixel is of '
-    f'{", ".join(missing[:6])}{more}, so the scores do not tell whether it is '
-    'found. Hold out images that show it, by data.heldout_list or another '
+    f'{list_some(missing, _MOST_NAMED)}, so the scores do not tell whether it '
+    'is found. Hold out images that show it, by data.heldout_list or another '
     'data.seed'
   }
 
 
 def _check_rare(config, labels):
-  """Returns a warning if classes are rare and the loss takes no account."""
+  """Returns a warning if classes are rare and nothing makes them count more."""
   balances = 'balance' in config.data and config.data.balance
-  is_balanced = balances or read_settings(config).loss == 'dice_cross_entropy'
+  is_balanced = balances or read_settings(config).loss == _LOSS
   rare = sorted(
     (float(percent), name)
     for name, pixels, percent, *_ in read_labels_table(labels)
@@ -206,17 +216,17 @@ def _check_rare(config, labels):
   )
   if not rare or is_balanced:
     return {}
-  named = ', '.join(f'{name!r} ({percent:.2f} %)' for percent, name in rare[:6])
-  more = f' and {len(rare) - 6} more' if len(rare) > 6 else ''
+  named = [f'{name!r} ({percent:.2f} %)' for percent, name in rare]
   return {
-    'rare classes': f'of all training pixels, under 1 % are of {named}{more}. '
-    f'If they are not found, set {" or ".join(_balancing(config))}'
+    'rare classes': 'each of these classes has under 1 % of all training '
+    f'pixels: {list_some(named, _MOST_NAMED)}. If they are not found, set '
+    f'{" or ".join(_balancing(config))}'
   }
 
 
 def _balancing(config):
-  """Returns the settings by which rare classes count for more, if any."""
+  """Returns the settings by which rare classes would count more."""
   settings = ['config.data.balance=True'] if 'balance' in config.data else []
-  if config.get('loss') != 'dice_cross_entropy':
-    settings.append("config.loss='dice_cross_entropy'")
+  if read_settings(config).loss != _LOSS:
+    settings.append(f'config.loss={_LOSS!r}')
   return settings

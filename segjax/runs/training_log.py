@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log of the training steps, and the end of a run that diverges."""
+"""The log of training steps, which also ends a run that diverges."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from segjax.errors import TrainingDiverged
 class TrainingLog:
   """Reports training metrics one step late, so that no device waits.
 
-  They are written as `train/NAME`; the loop writes scores of held-out images as
+  Their names are `train/NAME`. The loop writes scores of held-out images as
   `heldout/NAME`, so that no curve mixes the two.
   """
 
@@ -23,10 +23,10 @@ class TrainingLog:
     """Starts a log.
 
     Args:
-      writer: gets means of the metrics.
-      progress: shows the loss.
-      every_steps: steps from one report to the next.
-      check: is called with the step of each report, once it is on disk.
+      writer: `MetricWriter` that gets the means of the metrics.
+      progress: `Progress` that shows the loss.
+      every_steps: number of steps from one report to the next.
+      check: (step) -> None, called after each report is on the disk.
     """
     self._writer = writer
     self._progress = progress
@@ -41,7 +41,7 @@ class TrainingLog:
 
   def flush(self) -> None:
     self._pull()
-    self._since_report = []  # A run resumed here would have none of them.
+    self._since_report = []  # A run that is resumed here begins with none.
 
   def _pull(self):
     if self._pending is None:

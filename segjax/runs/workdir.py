@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: the config that it was made with, and its lock.
+"""The workdir, the folder of a run: its config and its lock.
 
 `config.json` in a workdir says which experiment its checkpoints and metrics
-belong to, and has a checksum of that. A run that is started again with the same
-command goes on, and one with another model or data set is refused before it
-mixes with them. A lock of the folder keeps a second run out while one is there.
+belong to, and has a checksum of these settings. A run that is started again
+with the same command goes on. A run with another model or data set is refused,
+before its files mix with those there. A lock of the folder keeps a second run
+out.
 """
 
 import contextlib
@@ -25,13 +26,13 @@ from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.runs.integrity import digest_of_values, is_digest_of
 
-# How long an NFS client may believe that a file is missing (acdirmax).
+# Time for which an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
 
 _SEAL = 'seal'  # The checksum of the other settings in the file.
 
-# Settings that a later version added to configs, with the values that earlier
-# runs had in effect. Those of a model and of `prediction` have such defaults.
+# Settings that later versions added to all configs, with the values of earlier
+# runs. Settings of a model and of `prediction` have such defaults themselves.
 _ADDED = {
   'accumulate_steps': 1,
   'compilation_cache': True,
@@ -41,18 +42,18 @@ _ADDED = {
   'preprocessing': {'dtype': '', 'limits': [], 'measured': []},
   'profile_steps': [0, 0],
 }
-# Settings that earlier versions had, and that are no longer: section and name.
-# `mesh.data` followed from the number of devices.
+# Section and name of settings that only earlier versions had. `mesh.data`
+# followed from the number of devices.
 _DROPPED = (('mesh', 'data'),)
-# Like `_ADDED`, but of some data sets or networks alone, which have these
-# defaults themselves.
+# Added settings, as in `_ADDED`, that only some data sets or networks have.
+# These have such defaults themselves.
 _ADDED_TO_SOME = {'data.label_values': [], 'model.norm': 'none'}
 
 
 def check_writable(workdir: str | os.PathLike) -> None:
-  """Raises InputError if `workdir` could not be made or written to.
+  """Raises InputError if `workdir` cannot be made or written to.
 
-  Makes nothing, so it can come before everything else.
+  It makes nothing, so it can be called before everything else.
   """
   if '://' in str(workdir):
     raise InputError(
@@ -63,7 +64,7 @@ def check_writable(workdir: str | os.PathLike) -> None:
     folder = folder.parent
   if not folder.is_dir():
     reason = f'{folder} is a file'
-  elif not os.access(folder, os.W_OK | os.X_OK):  # Or its disk is read-only.
+  elif not os.access(folder, os.W_OK | os.X_OK):
     reason = f'{folder} may not be written to'
   else:
     return
@@ -78,17 +79,17 @@ def _cannot_write(workdir, reason):
 
 @contextlib.contextmanager
 def lock_workdir(workdir: str | os.PathLike) -> Iterator[None]:
-  """Makes `workdir`, and keeps other runs out of it until the block ends.
+  """Makes `workdir`, and locks it against other runs until the block ends.
 
-  All processes of a run enter together; process 0 holds the lock, and loses it
-  when it ends, however it does. A folder that was made and is empty at the end
-  is removed; one in which the block changed nothing is as it was. Commands that
-  only read, such as `evaluate` and `predict`, need no lock: what they read
-  appears by renaming.
+  All processes of a run enter together. Process 0 holds the lock, which ends
+  with the process in any case. A folder that was made here, and is empty at the
+  end, is removed; the time of a folder that was not changed stays the same.
+  Commands that only read, such as `evaluate` and `predict`, need no lock: the
+  files that they read appear by renaming.
 
   Raises:
-    InputError: another run holds the lock, here or on another host, and which;
-      or `workdir` is not writable.
+    InputError: another run, which the message names, holds the lock on this or
+      another host; or `workdir` is not writable.
   """
   with contextlib.ExitStack() as stack:
 
@@ -108,22 +109,20 @@ def claim_workdir(
   config: ml_collections.ConfigDict,
   may_change: Sequence[str] = (),
 ) -> None:
-  """Makes `workdir` and writes its `config.json`, or checks the one there.
+  """Makes `workdir` and writes its `config.json`, or checks the existing one.
 
-  Proves that it can be written to, and removes what killed runs left in it. Of
-  the processes of a run one calls it, in `lock_workdir`, and then all
-  `check_claimed`.
+  It also removes temporary files of killed runs. One process of a run calls it,
+  in `lock_workdir`, and then all processes call `check_claimed`.
 
   Args:
     workdir: folder of the run, on a mounted file system.
-    config: the run's settings, plain JSON values throughout. Tuples equal
-      lists.
+    config: the run's settings, all of them JSON values. Tuples equal lists.
     may_change: dotted prefixes, such as 'num_train_steps' or 'data', of the
-      settings that may differ between restarts; the file follows the latest.
+      settings that may differ between restarts; the file gets the latest.
 
   Raises:
-    InputError: the workdir was made with other settings (all are named), is
-      not writable, or holds a `config.json` that cannot be read.
+    InputError: the workdir was made with other settings, all of which the
+      message names; it is not writable; or its `config.json` cannot be read.
   """
   check_writable(workdir)
   workdir = pathlib.Path(workdir)
@@ -142,7 +141,7 @@ def claim_workdir(
 
 
 def sealed_text(config: ml_collections.ConfigDict) -> str:
-  """Returns what `config.json` holds of a config: JSON with its checksum."""
+  """Returns the text of `config.json`: a config as JSON, with its checksum."""
   settings = json.loads(json.dumps(config.to_dict()))
   sealed = settings | {_SEAL: digest_of_values(settings)}
   return json.dumps(sealed, indent=2, sort_keys=True) + '\n'
@@ -151,8 +150,8 @@ def sealed_text(config: ml_collections.ConfigDict) -> str:
 def check_claimed(workdir: str | os.PathLike) -> None:
   """Raises InputError if `claim_workdir` claimed another folder of this name.
 
-  So it is where the hosts of a run share no file system, and each would keep a
-  part of the checkpoints.
+  This happens if the hosts of a run share no file system. Each host would keep
+  a part of the checkpoints.
   """
   file = pathlib.Path(workdir) / 'config.json'
   deadline = time.monotonic() + _NFS_CACHE_SECONDS
@@ -167,7 +166,7 @@ def check_claimed(workdir: str | os.PathLike) -> None:
 
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-  """The config that `workdir` was made with; its lists come back as tuples.
+  """Returns the config that `workdir` was made with; lists become tuples.
 
   Raises:
     InputError: there is no `config.json`, or it cannot be read.
@@ -180,9 +179,9 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 def read_complete_config(
   workdir: str | os.PathLike,
 ) -> ml_collections.ConfigDict:
-  """The same with the settings that configs got after the run was made.
+  """Returns `read_config` with the settings that later versions added.
 
-  They have the values that the run had in effect.
+  They have the values with which the run worked.
   """
   config = ml_collections.ConfigDict(_tuples(_ADDED))
   config.update(read_config(workdir))
@@ -201,13 +200,13 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
     raise InputError(f'cannot read {file}: {error}') from error
   if not isinstance(settings, dict):
     raise InputError(f'cannot read {file}: it holds no settings')
-  # Runs of earlier versions have none.
+  # The first versions wrote no checksum.
   seal = settings.pop(_SEAL, None)
   if seal not in (None, digest_of_values(settings)):
     raise InputError(
-      f'{file} was changed or damaged since it was written: its checksum is '
-      f'another; restore it, or remove its line "{_SEAL}" if the change is '
-      'meant'
+      f'{file} was changed or damaged since it was written: its checksum does '
+      f'not match; restore it, or remove its line "{_SEAL}" if the change is '
+      'intended'
     )
   for section, name in _DROPPED:
     if section in settings and name in settings[section]:
@@ -236,9 +235,9 @@ def _check_same(
   advice = 'use another --workdir, or the settings it was made with'
   if 'data_sha256' in names:
     advice += (
-      '. data_sha256 is of the images and labels: if you mended them, go on in '
-      f'another --workdir, with --config.init.path={workdir} and '
-      '--config.init.initial="()" to start from what this one has learned'
+      '. data_sha256 is the checksum of the images and labels: if you mended '
+      f'them, go on in another --workdir, with --config.init.path={workdir} '
+      'and --config.init.initial="()" to start from the parameters of this run'
     )
   raise InputError(
     f'workdir {workdir} was made with {_list(names, old)}; this run has '

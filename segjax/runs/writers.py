@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metric writers, the progress line and text tables.
 
-This is the only file that knows tensorboardX. `MetricWriter` has the method
-names of the writers of clu, which need TensorFlow.
+This is the only file that knows tensorboardX. The methods of `MetricWriter`
+have the names of those in clu, whose writers need TensorFlow.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 
-# Made while they are imported, which pyright does not see.
+# These names are made at import, which pyright does not see.
 from tensorboardX.proto.event_pb2 import (
   Event,  # pyright: ignore[reportAttributeAccessIssue]
   SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
@@ -37,10 +37,10 @@ _COMPILING = 'compiling (about a minute the first time)'
 
 
 class MetricWriter:
-  """Scalars to `metrics.jsonl`, scalars and pictures to `tensorboard/`.
+  """Writes scalars to `metrics.jsonl`, and also pictures to `tensorboard/`.
 
-  A context manager. Each line of the JSONL file is one object, `step` first
-  and then the scalars; NaN and inf, which JSON lacks, are null there.
+  It is a context manager. Each line of the JSONL file is one object, first the
+  `step` and then the scalars; NaN and inf, which JSON lacks, are null there.
   """
 
   def __init__(
@@ -53,10 +53,10 @@ class MetricWriter:
 
     Args:
       workdir: folder of the run.
-      resume_step: the step of the restored checkpoint. What was written for
-        later steps, by the run that was killed there, is dropped, and so is
-        a line cut short. None keeps every complete line.
-      enabled: False writes nothing, for all processes of a run but the first.
+      resume_step: step of the restored checkpoint. Rows of later steps, which a
+        killed run wrote, and incomplete rows are dropped. None keeps all
+        complete rows.
+      enabled: whether to write; True in the first process of a run only.
     """
     self._file = self._events = None
     if not enabled:
@@ -71,11 +71,11 @@ class MetricWriter:
         temporary.write_text(rows, encoding='utf-8')
     self._file = path.open('a', encoding='utf-8')
     (workdir / 'tensorboard').mkdir(exist_ok=True)
-    # Not tensorboardX.SummaryWriter: its thread dies of a full disk, flushes
-    # too early, and lets the training wait for ever.
+    # The thread of tensorboardX.SummaryWriter would end on a full disk, flush
+    # too early, and let the training wait for ever.
     self._events = EventsWriter(
       str(workdir / 'tensorboard' / 'events'),
-      f'.{time.time_ns()}',  # Its own names differ by the second alone.
+      f'.{time.time_ns()}',  # Names of EventsWriter differ only by the second.
     )
     if resume_step is not None:
       start = SessionLog(status=SessionLog.START)
@@ -88,21 +88,21 @@ class MetricWriter:
     self.close()
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Adds one row; `scalars` may be 0-d arrays. On disk when this returns."""
+    """Adds one row, which is on the disk at the end; 0-d arrays are scalars."""
     if self._file is None:
       return
     values = {name: float(value) for name, value in scalars.items()}
     row: dict[str, float | None] = {'step': int(step)}
     for name, value in values.items():
       row[name] = value if math.isfinite(value) else None
-      # Not its `scalar`, which warns of the NaN of a class that is absent.
+      # `summary.scalar` would warn of NaN, the score of an absent class.
       scalar = Summary.Value(tag=name, simple_value=value)
       self._add_event(step, summary=Summary(value=[scalar]))
     self._file.write(json.dumps(row, allow_nan=False) + '\n')
     self._file.flush()
 
   def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """Adds pictures, name -> u8[H,W,3], to TensorBoard alone."""
+    """Adds pictures, name -> u8[H,W,3], to TensorBoard only."""
     if self._events is None:
       return
     for name, image in images.items():
@@ -110,7 +110,7 @@ class MetricWriter:
       self._add_event(step, summary=picture)
 
   def flush(self) -> None:
-    """Brings everything written so far to disk."""
+    """Puts everything that was written on the disk."""
     for record in (self._file, self._events):
       if record is not None:
         record.flush()
@@ -128,14 +128,14 @@ class MetricWriter:
 
 
 def read_rows(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """Returns the complete rows of `metrics.jsonl`, [] without the file."""
+  """Returns the complete rows of `metrics.jsonl`; [] if there is no file."""
   path = pathlib.Path(workdir) / 'metrics.jsonl'
   text = _rows_until(path.read_bytes(), math.inf) if path.exists() else ''
   return [json.loads(line) for line in text.splitlines()]
 
 
 def _rows_until(text: bytes, last_step: float) -> str:
-  """The complete rows of `text` up to and with `last_step`."""
+  """Returns the complete rows of `text`, until `last_step` inclusive."""
   rows = []
   for line in text.split(b'\n'):
     try:
@@ -143,19 +143,19 @@ def _rows_until(text: bytes, last_step: float) -> str:
       if row['step'] <= last_step:
         rows.append(line.decode() + '\n')
     except (ValueError, TypeError, KeyError):
-      continue  # Cut short when the process was killed.
+      continue  # The process was killed while it wrote this row.
   return ''.join(rows)
 
 
 class Progress:
-  """A tqdm bar on a terminal; elsewhere one line for each call.
+  """A tqdm bar on a terminal; elsewhere, one line for each call.
 
   `step 1200/4000  loss 0.1873  12.3 images/s  data wait 0.2%  eta 03:40`
 
-  The rate and the share of time that was spent waiting for data count from the
-  call before, evaluation and saving included. The estimated time of arrival
-  (eta) follows from the mean rate since the first call: the time before it
-  holds the compilation, which is announced when the block begins.
+  The rate, and the share of time that was spent waiting for data, are those
+  since the last call, evaluation and saving included. The estimated time of
+  arrival (eta) follows from the mean rate since the first call. The time before
+  that call includes the compilation, which is announced when the block begins.
   """
 
   def __init__(
@@ -171,9 +171,9 @@ class Progress:
     Args:
       total_steps: number of the last step.
       start_step: number of steps that are done already.
-      batch_size: images of a step.
-      stream: where the progress is shown; None is standard error.
-      enabled: False shows nothing, for all processes of a run but the first.
+      batch_size: number of images of a step.
+      stream: stream that shows the progress; None for standard error.
+      enabled: whether to show; True in the first process of a run only.
     """
     self._total_steps = total_steps
     self._batch_size = batch_size
@@ -186,7 +186,7 @@ class Progress:
 
   def __enter__(self) -> 'Progress':
     if self._is_compiling():
-      # On a terminal the bar takes the place of this text.
+      # On a terminal, the bar replaces this text.
       end = '' if self._stream.isatty() else '\n'
       print(_COMPILING, end=end, file=self._stream, flush=True)
     return self
@@ -198,17 +198,16 @@ class Progress:
       print(file=self._stream)
 
   def _is_compiling(self) -> bool:
-    """Whether steps are to come, and none has been shown yet."""
+    """Returns whether there are steps to do and none has been shown yet."""
     has_steps = self._last[0] < self._total_steps
     return self._enabled and self._first is None and has_steps
 
   @contextlib.contextmanager
   def waiting_for_data(self) -> Iterator[None]:
-    """Counts the time in its block as waiting for data.
+    """Counts the time of the block as waiting for data.
 
-    Meanwhile a device may still work on earlier steps. So the share that is
-    shown is an upper bound on the time that the device stands still for want of
-    data.
+    A device may work on earlier steps meanwhile. So the share that is shown is
+    an upper bound of the time for which the device has nothing to do.
     """
     start = time.monotonic()
     yield
@@ -237,7 +236,7 @@ class Progress:
     print('  '.join(parts), file=self._stream, flush=True)
 
   def _draw(self, step: int, text: str) -> None:
-    if self._bar is None:  # Not before: its rate would hold the compilation.
+    if self._bar is None:  # An earlier bar would count the compilation.
       self._bar = progress_bar(
         self._total_steps, step, unit='step', file=self._stream
       )
@@ -248,7 +247,7 @@ class Progress:
 
 def progress_bar(total: int, done: int, **options: Any) -> tqdm:
   """Returns a bar that begins at `done` of `total`; `options` are tqdm's."""
-  # Where a terminal says that it has 0 rows, tqdm by itself shows nothing.
+  # By default, tqdm shows nothing on a terminal that says it has 0 rows.
   ncols, nrows = shutil.get_terminal_size()
   return tqdm(total=total, initial=done, ncols=ncols, nrows=nrows, **options)
 
@@ -256,7 +255,7 @@ def progress_bar(total: int, done: int, **options: Any) -> tqdm:
 def table(
   rows: Mapping[str, Any] | Iterable[tuple[Any, ...]], header: tuple = ()
 ) -> str:
-  """Aligned text; floats get four decimals, columns of numbers end flush.
+  """Returns aligned text; floats get four decimals, numbers align at the right.
 
   >>> print(table({'v_rand': 0.95551, 'slices': 30}))
   v_rand  0.9555
@@ -281,7 +280,7 @@ def parameter_table(params: Any) -> str:
     params: nested dict of arrays; each of its keys names a block.
 
   Returns:
-    Aligned text, a line for each block: the number of its parameters, their
+    Aligned text. The line of a block has the number of its parameters, their
     mean and their standard deviation. The last line has the total number.
   """
   rows = []

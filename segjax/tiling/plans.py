@@ -32,7 +32,7 @@ Window = tuple[slice, slice]  # Rows and columns.
 _MOST_PIXELS = 2**31  # In a batch of several tiles.
 
 
-class Place(NamedTuple):
+class TilePosition(NamedTuple):
   """The position of the tile whose output fills a window.
 
   Attributes:
@@ -88,7 +88,9 @@ class TilePlan:
     """Returns the number of tiles."""
     return len(self.rows) * len(self.columns)
 
-  def place(self, window: Window, transform: Transform = (0, False)) -> Place:
+  def position(
+    self, window: Window, transform: Transform = (0, False)
+  ) -> TilePosition:
     """Returns the position of the tile that writes `window`.
 
     Args:
@@ -116,7 +118,7 @@ class TilePlan:
       before.append(max(-first, 0))
       begin = side.start - origin[-1] - trim
       crop.append(slice(begin, begin + side.stop - side.start))
-    return Place(
+    return TilePosition(
       tuple(origin),
       turned_shape(tuple(size), *transform),
       tuple(crop),

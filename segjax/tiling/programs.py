@@ -28,7 +28,7 @@ class Program:
   Attributes:
     compiled: (tiles, **option) -> output; a partial of the function that `jit`
       returned.
-    place: the devices, and how to bring tiles to them.
+    placement: the devices, and the functions that bring tiles to them.
     option: name of the argument that says where the image lies in a tile:
       'size', 'frame', or '' for none; see `contracts.SegmentationModel.apply`
       and `contracts.FunctionModel`.
@@ -36,7 +36,7 @@ class Program:
   """
 
   compiled: functools.partial
-  place: parallel.Placement
+  placement: parallel.Placement
   option: str
   batch_size: int
 
@@ -45,9 +45,10 @@ class Program:
 
     Args:
       tiles: [N, h, w, C], pixels that the model takes.
-      frames: i32[N, 2, 2], `begin` and `size` of each tile's `plans.Place`.
+      frames: i32[N, 2, 2], `begin` and `size` of each tile, see
+        `plans.TilePosition`.
     """
-    put = self.place.put_batch
+    put = self.placement.put_batch
     # Without an option, pixels beyond the image count as pixels of it.
     given = {'size': frames[:, 1], 'frame': frames}
     options = {self.option: put(given[self.option])} if self.option else {}
@@ -63,7 +64,7 @@ class Program:
       tile_shape: h, w, C.
       dtype: dtype of the tiles.
     """
-    abstract = self.place.abstract_batch
+    abstract = self.placement.abstract_batch
     options = {}
     if self.option:
       sides = {'size': (2,), 'frame': (2, 2)}[self.option]
@@ -103,21 +104,23 @@ def create_program(
   if is_sized and isinstance(model, FunctionModel) and model.takes_frame:
     option = 'frame'
   tiles_per_batch = settings.tiles_per_batch
-  place = parallel.place_locally(num_tiles // tiles_per_batch, settings.space)
+  placement = parallel.place_locally(
+    num_tiles // tiles_per_batch, settings.space
+  )
   compiled = functools.partial(
     compiled_forward(),
     model.apply,
-    place.put_params(params),
+    placement.put_params(params),
     geometry=model.geometry,
     head_sizes=tuple(model.head_sizes),
     activation=settings.activation,
-    mesh=place.mesh,
+    mesh=placement.mesh,
   )
   return Program(
     compiled,
-    place,
+    placement,
     option,
-    tiles_per_batch * place.num_parts,
+    tiles_per_batch * placement.num_parts,
   )
 
 

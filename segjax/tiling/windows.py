@@ -98,16 +98,16 @@ def predict_windows(
     batch = list(itertools.islice(jobs, tiles_per_batch))
     if not batch:
       return None
-    places = [plan.place(window, transforms[i]) for window, i in batch]
+    positions = [plan.position(window, transforms[i]) for window, i in batch]
     tiles = [
-      turned(read(place.origin), *transforms[i])
-      for place, (_, i) in zip(places, batch, strict=True)
+      turned(read(position.origin), *transforms[i])
+      for position, (_, i) in zip(positions, batch, strict=True)
     ]
     missing = tiles_per_batch - len(tiles)
-    frames = [(place.begin, place.size) for place in places]
+    frames = [(position.begin, position.size) for position in positions]
     return (
       batch,
-      places,
+      positions,
       np.stack(tiles + tiles[-1:] * missing),
       np.array(frames + frames[-1:] * missing, np.int32),
     )
@@ -119,25 +119,27 @@ def predict_windows(
         loaded = ahead.result()
         if loaded is None:
           return
-        batch, places, tiles, frames = loaded
+        batch, positions, tiles, frames = loaded
         ahead = pool.submit(load)
-        yield batch, places, program(tiles, frames)
+        yield batch, positions, program(tiles, frames)
 
   def pulled():
     # One batch is copied to the host while the device computes the next.
     # (No `tee`: it keeps dozens of batches.)
     last = None
-    for batch, places, output in computed():
+    for batch, positions, output in computed():
       if last is not None:
         yield *last[:2], np.asarray(last[2])
-      last = batch, places, output
+      last = batch, positions, output
     if last is not None:
       yield *last[:2], np.asarray(last[2])
 
   total = None
-  for batch, places, output in pulled():
-    for (window, i), place, tile in zip(batch, places, output, strict=False):
-      part = restored(tile, *transforms[i])[place.crop]
+  for batch, positions, output in pulled():
+    for (window, i), position, tile in zip(
+      batch, positions, output, strict=False
+    ):
+      part = restored(tile, *transforms[i])[position.crop]
       total = part if i == 0 else total + part
       if i == len(transforms) - 1:
         yield window, total if i == 0 else total / np.float32(len(transforms))
@@ -183,7 +185,7 @@ def predict_image(
   image = np.asarray(image)
   check_image(image)
   if settings.tile_memory_mib and settings.tile_size is None:
-    settings = fit_to_memory(
+    settings = limit_tiles(
       model, params, image.shape, np.dtype(np.float32), settings
     )
   height, width, _ = image.shape
@@ -210,7 +212,7 @@ def predict_image(
   return prediction
 
 
-def fit_to_memory(
+def limit_tiles(
   model: SegmentationModel,
   params: Any,
   image_shape: tuple[int, int, int],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that hold one image, or one label: their only page, checked."""
+"""Files that must hold one image or one label, checked while they are read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,15 @@ from segjax.errors import InputError
 from segjax.images import files
 
 
-def read_page(
+def read_image(
   file: Path, dtypes: Sequence[str], num_channels: int
 ) -> np.ndarray:
-  """Returns the one page [H, W, C] of an image file, as an image.
+  """Returns the only page [H, W, C] of an image file, as an image.
+
 
   Raises:
-    InputError: the file holds several pages, another dtype or number of
-      channels, or `files.read_stack` refuses it.
+    InputError: the file holds several pages, another dtype or another number of
+      channels; or `files.read_stack` refuses it.
   """
   image = _only_page(file, files.read_stack(file))
   if image.dtype not in dtypes or image.shape[-1] != num_channels:
@@ -29,16 +30,16 @@ def read_page(
 
 
 def read_rgb(file: Path) -> np.ndarray:
-  """Returns u8[H, W, 3] in RGB order; see `read_page`."""
-  return read_page(file, ('uint8',), 3)
+  """Returns u8[H, W, 3] in RGB order; see `read_image`."""
+  return read_image(file, ('uint8',), 3)
 
 
 def read_indices(path: Path) -> np.ndarray:
-  """Returns integers [H, W], 0 or more, as a palette or gray PNG has them.
+  """Returns the class indices [H, W] of a palette or gray label file.
 
   Raises:
-    InputError: as `files.read_labels`; or the file has colours, not indices, or
-      negative numbers.
+    InputError: the file holds several pages, colours or negative numbers; or
+      `files.read_labels` refuses it.
   """
   label = _only_page(path, files.read_labels(path))
   if label.shape[-1] != 1:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions of the pages of image files, written window by window."""
+"""Pages of image files, checked, and the canvas of their predictions."""
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from segjax.errors import InputError
 from segjax.images import png_jpeg
 from segjax.images.calibration import Calibration
 from segjax.images.files import check_picture, open_canvas, open_rasters
+from segjax.images.pixels import check_finite
 from segjax.images.windows import Canvas, Raster
 from segjax.prediction.partial import Partial
 from segjax.runs.writers import progress_bar
@@ -23,26 +25,21 @@ from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.plans import TilePlan
 
 
-class Page:
-  """A page of a canvas; it encodes predictions as windows are assigned."""
+@dataclasses.dataclass(frozen=True)
+class PageWriter:
+  """A page of a canvas; it encodes the predictions that are assigned to it."""
 
-  def __init__(
-    self,
-    canvas: Canvas,
-    number: int,
-    encode: Callable[[np.ndarray], np.ndarray],
-  ):
-    self._canvas = canvas
-    self._number = number
-    self._encode = encode
+  canvas: Canvas
+  number: int
+  encode: Callable[[np.ndarray], np.ndarray]
 
   def __setitem__(
     self, window: tuple[slice, slice], predicted: np.ndarray
   ) -> None:
-    self._canvas[self._number, *window] = self._encode(predicted)
+    self.canvas[self.number, *window] = self.encode(predicted)
 
 
-def measure(
+def measure_pages(
   files: Iterable[Path],
   channels: int,
   preprocessing: PreprocessingSettings,
@@ -50,21 +47,15 @@ def measure(
 ) -> tuple[int, tuple[int, int], np.dtype]:
   """Returns the number of pages in files, their size and their widest dtype.
 
-  Args:
-    files: image files that go together into one output.
-    channels: number of channels that the network takes.
-    preprocessing: says which pixels the network takes.
-    output: the output, for messages.
-
-  Returns:
-    number of pages, (height, width) in pixels, dtype.
+  The size is (height, width) in pixels. For the arguments see `checked_pages`.
 
   Raises:
-    InputError: a file cannot be read or has other channels, or sizes differ.
+    InputError: a file cannot be read or has other channels, or the output
+      cannot hold pages of these sizes or of this number.
   """
   pages = [
     (page.shape[:2], page.dtype)
-    for page in open_pages(files, channels, preprocessing)
+    for page in checked_pages(files, channels, preprocessing)
   ]
   sizes = sorted({shape for shape, _ in pages})
   if len(sizes) > 1:
@@ -72,10 +63,14 @@ def measure(
       f'{output} cannot hold images of {sizes} pixels together; give a folder '
       'as --output'
     )
+  if output.suffix.lower() == '.png' and len(pages) > 1:
+    raise InputError(
+      f'{output} holds one image and the input has {len(pages)}; use .tif'
+    )
   return len(pages), sizes[0], max(dtype for _, dtype in pages)
 
 
-def open_pages(
+def checked_pages(
   files: Iterable[Path],
   channels: int,
   preprocessing: PreprocessingSettings,
@@ -89,13 +84,14 @@ def open_pages(
   Args:
     files: image files.
     channels: number of channels that the network takes.
-    preprocessing: says which pixels the network takes.
+    preprocessing: settings that say which pixels the network takes.
     dtype: the widest dtype of the pages. All pages are converted to it, so that
       one compiled program takes them; a pixel stays the same share of its
       range. None converts no page.
 
   Raises:
-    InputError: a file cannot be read or has other channels or pixels.
+    InputError: a file cannot be read, or the network does not take its channels
+      or pixels.
   """
   for file in files:
     with open_rasters(file) as pages:
@@ -129,7 +125,7 @@ def write_predictions(
     partial: the unfinished output.
     name: name of the output, with its ending.
     pages: the images.
-    shape: N pages of H rows and W columns.
+    shape: N, H, W.
     stream: (page, writer, finished=, share=, on_written=) -> plan, such as
       `streaming.stream_predict` with a model, parameters and settings.
     encode: prediction f32[h, w, K] -> stored values [h, w, ...].
@@ -137,7 +133,7 @@ def write_predictions(
     calibration: axes and pixel sizes that the output states.
 
   Returns:
-    The plan of the last page.
+    The tile plan of the last page.
 
   Raises:
     InputError: the pages or `stream` raise it.
@@ -173,9 +169,10 @@ def write_predictions(
 
       plan = stream(
         image,
-        Page(canvas, page, encode),
+        PageWriter(canvas, page, encode),
         finished=finished[page],
-        # Shifted by page, so that pages of one window are shared, too.
+        # The page shifts the share, so that processes share pages of a single
+        # window, too.
         share=slice((index - page) % count, None, count),
         on_written=on_written,
       )
@@ -188,15 +185,13 @@ def finish_picture(
 ) -> None:
   """Makes the picture from the canvas, if the output is a .png.
 
-  Args:
-    folder: folder of the unfinished output.
-    name: name of the output, with its ending.
-    colours: uint8[K, 3], colours of the labels 0..K-1.
+  The output has this name in the folder of an unfinished output. The colours
+  uint8[K, 3] show the labels 0..K-1.
   """
   output = folder / name
   canvas = _canvas_path(output)
   if canvas != output:
-    # The canvas stays until the picture has its place, in case of a crash.
+    # The canvas stays until the picture has got its name, in case of a crash.
     [page] = np.load(canvas, mmap_mode='r')
     with open(output, 'wb') as file:
       png_jpeg.encode(file, page, colours)
@@ -209,20 +204,20 @@ def _canvas_path(output):
 
 
 def _progress(stack, shape, done):
-  """Returns (pixels) -> None, which moves a bar where there is a terminal."""
+  """Returns (pixels) -> None, which moves a bar if there is a terminal."""
   bar = stack.enter_context(
     progress_bar(
       math.prod(shape[:3]),
       done,
       unit='pixel',
       unit_scale=True,
-      # None disables it where there is no terminal.
+      # With None, tqdm shows no bar if there is no terminal.
       disable=None if processes.is_first() else True,
     )
   )
 
   def report(pixels):
-    # Assumes that the other processes have written as many.
+    # This assumes that the other processes have written as many pixels.
     bar.update(min(pixels * jax.process_count(), bar.total - bar.n))
 
   return report
@@ -235,14 +230,7 @@ def _checked(page, file, number, in_unit_range):
 
   def read(rows, columns):
     pixels = page[rows, columns]
-    finite = np.isfinite(pixels)
-    if not finite.all():
-      row, column, channel = np.unravel_index(np.argmin(finite), pixels.shape)
-      raise InputError(
-        f'{file}: pixel is {pixels[row, column, channel]} in page {number}, '
-        f'row {rows.start + row}, column {columns.start + column}, channel '
-        f'{channel} (counted from 0); pixels must be finite'
-      )
+    check_finite(file, number, pixels, (rows.start, columns.start))
     if in_unit_range and not 0 <= pixels.min() <= pixels.max() <= 1:
       raise InputError(
         f'{file} has float pixels from {pixels.min():g} to {pixels.max():g}; '
