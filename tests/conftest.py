@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-import shared_programs
 from quick_flags import QUICK_FLAGS
 
 # Read when jax starts its CPU client, so set before anything imports jax.
@@ -16,7 +15,8 @@ if _DEVICES_FLAG not in _flags:
   _flags = f'{_flags} {_DEVICES_FLAG}=8 {QUICK_FLAGS}'.strip()
   os.environ['XLA_FLAGS'] = _flags
 
-shared_programs.find()
+# Of all commands, too: the user's compiled programs are none of the suite's.
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 # Lines of Python, which nobody reads here, in what is compiled.
 os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
 
@@ -25,8 +25,6 @@ import jax  # noqa: E402
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # What is compiled is tiny.
 jax.config.update('jax_disable_most_optimizations', True)
-# Tests compile few programs twice, and keeping one takes time.
-jax.config.update('jax_enable_compilation_cache', False)
 
 
 # The files that take longest, first, or one worker waits for the other's last.

@@ -24,8 +24,6 @@ import sys
 import threading
 import warnings
 
-import shared_programs
-
 
 def preload(package):
   """Imports a package's modules, except its commands, and what they import."""
@@ -80,7 +78,6 @@ if __name__ == '__main__':
   # Before what a library logs to is settled, as in a command.
   importlib.import_module('segjax.cli.terminal').make_streams_robust()
   preload('segjax')
-  shared_programs.keep()
   assert threading.active_count() == 1, threading.enumerate()
   gc.freeze()  # Or collecting would copy the pages that are shared.
   command = serve(socket.socket(fileno=int(sys.argv[1])))

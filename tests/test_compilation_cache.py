@@ -8,7 +8,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-import shared_programs
 from commands import DEMO, REPOSITORY, run
 
 from segjax.devices.compilation_cache import _shrink
@@ -29,22 +28,22 @@ print(jax.config.jax_compilation_cache_dir)
 result = jax.jit(lambda x: jnp.sin(x) * 3 + 1)(jnp.arange(8.0)).sum()
 print(any(found), result)
 """
-# None of the suite's folder.
-KEEP = shared_programs.OWN | {
+# The suite keeps nothing: see conftest.
+KEEP = {
   'XDG_CACHE_HOME': '',
   'JAX_ENABLE_COMPILATION_CACHE': 'true',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
 }
 
 
 def script(home, before='', **env):
   """Returns the folder, whether it was found, the result, what was warned."""
-  environment = os.environ | KEEP | {'HOME': str(home)} | env
   process = subprocess.run(
     [sys.executable, '-c', SCRIPT.replace('BEFORE', before)],
     capture_output=True,
     text=True,
     cwd=REPOSITORY,
-    env={name: value for name, value in environment.items() if value},
+    env=os.environ | KEEP | {'HOME': str(home)} | env,
   )
   assert process.returncode == 0, process.stderr
   folder, last = process.stdout.splitlines()
