@@ -2,6 +2,7 @@
 """Command lines as a person types them, on a net and data made tiny."""
 
 import atexit
+import concurrent.futures
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
-from quick_flag import QUICK_FLAG
+from quick_flags import QUICK_FLAGS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/unet_isbi.py'
@@ -26,7 +27,16 @@ LAUNCHER = str(REPOSITORY / 'launch' / 'local_processes.sh')
 # eight, that compiles as quickly as this suite: see conftest.
 QUICKLY = {
   'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-  'XLA_FLAGS': QUICK_FLAG,
+  'XLA_FLAGS': QUICK_FLAGS,
+}
+
+# Variables that a process may get after its imports.
+_LATE = {
+  'JAX_COORDINATOR_ADDRESS',
+  'JAX_NUM_CPU_DEVICES',
+  'JAX_NUM_PROCESSES',
+  'JAX_PLATFORMS',
+  'JAX_PROCESS_ID',
 }
 
 # Of every argument of the config.
@@ -74,14 +84,15 @@ def run(
 ) -> subprocess.CompletedProcess:
   """Runs `python -m segjax.MODULE ARGS`; `env` is added to the environment.
 
-  With neither `env` nor `cwd` it is a fork of a process that has imported all,
-  see `fork_server`, unless `fork` is False.
+  With no `cwd`, and no `env` but of devices and processes, it is a fork of a
+  process that has imported all, see `fork_server`, unless `fork` is False.
   """
-  environment = _environment(env or {})
-  if fork and cwd is None and sys.platform == 'linux':
+  env = dict(env or {})
+  environment = _environment(env)
+  if fork and cwd is None and sys.platform == 'linux' and env.keys() <= _LATE:
     server, started_with = _fork_server()
-    if environment == started_with:
-      return _run_forked(server, [f'segjax.{module}', *args])
+    if environment == started_with | env:
+      return _run_forked(server, [env, f'segjax.{module}', *args])
   return subprocess.run(
     _command(module, args),
     capture_output=True,
@@ -100,6 +111,34 @@ def launch(count: int, *args: str, **env: str) -> subprocess.CompletedProcess:
     cwd=REPOSITORY,
     env=_environment({'JAX_NUM_CPU_DEVICES': str(8 // count)} | env),
   )
+
+
+def run_processes(
+  count: int, module: str, *args: str
+) -> list[subprocess.CompletedProcess]:
+  """Runs a command in processes of eight devices in all, without a launcher."""
+  env = {
+    'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free_port()}',
+    'JAX_NUM_PROCESSES': str(count),
+    'JAX_NUM_CPU_DEVICES': str(8 // count),
+    'JAX_PLATFORMS': 'cpu',
+  }
+  with concurrent.futures.ThreadPoolExecutor(count) as pool:
+    return [
+      *pool.map(
+        lambda index: run(
+          module, *args, env=env | {'JAX_PROCESS_ID': str(index)}
+        ),
+        range(count),
+      )
+    ]
+
+
+def free_port() -> str:
+  """Returns a port that no process listens on."""
+  with socket.socket() as bound:
+    bound.bind(('127.0.0.1', 0))
+    return str(bound.getsockname()[1])
 
 
 def start(module: str, *args: str, piped: bool = False) -> subprocess.Popen:
@@ -160,7 +199,7 @@ def _run_forked(server, command):
     for file in (out, errors):
       file.seek(0)
     return subprocess.CompletedProcess(
-      command, int(status), out.read(), errors.read()
+      command[1:], int(status), out.read(), errors.read()
     )
 
 

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Setting of the whole suite: eight virtual CPU devices, strict jax, data."""
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
-from quick_flag import QUICK_FLAG
+from quick_flags import QUICK_FLAGS
 
 # Read when jax starts its CPU client, so set before anything imports jax.
 _DEVICES_FLAG = '--xla_force_host_platform_device_count'
 _flags = os.environ.get('XLA_FLAGS', '')
 if _DEVICES_FLAG not in _flags:
-  _flags = f'{_flags} {_DEVICES_FLAG}=8 {QUICK_FLAG}'.strip()
+  _flags = f'{_flags} {_DEVICES_FLAG}=8 {QUICK_FLAGS}'.strip()
   os.environ['XLA_FLAGS'] = _flags
 
 # Of all commands, too: the user's compiled programs are none of the suite's.
 os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+# Lines of Python, which nobody reads here, in what is compiled.
+os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
 
 import jax  # noqa: E402
 
@@ -26,13 +29,16 @@ jax.config.update('jax_disable_most_optimizations', True)
 
 # The files that take longest, first, or one worker waits for the other's last.
 _LONG = (
-  *('processes', 'train', 'steps', 'compilation_cache', 'recipes', 'bad_input'),
-  *('unet', 'predict_streamed', 'notebooks', 'buckets', 'dry_run'),
+  *('processes', 'notebooks', 'train', 'recipes', 'bad_input', 'dry_run'),
+  *('predict_streamed', 'steps', 'compilation_cache', 'buckets', 'fitting'),
+  *('preemption', 'lost_files', 'folder_journal', 'mesh', 'norm', 'terminal'),
+  *('keras', 'export', 'layers', 'unet', 'benchmarks'),
 )
 
 
 def pytest_collection_modifyitems(items):
   """Sorts the tests by file, so that workers take the long files first."""
+  gc.freeze()  # Tracing has it collect often, and all of this stays.
   places = {f'test_{name}.py': place for place, name in enumerate(_LONG)}
   items.sort(key=lambda item: places.get(item.path.name, len(_LONG)))
 

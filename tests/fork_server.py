@@ -2,8 +2,9 @@
 """A process that has imported segjax and forks a child for each command.
 
 Importing takes most of the time of a command that soon ends. Run as a script,
-with the descriptor of a socket. Each message is JSON [MODULE, *ARGS] with the
-descriptors of a socket, of stdout and of stderr; the answer is the exit status.
+with the descriptor of a socket. Each message is JSON [ENV, MODULE, *ARGS] with
+the descriptors of a socket, of stdout and of stderr; the answer is the exit
+status. ENV are variables of the environment for this child alone.
 
 The children are what `python -m segjax.MODULE ARGS` is, since the server starts
 no thread and no device, parses no flag and imports no command: a child imports
@@ -81,6 +82,15 @@ if __name__ == '__main__':
   gc.freeze()  # Or collecting would copy the pages that are shared.
   command = serve(socket.socket(fileno=int(sys.argv[1])))
   if command:
-    name, *sys.argv[1:] = command
+    env, name, *sys.argv[1:] = command
+    os.environ.update(env)
+    for variable, kind in (
+      ('JAX_NUM_CPU_DEVICES', int),
+      ('JAX_PLATFORMS', str),
+    ):
+      if variable in env:  # jax has read its variables already.
+        import jax
+
+        jax.config.update(variable.lower(), kind(env[variable]))
     sys.modules.pop(name, None)  # A command may import another one.
     runpy.run_module(name, run_name='__main__', alter_sys=True)

@@ -6,7 +6,7 @@ import pytest
 from trees import write_picture
 
 import segjax
-from segjax import fitting
+from segjax import dry_run, fitting
 from segjax.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -42,6 +42,8 @@ def test_weights_that_do_not_say_their_pixels(
     fitting, 'train_and_evaluate', lambda config, *_: configs.append(config)
   )
   monkeypatch.setattr(fitting.networks, 'load_run', lambda workdir: None)
+  # Enough, so that no step is compiled to see what fits.
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (10**12, 'a test'))
   weights = tmp_path / 'vgg.npz'
   np.savez(weights, **{'conv1_1/kernel': np.zeros((3, 3, 3, 64), np.float16)})
   colours = np.stack(3 * [IMAGES], axis=-1)

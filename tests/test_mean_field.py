@@ -31,7 +31,7 @@ MODEL = fcn(crf_iterations=2, crf_radius_px=2, crf_intensity_width=0.8)
 
 def random_params():
   params = fcn_nets.random_params(fcn())
-  variables = MODEL.init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
+  variables = jax.jit(MODEL.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))
   crfs = {name: variables['params'][name] for name in ('crf_sem', 'crf_geo')}
   moved = jax.tree.map(
     lambda x: x + 0.003 * np.arange(x.size).reshape(x.shape), crfs

@@ -65,7 +65,8 @@ def batch_of(model):
 def test_two_by_four_devices_train_as_one(case):
   model = CASES[case][0]
   batch = batch_of(model)
-  start = steps.init_state(model, OPTIMIZER, 0)
+  init = jax.jit(steps.init_state, static_argnums=(0, 1))
+  start = init(model, OPTIMIZER, 0)
   # On the host: the step takes the state's arrays for its own.
   start = jax.tree.map(np.asarray, start.replace(params=varied(start.params)))
   one = jax.jit(make_step(case)).lower(start, batch).compile()

@@ -30,6 +30,7 @@ MODEL = UNet(base_width=4, depth=1, norm='batch', dropout_rate=0.0)
 SCHEDULE = create_schedule('constant', 0.05, 0, 100)
 OPTIMIZER = create_optimizer('adamw', SCHEDULE, 0.9, 0.1, 1.0)
 SIZE = 10  # What comes out of a tile of 26 pixels.
+init_state = jax.jit(steps.init_state, static_argnames=('model', 'optimizer'))
 
 
 def names(model):
@@ -89,7 +90,7 @@ def statistics(params):
 
 def test_parts_have_statistics_of_their_own_of_which_the_mean_is_kept():
   """Two parts of four images: by two batches, and one forward pass each."""
-  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  state = init_state(MODEL, OPTIMIZER, seed=0)
   batch = batch_of(8)
   moved, metrics = jax.jit(make_step(accumulate_steps=2))(state, batch)
   losses, kept = [], []
@@ -118,7 +119,7 @@ def test_parts_have_statistics_of_their_own_of_which_the_mean_is_kept():
 
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_parts_on_eight_devices_equal_those_on_one(mode):
-  state, batch = steps.init_state(MODEL, OPTIMIZER, seed=0), batch_of(16)
+  state, batch = init_state(MODEL, OPTIMIZER, seed=0), batch_of(16)
   make = functools.partial(make_step, accumulate_steps=2)
   expected = jax.jit(make())(state, batch)
   run = parallel.parallelize(make, mode, 16)

@@ -3,6 +3,7 @@
 
 import pytest
 from commands import REPOSITORY
+from quick_flags import QUICK_FLAGS
 
 NOTEBOOKS = sorted((REPOSITORY / 'notebooks').glob('*.ipynb'))
 MOST_BYTES = 500_000  # Of a notebook: every clone has all versions of it.
@@ -29,7 +30,7 @@ def test_a_notebook_holds_its_pictures_and_runs(path, monkeypatch, tmp_path):
   assert not [text for text in said if 'warning' in text.lower()]
   assert path.stat().st_size < MOST_BYTES
 
-  monkeypatch.delenv('XLA_FLAGS')  # One device, as a reader has it.
+  monkeypatch.setenv('XLA_FLAGS', QUICK_FLAGS)  # One device, as readers have.
   for cell in code:
     cell.outputs = []
   resources = {'metadata': {'path': str(tmp_path)}}

@@ -18,6 +18,13 @@ from segjax.models import create_model
 from segjax.plan import plan
 from segjax.settings.sections import read_settings
 
+
+@pytest.fixture(autouse=True)
+def enough_memory(monkeypatch):
+  """Eight devices share this host's memory; enough of it compiles nothing."""
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (10**12, 'a test'))
+
+
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(20, 220, (40, 50), np.uint8)
 
@@ -139,9 +146,7 @@ def test_groups_are_not_divided(tmp_path):
   assert held.isdisjoint(example['name'][0] for example in dataset.train)
 
 
-def test_an_fcn_needs_to_know_its_weights(tmp_path, monkeypatch):
-  # Eight devices share the memory of this host.
-  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (10**12, 'a test'))
+def test_an_fcn_needs_to_know_its_weights(tmp_path):
   write_set(tmp_path, 5 * [classes(0, 1)], np.stack(3 * [IMAGE], -1))
   with pytest.raises(InputError, match='give --init=FILE'):
     config_of(tmp_path, network='fcn8s')

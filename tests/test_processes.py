@@ -4,13 +4,12 @@
 import json
 import re
 import shutil
-import socket
 import sys
 
 import jax
 import numpy as np
 import pytest
-from commands import TINY_SETTINGS, launch, run
+from commands import TINY_SETTINGS, free_port, launch, run, run_processes
 from trees import write_picture
 
 from segjax.devices import processes
@@ -84,11 +83,14 @@ def finished(case, folder, tmp_path_factory):
     workdirs[kind] = tmp_path_factory.mktemp(f'{case}-{kind}')
     arguments = command(variant, folder, workdirs[kind])
     if kind in ('8', '1'):
-      process = run('main', *arguments, env={'JAX_NUM_CPU_DEVICES': kind})
+      ended = [run('main', *arguments, env={'JAX_NUM_CPU_DEVICES': kind})]
+    elif variant == 'unet':
+      ended = [launch(2, sys.executable, '-m', 'segjax.main', *arguments)]
     else:
-      process = launch(2, sys.executable, '-m', 'segjax.main', *arguments)
-    assert process.returncode == 0, process.stderr
-    printed[kind] = process.stdout
+      ended = run_processes(2, 'main', *arguments)
+    for process in ended:
+      assert process.returncode == 0, process.stderr
+    printed[kind] = ''.join(process.stdout for process in ended)
   return workdirs, printed
 
 
@@ -266,12 +268,6 @@ def test_process_0_listens_where_its_address_says(address, bound, monkeypatch):
   monkeypatch.setenv('JAX_COORDINATOR_BIND_ADDRESS', '0.0.0.0:1234')
   processes.join()
   assert given[1]['coordinator_bind_address'] is None
-
-
-def free_port():
-  with socket.socket() as bound:
-    bound.bind(('127.0.0.1', 0))
-    return str(bound.getsockname()[1])
 
 
 @pytest.mark.parametrize(

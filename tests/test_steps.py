@@ -25,6 +25,7 @@ NORMALISED = MODEL.clone(norm='batch')
 SCHEDULE = create_schedule('constant', 0.05, 0, 100)
 OPTIMIZER = create_optimizer('sgd', SCHEDULE, 0.9, 1e-4, 0.0)
 BATCH = 8
+init_state = jax.jit(steps.init_state, static_argnames=('model', 'optimizer'))
 
 
 def make_step(
@@ -53,6 +54,12 @@ def make_step(
   )
 
 
+@functools.cache
+def step_of(reduction, loss='cross_entropy'):
+  """Returns the compiled step on one device and the whole batch."""
+  return jax.jit(make_step(reduction=reduction, loss=loss))
+
+
 def examples(count=12):
   rng = np.random.default_rng(0)
   made = []
@@ -74,7 +81,7 @@ def examples(count=12):
 
 def train(run, model, num_steps=5):
   batches = create_batches(examples(), BATCH, seed=0, start_step=0)
-  state = run.put_state(steps.init_state(model, OPTIMIZER, seed=0))
+  state = run.put_state(init_state(model, OPTIMIZER, seed=0))
   for _ in range(num_steps):
     state, metrics = run.step(state, run.put_batch(next(batches)))
   return run.get(state), run.get(metrics)
@@ -95,7 +102,7 @@ def test_eight_devices_equal_one(mode, model):
   make = functools.partial(make_step, model=model)
   state, metrics = train(parallel.parallelize(make, mode, BATCH), model)
   assert int(state.step) == 5
-  start = steps.init_state(model, OPTIMIZER, seed=0)
+  start = init_state(model, OPTIMIZER, seed=0)
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, state)
   assert max(jax.tree.leaves(moved.params)) > 1e-2
   for a, b in zip(
@@ -109,8 +116,8 @@ def test_eight_devices_equal_one(mode, model):
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_parts_on_eight_devices_equal_one_batch(mode):
   batch = next(create_batches(examples(16), 16, seed=0, start_step=0))
-  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
-  expected = jax.jit(make_step())(state, batch)
+  state = init_state(MODEL, OPTIMIZER, seed=0)
+  expected = step_of('mean')(state, batch)
   run = parallel.parallelize(
     functools.partial(make_step, accumulate_steps=2), mode, 16
   )
@@ -127,11 +134,11 @@ def test_dice_of_images_adds_up_over_devices_and_parts(mode, reduction):
   batch = next(create_batches(examples(16), 16, seed=0, start_step=0))
   batch['label'][:3, :20] = 255  # So that images differ in their pixels.
   batch['label'][3] = 255
-  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  state = init_state(MODEL, OPTIMIZER, seed=0)
   make = functools.partial(
     make_step, loss='dice_cross_entropy', reduction=reduction
   )
-  expected = jax.jit(make())(state, batch)
+  expected = step_of(reduction, 'dice_cross_entropy')(state, batch)
   run = parallel.parallelize(
     functools.partial(make, accumulate_steps=2), mode, 16
   )
@@ -140,7 +147,7 @@ def test_dice_of_images_adds_up_over_devices_and_parts(mode, reduction):
     jax.tree.leaves(given), jax.tree.leaves(expected), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
-  _, without = jax.jit(make_step(reduction=reduction))(state, batch)
+  _, without = step_of(reduction)(state, batch)
   added = expected[1]['loss'] - without['loss']
   if reduction == 'sum':
     assert added > 100  # A Dice loss for each pixel.
@@ -152,7 +159,7 @@ def test_dice_of_images_adds_up_over_devices_and_parts(mode, reduction):
 def test_parts_of_a_batch_sum_up_to_it_in_less_memory(reduction):
   batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))
   batch['label'][:3, :20] = 255  # So that parts differ in their pixels.
-  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  state = init_state(MODEL, OPTIMIZER, seed=0)
   whole, parts = (
     jax.jit(make_step(reduction=reduction, accumulate_steps=number))
     .lower(state, batch)
@@ -174,22 +181,22 @@ def test_parts_of_a_batch_sum_up_to_it_in_less_memory(reduction):
 
 def test_parts_must_be_equal():
   batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))
-  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  state = init_state(MODEL, OPTIMIZER, seed=0)
   with pytest.raises(InputError, match='8 images .* accumulate_steps=3'):
     jax.eval_shape(make_step(accumulate_steps=3), state, batch)
 
 
 @pytest.mark.smoke
 def test_a_step_is_pure_and_draws_from_seed_and_step():
-  step = jax.jit(make_step())
+  step = step_of('mean')
   batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))
-  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  state = init_state(MODEL, OPTIMIZER, seed=0)
   once, again = step(state, batch), step(state, batch)
   for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True):
     np.testing.assert_array_equal(a, b)
   later = step(state.replace(step=state.step + 1), batch)
   other = step(
-    state.replace(key=steps.init_state(MODEL, OPTIMIZER, seed=1).key), batch
+    state.replace(key=init_state(MODEL, OPTIMIZER, seed=1).key), batch
   )
   losses = {float(run[1]['loss']) for run in (once, later, other)}
   assert len(losses) == 3
@@ -197,9 +204,9 @@ def test_a_step_is_pure_and_draws_from_seed_and_step():
 
 def test_the_sum_is_the_mean_times_the_pixels():
   batch = next(create_batches(examples(), BATCH, seed=0, start_step=0))
-  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
-  _, mean = jax.jit(make_step())(state, batch)
-  _, total = jax.jit(make_step(reduction='sum'))(state, batch)
+  state = init_state(MODEL, OPTIMIZER, seed=0)
+  _, mean = step_of('mean')(state, batch)
+  _, total = step_of('sum')(state, batch)
   pixels = float(total['loss'] / mean['loss'])
   everything = BATCH * MODEL.geometry.output_size(26) ** 2
   assert 0.7 * everything < pixels < everything  # Some are ignored.
@@ -311,7 +318,7 @@ def cut_for(state, model):
 )
 def test_tiles_of_images_of_many_sizes_take_one_program(model, batch_size):
   step = jax.jit(make_tile_step(model, OPTIMIZER))
-  state = steps.init_state(model, OPTIMIZER, seed=0)
+  state = init_state(model, OPTIMIZER, seed=0)
   examples = of_many_sizes()
   batches = create_batches(
     examples, batch_size, seed=0, start_step=0, cut=cut_for(state, model)
@@ -332,7 +339,7 @@ def test_tiles_of_images_of_many_sizes_take_one_program(model, batch_size):
 def test_a_batch_of_unequal_images_is_the_sum_of_each_alone(dtype, channels):
   model = MODEL.clone(in_channels=channels)
   optimizer = create_optimizer('sgd', SCHEDULE, 0.0, 0.0, 0.0)
-  state = steps.init_state(model, optimizer, seed=0)
+  state = init_state(model, optimizer, seed=0)
   state = state.replace(step=state.step + 5)
   sizes = [(20, 31), (160, 170)]
   examples = of_many_sizes(dtype, channels, sizes)
@@ -366,7 +373,7 @@ def test_a_batch_of_unequal_images_is_the_sum_of_each_alone(dtype, channels):
 
 @pytest.mark.parametrize('mode', parallel.MODES)
 def test_eight_devices_with_unequal_images_equal_one(mode):
-  state = steps.init_state(MODEL, OPTIMIZER, seed=0)
+  state = init_state(MODEL, OPTIMIZER, seed=0)
   make = functools.partial(make_tile_step, MODEL, OPTIMIZER)
   run = parallel.parallelize(make, mode, BATCH)
   batch = next(
