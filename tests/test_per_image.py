@@ -81,7 +81,12 @@ def test_a_file_is_predicted_as_the_array_is(tmp_path):
     write_stack(tmp_path / name, stored[None])
     output = tmp_path / f'of_{name}'
     predict_files(
-      network, tmp_path / name, output, dtype='float32', average=False
+      network,
+      tmp_path / name,
+      output,
+      dtype='float32',
+      average=False,
+      tile_size_px=network.model.geometry.input_size(30),
     )
     got = read_stack(output)[0, ..., 0]
     assert np.ptp(got) > 0.01
