@@ -288,7 +288,7 @@ def _check_rims(
 def _for_unet(
   config: ConfigDict, side: int, measured: Mapping[str, Any]
 ) -> list[Line]:
-  lines = [Line('preprocessing.measured', ()), *_pixels(measured)]
+  lines = _by_image(measured)
   lines.append(Line('model.norm', 'batch', 'learns in far fewer steps'))
   depth = 4 if side >= _SIDE_OF_DEPTH_4 else 3
   if depth != 4:
@@ -311,6 +311,18 @@ def _for_unet(
 def _batch(size: int, reason: str) -> Line:
   devices = jax.device_count()  # Each gets the same number of images.
   return Line('batch_size', -(-size // devices) * devices, reason)
+
+
+def _by_image(measured: Mapping[str, Any]) -> list[Line]:
+  unit = 'of an image, with limits as 0 and 1'
+  (limits,) = (x for x in _pixels(measured) if x.name.endswith('.limits'))
+  return [
+    Line('preprocessing.measured', (), limits.reason),
+    Line('preprocessing.per_image', True, 'each by its mean and deviation'),
+    Line('preprocessing.limits', (-2.0, 2.0), 'deviations from the mean'),
+    Line('preprocessing.mean', (0.5,), unit),
+    Line('preprocessing.std', (0.25,), unit),
+  ]
 
 
 def _pixels(measured: Mapping[str, Any]) -> list[Line]:

@@ -67,7 +67,8 @@ class Network(NamedTuple):
 
   def prepare(self, image: Array) -> jax.Array:
     """Returns the model's input f32[H, W, C] from an image as stored."""
-    return read_prediction(self.config)[0].prepare(image)
+    preprocessing, _ = read_prediction(self.config)
+    return preprocessing.prepare(preprocessing.by_image(image))
 
   @property
   def data_sha256(self) -> str | None:
@@ -166,10 +167,12 @@ def metadata(config: ConfigDict) -> dict[str, str]:
 
   They are facts that the shapes of parameters do not tell: `model`, the name of
   the model; `pixels`, the scale of the pixels that it takes, one of
-  `files.PIXELS`; and `padding` of an FCN.
+  `files.PIXELS` or `files.PER_IMAGE`; and `padding` of an FCN.
   """
-  divided = not np.allclose(config.preprocessing.std, 1 / 255, rtol=1e-3)
-  values = {'model': config.model.name, 'pixels': files.PIXELS[divided]}
+  preprocessing, _ = read_prediction(config)
+  divided = not np.allclose(preprocessing.std, 1 / 255, rtol=1e-3)
+  pixels = files.PER_IMAGE if preprocessing.per_image else files.PIXELS[divided]
+  values = {'model': config.model.name, 'pixels': pixels}
   if 'padding' in config.model:
     values['padding'] = config.model.padding
   return values
@@ -284,7 +287,7 @@ def check_fits(
   preprocessing.check_dtype(image.dtype, name)
   ends = image.min(), image.max()
   if image.dtype.kind == 'f' and not 0 <= ends[0] <= ends[1] <= 1:
-    if not (preprocessing.limits or 'limits' in preprocessing.measured):
+    if not preprocessing.has_own_range:
       raise InputError(
         f'{name}: values from {ends[0]} to {ends[1]}; images of float32 must '
         'be in [0, 1], or name limits in config.preprocessing.measured'

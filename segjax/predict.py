@@ -69,7 +69,11 @@ from segjax.prediction.partial import (
   remove_leftover,
   unfinished_folder,
 )
-from segjax.prediction.predictor import of_stored_pixels, settle_tiles
+from segjax.prediction.predictor import (
+  of_stored_pixels,
+  page_by_image,
+  settle_tiles,
+)
 from segjax.prediction.streaming import stream_predict
 from segjax.runs.integrity import digest_of_values, digests_of_arrays
 from segjax.settings.sections import read_prediction, read_refinement
@@ -186,10 +190,13 @@ def predict_files(
     _, sizes, dtypes = zip(*measured, strict=True)
     widest = max(dtypes)
     stored = of_stored_pixels(model, preprocessing, refinement)
-    settled = settle_tiles(stored, params, tiles, sizes, widest)
-    stream = functools.partial(
-      stream_predict, model=stored, params=params, settings=settled
-    )
+    taken = np.dtype(np.float32) if preprocessing.per_image else widest
+    settled = settle_tiles(stored, params, tiles, sizes, taken)
+
+    def stream(page, writer, **how):
+      page = page_by_image(page, preprocessing)
+      return stream_predict(page, writer, stored, params, settled, **how)
+
     # `settled` has all settings of the config's `prediction` that count.
     settings = [str(widest), settled, described | {'prediction': None}]
     for job, is_finished, (count, size, _) in zip(

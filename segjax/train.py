@@ -189,6 +189,7 @@ def _train_in(
       settings.batching.bucket_px,
       devices.rows,
       cut,
+      settings.preprocessing.by_image,
     )
 
     with (

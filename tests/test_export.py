@@ -401,15 +401,18 @@ sys.meta_path[:] = map(Only, sys.meta_path)
 """
 
 
+@pytest.mark.parametrize('per_image', [False, True])
 @pytest.mark.parametrize('network', [unet, fcn])
-def test_the_page_runs_an_artifact_with_jax_alone(network, tmp_path):
+def test_the_page_runs_an_artifact_with_jax_alone(network, per_image, tmp_path):
   """Executes the lines of docs/sharing.md where nothing else can be loaded."""
   page = (Path(REPOSITORY) / 'docs' / 'sharing.md').read_text()
   (lines,) = re.findall(r'```python\n(.*?jax.*?program.bin.*?)```', page, re.S)
-  assert len(ast.parse(lines).body) <= 13
+  assert len(ast.parse(lines).body) <= 15
   model, params, config = network()
   pixels = config.preprocessing
   pixels.limits = ((0.1,), (0.8,))
+  if per_image:
+    pixels.update(limits=((-2.0,), (2.0,)), per_image=True, dtype='')
   sizes = {}
   if model.geometry.takes_any_size:
     sizes = {'size': np.int32([[20, 30]])}
@@ -424,8 +427,12 @@ def test_the_page_runs_an_artifact_with_jax_alone(network, tmp_path):
   )
   assert process.returncode == 0, process.stderr
   shape = 1, 34, 34, model.in_channels
-  tile = np.random.default_rng(0).integers(0, 256, shape) / 255
-  unit = ((tile - 0.1) / 0.7)[..., list(pixels.channels) or slice(None)]
+  tile = np.random.default_rng(0).integers(0, 256, shape)
+  if per_image:
+    unit = ((tile - tile.mean((1, 2))) / tile.std((1, 2)) + 2) / 4
+  else:
+    unit = (tile / 255 - 0.1) / 0.7
+  unit = unit[..., list(pixels.channels) or slice(None)]
   prepared = np.float32((unit - pixels.mean) / pixels.std)
   expected = model.apply({'params': params}, prepared, **sizes)
   got = np.load(tmp_path / 'logits.npy')

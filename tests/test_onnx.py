@@ -204,8 +204,10 @@ def test_a_file_says_how_to_predict_images(tmp_path):
   np.testing.assert_allclose(got[:height, :width], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('padding', ['VALID', 'SAME'])
-def test_the_page_predicts_an_image(padding, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  ('padding', 'per_image'), [('VALID', False), ('SAME', False), ('VALID', True)]
+)
+def test_the_page_predicts_an_image(padding, per_image, tmp_path, monkeypatch):
   """Executes the lines of docs/sharing.md."""
   page = (Path(REPOSITORY) / 'docs' / 'sharing.md').read_text()
   blocks = re.findall('```python\n(.*?)```', page, re.DOTALL)
@@ -213,6 +215,7 @@ def test_the_page_predicts_an_image(padding, tmp_path, monkeypatch):
   _, _, config = network()
   config.model.padding = padding
   config.preprocessing.limits = ((0.1,), (0.8,))
+  config.preprocessing.per_image = per_image
   model = create_model(config.model)
   params = random_variables(model)['params']
   export_onnx(Network(model, params, config), tmp_path / 'net.onnx')

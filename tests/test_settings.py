@@ -49,7 +49,10 @@ def put(config, name, value):
 # Cards from before these fields are read.
 LATER = (
   'loss',
-  *(f'preprocessing.{field}' for field in ('limits', 'dtype', 'measured')),
+  *(
+    f'preprocessing.{field}'
+    for field in ('limits', 'dtype', 'measured', 'per_image')
+  ),
 )
 
 

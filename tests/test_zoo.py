@@ -89,10 +89,13 @@ def difference(network, image, got):
   return np.abs(got - expected).max(-1)
 
 
-@pytest.mark.parametrize('padding', ['VALID', 'SAME'])
-def test_a_unet(tmp_path, padding):
+@pytest.mark.parametrize(
+  ('padding', 'per_image'), [('VALID', False), ('SAME', False), ('VALID', True)]
+)
+def test_a_unet(tmp_path, padding, per_image):
   """Its tests pass, and its tiles are those of segjax."""
   network = unet(padding=padding)
+  network.config.preprocessing.per_image = per_image
   package = tmp_path / 'net.zip'
   export_bioimageio(network, package, **SIGNED)
   assert core.test_model(package).status == 'passed'

@@ -57,6 +57,7 @@ def create_batches(
   bucket_px: int = 0,
   rows: Sequence[int] | np.ndarray | None = None,
   cut: Callable[[int, int, dict], dict] | None = None,
+  by_image: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Returns the batches of steps start_step, start_step + 1, ... without end.
 
@@ -77,6 +78,8 @@ def create_batches(
       reads. None reads all.
     cut: (step, row of the batch, example) -> example with arrays of one size;
       see `steps.make_cut`. None leaves examples as they are.
+    by_image: whole image as stored -> the image to train on, before `cut`; see
+      `PreprocessingSettings.by_image`.
 
   Raises:
     InputError: there is no example, or another order. The iterator raises the
@@ -97,6 +100,7 @@ def create_batches(
   def read(step, row, index):
     example = examples[index]
     example = {k: example[k] for k in example if k not in _NOT_TRAINED_ON}
+    example['image'] = by_image(example['image'])
     return cut(step, row, example) if cut else example
 
   def share(step, batch):

@@ -20,6 +20,8 @@ _IMAGES = 256
 _PIXELS = 16_384  # Of each image.
 _PERCENTILES = (0.1, 99.9)
 
+_STRIP_VALUES = 2**22  # Of `image_statistics`.
+
 
 def to_unit_range(
   image: jax.Array | np.ndarray, limits: Sequence = ()
@@ -82,6 +84,50 @@ def standardise(
     image = image[..., jnp.asarray(channels)]
   shift, scale = (_along_channels(x, image.ndim) for x in (mean, std))
   return (image - shift) / scale
+
+
+def image_statistics(image: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the mean and the standard deviation of each channel of an image.
+
+  The image is read once, by strips of rows whose number follows from its shape,
+  so that an array and a file of the same pixels give equal values. A channel
+  without variation has standard deviation 1.
+
+  Args:
+    image: an array [H, W, C], or anything with its `shape` that is read as
+      `image[rows, columns]`, two slices, such as `images.windows.Raster`.
+
+  Returns:
+    f64[C], f64[C], in units of the stored pixels.
+
+  >>> import numpy as np
+  >>> mean, std = image_statistics(np.uint8([[[0], [2]], [[4], [6]]]))
+  >>> mean.tolist(), std.round(3).tolist()
+  ([3.0], [2.236])
+  """
+  height, width, channels = image.shape
+  rows = max(_STRIP_VALUES // (width * channels), 1)
+  columns = slice(0, width)
+  # Sums of squares less a squared mean cancel; near 0 they do not.
+  centre = np.asarray(image[slice(0, 1), columns], float).mean(axis=(0, 1))
+  total, squares = np.zeros((2, channels))
+  for start in range(0, height, rows):
+    strip = image[slice(start, min(start + rows, height)), columns]
+    values = np.asarray(strip, float) - centre
+    total += values.sum(axis=(0, 1))
+    squares += np.square(values).sum(axis=(0, 1))
+  shift = total / (height * width)
+  variance = np.maximum(squares / (height * width) - shift**2, 0)
+  std = np.sqrt(variance)
+  return centre + shift, np.where(std > 0, std, 1.0)
+
+
+def subtract_statistics(
+  pixels: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> np.ndarray:
+  """Returns (pixels - mean) / std, f32[..., C], of pixels [..., C]."""
+  values = np.asarray(pixels, np.float32) - np.asarray(mean, np.float32)
+  return values / np.asarray(std, np.float32)
 
 
 def _along_channels(values, ndim):

@@ -102,7 +102,7 @@ def checked_pages(
             f'model.in_channels={channels}'
           )
         preprocessing.check_dtype(page.dtype, file)
-        page = _checked(page, file, number, not preprocessing.limits)
+        page = _checked(page, file, number, preprocessing.has_own_range)
         yield page if dtype is None else _widened(page, np.dtype(dtype))
 
 
@@ -223,7 +223,7 @@ def _progress(stack, shape, done):
   return report
 
 
-def _checked(page, file, number, in_unit_range):
+def _checked(page, file, number, has_own_range):
   """Returns the page; reading float pixels from it checks their values."""
   if page.dtype != np.float32:
     return page
@@ -231,7 +231,7 @@ def _checked(page, file, number, in_unit_range):
   def read(rows, columns):
     pixels = page[rows, columns]
     check_finite(file, number, pixels, (rows.start, columns.start))
-    if in_unit_range and not 0 <= pixels.min() <= pixels.max() <= 1:
+    if not has_own_range and not 0 <= pixels.min() <= pixels.max() <= 1:
       raise InputError(
         f'{file} has float pixels from {pixels.min():g} to {pixels.max():g}; '
         'they must be in [0, 1] (integers are divided by the maximum of their '

@@ -16,9 +16,11 @@ import numpy as np
 
 from segjax.contracts import FunctionModel, SegmentationModel
 from segjax.crf import OFF, Refinement, read_compatibility, refine
+from segjax.data.preprocessing import image_statistics, subtract_statistics
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.geometry import FilteredGeometry
+from segjax.images.windows import Raster
 from segjax.settings.sections import PreprocessingSettings
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.shapes import check_tiles, choose_tile_shape, most_windows
@@ -38,6 +40,7 @@ def predict_stored(
   It is `predict_image` of the prepared image. A refinement changes the logits
   first; see `of_stored_pixels`.
   """
+  image = preprocessing.by_image(image)
   if not refinement.iterations:
     prepared = np.asarray(preprocessing.prepare(image))
     return predict_image(model, params, prepared, settings)
@@ -47,12 +50,29 @@ def predict_stored(
   return predict_image(refined, params, unit, settings)
 
 
+def page_by_image(page: Raster, preprocessing: PreprocessingSettings) -> Raster:
+  """Returns a page whose windows are those of `preprocessing.by_image`.
+
+  With `per_image`, the page is read once here for its mean and deviation.
+  """
+  if not preprocessing.per_image:
+    return page
+  mean, std = image_statistics(page)
+
+  def read(rows, columns):
+    return subtract_statistics(page[rows, columns], mean, std)
+
+  return Raster(page.shape, np.dtype(np.float32), read)
+
+
 def of_stored_pixels(
   model: SegmentationModel,
   preprocessing: PreprocessingSettings,
   refinement: Refinement = OFF,
 ) -> SegmentationModel:
   """Returns a model that takes images as stored and prepares them itself.
+
+  With `preprocessing.per_image` it takes what `preprocessing.by_image` returns.
 
   Equal models and settings share compiled programs.
 

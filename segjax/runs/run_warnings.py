@@ -143,7 +143,7 @@ def check_start(
   for line in labels.splitlines():
     if line.startswith('palettes: '):
       warnings['palettes'] = line.removeprefix('palettes: ')
-  if not config.preprocessing.limits:
+  if not (config.preprocessing.limits or config.preprocessing.per_image):
     warnings |= _check_range(examples)
   return warnings | _check_heldout(labels) | _check_rare(config, labels)
 

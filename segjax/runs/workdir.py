@@ -39,7 +39,12 @@ _ADDED = {
   'evaluation': {'present_only': False},
   'loss': 'cross_entropy',
   'mesh': {'space': 1},
-  'preprocessing': {'dtype': '', 'limits': [], 'measured': []},
+  'preprocessing': {
+    'dtype': '',
+    'limits': [],
+    'measured': [],
+    'per_image': False,
+  },
   'profile_steps': [0, 0],
 }
 # Section and name of settings that only earlier versions had. `mesh.data`

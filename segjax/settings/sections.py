@@ -24,7 +24,9 @@ from segjax.crf import OFF, Refinement
 from segjax.data.augment import Augmentation
 from segjax.data.preprocessing import (
   check_preprocessing,
+  image_statistics,
   standardise,
+  subtract_statistics,
   to_unit_range,
 )
 from segjax.errors import InputError, check_least
@@ -83,6 +85,10 @@ class PreprocessingSettings:
     measured: names among 'limits', 'mean' and 'std' that a run measures on its
       training images, see `preprocessing.measure_pixels`. The config.json of
       the run has the values.
+    per_image: whether the mean and the standard deviation of each image are
+      taken off first, channel by channel (z-score). The other fields then
+      describe the result, float32. Of a window, `by_image` needs the whole
+      image.
   """
 
   mean: float | tuple[float, ...]
@@ -91,6 +97,7 @@ class PreprocessingSettings:
   limits: tuple[float | tuple[float, ...], ...] = ()
   dtype: str = ''
   measured: tuple[str, ...] = ()
+  per_image: bool = False
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -103,14 +110,31 @@ class PreprocessingSettings:
         f"measured={self.measured} has {min(unknown)!r}; expected 'limits', "
         "'mean', 'std' or some of them"
       )
+    if self.per_image and (self.measured or self.dtype):
+      raise InputError(
+        f'per_image=True with measured={self.measured} and dtype={self.dtype!r}'
+        ": each image is measured by itself; expected () and ''"
+      )
     pair = self.limits or (0.0, 1.0)
     if len(pair) != 2 or not np.all(np.less(pair[0], pair[1])):
       raise InputError(
         f'limits={self.limits}; expected (low, high), low < high, or ()'
       )
 
+  @property
+  def has_own_range(self) -> bool:
+    """Whether float pixels may lie outside [0, 1]."""
+    return bool(self.per_image or self.limits or 'limits' in self.measured)
+
+  def by_image(self, image: Any) -> Any:
+    """Returns a whole image as stored; with `per_image`, f32 z-scores of it."""
+    if not self.per_image:
+      return image
+    image = np.asarray(image)
+    return subtract_statistics(image, *image_statistics(image))
+
   def to_unit_range(self, image: Array) -> jax.Array:
-    """Returns an image as stored, as f32 values, most of them in [0, 1]."""
+    """Returns what `by_image` returns, as f32, most of it in [0, 1]."""
     return to_unit_range(image, self.limits)
 
   def standardise(self, image: Array) -> jax.Array:
@@ -118,7 +142,7 @@ class PreprocessingSettings:
     return standardise(image, self.mean, self.std, self.channels)
 
   def prepare(self, image: Array) -> jax.Array:
-    """Returns the network's input from an image as stored."""
+    """Returns the network's input from what `by_image` returns, or a part."""
     return self.standardise(self.to_unit_range(image))
 
   def check_channels(self, in_channels: int) -> None:

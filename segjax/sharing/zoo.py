@@ -82,7 +82,8 @@ def linear_scaling(
       'a package cannot express that'
     )
   low, high = preprocessing.limits or (0.0, 1.0)
-  full = _full(preprocessing.dtype or _PIXELS)
+  # Deviations of an image from its mean are no share of a type.
+  full = 1 if preprocessing.per_image else _full(preprocessing.dtype or _PIXELS)
   stored = np.broadcast_to(np.asarray(low, float), num_channels)
   ranges = np.broadcast_to(np.subtract(high, low), num_channels)
   mean, std = np.empty((2, num_channels))
@@ -137,8 +138,8 @@ def write_package(
   )
   scaling = linear_scaling(preprocessing, channels)
   stored = _sample(side, channels, preprocessing.dtype or _PIXELS)
-  prepared = np.asarray(preprocessing.prepare(stored))[None]
-  probabilities = _forward(model, params, prepared, sizes)
+  prepared = preprocessing.prepare(preprocessing.by_image(stored))
+  probabilities = _forward(model, params, np.asarray(prepared)[None], sizes)
   class_names = about['class_names']
   text, doi = _PAPERS[model_name.startswith('fcn')]
 
@@ -162,7 +163,8 @@ def write_package(
       return v0_5.FileDescr(source=folder / name)
 
     try:
-      image = _image(v0_5, file('image.npy'), stored, scaling, sizes)
+      steps = _preparation(v0_5, scaling, preprocessing.per_image)
+      image = _image(v0_5, file('image.npy'), stored, steps, sizes)
       output = _output(v0_5, file('probabilities.npy'), class_names, sizes)
       description = v0_5.ModelDescr(
         name=name,
@@ -189,8 +191,8 @@ def write_package(
     spec.save_bioimageio_package(description, output_path=path)
 
 
-def _image(v0_5, test_tensor, stored, scaling, sizes):
-  """Returns the description of the input, with its preprocessing."""
+def _preparation(v0_5, scaling, per_image):
+  """Returns the steps that prepare an image, see `linear_scaling`."""
   gain, offset = scaling
   if np.ptp(gain) == np.ptp(offset) == 0:
     scale = v0_5.ScaleLinearKwargs(gain=float(gain[0]), offset=float(offset[0]))
@@ -198,11 +200,21 @@ def _image(v0_5, test_tensor, stored, scaling, sizes):
     scale = v0_5.ScaleLinearAlongAxisKwargs(
       axis='channel', gain=gain.tolist(), offset=offset.tolist()
     )
+  floats = v0_5.EnsureDtypeDescr(kwargs=v0_5.EnsureDtypeKwargs(dtype='float32'))
+  steps = [floats]
+  if per_image:
+    z_score = v0_5.ZeroMeanUnitVarianceKwargs(axes=('y', 'x'))
+    steps.append(v0_5.ZeroMeanUnitVarianceDescr(kwargs=z_score))
+  # Without the last one, readers would bring back the type of the pixels.
+  return [*steps, v0_5.ScaleLinearDescr(kwargs=scale), floats]
+
+
+def _image(v0_5, test_tensor, stored, preparation, sizes):
+  """Returns the description of the input."""
   size = sizes.least
   if sizes.step:
     size = v0_5.ParameterizedSize(min=sizes.least, step=sizes.step)
-  names = [f'channel{i}' for i in range(len(gain))]
-  floats = v0_5.EnsureDtypeDescr(kwargs=v0_5.EnsureDtypeKwargs(dtype='float32'))
+  names = [f'channel{i}' for i in range(stored.shape[-1])]
   return v0_5.InputTensorDescr(
     id='image',
     axes=[
@@ -212,8 +224,7 @@ def _image(v0_5, test_tensor, stored, scaling, sizes):
     ],
     data=v0_5.IntervalOrRatioDataDescr(type=stored.dtype.name),
     pad=v0_5.ReflectPadding.model_validate({'mode': 'reflect'}),
-    # Without the last one, readers would bring back the type of the pixels.
-    preprocessing=[floats, v0_5.ScaleLinearDescr(kwargs=scale), floats],
+    preprocessing=preparation,
     test_tensor=test_tensor,
   )
 

@@ -30,6 +30,7 @@ _MAX_DEPTH = 32  # Of layers inside layers, in the name of an array.
 # Scales of the pixels that weights expect: 0..255 minus a mean (Caffe, Keras),
 # or also divided by a standard deviation (torchvision).
 PIXELS = ('0..255', 'standardised')
+PER_IMAGE = 'standardised image by image'  # Of U-Nets on one's own images.
 
 _METADATA = '__about__'  # Name of the metadata in a file.
 _SHA256 = 'sha256'  # Of all arrays; an .npz has checksums of its own.
