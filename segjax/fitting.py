@@ -56,7 +56,8 @@ def fit(
     labels: arrays of integers [H, W], classes 0..K-1, and 255 for ignored
       pixels; or a folder or pattern.
     network: 'unet' or 'fcn8s'.
-    init, pixels: weights that fcn8s starts from; see `plan`.
+    init: weights that fcn8s starts from; see `plan`.
+    pixels: scale of the pixels of `init`, if the file does not say it.
     num_train_steps: number of steps; None for as many as `minutes` allow.
     minutes: minutes that training may take here, approximately.
     class_names: names of classes 0..K-1; () gives at most 60 classes the names
