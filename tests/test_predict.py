@@ -143,7 +143,7 @@ def test_labels_of_many_classes_show_their_colours(
   scores = np.zeros((4, 5, num_classes), np.float32)
   scores[1:3, 1:4, index] = 1
 
-  def stream(reader, writer, **options):
+  def stream(reader, writer, *arguments, **options):
     writer[slice(0, 4), slice(0, 5)] = scores
     return SimpleNamespace(tile_shape=(4, 5))
 
