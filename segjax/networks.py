@@ -66,7 +66,13 @@ class Network(NamedTuple):
   config: ConfigDict
 
   def prepare(self, image: Array) -> jax.Array:
-    """Returns the model's input f32[H, W, C] from an image as stored."""
+    """Returns the model's input f32[H, W, C] from an image as stored.
+
+    Args:
+      image: [H, W, C], or [H, W] of one channel.
+    """
+    if image.ndim == 2:
+      image = image[..., None]
     preprocessing, _ = read_prediction(self.config)
     return preprocessing.prepare(preprocessing.by_image(image))
 

@@ -73,6 +73,7 @@ def test_a_file_is_predicted_as_the_array_is(tmp_path):
   pixels, tiles = read_prediction(network.config)
   expected = predict_stored(*network[:2], image, pixels, tiles)
   prepared = network.prepare(image)
+  assert np.array_equal(network.prepare(image[..., 0]), prepared)
   np.testing.assert_allclose(np.mean(prepared), 0, atol=1e-5)
   for name, stored in (
     ('a.tif', image),

@@ -71,10 +71,13 @@ def image_of(page: StoredPage, path: Path | str) -> Raster:
     shape, dtype = (height, width, channels), np.dtype(np.float32)
     convert = functools.partial(_to_float, path=path)
     if page.dtype != dtype:
+      how = 'unchanged'
+      if page.dtype == np.float64:
+        how = 'rounded to about seven digits'
       say_once(
         f'as float32: {page.dtype}',
         f'{path}: images of {page.dtype} are read as float32, their values '
-        'unchanged',
+        f'{how}',
       )
 
   def read(rows, columns):
