@@ -42,6 +42,12 @@ def test_statistics_are_numpys_however_it_is_read(dtype, monkeypatch):
   assert np.array_equal(image_statistics(page), (mean, std))
 
 
+def test_a_deviation_that_float32_cannot_hold_is_no_division_by_zero():
+  image = np.zeros((8, 9, 1))
+  image[3, 3] = 1e-50
+  assert np.array_equal(SETTINGS.by_image(image), np.zeros_like(image))
+
+
 def test_brightness_range_and_type_make_no_difference():
   image = RNG.integers(0, 64, (30, 40, 2), np.uint8)
   expected = np.asarray(SETTINGS.prepare(SETTINGS.by_image(image)))

@@ -91,7 +91,8 @@ def image_statistics(image: Any) -> tuple[np.ndarray, np.ndarray]:
 
   The image is read once, by strips of rows whose number follows from its shape,
   so that an array and a file of the same pixels give equal values. A channel
-  without variation has standard deviation 1.
+  without variation, or with less than float32 can hold, has standard deviation
+  1.
 
   Args:
     image: an array [H, W, C], or anything with its `shape` that is read as
@@ -119,7 +120,8 @@ def image_statistics(image: Any) -> tuple[np.ndarray, np.ndarray]:
   shift = total / (height * width)
   variance = np.maximum(squares / (height * width) - shift**2, 0)
   std = np.sqrt(variance)
-  return centre + shift, np.where(std > 0, std, 1.0)
+  least = np.finfo(np.float32).tiny
+  return centre + shift, np.where(std > least, std, 1.0)
 
 
 def subtract_statistics(
