@@ -18,6 +18,7 @@ from segjax import dry_run
 from segjax.convert import convert_published
 from segjax.data.examples import list_some
 from segjax.data.pairing import find_key
+from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import Survey
 from segjax.errors import InputError, counted
 from segjax.models import create_model
@@ -78,8 +79,7 @@ def local_weights(network: str, init: str, pixels: str = '') -> str:
 def decide(
   config: ConfigDict,
   side: int,
-  channels: int,
-  measured: Mapping[str, Any],
+  examples: Sequence[dict],
   init: str,
   pixels: str,
   minutes: float,
@@ -89,8 +89,7 @@ def decide(
   Args:
     config: config for a folder, see `recipes`; changed in place.
     side: smaller side of a usual image, in pixels.
-    channels: number of channels of the images.
-    measured: see `measure_pixels`.
+    examples: the training set; see `segjax.data.examples`.
     init: a file of weights or 'random'; see `local_weights`.
     pixels, minutes: see `plan`.
 
@@ -98,9 +97,9 @@ def decide(
     InputError: the weights do not fit the images, or `minutes` is not above 0.
   """
   if config.model.name == 'unet':
-    lines = _for_unet(config, side, measured)
+    lines = _for_unet(config, side)
   else:
-    lines = _for_fcn(side, channels, measured, init, pixels)
+    lines = _for_fcn(side, examples, init, pixels)
   apply(config, lines)
   field, size, flops = dry_run.fit_to_memory(config)
   if size != config[field]:
@@ -285,11 +284,11 @@ def _check_rims(
     )
 
 
-def _for_unet(
-  config: ConfigDict, side: int, measured: Mapping[str, Any]
-) -> list[Line]:
-  lines = _by_image(measured)
-  lines.append(Line('model.norm', 'batch', 'learns in far fewer steps'))
+def _for_unet(config: ConfigDict, side: int) -> list[Line]:
+  lines = [
+    Line('preprocessing.per_image', True, 'each by its mean and deviation'),
+    Line('model.norm', 'batch', 'learns in far fewer steps'),
+  ]
   depth = 4 if side >= _SIDE_OF_DEPTH_4 else 3
   if depth != 4:
     lines.append(Line('model.depth', depth, f'images of {side} px are small'))
@@ -313,18 +312,6 @@ def _batch(size: int, reason: str) -> Line:
   return Line('batch_size', -(-size // devices) * devices, reason)
 
 
-def _by_image(measured: Mapping[str, Any]) -> list[Line]:
-  unit = 'of an image, with limits as 0 and 1'
-  (limits,) = (x for x in _pixels(measured) if x.name.endswith('.limits'))
-  return [
-    Line('preprocessing.measured', (), limits.reason),
-    Line('preprocessing.per_image', True, 'each by its mean and deviation'),
-    Line('preprocessing.limits', (-2.0, 2.0), 'deviations from the mean'),
-    Line('preprocessing.mean', (0.5,), unit),
-    Line('preprocessing.std', (0.25,), unit),
-  ]
-
-
 def _pixels(measured: Mapping[str, Any]) -> list[Line]:
   dtype = np.dtype(measured['dtype'])
   full = np.iinfo(dtype).max if dtype.kind in 'iu' else 1
@@ -344,8 +331,7 @@ def _pixels(measured: Mapping[str, Any]) -> list[Line]:
 
 def _for_fcn(
   side: int,
-  channels: int,
-  measured: Mapping[str, Any],
+  examples: Sequence[dict],
   init: str,
   pixels: str,
 ) -> list[Line]:
@@ -355,6 +341,8 @@ def _for_fcn(
       f'segjax.convert, or --init={", --init=".join(published.SOURCES)}, or '
       '--init=random for random weights'
     )
+  first = examples[0]['image']
+  channels = first.shape[-1]
   narrow = jax.default_backend() == 'cpu'
   is_random = init == 'random'
   lines = [Line('init.path', init if is_random else os.path.abspath(init))]
@@ -367,11 +355,11 @@ def _for_fcn(
         f'--pixels={files.PIXELS[1]} for weights of torchvision, or '
         f'--pixels={files.PIXELS[0]} for those of Caffe'
       )
-    first = arrays.get('conv1_1/kernel')
-    if first is not None and first.shape[2] != channels:
+    kernel = arrays.get('conv1_1/kernel')
+    if kernel is not None and kernel.shape[2] != channels:
       raise InputError(
-        f'images have {channels} channel(s) and {init} takes {first.shape[2]}; '
-        f'convert the weights with --in_channels={channels}'
+        f'images have {channels} channel(s) and {init} takes '
+        f'{kernel.shape[2]}; convert the weights with --in_channels={channels}'
       )
     if 'fc6/kernel' not in arrays:
       initial = 'fc6', 'fc7', 'score_fr', 'score_pool4', 'score_pool3'
@@ -381,7 +369,8 @@ def _for_fcn(
   if channels != 3:
     lines.append(Line('model.in_channels', channels))
   if is_random or channels != 3:
-    lines += [*_pixels(measured), Line('preprocessing.channels', ())]
+    lines += _pixels(measure_pixels(examples))
+    lines.append(Line('preprocessing.channels', ()))
   else:
     if pixels == files.PIXELS[1]:
       why = 'those of torchvision'
@@ -390,7 +379,8 @@ def _for_fcn(
         Line('preprocessing.std', (0.229, 0.224, 0.225), why),
         Line('preprocessing.channels', ()),
       ]
-    if measured['dtype'] != 'uint8':
+    if first.dtype != np.uint8:
+      measured = measure_pixels(examples)
       lines += _pixels({n: measured[n] for n in ('dtype', 'limits')})
   # Crops have one size, and so one compiled program.
   tile = int(np.clip(side // 32 * 32, 64, 224 if narrow else 352))

@@ -18,7 +18,6 @@ from segjax.data.examples import (
   digest_of_arrays,
   list_some,
 )
-from segjax.data.preprocessing import measure_pixels
 from segjax.data.survey import find_layout
 from segjax.decisions import decide, local_weights
 from segjax.errors import InputError
@@ -117,8 +116,7 @@ def fit(
     decide(
       config,
       int(np.median(sides)),
-      first.shape[-1],
-      measure_pixels(dataset.train),
+      dataset.train,
       local_weights(network, init, pixels),
       pixels,
       minutes,

@@ -15,7 +15,7 @@ if __name__ == '__main__':  # Before imports that take seconds.
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from absl import flags
@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 from segjax import recipes
 from segjax.atomic import check_absent, remove_leftovers, replacing
 from segjax.data import Dataset, create_dataset
-from segjax.data.preprocessing import measure_pixels
+from segjax.data.examples import list_some
+from segjax.data.folder import FolderExamples
 from segjax.data.survey import (
   Layout,
   Survey,
@@ -91,14 +92,18 @@ def plan(
   """
   init = local_weights(network, init, pixels)  # Before what takes minutes.
   found = survey(layout, need_all=not train_list)
-  num_images, channels = len(found.pages), found.kind[1]
-  if found.range[0] == found.range[1]:
+  num_images, (low, high) = len(found.pages), found.range
+  dtype, channels = found.kind
+  if low == high:
     raise InputError(
-      f'all pixels of the {counted(num_images, "image")} are '
-      f'{found.range[0]:g}; expected images that show something'
+      f'all pixels of the {counted(num_images, "image")} are {low:g}; expected '
+      'images that show something'
     )
   names, of_labels = read_labels(found, label_kind)
-  why = f'{counted(num_images, "image")}, {say_sizes(found.sizes)}'
+  why = (
+    f'{counted(num_images, "image")}, {say_sizes(found.sizes)}, {dtype} from '
+    f'{low:g} to {high:g}'
+  )
   lines = [
     Line('data.dir', str(layout.root)),
     Line('data.images', layout.images, why),
@@ -121,10 +126,9 @@ def plan(
     config = recipes.fcn_folder_config(names)
   apply(config, lines)
   dataset = create_dataset(config.data)
-  measured = measure_pixels(dataset.train)
   sides = [min(size) for size, n in found.sizes.items() for _ in range(n)]
   lines += decide(
-    config, int(np.median(sides)), channels, measured, init, pixels, minutes
+    config, int(np.median(sides)), dataset.train, init, pixels, minutes
   )
   card = _card(network, layout, found, names, lines)
   return Plan(config, card, _report(found, names, lines, dataset))
@@ -136,6 +140,10 @@ def _report(
   """Returns a table of what a folder holds, and of the settings for it."""
   dtype, channels = found.kind
   low, high = found.range
+  split = f'{len(dataset.train)} trained on, {len(dataset.heldout)} held out'
+  if rest := len(found.pages) - len(dataset.train) - len(dataset.heldout):
+    split += f', {rest} in neither list'
+  copies = _say_copies(found, dataset)
   if _are_objects(lines):
     labels = 'numbered objects'
     if found.num_masks > 1:
@@ -151,7 +159,8 @@ def _report(
     ('labels', labels),
     ('classes', ', '.join(names)),
     *([('palettes', doubt)] if doubt else []),
-    ('split', f'{len(dataset.train)} trained on, {len(dataset.heldout)} held'),
+    ('split', split),
+    *([('copies', copies)] if copies else []),
   ]
   for line in lines:
     if line.reason and line.name != 'data.images':
@@ -159,6 +168,25 @@ def _report(
       value = value if len(value) < 40 else f'{value[:36]} ...'
       rows.append((line.name, f'{value}: {line.reason}'))
   return table(rows)
+
+
+def _say_copies(found: Survey, dataset: Dataset) -> str:
+  """Returns which held-out images are trained on too, in words."""
+  digest_of = dict(zip(found.pages, found.digests, strict=True))
+  splits = dataset.train, dataset.heldout
+  train, heldout = (cast(FolderExamples, split).items for split in splits)
+  trained = {digest_of[item]: item.name for item in train if digest_of[item]}
+  copies = [
+    f'{item.name} is {trained[digest_of[item]]}'
+    for item in heldout
+    if digest_of[item] in trained
+  ]
+  if not copies:
+    return ''
+  return (
+    f'{len(copies)} of the images held out are also trained on, so scores are '
+    f'too high: {list_some(copies)}; delete the copies'
+  )
 
 
 def _are_objects(lines: Sequence[Line]) -> bool:
