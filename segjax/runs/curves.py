@@ -163,8 +163,11 @@ def _marks(chart: Chart) -> Iterator[_Mark]:
   for step in _ticks(0, max(last_step, 1)):
     if step <= last_step and step == int(step):
       yield say('text', [(x_of(step), bottom + 18)], f'{step:,.0f}', 'middle')
-  scale = ', logarithmic' if is_log else ''
-  yield say('title', [(_LEFT, 18)], f'{chart.title}{scale}')
+  title = f'{chart.title}{", logarithmic" if is_log else ""}'
+  best = max(chart.curves[-1].points, key=lambda point: point[1])
+  if chart.marks_largest:
+    title += f', best {best[1]:.4f} at step {best[0]:,.0f}'
+  yield say('title', [(_LEFT, 18)], title)
   x = right
   for curve in reversed(chart.curves):
     yield say('text', [(x, 18)], curve.name, 'end')
@@ -178,13 +181,8 @@ def _marks(chart: Chart) -> Iterator[_Mark]:
     if curve.role == 'heldout' and len(points) <= _MOST_DOTS or len(points) < 2:
       yield _Mark('dot', curve.role, points)
   if chart.marks_largest:
-    curve = chart.curves[-1]
-    step, value = max(curve.points, key=lambda point: point[1])
-    x, y = x_of(step), y_of(value)
-    anchor = 'start' if x < WIDTH / 3 else 'end' if x > WIDTH / 2 else 'middle'
-    said = f'best {value:.4f} at step {step:,.0f}'
-    yield _Mark('dot', curve.role, [(x, y)])
-    yield say('title', [(x, y - 9)], said, anchor)
+    x, y = x_of(best[0]), y_of(best[1])
+    yield _Mark('dot', chart.curves[-1].role, [(x, y)])
 
 
 def _thin(points):
