@@ -19,7 +19,7 @@ from segjax import networks
 from segjax.cli import network_flags
 from segjax.cli.command_flags import SPLITS
 from segjax.data import create_dataset, folder
-from segjax.data.examples import IGNORE_LABEL, Chained, list_some
+from segjax.data.examples import IGNORE_LABEL, Chained, file_of, list_some
 from segjax.data.label_counts import CARVED, count_labels
 from segjax.data.sets import look_of
 from segjax.data.survey import find_layout
@@ -135,8 +135,8 @@ def _open_folder(network, images, labels, match):
   channels = dataset.heldout[0]['image'].shape[-1]
   if channels != model.in_channels:
     raise InputError(
-      f'--images={images} has {channels} channel(s); the network takes '
-      f'{model.in_channels}'
+      f'--images={images}: {file_of(dataset.heldout, 0)} has {channels} '
+      f'channel(s); the network takes {model.in_channels}'
     )
   networks.check_fits(model, dataset, read_prediction(config)[0])
   counts = count_labels(dataset.heldout)

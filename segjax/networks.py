@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from segjax.contracts import SegmentationModel
 from segjax.data import Dataset
+from segjax.data.examples import file_of
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.prediction import artifact
@@ -289,13 +290,13 @@ def check_fits(
   the model. One example is read; `label_counts.check_labels` reads all.
   """
   examples = dataset.train if len(dataset.train) else dataset.heldout
-  image, name = examples[0]['image'], examples[0]['name']
-  preprocessing.check_dtype(image.dtype, name)
+  image, where = examples[0]['image'], file_of(examples, 0)
+  preprocessing.check_dtype(image.dtype, where)
   ends = image.min(), image.max()
   if image.dtype.kind == 'f' and not 0 <= ends[0] <= ends[1] <= 1:
     if not preprocessing.has_own_range:
       raise InputError(
-        f'{name}: values from {ends[0]} to {ends[1]}; images of float32 must '
+        f'{where}: values from {ends[0]} to {ends[1]}; images of float32 must '
         'be in [0, 1], or name limits in config.preprocessing.measured'
       )
   needed = {
@@ -306,7 +307,7 @@ def check_fits(
     if getattr(model, name) != value:
       raise InputError(
         f'model.{name}={getattr(model, name)} does not fit the data; use '
-        f'{value}'
+        f'{value}' + (f', as {where} has' if name == 'in_channels' else '')
       )
   sizes = dataset.head_sizes or (len(dataset.class_names),)
   if model.head_sizes != sizes:

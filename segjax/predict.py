@@ -33,6 +33,7 @@ from segjax.devices.compilation_cache import use_compilation_cache
 from segjax.errors import InputError, counted
 from segjax.images.calibration import common_calibration
 from segjax.images.files import (
+  count_pages,
   digest_of_rasters,
   list_rasters,
   read_calibration,
@@ -155,7 +156,9 @@ def predict_files(
   """
   source, output = Path(source), Path(output)
   model, params, config = network
-  jobs = _plan_jobs(source, output, kind, dtype, model, other_inputs)
+  jobs = processes.together(
+    lambda: _plan_jobs(source, output, kind, dtype, model, other_inputs)
+  )
   form = _form_of(network, kind, dtype, jobs[0].output.suffix.lower())
   if average is None:
     average = config.evaluation.average
@@ -185,7 +188,9 @@ def predict_files(
       processes.say(describe_skipped(output, finished))
     takes = model.in_channels, preprocessing
     measured = processes.together(
-      lambda: [measure_pages(job.files, *takes, job.output) for job in jobs]
+      lambda: [
+        measure_pages(job.files, *takes, job.output, kind) for job in jobs
+      ]
     )
     _, sizes, dtypes = zip(*measured, strict=True)
     widest = max(dtypes)
@@ -230,7 +235,12 @@ def _plan_jobs(source, output, kind, dtype, model, other_inputs) -> list[_Job]:
   """Returns the outputs with their images; refuses impossible outputs."""
   images = list_rasters(source)
   is_folder = source.is_dir() and not is_zarr(source)
-  planned = plan_outputs(images, is_folder, output, kind, len(model.head_sizes))
+  stacks = []
+  if is_folder and kind == 'labels':
+    stacks = [file for file in images if count_pages(file) > 1]
+  planned = plan_outputs(
+    images, is_folder, output, kind, len(model.head_sizes), stacks
+  )
   if kind == 'logits' and dtype == 'uint8':
     raise InputError('logits do not fit dtype uint8; use float32 or float16')
   if is_folder:

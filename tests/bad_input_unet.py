@@ -321,7 +321,7 @@ CASES = {
   ),
   'colours to score': (
     SCORE + ' --images={tree}/score_rgb',
-    ['{tree}/score_rgb has 3 channel(s); the network takes 1'],
+    ['{tree}/score_rgb/', '.png has 3 channel(s); the network takes 1'],
   ),
   'a match of images to score that is no expression': (
     SCORE + ' --images={tree}/score255 --match=[',

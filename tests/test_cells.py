@@ -172,7 +172,9 @@ def test_evaluation_averages_precision_over_images_with_objects():
   one, empty = np.ones((4, 4), int), np.zeros((4, 4), int)
   pairs = [(one, one), (empty, one), (empty, empty)]
   rows = [np.hstack(cells.count_hits(*p, cells.THRESHOLDS)) for p in pairs]
-  scores = object_scores(np.stack(rows))
+  scores = object_scores(np.zeros((0, 3), int), np.stack(rows))
   assert scores['ap/0.50'] == scores['ap/0.95'] == scores['mean_ap'] == 0.5
   assert (scores['objects/true'], scores['objects/predicted']) == (1, 2)
-  assert 'mean_ap' not in object_scores(np.stack(rows[2:]))
+  assert 'mean_ap' not in object_scores(
+    np.zeros((0, 3), int), np.stack(rows[2:])
+  )

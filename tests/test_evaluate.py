@@ -8,6 +8,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import tifffile
 from commands import run
 from small_runs import make_run
 from trees import write_picture
@@ -198,6 +199,38 @@ def test_what_a_folder_lacks_is_said(tmp_path, capsys):
   assert "no label has a pixel of class 'debris'" in out
   assert 'v_rand needs images of one size' in out
   assert config.evaluation.best_metric == 'mean_iu'
+
+
+@pytest.mark.parametrize(
+  ('image', 'message'),
+  [
+    (np.zeros((8, 8), np.uint16), 'pixels of uint16; the network was trained'),
+    (np.zeros((8, 8, 3), np.uint8), ' has 3 channel'),
+    (np.full((8, 8), 5, np.float32), 'pixels of float32'),
+    (np.zeros((8, 9), np.uint8), ' px for an image of 8 x 9 px'),
+    (b'no image', 'truncated, corrupt or misnamed'),
+  ],
+)
+@pytest.mark.parametrize('number', [0, 1])
+def test_an_error_about_an_image_names_its_file(
+  tmp_path, image, message, number
+):
+  write_pairs(tmp_path, [CELLS > 0, CELLS > 0])
+  file = tmp_path / 'images' / f'{number}.png'
+  file.unlink()
+  file = file.with_suffix('.tif')
+  if isinstance(image, bytes):
+    file.write_bytes(image)
+  else:
+    tifffile.imwrite(file, image)
+  config = unet_folder_config(NAMES)
+  config.preprocessing.update(measured=(), dtype='uint8', limits=(0.0, 1.0))
+  with pytest.raises(InputError) as refused:
+    evaluate._open_folder(network(config), tmp_path, None, '')
+  said = str(refused.value)
+  assert str(file) in said
+  # If the first image is another kind, the second is unlike it.
+  assert message in said or (number and 'expected uint8 of 1, as ' in said)
 
 
 def test_evaluate_prints_the_scores_of_a_folder(tmp_path):

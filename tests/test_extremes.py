@@ -64,21 +64,68 @@ def test_best_and_worst_by_their_own_mean_iu():
   assert [p.name for p in got.panels] == ['i0']
   best, worst = got.extremes
   assert (best.name, worst.name) == ('i4', 'i3')
-  assert best.mean_iu == 1 and worst.mean_iu == pytest.approx(iu(4))
-  assert got.panels[0].mean_iu == pytest.approx(iu(3))
+  assert best.score == 1 and worst.score == pytest.approx(iu(4))
+  assert got.panels[0].score == pytest.approx(iu(3))
   # The same pictures as where all are shown.
   shown = {p.name: p for p in evaluate_classes(examples, num_pictures=6).panels}
   np.testing.assert_array_equal(worst.picture, shown['i3'].picture)
   np.testing.assert_array_equal(best.picture, shown['i4'].picture)
-  assert np.isnan(shown['i2'].mean_iu)
+  assert np.isnan(shown['i2'].score)
 
 
-def test_best_and_worst_of_a_stack():
-  examples = examples_of((3, 1, 4, 0))
-  got = evaluate_stack(predict, examples, config_of(), True, NAMES, False)
-  assert [p.name for p in got.panels] == ['i0']
-  assert [p.name for p in got.extremes] == ['i3', 'i2']
-  assert got.extremes[1].mean_iu == pytest.approx(iu(4))
+def test_best_and_worst_by_the_metric_of_the_run():
+  """Small objects that are all missed cost mean AP more than mean IU."""
+  examples = []
+  for number, (found, missed) in enumerate(((30, 2), (20, 0), (0, 0))):
+    instances = np.zeros((40, 40), np.int32)
+    instances[:found, 0:20] = 1
+    for k in range(missed):
+      instances[6 * k, 30] = 2 + k
+    image = np.zeros((40, 40, 1), np.uint8)
+    image[..., 0] = instances == 1
+    if number == 1:
+      image[20:27, 0:20] = 1  # An object a third too long.
+    label = (instances > 0).astype(np.int32)
+    name = f'i{number}'
+    examples.append(dict(image=image, label=label, instances=instances))
+    examples[-1]['name'] = name
+
+  def extremes(metric):
+    config = config_of()
+    config.evaluation.best_metric = metric
+    got = classes.evaluate_classes(
+      lambda image: np.concatenate([1.0 - image, image], -1),
+      examples,
+      Dataset(NAMES, [], examples, ''),
+      heads=(('', 2),),
+      config=config,
+      complete=True,
+      detail=False,
+    )
+    return [(p.name, p.score) for p in got.extremes], got.scores
+
+  # Of 3 objects one is found; or one of one, at thresholds below 20 / 27.
+  by_ap, scores = extremes('mean_ap')
+  assert by_ap == [('i1', pytest.approx(0.5)), ('i0', pytest.approx(1 / 3))]
+  assert scores['mean_ap'] == pytest.approx((0.5 + 1 / 3) / 2)
+  assert [name for name, _ in extremes('mean_iu')[0]] == ['i2', 'i1']
+  by_cell, _ = extremes('iu/cell')
+  assert by_cell[1] == ('i1', pytest.approx(20 / 27))
+
+
+def test_best_and_worst_of_a_stack_by_v_rand():
+  examples = examples_of((0, 0, 0))
+  for example, row in zip(examples, (2, 5, 8), strict=True):
+    example['label'][row] = 0  # Divides the cell, which the prediction misses.
+  examples += examples_of((1,))
+  got = evaluate_stack(predict, examples, config_of(4), True, NAMES, False)
+  own = [panel.score for panel in got.panels]
+  # Cells of a and b px are one: 2 (a^2 + b^2) / ((a + b)^2 + a^2 + b^2).
+  a, b = np.array([(10, 35), (25, 20), (40, 5)]).T
+  expected = 2 * (a**2 + b**2) / ((a + b) ** 2 + a**2 + b**2)
+  np.testing.assert_allclose(own, [*expected, 1])
+  assert got.scores['v_rand'] == pytest.approx(np.mean(own))
+  assert [p.name for p in got.extremes] == ['i0', 'i1']
 
 
 def test_none_is_best_of_one_or_while_training():

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from inputs import random_stack
 from PIL import Image
 from trees import cut, write_lines, write_picture
@@ -14,7 +15,9 @@ from segjax.data.examples import Item, digest_of_files
 from segjax.data.layout import check_files
 from segjax.errors import InputError
 from segjax.images.files import read_stack, write_stack
+from segjax.prediction import canvas_writer
 from segjax.runs.integrity import is_digest_of
+from segjax.settings.sections import PreprocessingSettings
 
 NAMES = ('a1', 'a2', 'a10', 'a11', 'b')  # In natural order.
 COLOURS = ((9, 8, 7), (0, 200, 3), (0, 3, 200))
@@ -262,7 +265,7 @@ def test_page_with_the_name_of_a_file_is_refused(stacks):
 @pytest.mark.parametrize(
   'file, shape, message',
   [
-    ('labels/t.tif', (3, 4, 6), r't.tif: 3 page\(s\) for the 2 of .*t.tif'),
+    ('labels/t.tif', (3, 4, 6), r't.tif is read as 2 pages .* 3 pages'),
     (
       'labels/t.tif',
       (2, 4, 5),
@@ -427,3 +430,69 @@ def test_an_image_is_no_label(root):
     gray[0].save(file, 'JPEG')
   with pytest.raises(InputError, match='a10.png: JPEG changes values'):
     list(load(root).train)
+
+
+CHANNELS = np.random.default_rng(0).integers(0, 255, (9, 12, 7), np.uint8)
+
+
+def save_pages(file, pages):
+  with tifffile.TiffWriter(file) as tif:
+    for page in pages:
+      tif.write(page, contiguous=False)
+
+
+@pytest.mark.parametrize('command', ['load', 'predict'])
+@pytest.mark.parametrize(
+  ('ending', 'save'),
+  [
+    ('.npy', lambda file: np.save(file, CHANNELS)),
+    ('.npy', lambda file: np.save(file, np.moveaxis(CHANNELS, -1, 0))),
+    ('.tif', lambda file: tifffile.imwrite(file, CHANNELS)),
+    ('.tif', lambda file: save_pages(file, np.moveaxis(CHANNELS, -1, 0))),
+    (
+      '.tif',
+      lambda file: tifffile.imwrite(
+        file, np.moveaxis(CHANNELS, -1, 0), photometric='minisblack'
+      ),
+    ),
+  ],
+)
+def test_channels_read_as_pages_are_refused_with_a_command_that_cures(
+  tmp_path, ending, save, command
+):
+  for name in ('images', 'labels'):
+    (tmp_path / name).mkdir()
+  file = tmp_path / 'images' / f'a{ending}'
+  save(file)
+  label = np.random.default_rng(1).integers(0, 3, CHANNELS.shape[:2])
+  write_picture(tmp_path / 'labels' / 'a.png', label)
+
+  def read():
+    if command == 'load':
+      [example] = load(tmp_path).train
+      return example['image']
+    settings = PreprocessingSettings(0.0, 1.0, ())
+    [image] = [
+      page.read_all()
+      for page in canvas_writer.checked_pages([file], 7, settings)
+    ]
+    return image
+
+  with pytest.raises(InputError) as refused:
+    read()
+  said = str(refused.value)
+  assert str(file) in said and 'is read as ' in said and '\n' not in said
+  names = {'np': np, 'tifffile': tifffile, 'FILE': file, 'NEW': file}
+  exec(said.partition('save it so in Python: ')[2], names)
+  np.testing.assert_array_equal(read(), CHANNELS)
+
+
+def test_a_label_with_a_page_for_each_class_is_refused_with_what_to_do(
+  tmp_path,
+):
+  for name in ('images', 'labels'):
+    (tmp_path / name).mkdir()
+  write_picture(tmp_path / 'images' / 'a.png', np.zeros((4, 6), np.uint8))
+  np.save(tmp_path / 'labels' / 'a.npy', np.zeros((2, 4, 6), np.uint8))
+  with pytest.raises(InputError, match=r'a\.npy as 2 pages .* class indices'):
+    load(tmp_path)

@@ -117,7 +117,7 @@ REFUSED = {
     '3000 pages or more in .* bytes; expected at most 2048',
   ),
   'many.npy': (
-    lambda: hostile.npy((3000, 1, 1), '|u1', bytes(3000)),
+    lambda: hostile.npy((3000, 1, 6), '|u1', bytes(18000)),
     '3000 pages or more in',
   ),
   'blosc.zarr': (
@@ -239,7 +239,7 @@ def test_a_file_that_is_not_small_may_decode_to_more(tmp_path, monkeypatch):
   with pytest.raises(InputError, match=r'1600 bytes in a file of \d+, as in a'):
     files.read_stack(path)
   monkeypatch.setattr('segjax.images.windows.MAX_SMALL_PAGES', 4)
-  np.save(tmp_path / 'a.npy', np.zeros((5, 2, 2), np.uint8))
+  np.save(tmp_path / 'a.npy', np.zeros((5, 2, 2, 1), np.uint8))
   with pytest.raises(
     InputError, match='5 pages or more in 148 bytes; expected'
   ):

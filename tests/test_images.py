@@ -92,7 +92,7 @@ def test_another_reader_sees_the_same_tiff_pages(tmp_path, dtype):
 
 @pytest.mark.parametrize('dtype', ['>u2', '>f4'])
 def test_foreign_byte_order_becomes_native(tmp_path, dtype):
-  stack = random_stack((2, 4, 5), np.dtype(dtype).name)
+  stack = random_stack((2, 4, 6), np.dtype(dtype).name)
   write_tiff(tmp_path / 'a.tif', stack, byteorder='>', metadata=None)
   np.save(tmp_path / 'a.npy', stack.astype(dtype))
   files.write_stack(tmp_path / 'b.tif', stack.astype(dtype))
@@ -170,11 +170,11 @@ def test_jpeg(tmp_path):
 
 
 def test_npy_shapes(tmp_path):
-  array = random_stack((2, 3, 4, 5))
+  array = random_stack((2, 3, 4, 6))
   for given, shape in (
     (array[0, ..., 0], (1, 3, 4, 1)),
-    (array[..., 0, :], (2, 3, 5, 1)),
-    (np.asfortranarray(array), (2, 3, 4, 5)),
+    (array[..., 0, :], (2, 3, 6, 1)),
+    (np.asfortranarray(array), (2, 3, 4, 6)),
   ):
     np.save(tmp_path / 'a.npy', given)
     read = files.read_stack(tmp_path / 'a.npy')

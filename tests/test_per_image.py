@@ -8,6 +8,7 @@ import pytest
 from commands import tiny_config
 from test_export import unet
 
+from segjax.crf import Refinement
 from segjax.data import preprocessing
 from segjax.data.examples import Dataset
 from segjax.data.preprocessing import image_statistics
@@ -166,13 +167,34 @@ def test_weights_say_so():
 
 
 @pytest.mark.parametrize(
-  'fields', [{'measured': ('mean',)}, {'dtype': 'uint8'}]
+  ('fields', 'message'),
+  [
+    ({'measured': ('mean',)}, 'each image is measured by itself'),
+    ({'dtype': 'uint8'}, 'each image is measured by itself'),
+    ({}, r'^(preprocessing\.)?per_image=True with limits=\(\).*\(-2.0, 2.0\)'),
+  ],
 )
-def test_what_contradicts_it_is_refused(fields):
-  with pytest.raises(InputError, match='each image is measured by itself'):
+def test_what_contradicts_it_or_lacks_is_refused(fields, message):
+  with pytest.raises(InputError, match=message):
     PreprocessingSettings(0.5, 0.25, (), per_image=True, **fields)
   config = tiny_config()
   with config.ignore_type():
     config.preprocessing.update(per_image=True, **fields)
-  with pytest.raises(InputError, match='each image is measured by itself'):
+  with pytest.raises(InputError, match=message):
     create_experiment(config)
+
+
+def test_the_limits_that_the_message_names_give_the_deviations_themselves():
+  image = np.random.default_rng(0).normal(7, 3, (9, 11, 2)).astype(np.float32)
+  found = np.asarray(SETTINGS.prepare(SETTINGS.by_image(image)))
+  expected = (image - image.mean((0, 1))) / image.std((0, 1))
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_refinement_of_it_predicts():
+  model, params, config = network_of_images()
+  image = np.random.default_rng(0).integers(0, 99, (20, 24, 1), np.uint8)
+  refined = predict_stored(
+    model, params, image, SETTINGS, refinement=Refinement(iterations=1)
+  )
+  assert refined.shape == (20, 24, 2)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from tiny_network import tiny_network
 
 from segjax import predict
+from segjax.errors import InputError
 from segjax.images import files
 from segjax.models.fcn import FCN32s
 from segjax.networks import Network
@@ -108,3 +109,37 @@ def test_images_of_other_types_are_widened_and_compile_once(tmp_path):
     for other in written[1:]:
       np.testing.assert_array_equal(other, written[0])
     assert np.ptp(written[0]) > 0.01
+
+
+@pytest.fixture
+def mixed(tmp_path):
+  """Returns a folder of two pictures with a stack of three pages in between."""
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for name, count in (('a.png', 1), ('b.tif', 3), ('c.png', 1)):
+    pages = rng.integers(0, 256, (count, 20, 24), np.uint8)
+    files.write_stack(folder / name, pages)
+  return folder
+
+
+def test_a_stack_among_pictures_gets_a_stack_of_labels(mixed, tmp_path):
+  network, out = tiny_network(), tmp_path / 'out'
+  predict.predict_files(network, mixed, out, kind='labels')
+  names = ['a.png', 'b.tif', 'c.png']
+  assert sorted(file.name for file in out.iterdir()) == names
+  alone = tmp_path / 'alone.tif'
+  predict.predict_files(network, mixed / 'b.tif', alone, kind='labels')
+  written = files.read_labels(out / 'b.tif')
+  assert written.shape == (3, 20, 24, 1)
+  np.testing.assert_array_equal(written, files.read_labels(alone))
+
+
+def test_a_stack_has_no_overlay_and_nothing_is_begun(mixed, tmp_path):
+  out = tmp_path / 'out'
+  with pytest.raises(InputError) as refused:
+    predict.predict_files(tiny_network(), mixed, out, kind='overlay')
+  said = str(refused.value)
+  assert str(mixed / 'b.tif') in said and 'has 3; ' in said
+  assert '--kind=labels' in said and '.tif' in said
+  assert not out.exists()

@@ -105,7 +105,7 @@ def test_page_shows_all_and_is_alone(run):
     '1,234,567',  # Of the labels.
     'From left to right: x, y.',
     'best 0.7500 at step 20',  # Of the curve.
-    'mean IU 0.9000',
+    'mean_iu 0.9000',
     repr(HOSTILE),  # Of the settings.
     'num_train_steps',
     report.predict_command(workdir),
@@ -136,24 +136,27 @@ def test_pictures_of_a_page_fit_a_mail(run):
 def test_best_and_worst_have_files_of_this_end_alone(run):
   workdir, config = run
   picture = np.zeros((4, 9, 3), np.uint8)
-  for best in (0.8125, 0.9):
+  for best, metric in ((0.8125, 'mean_iu'), (0.9, 'ap/0.50')):
+    config.evaluation.best_metric = metric
     extremes = [('a/../b', picture, best), ('c', picture + 7, 0.25)]
     report.finish_run(
       workdir,
       config,
       'title',
-      {'mean_iu': 0.5},
+      {metric: 0.5},
       [('c', picture, 0.25)],
       extremes,
     )
   assert sorted(file.name for file in (workdir / 'pictures').iterdir()) == [
-    'best_mean_iu_0.900_a_.._b.png',
+    'best_ap_0.50_0.900_a_.._b.png',
     'c.png',
     'learning_curve.png',
-    'worst_mean_iu_0.250_c.png',
+    'worst_ap_0.50_0.250_c.png',
   ]
-  written = read_stack(workdir / 'pictures' / 'worst_mean_iu_0.250_c.png')
+  written = read_stack(workdir / 'pictures' / 'worst_ap_0.50_0.250_c.png')
   np.testing.assert_array_equal(written[0], picture + 7)
+  page = check_alone((workdir / 'report.html').read_text())
+  assert 'ap/0.50 0.9000' in page.texts and 'ap/0.50 0.2500' in page.texts
 
 
 def test_page_without_anything_held_out(tmp_path):

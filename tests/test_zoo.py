@@ -95,7 +95,8 @@ def difference(network, image, got):
 def test_a_unet(tmp_path, padding, per_image):
   """Its tests pass, and its tiles are those of segjax."""
   network = unet(padding=padding)
-  network.config.preprocessing.per_image = per_image
+  if per_image:
+    network.config.preprocessing.update(per_image=True, limits=(-2.0, 2.0))
   package = tmp_path / 'net.zip'
   export_bioimageio(network, package, **SIGNED)
   assert core.test_model(package).status == 'passed'

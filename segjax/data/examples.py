@@ -120,6 +120,12 @@ class Chained(Sequence):
     raise IndexError(index)
 
 
+def file_of(examples: Sequence[dict], index: int) -> Path | str:
+  """Returns the image file of an example, or its name if it has no file."""
+  items = getattr(examples, 'items', None)
+  return items[index].files[0] if items else examples[index]['name']
+
+
 def dataset_of_files(
   class_names: Sequence[str],
   train: Sequence[Item],

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 from unicodedata import normalize
 
 import numpy as np
@@ -25,9 +26,10 @@ from segjax.data.examples import (
 from segjax.data.label_coding import LabelCoding
 from segjax.data.layout import check_files, read_names
 from segjax.data.pairing import Pair, find_key, find_pairs
-from segjax.errors import InputError, shortened
+from segjax.errors import InputError, counted, shortened
 from segjax.images.files import (
   count_pages,
+  how_to_join,
   open_rasters,
   read_image_page,
   read_label_page,
@@ -343,14 +345,34 @@ def pages_of(pair: Pair) -> list[Page]:
   files = (pair.image, *pair.labels)
   num_pages = count_pages(pair.image)
   for file in pair.labels:
-    if (found := count_pages(file, label_of)) != num_pages:
-      raise InputError(
-        f'{file}: {found} page(s) for the {num_pages} of {pair.image}; they '
-        'must be equal'
-      )
+    if count_pages(file, label_of) != num_pages:
+      _refuse_pages(pair.image, file)
   if num_pages == 1:
     return [Page(pair.key, files)]
   return [Page(f'{pair.key}-{i}', files, i, True) for i in range(num_pages)]
+
+
+def _refuse_pages(image: Path, label: Path) -> NoReturn:
+  """Raises InputError for unequal numbers of pages, with the likely cure."""
+  with open_rasters(image) as pages:
+    count, (height, width) = len(pages), pages[0].shape[:2]
+  with open_rasters(label, label_of) as pages:
+    label_count, size = len(pages), pages[0].shape[:2]
+  message = (
+    f'{image} is read as {counted(count, "page")} of {height} x {width} px, '
+    f'its label {label} as {counted(label_count, "page")} of '
+    f'{size[0]} x {size[1]} px; expected equal numbers of pages'
+  )
+  if count == 1:
+    message += (
+      '. If the pages of the label are masks of classes or objects, save one '
+      'page of class indices or object numbers'
+    )
+  elif label_count == 1 and size == (height, width):
+    message += how_to_join(image, count)
+  elif label_count == 1 and size == (count, height):
+    message += how_to_join(image, width, are_last=True)
+  raise InputError(message)
 
 
 def _known_names(

@@ -30,6 +30,7 @@ from segjax.images.pixels import check_finite, image_of
 from segjax.images.windows import (
   DTYPES,
   MAX_PAGE_VALUES,
+  NARROWEST_PX,
   Canvas,
   Raster,
   StoredPage,
@@ -152,6 +153,37 @@ def count_pages(path: str | os.PathLike, meaning: Meaning = image_of) -> int:
     return 1  # It need not be opened, which takes long for many files.
   with open_rasters(path, meaning) as pages:
     return len(pages)
+
+
+def how_to_join(path: Path, channels: int, are_last: bool = False) -> str:
+  """Returns a sentence that says how pages become channels, for a message.
+
+  Args:
+    path: the image file, which is read as pages of one channel.
+    channels: number of channels that the image may have.
+    are_last: whether they are the columns of the pages; else they are pages.
+
+  Returns:
+    '' for a format without a name for the axis of channels.
+  """
+  ending = path.suffix.lower()
+  if ending == '.npy':
+    array = 'np.load(FILE)'
+    array = array if are_last else f'np.moveaxis({array}, 0, -1)'
+    command = f'np.save(NEW, {array}[None])'
+  elif ending in ('.tif', '.tiff'):
+    array = 'tifffile.imread(FILE, key=slice(None))'
+    array = f'np.moveaxis({array}, -1, 0)' if are_last else array
+    command = (
+      f"tifffile.imwrite(NEW, {array}, photometric='minisblack', "
+      "metadata={'axes': 'CYX'})"
+    )
+  else:
+    return ''
+  what = f'it is one image [H,W,C] of {channels} channels'
+  if not are_last:
+    what = f'the {channels} pages are channels of one image'
+  return f'. If {what}, save it so in Python: {command}'
 
 
 @contextlib.contextmanager
@@ -301,8 +333,8 @@ def write_stack(
       raise InputError(f'{given} with a palette; only a .png of 1 channel can')
     palette = complete_palette(palette)
   if ending == '.npy' and array.ndim == 3:
-    if array.shape[0] == 3 or array.shape[2] in (3, 4):
-      array = array[..., None]  # Or it could be one image of 3 or 4 channels.
+    if array.shape[0] == 3 or array.shape[2] <= NARROWEST_PX:
+      array = array[..., None]  # Or it could be one image of several channels.
   with refusing_write_errors(path), replacing(path) as temporary:
     if ending == '.png':
       with open(temporary, 'xb') as file:

@@ -25,6 +25,9 @@ MAX_PAGE_VALUES = 2**30
 
 MAX_PAGES = 2**16
 
+# So few columns of an array without named axes may as well be channels.
+NARROWEST_PX = 5
+
 # Lower limits for small files: a decompression bomb of a few kilobytes would
 # take gigabytes. MAX_SMALL_BYTES are 11585 x 11585 gray pixels of uint8.
 SMALL_FILE_BYTES = 2**20
@@ -312,10 +315,10 @@ def stack_shape(
     case (height, width):
       return (1, height, width, 1), ''
     case (pages, height, width):
-      if width in (3, 4):
+      if width <= NARROWEST_PX:
         raise InputError(
           f'{path}: shape {list(shape)} is one image [H,W,C] of {width} '
-          f'channels, or {pages} pages [N,H,W] {width} pixels wide; save it as '
+          f'channel(s), or {pages} page(s) [N,H,W] {width} px wide; save it as '
           f'{[1, *shape]} or {[*shape, 1]}, [N,H,W,C]'
         )
       doubt = ''

@@ -6,17 +6,23 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from segjax.data.examples import list_some
 from segjax.devices import processes
-from segjax.errors import InputError
+from segjax.errors import InputError, counted
 from segjax.images import png_jpeg
 from segjax.images.calibration import Calibration
-from segjax.images.files import check_picture, open_canvas, open_rasters
+from segjax.images.files import (
+  check_picture,
+  how_to_join,
+  open_canvas,
+  open_rasters,
+)
 from segjax.images.pixels import check_finite
 from segjax.images.windows import Canvas, Raster
 from segjax.prediction.partial import Partial
@@ -40,14 +46,16 @@ class PageWriter:
 
 
 def measure_pages(
-  files: Iterable[Path],
+  files: Sequence[Path],
   channels: int,
   preprocessing: PreprocessingSettings,
   output: Path,
+  kind: str,
 ) -> tuple[int, tuple[int, int], np.dtype]:
   """Returns the number of pages in files, their size and their widest dtype.
 
-  The size is (height, width) in pixels. For the arguments see `checked_pages`.
+  The size is (height, width) in pixels. For the arguments see `checked_pages`,
+  and for `kind` `outputs.KINDS`.
 
   Raises:
     InputError: a file cannot be read or has other channels, or the output
@@ -64,8 +72,17 @@ def measure_pages(
       'as --output'
     )
   if output.suffix.lower() == '.png' and len(pages) > 1:
+    instead = 'use .tif'
+    if kind == 'overlay':
+      instead = (
+        'an overlay shows one image; predict this input by itself with '
+        '--kind=labels and an --output of .tif, and the others from a folder '
+        'without it'
+      )
     raise InputError(
-      f'{output} holds one image and the input has {len(pages)}; use .tif'
+      f'{output} holds one image and the input '
+      f'{list_some([str(file) for file in files], 3)} has {len(pages)}; '
+      f'{instead}'
     )
   return len(pages), sizes[0], max(dtype for _, dtype in pages)
 
@@ -97,9 +114,17 @@ def checked_pages(
     with open_rasters(file) as pages:
       for number, page in enumerate(pages):
         if page.shape[-1] != channels:
+          cure = ''
+          if page.shape[-1] == 1 and channels in (len(pages), page.shape[1]):
+            height, width, _ = page.shape
+            cure = (
+              f'; it is read as {counted(len(pages), "page")} of {height} x '
+              f'{width} px'
+              + how_to_join(file, channels, channels != len(pages))
+            )
           raise InputError(
             f'{file} has {page.shape[-1]} channels; the network takes '
-            f'model.in_channels={channels}'
+            f'model.in_channels={channels}{cure}'
           )
         preprocessing.check_dtype(page.dtype, file)
         page = _checked(page, file, number, preprocessing.has_own_range)

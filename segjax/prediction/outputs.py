@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,7 @@ def plan_outputs(
   output: Path,
   kind: str,
   num_heads: int = 1,
+  stacks: Collection[Path] = (),
 ) -> list[tuple[list[Path], Path]]:
   """Returns [(input files, output file), ...].
 
@@ -87,6 +88,7 @@ def plan_outputs(
     output: file or folder to write.
     kind: one of `KINDS`.
     num_heads: number of heads of the network.
+    stacks: inputs of several pages, whose output in a folder is a .tif.
 
   Raises:
     InputError: the ending doesn't fit the kind, two inputs would have the same
@@ -96,7 +98,9 @@ def plan_outputs(
   if ending == '' and is_folder:
     is_picture = kind == 'overlay' or (kind == 'labels' and num_heads == 1)
     ending = '.png' if is_picture else '.tif'
-    names = [f'{path.stem}{ending}' for path in inputs]
+    names = [
+      f'{path.stem}{".tif" if path in stacks else ending}' for path in inputs
+    ]
     for name in names:
       if names.count(name) > 1:
         raise InputError(

@@ -45,7 +45,7 @@ def predict_stored(
     prepared = np.asarray(preprocessing.prepare(image))
     return predict_image(model, params, prepared, settings)
   unit = np.asarray(preprocessing.to_unit_range(image))
-  of_unit = dataclasses.replace(preprocessing, limits=())
+  of_unit = dataclasses.replace(preprocessing, limits=(), per_image=False)
   refined = of_stored_pixels(model, of_unit, refinement)
   return predict_image(refined, params, unit, settings)
 

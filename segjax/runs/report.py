@@ -32,7 +32,7 @@ _EXTREMES = ('best', 'worst')
 # Limit of all pictures in a report; as text, they grow by a third.
 _MOST_PICTURE_BYTES = 3_300_000
 
-# (name of the example, u8[h, w, 3], mean IU of this example alone).
+# (name of the example, u8[h, w, 3], the run's metric of this example alone).
 Panel = tuple[str, np.ndarray, float]
 
 
@@ -56,7 +56,8 @@ def finish_run(
     title: the images that the scores are of, or the reason for no scores.
     scores: name -> number; may be empty.
     panels: pictures of some held-out examples.
-    extremes: pictures of the best and the worst example, or [].
+    extremes: pictures of the best and the worst example by
+      `evaluation.best_metric`, or [].
     columns: names of the parts of each panel, from left to right.
   """
   print(title)
@@ -66,21 +67,22 @@ def finish_run(
     write_text(workdir / 'scores.txt', f'{title}\n{table}\n')
   folder = workdir / 'pictures'
   folder.mkdir(exist_ok=True)
+  metric = config.evaluation.best_metric
   for kind in _EXTREMES:
-    for file in folder.glob(f'{kind}_mean_iu_*.png'):
+    for file in folder.glob(f'{kind}_*_[01].[0-9][0-9][0-9]_*.png'):
       file.unlink()  # Another example may be the best or the worst now.
   named = {name: picture for name, picture, _ in panels}
-  for kind, (name, picture, iu) in zip(_EXTREMES, extremes, strict=False):
-    named[f'{kind}_mean_iu_{iu:.3f}_{name}'] = picture
+  for kind, (name, picture, score) in zip(_EXTREMES, extremes, strict=False):
+    named[f'{kind}_{metric}_{score:.3f}_{name}'] = picture
   rows = writers.read_rows(workdir)
-  if charts := curves.charts_of(rows, config.evaluation.best_metric):
+  if charts := curves.charts_of(rows, metric):
     named['learning_curve'] = curves.draw_picture(charts)
   for name, picture in named.items():
     # A name that comes from a file must not lead out of the folder.
     name = re.sub(r'[^\w.-]', '_', name)
     write_stack(folder / f'{name}.png', picture[None])
   file = workdir / 'report.html'
-  figures = _figures(panels, extremes, columns)
+  figures = _figures(panels, extremes, columns, metric)
   write_text(file, _document(workdir, config, title, scores, charts, figures))
   print(f'pictures: {folder}')
   print(f'report: {file}', flush=True)
@@ -207,7 +209,10 @@ def _charts(charts: Sequence[curves.Chart]) -> str:
 
 
 def _figures(
-  panels: Sequence[Panel], extremes: Sequence[Panel], columns: str
+  panels: Sequence[Panel],
+  extremes: Sequence[Panel],
+  columns: str,
+  metric: str,
 ) -> str:
   shown = [*zip(_EXTREMES, extremes, strict=False)]
   names = {name for _, (name, _, _) in shown}
@@ -218,7 +223,7 @@ def _figures(
     f'<p class="quiet">From left to right: {html.escape(columns)}.</p>'
   ]
   free = _MOST_PICTURE_BYTES
-  for kind, (name, picture, iu) in shown:
+  for kind, (name, picture, score) in shown:
     encoded = encode_preview(picture)
     free -= len(encoded)
     if free < 0:
@@ -228,8 +233,9 @@ def _figures(
     label = f'<b>{kind.capitalize()}</b> ' if kind else ''
     text = html.escape(name)
     figures.append(
-      f'<figure><figcaption>{label}{text} <span>mean IU {_number(iu)}</span>'
-      f'</figcaption><div class="wide"><img alt="{text}" '
+      f'<figure><figcaption>{label}{text} '
+      f'<span>{html.escape(metric)} {_number(score)}</span></figcaption>'
+      f'<div class="wide"><img alt="{text}" '
       f'width="{picture.shape[1]}" height="{picture.shape[0]}" '
       f'src="data:image/jpeg;base64,{base64.b64encode(encoded).decode()}">'
       '</div></figure>'

@@ -2,6 +2,7 @@
 """Scores of classes and of objects, over whole images of any sizes."""
 
 from collections.abc import Sequence
+from math import nan
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,7 +20,6 @@ from segjax.scoring.results import (
   Panel,
   Predict,
   best_and_worst,
-  mean_iu,
   sole_class,
 )
 
@@ -53,6 +53,11 @@ def evaluate_classes(
   num_pictures = config.evaluation.num_pictures
   present_only = config.evaluation.present_only
   sizes = [size for _, size in heads]
+  ends = np.cumsum(sizes)
+  names_of = [
+    dataset.class_names[end - size : end]
+    for size, end in zip(sizes, ends, strict=True)
+  ]
   image_losses = [np.zeros((0, 2))]
   counts = [np.zeros((size, size), np.int64) for size in sizes]
   details = [no_detail(size) for size in sizes]
@@ -63,17 +68,24 @@ def evaluate_classes(
   # Spread over the set, since neighbours may be frames of one film.
   spread = [i * len(own) // num_pictures for i in range(num_pictures)]
   shown = {own[i] for i in spread if i < len(own)}
-  ius, panels = {}, {}
+  own_scores, panels = {}, {}
+
+  def named(head, found):
+    prefix = f'{heads[head][0]}_' if heads[head][0] else ''
+    return {f'{prefix}{key}': value for key, value in found.items()}
+
+  def score(head, matrix):
+    return named(head, _class_scores(matrix, names_of[head], present_only))
 
   def draw(index, example, probability, truth):
     picture = pictures.segmentation_panel(
       example['image'],
       truth,
       np.argmax(probability, axis=-1),
-      dataset.class_names[: sizes[0]],
+      names_of[0],
       dataset.palette,
     )
-    panels[index] = Panel(example['name'], picture, ius[index])
+    panels[index] = Panel(example['name'], picture, own_scores[index])
 
   def count():
     for index in own:
@@ -82,12 +94,14 @@ def evaluate_classes(
       label, weight = example['label'], example.get('weight')
       summed = image_loss(predicted, label, weight, sizes, config.loss)
       image_losses.append(summed[None])
+      scores = {}
       if 'instances' in example:
         found = label_instances(predicted[..., 1])
         matches.append(cells.match_objects(example['instances'], found))
         row = cells.count_hits(example['instances'], found, cells.THRESHOLDS)
         hits.append(np.hstack(row)[None])
-      split = losses.split_heads(predicted, label, sizes)
+        scores |= object_scores(matches[-1], hits[-1])
+      split = [*losses.split_heads(predicted, label, sizes)]
       for head, (probability, truth) in enumerate(split):
         matrix = confusion.confusion_matrix(
           truth, np.argmax(probability, axis=-1), num_classes=sizes[head]
@@ -95,13 +109,14 @@ def evaluate_classes(
         counts[head] += matrix
         if detail:
           add_detail(details[head], truth, probability)
-        if head == 0:
-          ius[index] = mean_iu(matrix, present_only)
-          if index in shown:
-            draw(index, example, probability, truth)
+        if matrix.any():
+          scores |= score(head, matrix)
+      own_scores[index] = scores.get(config.evaluation.best_metric, nan)
+      if index in shown:
+        draw(index, example, *split[0])
 
   def draw_extremes():
-    for index in best_and_worst(ius) if processes.is_first() else ():
+    for index in best_and_worst(own_scores) if processes.is_first() else ():
       if index not in panels:  # Another process may have scored it.
         example = examples[index]
         predicted = predict(example['image'])
@@ -115,32 +130,27 @@ def evaluate_classes(
       f'all pixels of the {len(examples)} examples are ignored; at least one '
       'must have a label'
     )
-  scores, soles, start = {}, [], 0
-  for (name, size), matrix, totals in zip(heads, counts, details, strict=True):
-    names = dataset.class_names[start : start + size]
-    start += size
-    found = _class_scores(matrix, names, present_only)
+  scores, soles = {}, []
+  for head, (matrix, totals) in enumerate(zip(counts, details, strict=True)):
+    scores |= score(head, matrix)
     if detail:
       totals = [processes.gather(total).sum(axis=0) for total in totals]
-      found |= detail_scores(totals, names, present_only)
-    prefix = f'{name}_' if name else ''
-    scores |= {f'{prefix}{key}': value for key, value in found.items()}
-    if sole := sole_class(matrix, names):
+      found = detail_scores(totals, names_of[head], present_only)
+      scores |= named(head, found)
+    if sole := sole_class(matrix, names_of[head]):
       soles.append(sole)
   summed = processes.gather_rows(np.concatenate(image_losses))
   scores['loss'] = mean_loss(summed, config)
   matched = processes.gather_rows(np.concatenate(matches))
-  if len(matched):
-    scores['seg'] = cells.mean_jaccard(matched)
   rows = processes.gather_rows(np.concatenate(hits))
   if len(rows):
-    scores |= object_scores(rows)
+    scores |= object_scores(matched, rows)
   extremes = []
   if complete:
-    rows = np.array([*ius.items()], np.float64).reshape(-1, 2)
-    ius |= {int(index): iu for index, iu in processes.gather_rows(rows)}
+    rows = np.array([*own_scores.items()], np.float64).reshape(-1, 2)
+    own_scores |= {int(i): value for i, value in processes.gather_rows(rows)}
     processes.together(draw_extremes)
-    extremes = [panels[i] for i in best_and_worst(ius) if i in panels]
+    extremes = [panels[i] for i in best_and_worst(own_scores) if i in panels]
   return Evaluation(
     scores,
     [panels[i] for i in sorted(shown)],
@@ -165,15 +175,16 @@ def _class_scores(matrix, names, present_only):
   return scores
 
 
-def object_scores(rows: np.ndarray) -> dict[str, float]:
-  """Returns average precision and numbers of objects.
+def object_scores(matches: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+  """Returns SEG, average precision and numbers of objects.
 
   Args:
+    matches: i64[R, 3], the counts of `cells.match_objects` of all images.
     rows: i64[N, T + 2], one row for each image: its hits at the T thresholds of
       `cells.THRESHOLDS`, its number of true and of predicted objects.
   """
   objects = rows[:, -2:].sum(axis=1)
-  scores = {}
+  scores = {'seg': cells.mean_jaccard(matches)} if len(matches) else {}
   some = rows[objects > 0]
   if len(some):
     true_positives = some[:, :-2]

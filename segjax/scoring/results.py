@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.metrics import confusion
-
 # Image as stored, [H, W, C] -> probabilities, f32[H, W, K].
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -19,12 +17,13 @@ class Panel(NamedTuple):
   Attributes:
     name: name of the example.
     picture: u8[h, w, 3].
-    mean_iu: mean IU of this example; NaN if all its pixels are ignored.
+    score: `evaluation.best_metric` of this example alone; NaN if it has none,
+      such as an example whose pixels are all ignored.
   """
 
   name: str
   picture: np.ndarray
-  mean_iu: float
+  score: float
 
 
 class Evaluation(NamedTuple):
@@ -33,8 +32,8 @@ class Evaluation(NamedTuple):
   Attributes:
     scores: name -> number.
     panels: pictures of some examples.
-    extremes: pictures of the examples with the best and the worst mean IU; []
-      unless there are two examples.
+    extremes: pictures of the examples with the best and the worst score; []
+      unless two examples have one.
     sole_class: see the function `sole_class`.
     columns: descriptions of the columns of the pictures, from left to right.
   """
@@ -46,23 +45,16 @@ class Evaluation(NamedTuple):
   columns: str = ''
 
 
-def mean_iu(matrix: np.ndarray, present_only: bool = False) -> float:
-  """Returns the mean IU of one example, NaN if all its pixels are ignored."""
-  if not matrix.any():
-    return math.nan
-  return confusion.segmentation_scores(matrix, present_only)['mean_iu']
-
-
-def best_and_worst(ius: Mapping[int, float]) -> list[int]:
-  """Returns the indices of the highest and the lowest mean IU.
+def best_and_worst(scores: Mapping[int, float]) -> list[int]:
+  """Returns the indices of the highest and the lowest score.
 
   Args:
-    ius: index -> mean IU; NaN is left out.
+    scores: index -> score; NaN is left out.
 
   Returns:
-    Two indices; none if fewer than two images have a mean IU.
+    Two indices; none if fewer than two images have a score.
   """
-  ranked = sorted((-iu, i) for i, iu in ius.items() if not math.isnan(iu))
+  ranked = sorted((-x, i) for i, x in scores.items() if not math.isnan(x))
   return [ranked[0][1], ranked[-1][1]] if len(ranked) > 1 else []
 
 

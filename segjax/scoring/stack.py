@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scores of ISBI 2012, of a stack of membranes and cells."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from segjax import pictures
 from segjax.data.examples import list_some
 from segjax.devices import processes
 from segjax.metrics import confusion, neuron
+from segjax.metrics.stacks import components
 from segjax.scoring.detail import add_detail, detail_scores, no_detail
 from segjax.scoring.heldout_loss import image_loss, mean_loss
 from segjax.scoring.results import (
@@ -18,7 +20,6 @@ from segjax.scoring.results import (
   Panel,
   Predict,
   best_and_worst,
-  mean_iu,
   sole_class,
 )
 
@@ -49,7 +50,6 @@ def evaluate_stack(
     for label, probability in zip(labels, stack, strict=True)
   ]
   counts = np.sum(matrices, axis=0)
-  ius = dict(enumerate(map(mean_iu, matrices)))
   pixels = confusion.segmentation_scores(counts)
   del pixels['iu'], pixels['dice']  # Scores of single classes.
   if detail:
@@ -60,6 +60,9 @@ def evaluate_stack(
     pixels |= detail_scores(totals, class_names, present_only)
   scores = neuron.evaluate_stack(labels, stack[..., 1], warping=complete)
   heads = [stack.shape[-1]]
+  own = dict(
+    enumerate(_own_scores(labels, stack[..., 1], scores['v_rand_threshold']))
+  )
   image_losses = [
     image_loss(probability, e['label'], e.get('weight'), heads, config.loss)
     for probability, e in zip(stack, examples, strict=True)
@@ -83,15 +86,30 @@ def evaluate_stack(
       example.get('weight'),
       stack[index, ..., 1],
     )
-    return Panel(example['name'], picture, ius[index])
+    return Panel(example['name'], picture, own[index])
 
   return Evaluation(
     scores | pixels,
-    [draw(i) for i in range(min(config.evaluation.num_pictures, len(ius)))],
-    [draw(i) for i in best_and_worst(ius)] if complete else [],
+    [draw(i) for i in range(min(config.evaluation.num_pictures, len(own)))],
+    [draw(i) for i in best_and_worst(own)] if complete else [],
     sole_class(counts, class_names),
     pictures.PANEL_COLUMNS,
   )
+
+
+def _own_scores(labels, probabilities, threshold) -> list[float]:
+  """Returns the V_rand of each slice; NaN for a slice without a cell.
+
+  With the threshold of the stack's score, their mean is that score.
+  """
+  return [
+    neuron.v_rand(
+      components(label), neuron.thin(probability.astype(float) > threshold)
+    )[0]
+    if label.any()
+    else math.nan
+    for label, probability in zip(labels, probabilities, strict=True)
+  ]
 
 
 def predict_stack(predict: Predict, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -87,8 +87,8 @@ class PreprocessingSettings:
       the run has the values.
     per_image: whether the mean and the standard deviation of each image are
       taken off first, channel by channel (z-score). The other fields then
-      describe the result, float32. Of a window, `by_image` needs the whole
-      image.
+      describe the result, float32: `limits`, which it needs, are in standard
+      deviations. Of a window, `by_image` needs the whole image.
   """
 
   mean: float | tuple[float, ...]
@@ -114,6 +114,13 @@ class PreprocessingSettings:
       raise InputError(
         f'per_image=True with measured={self.measured} and dtype={self.dtype!r}'
         ": each image is measured by itself; expected () and ''"
+      )
+    if self.per_image and not self.limits:
+      raise InputError(
+        'per_image=True with limits=(): deviations from the mean are not in '
+        '[0, 1], which mean, std and the augmentation expect; set '
+        'limits=(-2.0, 2.0), mean=0.5 and std=0.25, with which the network '
+        'takes the deviations themselves'
       )
     pair = self.limits or (0.0, 1.0)
     if len(pair) != 2 or not np.all(np.less(pair[0], pair[1])):
