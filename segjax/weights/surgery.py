@@ -72,40 +72,30 @@ def fc_to_conv(
   return {**params, **changed}
 
 
-def add_channel(
-  params: Params, layer: str = 'conv1_1', name: str = 'conv1_1_bgrd'
-) -> dict[str, Any]:
+def add_channel(params: Params) -> dict[str, Any]:
   """Returns the tree for images with one more channel, at the end.
 
   This is the early fusion of the authors' `nyud-fcn32s-color-d`, which takes
   colours and depth: each weight of the new channel is the mean of the others.
-  The tree fits `FCN(first_conv=name)`.
+  The tree fits `FCN(first_conv='conv1_1_bgrd')`.
 
   Args:
-    params: tree; the kernel of `layer` is [H, W, C, O].
-    layer: the convolution that takes the image.
-    name: name of that convolution in the returned tree.
+    params: tree; the kernel of `conv1_1` is [H, W, C, O].
 
   Returns:
-    A new tree; the kernel of `name` is [H, W, C + 1, O].
+    A new tree with `conv1_1_bgrd`, whose kernel is [H, W, C + 1, O], in place
+    of `conv1_1`.
 
   Raises:
-    InputError: `layer` is missing, its kernel is not [H, W, C, O], or another
-      layer is named `name`.
+    InputError: `conv1_1` is missing.
   """
-  old = _layer(params, layer)
+  old = _layer(params, 'conv1_1')
   kernel = jnp.asarray(old['kernel'])
-  if kernel.ndim != 4:
-    raise InputError(
-      f'{layer}: kernel {list(kernel.shape)} is not [H, W, C, O]'
-    )
-  if name != layer and name in params:
-    raise InputError(f'there is a layer {name!r} already')
   mean = kernel.mean(axis=2, keepdims=True)
   new = {**old, 'kernel': jnp.concatenate((kernel, mean), axis=2)}
   return {
-    name if key == layer else key: new if key == layer else value
-    for key, value in params.items()
+    'conv1_1_bgrd' if name == 'conv1_1' else name: layer
+    for name, layer in {**params, 'conv1_1': new}.items()
   }
 
 
