@@ -14,7 +14,7 @@ mean over classes:
 
   Dice                   2 n_ii / (t_i + sum_j n_ji)
 
-Counts first, ratios last: matrices of batches and processes are summed as
+Counts first, ratios last: matrices of images and processes are summed as
 integers, and `segmentation_scores` divides once. Never a mean of means.
 """
 
