@@ -18,6 +18,7 @@ Counts first, ratios last: matrices of images and processes are summed as
 integers, and `segmentation_scores` divides once. Never a mean of means.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,13 @@ def segmentation_scores(
     'iu': iu,
     'dice': dice,
   }
+
+
+def mean_iu(matrix: np.ndarray, present_only: bool = False) -> float:
+  """Returns mean IU, see `segmentation_scores`; NaN if no pixel was counted."""
+  if not matrix.any():
+    return math.nan
+  return segmentation_scores(matrix, present_only)['mean_iu']
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

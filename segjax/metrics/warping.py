@@ -3,8 +3,9 @@
 
 A label is first deformed towards the proposal as far as its topology allows
 (Jain et al. 2010), so that a shifted membrane is no error. Pixels that still
-differ are errors. `warping_error` is the variant of the ISBI 2012 challenge,
-which is in Table 1 of the U-Net paper. `stacks` defines the input.
+differ are errors. The variant of the ISBI 2012 challenge, which is in Table 1
+of the U-Net paper, counts those that split or merge cells. `stacks` defines
+the input.
 """
 
 import numpy as np

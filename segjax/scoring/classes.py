@@ -19,7 +19,6 @@ from segjax.scoring.results import (
   Panel,
   Predict,
   best_and_worst,
-  mean_iu,
   sole_class,
 )
 
@@ -96,7 +95,7 @@ def evaluate_classes(
         if detail:
           add_detail(details[head], truth, probability)
         if head == 0:
-          ius[index] = mean_iu(matrix, present_only)
+          ius[index] = confusion.mean_iu(matrix, present_only)
           if index in shown:
             draw(index, example, probability, truth)
 

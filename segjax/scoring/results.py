@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segjax.metrics import confusion
-
 # Image as stored, [H, W, C] -> probabilities, f32[H, W, K].
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -44,13 +42,6 @@ class Evaluation(NamedTuple):
   extremes: list[Panel] = []
   sole_class: str = ''
   columns: str = ''
-
-
-def mean_iu(matrix: np.ndarray, present_only: bool = False) -> float:
-  """Returns the mean IU of one example, NaN if all its pixels are ignored."""
-  if not matrix.any():
-    return math.nan
-  return confusion.segmentation_scores(matrix, present_only)['mean_iu']
 
 
 def best_and_worst(ius: Mapping[int, float]) -> list[int]:

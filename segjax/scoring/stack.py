@@ -18,7 +18,6 @@ from segjax.scoring.results import (
   Panel,
   Predict,
   best_and_worst,
-  mean_iu,
   sole_class,
 )
 
@@ -49,7 +48,7 @@ def evaluate_stack(
     for label, probability in zip(labels, stack, strict=True)
   ]
   counts = np.sum(matrices, axis=0)
-  ius = dict(enumerate(map(mean_iu, matrices)))
+  ius = dict(enumerate(map(confusion.mean_iu, matrices)))
   pixels = confusion.segmentation_scores(counts)
   del pixels['iu'], pixels['dice']  # Scores of single classes.
   if detail:
