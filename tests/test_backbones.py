@@ -176,12 +176,6 @@ def test_parameters_have_caffes_names():
   assert names(SMALL['googlenet'], 224) == inceptions | others
 
 
-@pytest.mark.parametrize('backbone', [vgg16, caffenet, googlenet])
-def test_backbones_refuse(backbone):
-  with pytest.raises(InputError, match="'full' is not one of"):
-    backbone(padding='full')
-
-
 def test_googlenet_has_no_fc_features():
   with pytest.raises(InputError, match='fc_features=8'):
     googlenet(fc_features=8)
