@@ -8,11 +8,11 @@ import pytest
 
 from segjax.errors import InputError
 from segjax.geometry import Footprint
-from segjax.models.alexnet import CaffeNet, caffenet
+from segjax.models.alexnet import CaffeNet
 from segjax.models.backbone import scaled
 from segjax.models.googlenet import GoogLeNet, caffe_name, googlenet
 from segjax.models.layers import Conv, local_response_norm, max_pool_ceil
-from segjax.models.vgg import VGG16, vgg16
+from segjax.models.vgg import VGG16
 
 # Narrow networks, for whatever runs.
 SMALL = {
