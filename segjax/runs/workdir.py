@@ -47,9 +47,6 @@ _ADDED = {
   },
   'profile_steps': [0, 0],
 }
-# Section and name of settings that only earlier versions had. `mesh.data`
-# followed from the number of devices.
-_DROPPED = (('mesh', 'data'),)
 # Added settings, as in `_ADDED`, that only some data sets or networks have.
 # These have such defaults themselves.
 _ADDED_TO_SOME = {'data.label_values': [], 'model.norm': 'none'}
@@ -213,9 +210,9 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
       f'not match; restore it, or remove its line "{_SEAL}" if the change is '
       'intended'
     )
-  for section, name in _DROPPED:
-    if section in settings and name in settings[section]:
-      del settings[section][name]
+  # Earlier versions had `mesh.data`, which followed from the number of devices.
+  if 'data' in settings.get('mesh', ()):
+    del settings['mesh']['data']
   return settings
 
 
