@@ -284,6 +284,8 @@ def test_names_what_differs(tmp_path):
     assert_same(c.restore(make_state(0)), make_state(4))
 
 
+@pytest.mark.usefixtures('collected')
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_going_back_rewrites_what_came_later(tmp_path):
   with checkpoints.Checkpoints(tmp_path, keep_last=3, best_metric='v') as c:
     for step in (1, 2, 3):
