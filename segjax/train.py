@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax import networks, steps
+from segjax.atomic import write_text
 from segjax.data import Dataset, create_dataset
 from segjax.data.label_counts import check_labels
 from segjax.data.pipeline import create_batches, have_one_size
@@ -140,7 +141,7 @@ def _train_in(
   )
   processes.together(lambda: check_claimed(workdir))
   if counted and processes.is_first():
-    report.write_text(workdir / report.LABELS, f'{dataset.digest}\n{counted}\n')
+    write_text(workdir / report.LABELS, f'{dataset.digest}\n{counted}\n')
   warnings = RunWarnings(workdir, config, processes.is_first())
   warnings.warn(doubts)
 

@@ -149,7 +149,7 @@ def test_unwritable_workdir_of_an_earlier_run(tmp_path, monkeypatch):
     raise PermissionError(13, 'Permission denied')
 
   # A superuser, as in containers, may write whatever the mode says.
-  monkeypatch.setattr(workdir, 'replacing', refuse)
+  monkeypatch.setattr(workdir, 'write_text', refuse)
   with pytest.raises(InputError, match='Permission denied; give another'):
     workdir.claim_workdir(tmp_path, make_config())
 

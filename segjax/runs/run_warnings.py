@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from segjax.atomic import replacing
+from segjax.atomic import write_text
 from segjax.data.examples import list_some
 from segjax.optimizers import shorten_warmup
 from segjax.runs.writers import read_rows
@@ -56,10 +56,7 @@ class RunWarnings:
         continue
       lines.append(f'{name}: {text}')
       tqdm.write(f'warning: {lines[-1]}')  # Above the bar, if there is one.
-      with replacing(self._workdir / _FILE) as temporary:
-        temporary.write_text(
-          '\n'.join(lines) + '\n', encoding='utf-8', errors='backslashreplace'
-        )
+      write_text(self._workdir / _FILE, '\n'.join(lines) + '\n')
 
   def check_loss(self, step: int) -> None:
     """Warns, once after a tenth of the steps, if the loss has not fallen."""

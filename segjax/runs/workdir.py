@@ -21,7 +21,7 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 
 from segjax import locks
-from segjax.atomic import remove_leftovers, replacing
+from segjax.atomic import remove_leftovers, write_text
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.runs.integrity import digest_of_values, is_digest_of
@@ -136,8 +136,7 @@ def claim_workdir(
       remove_leftovers(folder)
     if file.exists():
       _check_same(workdir, _read(file), new, may_change)
-    with replacing(file) as temporary:
-      temporary.write_text(sealed_text(config), encoding='utf-8')
+    write_text(file, sealed_text(config))
   except OSError as error:
     raise _cannot_write(workdir, error.strerror) from error
 

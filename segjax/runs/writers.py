@@ -31,7 +31,7 @@ from tensorboardX.proto.summary_pb2 import (
 )
 from tqdm import tqdm
 
-from segjax.atomic import replacing
+from segjax.atomic import write_text
 
 _COMPILING = 'compiling (about a minute the first time)'
 
@@ -66,9 +66,7 @@ class MetricWriter:
     path = workdir / 'metrics.jsonl'
     last_step = math.inf if resume_step is None else resume_step
     if path.exists():
-      rows = _rows_until(path.read_bytes(), last_step)
-      with replacing(path) as temporary:
-        temporary.write_text(rows, encoding='utf-8')
+      write_text(path, _rows_until(path.read_bytes(), last_step))
     self._file = path.open('a', encoding='utf-8')
     (workdir / 'tensorboard').mkdir(exist_ok=True)
     # The thread of tensorboardX.SummaryWriter would end on a full disk, flush
