@@ -34,6 +34,7 @@ from segjax.errors import InputError
 from segjax.geometry import Geometry
 from segjax.models import Segmenter
 from segjax.models.convolution import plain_forms
+from segjax.tiling.programs import softmax_of_heads
 
 if TYPE_CHECKING:
   import onnx
@@ -207,11 +208,7 @@ def to_onnx(
       image = jax.lax.slice_in_dim(image, skip, width, axis=2)
     size = {'size': more[0]} if sized else {}
     logits = jnp.asarray(model.apply({'params': params}, image, **size))
-    if not for_tilers:
-      return logits
-    ends = np.cumsum(model.head_sizes)[:-1]
-    heads = jnp.split(logits, ends, axis=-1)
-    return jnp.concatenate([jax.nn.softmax(head) for head in heads], axis=-1)
+    return softmax_of_heads(logits, model.head_sizes) if for_tilers else logits
 
   shape = (batch, *sides, model.in_channels)
   inputs = [jax.ShapeDtypeStruct(shape, jnp.float32), *more]

@@ -24,6 +24,7 @@ from segjax.errors import InputError, shortened
 from segjax.images.files import write_stack
 from segjax.settings.sections import PreprocessingSettings
 from segjax.sharing import onnx_file
+from segjax.tiling.programs import softmax_of_heads
 
 _PAPERS = (
   (
@@ -280,8 +281,7 @@ def _forward(model, params, prepared, sizes):
   skip = sizes.skip
   apply = jax.jit(model.apply)
   logits = apply({'params': params}, prepared[:, skip:, skip:])[0]
-  heads = np.split(logits, np.cumsum(model.head_sizes)[:-1], axis=-1)
-  output = np.concatenate([jax.nn.softmax(head) for head in heads], axis=-1)
+  output = np.asarray(softmax_of_heads(logits, model.head_sizes))
   valid = (prepared.shape[1] - skip - len(output)) // 2
   return np.pad(output, [(valid + skip, valid)] * 2 + [(0, 0)])
 
