@@ -81,7 +81,7 @@ def parallelize(
   devices = jax.device_count()
   if mode not in MODES:
     raise InputError(f'parallel={mode!r} is not one of {MODES}')
-  if space < 1 or devices % space:
+  if devices % space:
     raise InputError(
       f'mesh.space={space} does not divide the {devices} devices, of which so '
       'many share each image; use 1, or another divisor'
@@ -224,13 +224,8 @@ def place_locally(num_batches: int, space: int = 1) -> Placement:
       for, they go to the first.
     space: devices that share each image, by rows; 1 where there are fewer, for
       a run may be looked at elsewhere.
-
-  Raises:
-    InputError: `space` is below 1.
   """
   devices = jax.local_devices()
-  if space < 1:
-    raise InputError(f'mesh.space={space} must be at least 1')
   space = space if space <= len(devices) else 1
   data = len(devices) // space
   data = data if num_batches >= data else 1
