@@ -70,7 +70,8 @@ def parallelize(
     make_step: (axis name of the split batch, None under 'jit'; function that
       splits arrays [B, h, w, ...] by rows) -> step.
     mode: 'jit' or 'pmap'.
-    batch_size: global; must be divisible by the number of groups.
+    batch_size: number of images in the global batch, a multiple of the number
+      of groups.
     space: parts of each image, by rows, under 'jit'. XLA exchanges the rows
       that neighbours need, and no part need be as large as the next.
 
@@ -83,8 +84,8 @@ def parallelize(
     raise InputError(f'parallel={mode!r} is not one of {MODES}')
   if devices % space:
     raise InputError(
-      f'mesh.space={space} does not divide the {devices} devices, of which so '
-      'many share each image; use 1, or another divisor'
+      f'mesh.space={space} does not divide the {devices} devices; use 1, or '
+      'another divisor'
     )
   data = devices // space
   if mode == 'pmap' and space > 1:
@@ -138,8 +139,8 @@ def parallelize(
 def split_rows(tree: Any, mesh: Mesh) -> Any:
   """Splits arrays [B, h, w, ...] over the devices of a mesh, inside jit.
 
-  Rows are what the devices along `space` share. XLA splits what follows in the
-  same way and exchanges the rows that neighbours need.
+  The devices along `space` share the rows. XLA splits what follows in the same
+  way and exchanges the rows that neighbours need.
   """
   if mesh.shape[_SPACE] == 1:
     return tree
@@ -203,10 +204,11 @@ class Placement(NamedTuple):
 
   Attributes:
     mesh: for `split_rows`.
-    num_parts: D, of a batch.
+    num_parts: D, number of parts of a batch.
     put_params: tree of arrays -> the same, whole on each device.
     put_batch: array [N, ...], N a multiple of D -> the same, split.
-    abstract_batch: shape (N, ...), dtype -> what stands for that in a program.
+    abstract_batch: shape (N, ...), dtype -> the abstract array from which a
+      program is compiled.
   """
 
   mesh: Mesh
@@ -217,13 +219,13 @@ class Placement(NamedTuple):
 
 
 def place_locally(num_batches: int, space: int = 1) -> Placement:
-  """Returns devices of this process, data x space of them.
+  """Returns the devices of this process that compute batches.
 
   Args:
-    num_batches: to be computed; where they are fewer than there are devices
-      for, they go to the first.
-    space: devices that share each image, by rows; 1 where there are fewer, for
-      a run may be looked at elsewhere.
+    num_batches: number of batches to compute. If they are fewer than the groups
+      of devices, the first group computes them all.
+    space: number of devices in a group, which share each image by rows. If this
+      process has fewer devices, each is a group: a run may go on elsewhere.
   """
   devices = jax.local_devices()
   space = space if space <= len(devices) else 1
@@ -246,12 +248,12 @@ def jit(function: Callable, **options) -> Callable:
 
 
 def jit_once(function: Callable) -> Callable:
-  """`jax.jit` for what runs once: less time to compile, more to run."""
+  """`jax.jit` for a function that runs once: compiled faster, run slower."""
   return jax.jit(function, compiler_options=_known(_ONCE))
 
 
 def _known(options: dict[str, dict]) -> dict | None:
-  """Returns those for this backend that its XLA knows, None if it is none."""
+  """Returns the options that XLA knows on this backend; None for none."""
   own = options.get(jax.default_backend(), {}).items()
   return {name: value for name, value in own if _is_known(name, value)} or None
 

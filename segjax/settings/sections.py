@@ -73,7 +73,7 @@ class BatchingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessingSettings:
-  """From stored pixels to the values that a network takes.
+  """How stored pixels become the values that a network takes.
 
   Attributes:
     mean: one number, or one for each channel.

@@ -76,15 +76,15 @@ def model_card(
   """Returns the README.md of a network, with the header that hubs read.
 
   Args:
-    name: of the folder.
-    config: of the network.
-    data_name: of the data that it was trained on.
-    num_params: number of its parameters.
-    class_names: names of its classes.
-    scores: their table; '' for none.
-    checkpoint: which one the parameters are of, in words of `load_run`.
-    pictures: names of files beside the card.
-    authors: names.
+    name: name of the folder.
+    config: config of the network.
+    data_name: name of the data that the network was trained on.
+    num_params: number of parameters.
+    class_names: names of the classes.
+    scores: table of scores; '' for none.
+    checkpoint: checkpoint that holds the parameters, as in `load_run`.
+    pictures: names of the picture files beside the card.
+    authors: names of the authors.
     license_id: SPDX identifier; '' for none.
   """
   header = {

@@ -82,10 +82,10 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
 
 
 def describe_sizes(geometry: Geometry, tile_px: int) -> dict[str, Any]:
-  """Returns how to cover an image with tiles, in words of JSON.
+  """Returns a JSON object that says how tiles cover an image.
 
   Args:
-    geometry: of the network.
+    geometry: sizes of the network.
     tile_px: side of a tile.
   """
   described = {
@@ -337,10 +337,10 @@ def _pool_maps(graph):
 
 
 def _tidy(graph):
-  """Removes what runtimes would compute in vain.
+  """Removes nodes that runtimes would compute in vain.
 
-  This is the spreading of biases over a map, which `Add` does itself, dropout,
-  and what nobody reads any more.
+  These spread biases over a map, which `Add` does itself, drop values out, or
+  have an output that nobody reads.
   """
   users = {}
   for node in graph.node:

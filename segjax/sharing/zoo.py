@@ -259,7 +259,7 @@ def _save_tensor(file, array):
 
 
 def _full(dtype):
-  """Returns what pixels stored in a type are divided by."""
+  """Returns the number by which pixels of a type are divided."""
   dtype = np.dtype(dtype)
   return np.iinfo(dtype).max if dtype.kind in 'iu' else 1
 
