@@ -158,7 +158,7 @@ def _train_in(
     ) as checkpoints,
   ):
     state = init()
-    if checkpoints.latest_step() is not None:
+    if trained_steps is not None:
       state = checkpoints.restore(state)
     elif origin:
       processes.say(f'parameters from {origin}')

@@ -133,10 +133,6 @@ class Checkpoints:
     """Returns whether a saved step was given scores, of whatever value."""
     return 'score' in _read_record(self._manager, step)
 
-  def latest_step(self) -> int | None:
-    """Returns the newest step, readable or not; None if there is none."""
-    return self._manager.latest_step()
-
   def restore(self, abstract_state: Any) -> Any:
     """Returns the newest readable state, with the sharding of another one.
 
