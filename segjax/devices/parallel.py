@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices: the only file that knows how many there are, and of which kind.
+"""Data parallelism: the only file that knows how many devices there are.
 
 The training step is written once. `parallelize` runs it data-parallel either
 under `jit` with the batch sharded over a mesh (the default) or under `pmap`.
@@ -161,7 +161,7 @@ def _mesh(data: int, space: int, devices: Sequence[Any]) -> Mesh:
 
 
 def to_local(tree: Any) -> Any:
-  """Returns what `get` returned on one device of this process alone.
+  """Returns a result of `get` on one device of this process alone.
 
   Computing with it concerns no other process.
   """

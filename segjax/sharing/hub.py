@@ -42,18 +42,14 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
     )
 
 
-def read_scores(workdir: Path | None) -> str:
+def read_scores(workdir: Path) -> str:
   """Returns the table of scores with which a run ended; '' without one."""
-  file = None if workdir is None else workdir / 'scores.txt'
-  if file is None or not file.is_file():
-    return ''
-  return file.read_text(encoding='utf-8').strip()
+  file = workdir / 'scores.txt'
+  return file.read_text(encoding='utf-8').strip() if file.is_file() else ''
 
 
-def copy_pictures(workdir: Path | None, folder: Path) -> list[str]:
+def copy_pictures(workdir: Path, folder: Path) -> list[str]:
   """Copies the pictures of a run, and returns their names."""
-  if workdir is None:
-    return []
   found = sorted((workdir / 'pictures').glob(f'*{_PICTURE}'))
   for file in found:
     shutil.copyfile(file, folder / file.name)
