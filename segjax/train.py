@@ -30,7 +30,7 @@ from segjax.runs.workdir import (
   check_writable,
   claim_workdir,
   lock_workdir,
-  read_complete_config,
+  read_config,
 )
 from segjax.scoring.best_metric import check_metric
 from segjax.scoring.evaluation import evaluate, title
@@ -280,7 +280,7 @@ def _with_measured_pixels(
 ) -> ConfigDict:
   """Returns the config with pixel statistics of the run, or of its images."""
   if (workdir / 'config.json').is_file():
-    found = read_complete_config(workdir).preprocessing
+    found = read_config(workdir).preprocessing
   else:
     found = processes.together(lambda: measure_pixels(dataset.train))
   config = config.copy_and_resolve_references()

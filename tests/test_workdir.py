@@ -32,6 +32,11 @@ def make_config(**changes):
   return config
 
 
+def without_added(config):
+  """The settings of `make_config` alone: others have the values of old runs."""
+  return ml_collections.ConfigDict({k: config[k] for k in make_config()})
+
+
 def test_new_workdir_holds_the_config(tmp_path):
   workdir.claim_workdir(tmp_path / 'runs' / 'x', make_config())
   file = tmp_path / 'runs' / 'x' / 'config.json'
@@ -41,7 +46,7 @@ def test_new_workdir_holds_the_config(tmp_path):
   assert '\n  "seed": 0\n}\n' in text
   assert os.listdir(file.parent) == ['config.json']
   config = workdir.read_config(tmp_path / 'runs' / 'x')
-  assert config == make_config()
+  assert without_added(config) == make_config()
   assert config.model.widths == (64, 128)
   assert isinstance(config.model, ml_collections.ConfigDict)
 
@@ -58,11 +63,7 @@ def test_no_flipped_bit_of_the_config_is_used(tmp_path):
       config = workdir.read_config(tmp_path)
     except InputError:
       continue
-    with config.unlocked():
-      if config != make_config():
-        [name] = {*config} - {*make_config()}
-        del config[name]
-    assert config == make_config(), bit
+    assert without_added(config) == make_config(), bit
 
 
 def test_a_config_without_a_checksum_is_read(tmp_path):

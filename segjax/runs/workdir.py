@@ -169,23 +169,14 @@ def check_claimed(workdir: str | os.PathLike) -> None:
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   """Returns the config that `workdir` was made with; lists become tuples.
 
+  Settings that later versions added have the values with which the run worked.
+
   Raises:
     InputError: there is no `config.json`, or it cannot be read.
   """
-  return ml_collections.ConfigDict(
-    _tuples(_read(pathlib.Path(workdir) / 'config.json'))
-  )
-
-
-def read_complete_config(
-  workdir: str | os.PathLike,
-) -> ml_collections.ConfigDict:
-  """Returns `read_config` with the settings that later versions added.
-
-  They have the values with which the run worked.
-  """
+  settings = _read(pathlib.Path(workdir) / 'config.json')
   config = ml_collections.ConfigDict(_tuples(_ADDED))
-  config.update(read_config(workdir))
+  config.update(ml_collections.ConfigDict(_tuples(settings)))
   return config
 
 
