@@ -142,7 +142,7 @@ def _train_in(
   processes.together(lambda: check_claimed(workdir))
   if counted and processes.is_first():
     write_text(workdir / report.LABELS, f'{dataset.digest}\n{counted}\n')
-  warnings = RunWarnings(workdir, config, processes.is_first())
+  warnings = RunWarnings(workdir, config)
   warnings.warn(doubts)
 
   def evaluate_heldout(params, **how):
@@ -194,10 +194,8 @@ def _train_in(
     )
 
     with (
-      writers.MetricWriter(workdir, start, processes.is_first()) as writer,
-      writers.Progress(
-        end, start, config.batch_size, enabled=processes.is_first()
-      ) as progress,
+      writers.MetricWriter(workdir, start) as writer,
+      writers.Progress(end, start, config.batch_size) as progress,
       tracing(*settings.profile_steps, workdir / 'profile') as trace,
     ):
       log = TrainingLog(
