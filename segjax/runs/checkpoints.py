@@ -55,12 +55,8 @@ class Checkpoints:
         to `enter_scores`; None for no ranking.
 
     Raises:
-      InputError: a number is out of range, or the folder cannot be made.
+      InputError: the folder cannot be made.
     """
-    if keep_last < 1 or keep_best < 0:
-      raise InputError(
-        f'keep_last={keep_last} must be >= 1, keep_best={keep_best} >= 0'
-      )
     self._best_metric = best_metric
     self._scores = {}
     self._restored_step = math.inf
