@@ -110,7 +110,6 @@ def preprocessing(
   std: float | Sequence[float] = 1.0,
   channels: Sequence[int] = (),
   measured: Sequence[str] = (),
-  per_image: bool = False,
 ) -> dict[str, Any]:
   """Returns a `config.preprocessing`.
 
@@ -118,7 +117,6 @@ def preprocessing(
     mean, std, channels: see `preprocessing.standardise`.
     measured: those of 'limits', 'mean' and 'std' that a run measures on its
       training images.
-    per_image: see `settings.sections.PreprocessingSettings`.
   """
   return dict(
     mean=mean,  # Of the pixels in the unit range.
@@ -129,7 +127,7 @@ def preprocessing(
     limits=(),
     dtype='',  # Type of the images that `limits` fit; '' takes any.
     measured=tuple(measured),
-    per_image=per_image,  # Whether each image is standardised by itself first.
+    per_image=False,  # Whether each image is standardised by itself first.
   )
 
 
