@@ -25,6 +25,7 @@ from segjax.atomic import remove_leftovers, write_text
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.runs.integrity import digest_of_values, is_digest_of
+from segjax.settings.fields import as_tuples
 
 # Time for which an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
@@ -175,8 +176,8 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     InputError: there is no `config.json`, or it cannot be read.
   """
   settings = _read(pathlib.Path(workdir) / 'config.json')
-  config = ml_collections.ConfigDict(_tuples(_ADDED))
-  config.update(ml_collections.ConfigDict(_tuples(settings)))
+  config = ml_collections.ConfigDict(as_tuples(_ADDED))
+  config.update(ml_collections.ConfigDict(as_tuples(settings)))
   return config
 
 
@@ -248,11 +249,3 @@ def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
     f'{name}={settings[name]!r}' if name in settings else f'no {name}'
     for name in names
   )
-
-
-def _tuples(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {name: _tuples(entry) for name, entry in value.items()}
-  if isinstance(value, list):
-    return tuple(_tuples(entry) for entry in value)
-  return value
