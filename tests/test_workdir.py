@@ -53,7 +53,8 @@ def test_new_workdir_holds_the_config(tmp_path):
 
 
 def test_no_flipped_bit_of_the_config_is_used(tmp_path):
-  workdir.claim_workdir(tmp_path, make_config())
+  given = make_config()
+  workdir.claim_workdir(tmp_path, given)
   file = tmp_path / 'config.json'
   whole = file.read_bytes()
   for bit in range(8 * len(whole)):
@@ -61,10 +62,10 @@ def test_no_flipped_bit_of_the_config_is_used(tmp_path):
     damaged[bit // 8] ^= 1 << bit % 8
     file.write_bytes(damaged)
     try:  # White space, and the name of the checksum, change no setting.
-      config = read_given(tmp_path, make_config())
+      config = read_given(tmp_path, given)
     except InputError:
       continue
-    assert config == make_config(), bit
+    assert config == given, bit
 
 
 def test_a_config_without_a_checksum_is_read(tmp_path):
