@@ -71,7 +71,7 @@ def run(name: str, program: str | None = None) -> NoReturn:
 
   Args:
     name: key in `COMMANDS`.
-    program: how the command was called, for its help.
+    program: the words by which the command was called, for its help.
   """
   terminal.make_streams_robust()
   terminal.drop_noise()

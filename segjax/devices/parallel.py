@@ -203,7 +203,7 @@ class Placement(NamedTuple):
   """Devices of this process, and how to bring data to them.
 
   Attributes:
-    mesh: for `split_rows`.
+    mesh: mesh of the devices, for `split_rows`.
     num_parts: D, number of parts of a batch.
     put_params: tree of arrays -> the same, whole on each device.
     put_batch: array [N, ...], N a multiple of D -> the same, split.

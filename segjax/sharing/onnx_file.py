@@ -162,7 +162,7 @@ def to_onnx(
 
   Args:
     model: the network.
-    params: its parameters.
+    params: parameters of the network.
     tile_px: side of the tile of an FCN; not read for a U-Net.
     metadata: texts that the file holds, by name; see `network_metadata`.
     channels: order in which the network takes the channels of `image`; () for
@@ -254,7 +254,7 @@ def network_metadata(
   Args:
     model: the network.
     tile_px: side of a tile.
-    about: as `artifact.write` takes it.
+    about: description of the export, as `artifact.write` takes it.
   """
   described = {
     'tiles': describe_sizes(model.geometry, tile_px),

@@ -111,14 +111,14 @@ def write_package(
   Args:
     path: .zip, which does not exist.
     model: the network.
-    params: its parameters.
-    preprocessing: how stored pixels become those that the network takes.
+    params: parameters of the network.
+    preprocessing: settings that turn stored pixels into the network's input.
     tile_px: side of a tile of an FCN; not read for a U-Net.
-    about: as `artifact.write` takes it.
+    about: description of the export, as `artifact.write` takes it.
     name: name of the package.
     model_name: one of `models.SEGMENTERS`.
     data_name: name of the data that the network was trained on.
-    authors: their names.
+    authors: names of the authors.
     license_id: SPDX identifier of the licence.
 
   Raises:
