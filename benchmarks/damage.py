@@ -63,8 +63,9 @@ def main(_):
   with tempfile.TemporaryDirectory() as folder:
     whole = Path(folder, 'whole')
     with Checkpoints(whole, best_metric='score') as checkpoints:
-      checkpoints.save(1, make_state(1), {'score': 0.1})
-      checkpoints.save(2, make_state(2), {'score': 0.2})
+      for step in (1, 2):
+        checkpoints.save(step, make_state(step))
+        checkpoints.enter_scores(step, {'score': step / 10})
     files = [path for path in whole.glob('2/**/*') if path.is_file()]
     files.append(whole / '2.record.json')
     for _ in range(flags.FLAGS.tries):

@@ -58,6 +58,13 @@ def replacing(
     give_name(temporary, path, overwrite)
 
 
+def write_text(file: str | os.PathLike, text: str) -> None:
+  """Writes or replaces a text file, whole or not at all, in UTF-8."""
+  with replacing(file) as temporary:
+    # A file name in the text need not be UTF-8.
+    temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
+
+
 @contextlib.contextmanager
 def refusing_write_errors(path: str | os.PathLike) -> Iterator[None]:
   """Raises InputError, which names `path`, for an OSError of the block."""

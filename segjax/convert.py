@@ -76,7 +76,6 @@ def convert(
   *,
   initial: Sequence[str] = (),
   ignore: Sequence[str] = (),
-  seed: int = 0,
 ) -> tuple[dict[str, Any], Report]:
   """Returns the parameters of a model from the tensors of a file.
 
@@ -90,7 +89,6 @@ def convert(
     model: `Classifier` or `FCN`.
     initial: layers of the model that keep their initial value.
     ignore: layers of the source to leave out.
-    seed: random seed of the initial values.
 
   Returns:
     The parameter tree, f32, and a report of where every tensor went. Leaves are
@@ -100,7 +98,7 @@ def convert(
   Raises:
     InputError: see `match`.
   """
-  shapes = jax.eval_shape(functools.partial(_init, model), jax.random.key(seed))
+  shapes = jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
   paths = {
     f'{caffe_name(path[:-1])}/{path[-1]}': '/'.join(path)
     for path in flatten_dict(shapes)
@@ -124,7 +122,7 @@ def convert(
     windows=None if is_fcn else _windows(model),
     fixed=fixed_layers(model, source) if is_fcn else None,
   )
-  params |= _initial_values(model, report.initial, seed)
+  params |= _initial_values(model, report.initial)
   params = {path: params[path] for path in paths.values()}
   return unflatten_dict(params, sep='/'), report
 
@@ -272,14 +270,14 @@ def _init(model, key):
   return model.init(key, image)['params']
 
 
-def _initial_values(model, paths, seed):
+def _initial_values(model, paths):
   """Returns the initial values of the parameters in `paths` only."""
 
   def init(key):
     params = flatten_dict(_init(model, key), sep='/')
     return {path: params[path] for path in paths}
 
-  return jax.jit(init)(jax.random.key(seed)) if paths else {}
+  return jax.jit(init)(jax.random.key(0)) if paths else {}
 
 
 def _head(text):

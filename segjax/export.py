@@ -147,22 +147,25 @@ def export_hub(
   output = Path(output)
   hub.check_output(output, overwrite)
   model, params, config = network
-  workdir = None if workdir is None else Path(workdir)
   class_names, _ = look_of(config.data, model.num_classes)
   with refusing_write_errors(output), replacing(output, overwrite) as folder:
     folder.mkdir()
     metadata = networks.metadata(config)
     files.write_params(folder / hub.PARAMS, params, metadata=metadata)
     (folder / hub.CONFIG).write_text(sealed_text(config), encoding='utf-8')
+    scores, pictures = '', []
+    if workdir is not None:
+      scores = hub.read_scores(Path(workdir))
+      pictures = hub.copy_pictures(Path(workdir), folder)
     card = hub.model_card(
       name=output.name,
       config=config,
       data_name=_data_name(config.data),
       num_params=sum(np.size(x) for x in jax.tree.leaves(params)),
       class_names=class_names,
-      scores=hub.read_scores(workdir),
+      scores=scores,
       checkpoint=checkpoint,
-      pictures=hub.copy_pictures(workdir, folder),
+      pictures=pictures,
       authors=authors,
       license_id=license_id,
     )

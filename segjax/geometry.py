@@ -363,28 +363,21 @@ class Footprint:
     kernel: k, taps.
     stride: s, pixels from one position to the next.
     pad: p, pixels of padding at each side.
-    dilation: d, pixels from one tap to the next.
     ceil: whether the last position may reach beyond the end (Caffe's poolings).
   """
 
   kernel: int = 1
   stride: int = 1
   pad: int = 0
-  dilation: int = 1
   ceil: bool = False
 
-  @property
-  def extent(self) -> int:
-    """The pixels that it spans, k' = d (k - 1) + 1."""
-    return self.dilation * (self.kernel - 1) + 1
-
   def locate(self, at: Coordinates) -> Coordinates:
-    """Returns (a / s, (b + p - (k' - 1) / 2) / s), for an input at (a, b)."""
-    shift = at.shift + self.pad - Fraction(self.extent - 1, 2)
+    """Returns (a / s, (b + p - (k - 1) / 2) / s), for an input at (a, b)."""
+    shift = at.shift + self.pad - Fraction(self.kernel - 1, 2)
     return Coordinates(at.scale / self.stride, shift / self.stride)
 
   def output_size(self, size: int) -> int:
-    """Returns floor((N + 2p - k') / s) + 1 for an input of N pixels.
+    """Returns floor((N + 2p - k) / s) + 1 for an input of N pixels.
 
     With `ceil`, the quotient is rounded up. As in Caffe, positions that begin
     in the padding after the input are dropped. Unlike Caffe, where N = 1 can
@@ -397,9 +390,9 @@ class Footprint:
     count = self.output_extent(size)
     if size < 1 or count < 1:
       raise InputError(
-        f'{size} px are too few for a footprint of {self.extent} px with '
+        f'{size} px are too few for a footprint of {self.kernel} px with '
         f'{self.pad} px of padding at each side; at least '
-        f'{max(self.extent - 2 * self.pad, 1)} px are needed'
+        f'{max(self.kernel - 2 * self.pad, 1)} px are needed'
       )
     return count
 
@@ -409,7 +402,7 @@ class Footprint:
     It has operators only, so that traced integers pass. Sizes that
     `output_size` refuses give meaningless results.
     """
-    free = size + 2 * self.pad - self.extent
+    free = size + 2 * self.pad - self.kernel
     if not self.ceil:
       return free // self.stride + 1
     count = -(-free // self.stride) + 1
@@ -423,7 +416,7 @@ class Footprint:
 
     The second is negative if the positions leave pixels at the end unused.
     """
-    span = (self.output_size(size) - 1) * self.stride + self.extent
+    span = (self.output_size(size) - 1) * self.stride + self.kernel
     return self.pad, span - size - self.pad
 
 
@@ -449,10 +442,9 @@ class Deconvolution:
     return (size - 1) * self.stride + self.kernel
 
 
-def locate(
-  layers: Iterable[Footprint | Deconvolution], at: Coordinates = Coordinates()
-) -> Coordinates:
-  """Returns the position of the output of layers whose input is at `at`."""
+def locate(layers: Iterable[Footprint | Deconvolution]) -> Coordinates:
+  """Returns the position of the output of layers that begin on an image."""
+  at = Coordinates()
   for layer in layers:
     at = layer.locate(at)
   return at
@@ -462,7 +454,7 @@ def receptive_field(footprints: Iterable[Footprint]) -> int:
   """Returns the number of input pixels that one output of layers depends on."""
   field, step = 1, 1
   for footprint in footprints:
-    field += (footprint.extent - 1) * step
+    field += (footprint.kernel - 1) * step
     step *= footprint.stride
   return field
 

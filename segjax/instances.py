@@ -128,11 +128,10 @@ def label_files(
   table = output / 'objects.csv' if is_folder else output.with_suffix('.csv')
   sides.append(table)
   check_apart([*outputs, *sides], files)
+  settings = threshold, seed_threshold, min_area_px, holes_filled
   journal = None
   if is_folder:
-    command = [os.path.realpath(source), threshold, seed_threshold]
-    command += [min_area_px, holes_filled]
-    journal = FolderJournal(output, command)
+    journal = FolderJournal(output, [os.path.realpath(source), *settings])
   # The folder is made after the checks above, and only for a folder of maps.
   with lock_folder(output) if is_folder else contextlib.nullcontext():
     remove_leftovers(outputs[0].parent)
@@ -150,7 +149,6 @@ def label_files(
     if any(finished):
       print(describe_skipped(output, finished), flush=True)
     scale = _scale_of(files)
-    settings = threshold, seed_threshold, min_area_px, holes_filled
     calibrations = [_calibration(file, pixel_size_um) for file in files]
     sizes = [_size_um(calibration) for calibration in calibrations]
     if pixel_size_um is None:

@@ -20,7 +20,7 @@ from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.prediction import artifact
 from segjax.runs import checkpoints
-from segjax.runs.workdir import read_complete_config
+from segjax.runs.workdir import read_config
 from segjax.settings.sections import (
   Array,
   PreprocessingSettings,
@@ -111,7 +111,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'latest') -> Network:
   file = workdir / PARAMS
   if file.is_file() and not (workdir / 'config.json').is_file():
     raise InputError(f'{workdir} has {PARAMS}, but no config.json')
-  config = read_complete_config(workdir)
+  config = read_config(workdir)
   _check_has(workdir, config, _READ)
   model = create_model(config.model)
   takes_any_size = model.geometry.takes_any_size

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from segjax import networks, steps
+from segjax.atomic import write_text
 from segjax.data import Dataset, create_dataset
 from segjax.data.label_counts import check_labels
 from segjax.data.pipeline import create_batches, have_one_size
@@ -29,7 +30,7 @@ from segjax.runs.workdir import (
   check_writable,
   claim_workdir,
   lock_workdir,
-  read_complete_config,
+  read_config,
 )
 from segjax.scoring.best_metric import check_metric
 from segjax.scoring.evaluation import evaluate, title
@@ -140,8 +141,8 @@ def _train_in(
   )
   processes.together(lambda: check_claimed(workdir))
   if counted and processes.is_first():
-    report.write_text(workdir / report.LABELS, f'{dataset.digest}\n{counted}\n')
-  warnings = RunWarnings(workdir, config, processes.is_first())
+    write_text(workdir / report.LABELS, f'{dataset.digest}\n{counted}\n')
+  warnings = RunWarnings(workdir, config)
   warnings.warn(doubts)
 
   def evaluate_heldout(params, **how):
@@ -157,7 +158,7 @@ def _train_in(
     ) as checkpoints,
   ):
     state = init()
-    if checkpoints.latest_step() is not None:
+    if trained_steps is not None:
       state = checkpoints.restore(state)
     elif origin:
       processes.say(f'parameters from {origin}')
@@ -193,10 +194,8 @@ def _train_in(
     )
 
     with (
-      writers.MetricWriter(workdir, start, processes.is_first()) as writer,
-      writers.Progress(
-        end, start, config.batch_size, enabled=processes.is_first()
-      ) as progress,
+      writers.MetricWriter(workdir, start) as writer,
+      writers.Progress(end, start, config.batch_size) as progress,
       tracing(*settings.profile_steps, workdir / 'profile') as trace,
     ):
       log = TrainingLog(
@@ -279,7 +278,7 @@ def _with_measured_pixels(
 ) -> ConfigDict:
   """Returns the config with pixel statistics of the run, or of its images."""
   if (workdir / 'config.json').is_file():
-    found = read_complete_config(workdir).preprocessing
+    found = read_config(workdir).preprocessing
   else:
     found = processes.together(lambda: measure_pixels(dataset.train))
   config = config.copy_and_resolve_references()

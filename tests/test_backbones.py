@@ -8,11 +8,11 @@ import pytest
 
 from segjax.errors import InputError
 from segjax.geometry import Footprint
-from segjax.models.alexnet import CaffeNet, caffenet
+from segjax.models.alexnet import CaffeNet
 from segjax.models.backbone import scaled
 from segjax.models.googlenet import GoogLeNet, caffe_name, googlenet
 from segjax.models.layers import Conv, local_response_norm, max_pool_ceil
-from segjax.models.vgg import VGG16, vgg16
+from segjax.models.vgg import VGG16
 
 # Narrow networks, for whatever runs.
 SMALL = {
@@ -174,12 +174,6 @@ def test_parameters_have_caffes_names():
   inceptions = {f'inception_{m}/{part}' for m in modules for part in parts}
   others = {'conv1/7x7_s2', 'conv2/3x3_reduce', 'conv2/3x3', 'loss3/classifier'}
   assert names(SMALL['googlenet'], 224) == inceptions | others
-
-
-@pytest.mark.parametrize('backbone', [vgg16, caffenet, googlenet])
-def test_backbones_refuse(backbone):
-  with pytest.raises(InputError, match="'full' is not one of"):
-    backbone(padding='full')
 
 
 def test_googlenet_has_no_fc_features():

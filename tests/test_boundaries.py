@@ -120,17 +120,16 @@ def test_a_label_without_borders_has_no_trimap():
 
 
 @pytest.mark.parametrize(
-  ('label', 'prediction', 'distance', 'words'),
+  ('label', 'prediction', 'words'),
   [
-    (np.zeros((3, 4), int), np.zeros((3, 5), int), 1, r'\(3, 4\).*\(3, 5\)'),
-    (np.zeros((3, 4), int), np.full((3, 4), 2), 1, 'prediction holds 2'),
-    (np.zeros((3, 4)), np.zeros((3, 4), int), 1, 'label is float64'),
-    (np.zeros(3, int), np.zeros(3, int), 1, r'\[H, W\]'),
-    (np.zeros((3, 4), int), np.zeros((3, 4), int), 0, '0 px'),
+    (np.zeros((3, 4), int), np.zeros((3, 5), int), r'\(3, 4\).*\(3, 5\)'),
+    (np.zeros((3, 4), int), np.full((3, 4), 2), 'prediction holds 2'),
+    (np.zeros((3, 4)), np.zeros((3, 4), int), 'label is float64'),
+    (np.zeros(3, int), np.zeros(3, int), r'\[H, W\]'),
   ],
 )
-def test_bad_input(label, prediction, distance, words):
+def test_bad_input(label, prediction, words):
   with pytest.raises(InputError, match=words):
-    boundaries.boundary_counts(label, prediction, 2, distance)
+    boundaries.boundary_counts(label, prediction, 2)
   with pytest.raises(InputError, match=words):
-    boundaries.trimap_counts(label, prediction, 2, [distance])
+    boundaries.trimap_counts(label, prediction, 2)

@@ -107,7 +107,6 @@ def test_gradients_are_those_of_the_images_alone():
     Footprint(2, 2, ceil=True),
     Footprint(3, 2, ceil=True),
     Footprint(11, 4, 100),
-    Footprint(3, 2, 1, dilation=2, ceil=True),
     Footprint(5, 3, 2, ceil=True),
   ],
 )

@@ -47,14 +47,14 @@ def equal(a, b):
 
 def save_two(directory):
   with checkpoints.Checkpoints(directory, best_metric=BEST) as c:
-    c.save(1, make_state(1), {BEST: 0.25})
-    c.save(2, make_state(2), {BEST: 0.5})
+    for step in (1, 2):
+      c.save(step, make_state(step))
+      c.enter_scores(step, {BEST: step / 4})
 
 
 def restore(directory):
-  """The state, and the step of the best."""
   with checkpoints.Checkpoints(directory, best_metric=BEST) as c:
-    return c.restore(make_state(0)), c.best_step()
+    return c.restore(make_state(0))
 
 
 def flip(file, bit):
@@ -89,7 +89,7 @@ def test_flipped_array_gives_the_one_before(two, share, caplog):
   file = data_file(two / '2')
   flip(file, int(share * 8 * file.stat().st_size))
   with caplog.at_level('WARNING', 'absl'):
-    state, _ = restore(two)
+    state = restore(two)
   assert equal(state, make_state(1))
   assert f'cannot read checkpoint 2 in {two}' in caplog.text
   assert equal(checkpoints.load_params(two, 'latest'), make_state(1)['params'])
@@ -108,7 +108,7 @@ def test_no_flip_anywhere_gives_other_values(two, tmp_path):
     flip(
       damaged / file.relative_to(two), rng.randrange(8 * file.stat().st_size)
     )
-    state, _ = restore(damaged)
+    state = restore(damaged)
     step = int(state['step'])
     assert equal(state, make_state(step)), file
     seen.append(step)
@@ -120,14 +120,15 @@ def test_changed_score_is_noticed(two):
   text = file.read_text()
   assert text.count('0.5') == 1
   file.write_text(text.replace('0.5', '0.7'))
-  state, best = restore(two)
-  assert (int(state['step']), best) == (1, 1)
+  assert int(restore(two)['step']) == 1
+  assert equal(checkpoints.load_params(two), make_state(1)['params'])
 
 
 def test_records_go_with_their_checkpoints(two):
   with checkpoints.Checkpoints(two, keep_last=1, best_metric=BEST) as c:
     for step in (3, 4):
-      c.save(step, make_state(step), {BEST: 0.1})
+      c.save(step, make_state(step))
+      c.enter_scores(step, {BEST: 0.1})
     c.save(5, make_state(5))
   names = {path.name for path in two.glob('*.json')}
   assert names >= {'2.record.json', '5.record.json'}
@@ -143,8 +144,9 @@ def test_checkpoints_without_records_are_read_and_said(two, monkeypatch):
   )
   for file in two.glob('*.record.json'):
     file.unlink()
-  state, best = restore(two)
-  assert (equal(state, make_state(2)), best) == (True, None)
+  assert equal(restore(two), make_state(2))
+  with pytest.raises(InputError, match='no checkpoint in .* has a score'):
+    checkpoints.load_params(two)
   for step in (1, 2):
     message = f'checkpoint {step} in {two} has lost its record: '
     assert any(text.startswith(message) for text in said)
@@ -217,7 +219,7 @@ def test_save_on_a_full_disk(tmp_path):
   before = {'params': jnp.asarray(values)}
   with checkpoints.Checkpoints(tmp_path) as c:
     assert equal(c.restore(before), before)
-    assert c.latest_step() == 1
+    assert checkpoints.newest_step(tmp_path) == 1
 
 
 def test_run_on_a_full_disk_goes_on_when_there_is_space(tmp_path):

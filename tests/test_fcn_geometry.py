@@ -28,8 +28,8 @@ from segjax.models.googlenet import googlenet
 
 FAMILY = (FCN32s, FCN16s, FCN8s, FCN8sAtOnce, FCNAlexNet, FCNGoogLeNet)
 FOOTPRINTS = [
-  Footprint(k, s, p, d)
-  for k, s, p, d in itertools.product((1, 2, 3), (1, 2, 3), (0, 1), (1, 2))
+  Footprint(k, s, p)
+  for k, s, p in itertools.product((1, 2, 3, 5), (1, 2, 3), (0, 1))
   if p < k
 ]
 
@@ -39,7 +39,7 @@ def centre_of_taps(layers, y):
   low = high = Fraction(y)
   for layer in reversed(layers):
     if isinstance(layer, Footprint):
-      taps = [layer.dilation * t - layer.pad for t in range(layer.kernel)]
+      taps = [t - layer.pad for t in range(layer.kernel)]
       low, high = low * layer.stride + taps[0], high * layer.stride + taps[-1]
     else:
       # Input i reaches outputs s i .. s i + k - 1.
@@ -69,8 +69,8 @@ def placed(footprint, size):
   """Starts of the windows, placed one after another."""
   starts, end = [], size + footprint.pad
   for start in itertools.count(-footprint.pad, footprint.stride):
-    is_whole = start + footprint.extent <= end
-    hangs_over = not starts or starts[-1] + footprint.extent < end
+    is_whole = start + footprint.kernel <= end
+    hangs_over = not starts or starts[-1] + footprint.kernel < end
     if footprint.pad:
       hangs_over = hangs_over and start < size
     if not is_whole and not (footprint.ceil and hangs_over):
@@ -88,7 +88,7 @@ def test_sizes_by_placing_footprints(footprint):
         footprint.output_size(size)
       continue
     assert footprint.output_size(size) == len(starts)
-    after = starts[-1] + footprint.extent - size
+    after = starts[-1] + footprint.kernel - size
     assert footprint.padding(size) == (footprint.pad, after)
 
 

@@ -138,9 +138,7 @@ def test_late_fusion_is_the_mean_of_two_networks():
 @pytest.mark.parametrize(
   ('change', 'expected'),
   [
-    (lambda p: surgery.add_channel(p, 'conv1'), "no layer 'conv1'"),
-    (lambda p: surgery.add_channel(p, 'fc8'), 'is not [H, W, C, O]'),
-    (lambda p: surgery.add_channel(p, name='fc8'), "layer 'fc8' already"),
+    (lambda p: surgery.add_channel({'fc8': p['fc8']}), "no layer 'conv1_1'"),
     (
       lambda p: surgery.join_streams({'x': {'upscore': p['fc8']}}),
       "upscore of 'x' is learned",

@@ -150,7 +150,6 @@ def test_a_run_splits_its_tiles(tmp_path):
   ('settings', 'message'),
   [
     (dict(space=3), r'mesh\.space=3 does not divide the 8 devices'),
-    (dict(space=0), r'mesh\.space=0'),
     (dict(space=2), r'batch_size=2 is not divisible by the 4 groups'),
     (dict(mode='pmap', space=4), r"parallel='jit' only"),
   ],

@@ -237,7 +237,6 @@ def test_bad_stacks_are_refused(labels, probabilities, message):
     neuron.pixel_error,
     neuron.rand_error,
     warping.warping_error,
-    warping.warping_mismatch,
   ):
     with pytest.raises(InputError, match=message):
       score(labels, probabilities)

@@ -10,6 +10,7 @@ from commands import tiny_config
 
 from segjax.data.examples import Dataset
 from segjax.data.label_counts import check_labels
+from segjax.runs import run_warnings
 from segjax.runs.run_warnings import (
   RunWarnings,
   check_losses,
@@ -184,8 +185,9 @@ def test_a_warning_is_said_once_a_run(tmp_path, capsys):
     assert part in said
 
 
-def test_other_processes_say_and_write_nothing(tmp_path, capsys):
-  warnings = RunWarnings(tmp_path, tiny_config(), enabled=False)
+def test_other_processes_say_and_write_nothing(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(run_warnings.processes, 'is_first', lambda: False)
+  warnings = RunWarnings(tmp_path, tiny_config())
   warnings.check_predictions(20, 'membrane')
   warnings.check_loss(10**9)
   assert capsys.readouterr().out == '' and not [*tmp_path.iterdir()]

@@ -456,4 +456,6 @@ def final_state(workdir):
   optimizer = create_optimizer(schedule=schedule, **config.optimizer)
   abstract = jax.eval_shape(lambda: steps.init_state(model, optimizer, 0))
   with Checkpoints(workdir / 'checkpoints') as checkpoints:
-    return checkpoints.restore(abstract, NUM_STEPS)
+    state = checkpoints.restore(abstract)
+  assert state.step == NUM_STEPS
+  return state

@@ -21,9 +21,10 @@ from segjax.metrics import stacks, warping
   ],
 )
 def test_the_error_counts_only_splits_and_merges(name, mismatches, errors):
-  stack = LABEL[None], PROPOSALS[name][None]
-  assert warping.warping_mismatch(*stack) == mismatches / 25
-  assert warping.warping_error(*stack) == errors / 25
+  proposal = PROPOSALS[name]
+  warped = warping.warp(LABEL, proposal, 0.5)
+  assert np.count_nonzero(warped != (proposal > 0.5)) == mismatches
+  assert warping.warping_error(LABEL[None], proposal[None]) == errors / 25
 
 
 def test_warping_error_stops_at_threshold_nine_tenths():

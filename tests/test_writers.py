@@ -106,8 +106,9 @@ def test_reopening_keeps_complete_rows_alone(tmp_path):
     assert (tmp_path / 'metrics.jsonl').read_bytes() == rows
 
 
-def test_disabled_writes_nothing(tmp_path):
-  with writers.MetricWriter(tmp_path / 'x', enabled=False) as writer:
+def test_another_process_writes_nothing(tmp_path, monkeypatch):
+  monkeypatch.setattr(writers.processes, 'is_first', lambda: False)
+  with writers.MetricWriter(tmp_path / 'x') as writer:
     writer.write_scalars(1, {'loss': 1.0})
     writer.write_images(1, {'a': np.zeros((2, 2, 3), np.uint8)})
     writer.flush()
@@ -207,9 +208,10 @@ def test_parameter_table():
   ]
 
 
-def test_progress_of_another_process_is_silent():
+def test_progress_of_another_process_is_silent(monkeypatch):
+  monkeypatch.setattr(writers.processes, 'is_first', lambda: False)
   stream = io.StringIO()
-  with writers.Progress(10, stream=stream, enabled=False) as progress:
+  with writers.Progress(10, stream=stream) as progress:
     progress.update(1, loss=1.0)
   assert stream.getvalue() == ''
 

@@ -25,7 +25,7 @@ class Command(NamedTuple):
 
   Attributes:
     module: name of the module in segjax whose `main` runs the command.
-    summary: one sentence.
+    summary: description in one sentence.
     example: flags of a typical call.
     required: names of the flags that must be given; `example` has them.
     define_flags: () -> None; defines the flags.
@@ -205,7 +205,9 @@ def _define_export() -> None:
     'network that was trained on whole images needs it.',
   )
   flags.DEFINE_list(
-    'authors', [], 'Names for hub and bioimageio, separated by commas.'
+    'authors',
+    [],
+    'Names of the authors, separated by commas, for hub and bioimageio.',
   )
   flags.DEFINE_string(
     'license',
@@ -400,10 +402,10 @@ def _define_plan() -> None:
     'default it is inferred from the labels.',
   )
   flags.DEFINE_string(
-    'train_list', '', 'File with an image to train on in each line.'
+    'train_list', '', 'File that names an image to train on in each line.'
   )
   flags.DEFINE_string(
-    'heldout_list', '', 'File with an image to hold out in each line.'
+    'heldout_list', '', 'File that names an image to hold out in each line.'
   )
   _define_overwrite('Replace the card if it exists.')
 

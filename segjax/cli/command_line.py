@@ -71,7 +71,7 @@ def run(name: str, program: str | None = None) -> NoReturn:
 
   Args:
     name: key in `COMMANDS`.
-    program: how the command was called, for its help.
+    program: the words by which the command was called, for its help.
   """
   terminal.make_streams_robust()
   terminal.drop_noise()
@@ -226,7 +226,7 @@ def _fail(error: BaseException | str, status: int) -> NoReturn:
 
 
 def _end_soon(status: int) -> None:
-  """Ends a process of several in `_OTHERS_SECONDS`, if it is still there.
+  """Ends one of several processes after `_OTHERS_SECONDS`, if it still runs.
 
   At exit jax waits minutes for the other processes, which wait for this one.
   """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices: the only file that knows how many there are, and of which kind.
+"""Data parallelism: the only file that knows how many devices there are.
 
 The training step is written once. `parallelize` runs it data-parallel either
 under `jit` with the batch sharded over a mesh (the default) or under `pmap`.
@@ -70,7 +70,8 @@ def parallelize(
     make_step: (axis name of the split batch, None under 'jit'; function that
       splits arrays [B, h, w, ...] by rows) -> step.
     mode: 'jit' or 'pmap'.
-    batch_size: global; must be divisible by the number of groups.
+    batch_size: number of images in the global batch, a multiple of the number
+      of groups.
     space: parts of each image, by rows, under 'jit'. XLA exchanges the rows
       that neighbours need, and no part need be as large as the next.
 
@@ -81,10 +82,10 @@ def parallelize(
   devices = jax.device_count()
   if mode not in MODES:
     raise InputError(f'parallel={mode!r} is not one of {MODES}')
-  if space < 1 or devices % space:
+  if devices % space:
     raise InputError(
-      f'mesh.space={space} does not divide the {devices} devices, of which so '
-      'many share each image; use 1, or another divisor'
+      f'mesh.space={space} does not divide the {devices} devices; use 1, or '
+      'another divisor'
     )
   data = devices // space
   if mode == 'pmap' and space > 1:
@@ -138,8 +139,8 @@ def parallelize(
 def split_rows(tree: Any, mesh: Mesh) -> Any:
   """Splits arrays [B, h, w, ...] over the devices of a mesh, inside jit.
 
-  Rows are what the devices along `space` share. XLA splits what follows in the
-  same way and exchanges the rows that neighbours need.
+  The devices along `space` share the rows. XLA splits what follows in the same
+  way and exchanges the rows that neighbours need.
   """
   if mesh.shape[_SPACE] == 1:
     return tree
@@ -160,7 +161,7 @@ def _mesh(data: int, space: int, devices: Sequence[Any]) -> Mesh:
 
 
 def to_local(tree: Any) -> Any:
-  """Returns what `get` returned on one device of this process alone.
+  """Returns a result of `get` on one device of this process alone.
 
   Computing with it concerns no other process.
   """
@@ -202,11 +203,12 @@ class Placement(NamedTuple):
   """Devices of this process, and how to bring data to them.
 
   Attributes:
-    mesh: for `split_rows`.
-    num_parts: D, of a batch.
+    mesh: mesh of the devices, for `split_rows`.
+    num_parts: D, number of parts of a batch.
     put_params: tree of arrays -> the same, whole on each device.
     put_batch: array [N, ...], N a multiple of D -> the same, split.
-    abstract_batch: shape (N, ...), dtype -> what stands for that in a program.
+    abstract_batch: shape (N, ...), dtype -> the abstract array from which a
+      program is compiled.
   """
 
   mesh: Mesh
@@ -217,20 +219,15 @@ class Placement(NamedTuple):
 
 
 def place_locally(num_batches: int, space: int = 1) -> Placement:
-  """Returns devices of this process, data x space of them.
+  """Returns the devices of this process that compute batches.
 
   Args:
-    num_batches: to be computed; where they are fewer than there are devices
-      for, they go to the first.
-    space: devices that share each image, by rows; 1 where there are fewer, for
-      a run may be looked at elsewhere.
-
-  Raises:
-    InputError: `space` is below 1.
+    num_batches: number of batches to compute. If they are fewer than the groups
+      of devices, the first group computes them all.
+    space: number of devices in a group, which share each image by rows. If this
+      process has fewer devices, each is a group: a run may go on elsewhere.
   """
   devices = jax.local_devices()
-  if space < 1:
-    raise InputError(f'mesh.space={space} must be at least 1')
   space = space if space <= len(devices) else 1
   data = len(devices) // space
   data = data if num_batches >= data else 1
@@ -251,12 +248,12 @@ def jit(function: Callable, **options) -> Callable:
 
 
 def jit_once(function: Callable) -> Callable:
-  """`jax.jit` for what runs once: less time to compile, more to run."""
+  """`jax.jit` for a function that runs once: compiled faster, run slower."""
   return jax.jit(function, compiler_options=_known(_ONCE))
 
 
 def _known(options: dict[str, dict]) -> dict | None:
-  """Returns those for this backend that its XLA knows, None if it is none."""
+  """Returns the options that XLA knows on this backend; None for none."""
   own = options.get(jax.default_backend(), {}).items()
   return {name: value for name, value in own if _is_known(name, value)} or None
 

@@ -147,10 +147,8 @@ def together(action: Callable[[], Value]) -> Value:
   except (InputError, OSError) as error:
     if jax.process_count() == 1:
       raise
-    failed, message = (
-      error,
-      str(error).encode(errors='replace')[:_MESSAGE_BYTES],
-    )
+    failed = error
+    message = str(error).encode(errors='replace')[:_MESSAGE_BYTES]
   sent = np.frombuffer(message.ljust(_MESSAGE_BYTES, b'\0'), np.uint8)
   for received in gather(sent):
     if received.any():

@@ -28,6 +28,7 @@ from segjax.metrics import confusion
 
 # Distances from a border, in pixels, for which evaluation reports mean IU.
 RADII_PX = (1, 2, 4, 8, 16, 32)
+_IGNORED = 255  # Label of pixels that do not count.
 
 
 def default_distance(height: int, width: int) -> int:
@@ -40,16 +41,14 @@ def boundary_counts(
   prediction: np.ndarray,
   num_classes: int,
   distance_px: int | None = None,
-  ignore_label: int = 255,
 ) -> np.ndarray:
   """Returns the numbers of pixels of each class that lie near its contours.
 
   Args:
-    label: int[H, W], true classes in 0..num_classes-1, or `ignore_label`.
+    label: int[H, W], true classes in 0..num_classes-1; 255 is ignored.
     prediction: int[H, W], predicted classes.
     num_classes: K.
     distance_px: d, 1 or more; None for `default_distance` of this image.
-    ignore_label: pixels with this label do not count.
 
   Returns:
     int64[K, 3]: for each class, the pixels in both G_d and P_d, in G_d, and in
@@ -57,13 +56,12 @@ def boundary_counts(
 
   Raises:
     InputError: shapes differ or are not [H, W], a type is not integer, or a
-      value that counts or the distance is out of range.
+      value that counts is out of range.
   """
-  label, prediction = _checked(label, prediction, num_classes, ignore_label)
+  label, prediction = _checked(label, prediction, num_classes)
   if distance_px is None:
     distance_px = default_distance(*label.shape)
-  _check_distance('distance_px', distance_px)
-  ignored = label == ignore_label
+  ignored = label == _IGNORED
   in_label, in_prediction = (
     ~ignored & _near_others(classes, ignored, distance_px, edge=-1)
     for classes in (label, prediction)
@@ -94,32 +92,26 @@ def trimap_counts(
   prediction: np.ndarray,
   num_classes: int,
   radii_px: Sequence[int] = RADII_PX,
-  ignore_label: int = 255,
 ) -> np.ndarray:
   """Returns the confusion matrices int64[R, K, K] of pixels near borders.
 
   Args:
-    label: int[H, W], true classes in 0..num_classes-1, or `ignore_label`.
+    label: int[H, W], true classes in 0..num_classes-1; 255 is ignored.
     prediction: int[H, W], predicted classes.
     num_classes: K.
     radii_px: R distances from a border between classes, 1 or more.
-    ignore_label: pixels with this label do not count.
 
   Raises:
     InputError: see `boundary_counts`.
   """
-  label, prediction = _checked(label, prediction, num_classes, ignore_label)
-  ignored = label == ignore_label
+  label, prediction = _checked(label, prediction, num_classes)
+  ignored = label == _IGNORED
   matrices = []
   for radius in radii_px:
-    _check_distance('radii_px', radius)
     near = _near_others(label, ignored, radius, edge=None)
     matrices.append(
       confusion.confusion_matrix(
-        np.where(near, label, ignore_label),
-        prediction,
-        num_classes=num_classes,
-        ignore_label=ignore_label,
+        np.where(near, label, _IGNORED), prediction, num_classes
       )
     )
   return np.stack(matrices)
@@ -163,15 +155,10 @@ def _near_others(classes, ignored, distance, edge):
   return (lowest != classes) | (highest != classes)
 
 
-def _checked(label, prediction, num_classes, ignore_label):
+def _checked(label, prediction, num_classes):
   """Returns label and prediction as arrays, checked as in `boundary_counts`."""
   label, prediction = np.asarray(label), np.asarray(prediction)
-  confusion.confusion_matrix(label, prediction, num_classes, ignore_label)
+  confusion.confusion_matrix(label, prediction, num_classes)
   if label.ndim != 2:
     raise InputError(f'label has shape {label.shape}; expected [H, W]')
   return label, prediction
-
-
-def _check_distance(name, value):
-  if value < 1:
-    raise InputError(f'{name}: {value} px; a distance is 1 px or more')

@@ -14,20 +14,15 @@ mean over classes:
 
   Dice                   2 n_ii / (t_i + sum_j n_ji)
 
-Counts first, ratios last: matrices of batches and processes are summed as
+Counts first, ratios last: matrices of images and processes are summed as
 integers, and `segmentation_scores` divides once. Never a mean of means.
 """
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from segjax.errors import InputError
-
-# Every entry of `confusion_counts` if a value is out of range.
-_POISON = np.iinfo(np.int32).min
 
 
 def confusion_matrix(
@@ -83,49 +78,6 @@ def confusion_matrix(
   return matrix.reshape(num_classes, num_classes)
 
 
-def confusion_counts(
-  label: jax.Array,
-  prediction: jax.Array,
-  num_classes: int,
-  ignore_label: int = 255,
-) -> jax.Array:
-  """Returns the `confusion_matrix` of a batch, for use inside jit.
-
-  Give padding examples the ignored label. Sum the batches on the host, in
-  int64: the counts of one batch fit int32, those of a dataset may not.
-
-  Args:
-    label: int[...], true classes in 0..num_classes-1, or `ignore_label`.
-    prediction: int[...] of the same shape, in 0..num_classes-1.
-    num_classes: K, static.
-    ignore_label: pixels with this label do not count.
-
-  Returns:
-    int32[K,K], rows the true class. Code inside jit cannot raise: if a value
-    that counts is out of range, every entry is -2^31, and
-    `segmentation_scores` refuses the sum.
-
-  Raises:
-    InputError: shapes differ.
-  """
-  if label.shape != prediction.shape:
-    raise InputError(
-      f'label has shape {label.shape}, prediction {prediction.shape}; '
-      'they must be equal'
-    )
-  label, prediction = label.astype(jnp.int32), prediction.astype(jnp.int32)
-  counted = label != ignore_label
-  known = (label >= 0) & (label < num_classes)
-  known &= (prediction >= 0) & (prediction < num_classes)
-  # Ignored pixels are counted behind the matrix.
-  pairs = jnp.where(
-    counted & known, label * num_classes + prediction, num_classes**2
-  )
-  counts = jnp.bincount(pairs.ravel(), length=num_classes**2 + 1)[:-1]
-  counts = jnp.where(jnp.all(known | ~counted), counts, _POISON)
-  return counts.astype(jnp.int32).reshape(num_classes, num_classes)
-
-
 def segmentation_scores(
   matrix: np.ndarray, present_only: bool = False
 ) -> dict[str, Any]:
@@ -160,10 +112,7 @@ def segmentation_scores(
   if not np.issubdtype(matrix.dtype, np.integer):
     raise InputError(f'matrix is {matrix.dtype}; must hold integer counts')
   if (matrix < 0).any():
-    raise InputError(
-      f'matrix holds {matrix.min()}; counts must be >= 0 (a label or a '
-      'prediction was out of range)'
-    )
+    raise InputError(f'matrix holds {matrix.min()}; counts must be >= 0')
   matrix = matrix.astype(np.int64)
   hits = np.diag(matrix)
   labelled = matrix.sum(axis=1)

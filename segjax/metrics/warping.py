@@ -3,8 +3,9 @@
 
 A label is first deformed towards the proposal as far as its topology allows
 (Jain et al. 2010), so that a shifted membrane is no error. Pixels that still
-differ are errors. `warping_error` is the variant of the ISBI 2012 challenge,
-which is in Table 1 of the U-Net paper. `stacks` defines the input.
+differ are errors. The variant of the ISBI 2012 challenge, which is in Table 1
+of the U-Net paper, counts those that split or merge cells. `stacks` defines
+the input.
 """
 
 import numpy as np
@@ -28,9 +29,8 @@ def warping_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
   The challenge's variant: only the mismatches that `split_or_merge` marks
   count, and the minimum over the thresholds 0, 0.1, ..., 0.9 is returned.
   Deleted cells are neither split nor merged, so a map that is all membrane at
-  one threshold scores 0: read the score beside V_rand.
-  `warping_mismatch` is the original measure. Arguments and errors are those of
-  `neuron.evaluate_stack`.
+  one threshold scores 0: read the score beside V_rand. Arguments and errors are
+  those of `neuron.evaluate_stack`.
 
   >>> import numpy, segjax
   >>> labels = numpy.ones((1, 9, 9), int)
@@ -55,23 +55,6 @@ def warping_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
         break
     best = min(best, errors)
   return best / labels.size
-
-
-def warping_mismatch(
-  labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
-) -> float:
-  """Returns the share of pixels that no warping can make agree.
-
-  All mismatches between the warped label and the proposal at one threshold
-  count (Jain et al. 2010). `labels`, `probabilities` and errors are those of
-  `neuron.evaluate_stack`.
-  """
-  labels, probabilities = checked(labels, probabilities)
-  mismatches = 0
-  for label, probability in zip(labels, probabilities, strict=True):
-    warped = warp(label, probability, threshold)
-    mismatches += int(np.count_nonzero(warped != (probability > threshold)))
-  return mismatches / labels.size
 
 
 def warp(

@@ -26,7 +26,7 @@ from segjax.models.layers import PRECISIONS
 from segjax.models.unet import NORMS, UNet, UNet2015
 from segjax.models.unet_vgg16 import UNetVGG16
 from segjax.models.vgg import VGG16
-from segjax.settings.fields import check_type
+from segjax.settings.fields import as_tuples, check_type
 
 UNETS = {'unet': UNet, 'unet_2015': UNet2015, 'unet_vgg16': UNetVGG16}
 FCNS = {
@@ -105,7 +105,7 @@ def _make(make: Callable[..., _Module], name: str, fields: dict) -> _Module:
         f'{(*known,)}{did_you_mean(field, ("name", *known))}'
       )
     check_type(f'model.{field}', value, known[field])
-  fields = {field: _tuples(value) for field, value in fields.items()}
+  fields = as_tuples(fields)  # Linen compares and hashes them.
   if 'dtype' in fields:
     if fields['dtype'] not in DTYPES:
       raise InputError(
@@ -164,10 +164,3 @@ def _fields(make: Any) -> dict[str, Any]:
   types = {field.name: field.type for field in dataclasses.fields(make)}
   types['dtype'] = str  # One of `DTYPES`.
   return {name: types[name] for name in types if name not in _NOT_FIELDS}
-
-
-def _tuples(value: Any) -> Any:
-  """Returns lists as tuples, since linen compares and hashes the fields."""
-  if isinstance(value, (list, tuple)):
-    return tuple(map(_tuples, value))
-  return value

@@ -12,11 +12,9 @@ from segjax.models.backbone import (
   Backbone,
   Classifier,
   Convolution,
-  Dropout,
-  FullyConnected,
   LocalResponseNorm,
   MaxPool,
-  check_padding,
+  fc_head,
   scaled,
 )
 
@@ -33,17 +31,9 @@ def caffenet(
 ) -> Backbone:
   """Returns CaffeNet with Caffe's layer names, `conv1` to `fc7` and `fc8`.
 
-  Args:
-    width: multiplies the channels of the convolutions.
-    fc_features: channels of fc6 and fc7; None for 4096.
-    dropout_rate: dropout rate after fc6 and fc7; None for 0.5.
-    padding: 'native', 'pad100' or 'same'.
-    dense: whether fc6 and fc7 are dense layers.
+  Arguments are those of `vgg.vgg16`.
   """
-  check_padding(padding)
   first_pad, fc_pad = _PADS[padding]
-  fc_features = 4096 if fc_features is None else fc_features
-  rate = 0.5 if dropout_rate is None else dropout_rate
   pool = Footprint(3, 2, ceil=True)
 
   def convolution(name, features, footprint, groups=1):
@@ -63,16 +53,10 @@ def caffenet(
     convolution('conv5', 256, Footprint(3, pad=1), groups=2),
     MaxPool('pool5', pool),
   )
-  head = (
-    FullyConnected('fc6', fc_features, Footprint(6, pad=fc_pad), dense),
-    Dropout('drop6', rate),
-    FullyConnected('fc7', fc_features, Footprint(), dense),
-    Dropout('drop7', rate),
-  )
   return Backbone(
     trunk,
     pool=(),
-    head=head,
+    head=fc_head(6, fc_pad, fc_features, dropout_rate, dense),
     classifier='fc8',
     native_size=227,
     upscore_kernel=63,

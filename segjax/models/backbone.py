@@ -31,8 +31,6 @@ from segjax.models.layers import (
   zero_beyond,
 )
 
-PADDINGS = ('native', 'pad100', 'same')
-
 
 class Row(Protocol):
   """A layer, whose parameters lie under `name` in the module that calls it."""
@@ -269,7 +267,27 @@ def scaled(features: int, width: float, multiple_of: int = 1) -> int:
   return max(1, round(features * width / multiple_of)) * multiple_of
 
 
-def check_padding(padding: str) -> None:
-  """Raises `InputError` unless `padding` is one of `PADDINGS`."""
-  if padding not in PADDINGS:
-    raise InputError(f'padding={padding!r} is not one of {PADDINGS}')
+def fc_head(
+  kernel: int,
+  pad: int,
+  features: int | None,
+  dropout_rate: float | None,
+  dense: bool,
+) -> tuple[Row, ...]:
+  """Returns the rows of fc6 and fc7, which VGG16 and CaffeNet have in common.
+
+  Args:
+    kernel: rows and columns of the map that fc6 takes.
+    pad: zeros around the map.
+    features: channels of fc6 and fc7; None for 4096.
+    dropout_rate: dropout rate after fc6 and fc7; None for 0.5.
+    dense: whether fc6 and fc7 are dense layers.
+  """
+  features = 4096 if features is None else features
+  rate = 0.5 if dropout_rate is None else dropout_rate
+  return (
+    FullyConnected('fc6', features, Footprint(kernel, pad=pad), dense),
+    Dropout('drop6', rate),
+    FullyConnected('fc7', features, Footprint(), dense),
+    Dropout('drop7', rate),
+  )

@@ -8,7 +8,6 @@ from typing import Any
 
 from segjax.geometry import (
   AnySize,
-  Coordinates,
   Deconvolution,
   Footprint,
   crop_offset,
@@ -105,7 +104,7 @@ class FCNGeometry(AnySize):
     at = locate(footprint for _, footprint in self.footprints)
     for up in self.decoder:
       at = up.layer.locate(at)
-      skip_at = self._locate(up.skip)
+      skip_at = locate(self._until(up.skip))
       if up.skip is not None and skip_at.shift > at.shift:
         offsets[f'score_{up.skip}'] = crop_offset(skip_at, at)
       else:
@@ -154,16 +153,13 @@ class FCNGeometry(AnySize):
 
   def _seen(self, name, low, high):
     """Returns the image interval that decides low..high of the map `name`."""
-    names = [layer for layer, _ in self.footprints]
-    for _, footprint in reversed(self.footprints[: names.index(name) + 1]):
+    for footprint in reversed(self._until(name)):
       low = low * footprint.stride - footprint.pad
-      high = high * footprint.stride - footprint.pad + footprint.extent - 1
+      high = high * footprint.stride - footprint.pad + footprint.kernel - 1
     return low, high
 
-  def _locate(self, name):
-    """Returns the coordinates of the map `name`; of the image for None."""
-    if name is None:
-      return Coordinates()
+  def _until(self, name):
+    """Returns the footprints up to the map `name`; [] for None, the image."""
     names = [layer for layer, _ in self.footprints]
-    layers = self.footprints[: names.index(name) + 1]
-    return locate(footprint for _, footprint in layers)
+    end = 0 if name is None else names.index(name) + 1
+    return [footprint for _, footprint in self.footprints[:end]]

@@ -19,7 +19,6 @@ from segjax.models.backbone import (
   Dropout,
   LocalResponseNorm,
   MaxPool,
-  check_padding,
   scaled,
 )
 
@@ -129,7 +128,6 @@ def googlenet(
       fully connected layer takes anything off the borders.
     dense: unused, since GoogLeNet has no fc6 and fc7.
   """
-  check_padding(padding)
   if fc_features is not None:
     raise InputError(
       f'fc_features={fc_features}; GoogLeNet has no fc6 and fc7, so None'

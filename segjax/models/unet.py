@@ -83,7 +83,19 @@ class UpBlock(Block):
     return self.convolve(x)
 
 
-class UNet(nn.Module):
+class OneHead:
+  """Part of the networks with a single head, which has no name."""
+
+  num_classes: int
+  head_names = ('',)
+
+  @property
+  def head_sizes(self) -> tuple[int, ...]:
+    """The classes of the head."""
+    return (self.num_classes,)
+
+
+class UNet(OneHead, nn.Module):
   """U-Net; the defaults are the paper's network.
 
   Parameters are named `down0` .. `down{depth-1}`, `bottleneck`,
@@ -144,16 +156,6 @@ class UNet(nn.Module):
   def geometry(self) -> UNetGeometry:
     """Sizes, margins and crops."""
     return UNetGeometry(self.depth, self.convs_per_block, self.padding)
-
-  @property
-  def head_names(self) -> tuple[str, ...]:
-    """The name of each head; a U-Net has one, without a name."""
-    return ('',)
-
-  @property
-  def head_sizes(self) -> tuple[int, ...]:
-    """The classes of each head."""
-    return (self.num_classes,)
 
   @nn.compact
   @at_precision

@@ -20,13 +20,13 @@ from segjax.models.layers import (
   crop,
   max_pool,
 )
-from segjax.models.unet import UpBlock, check_image
+from segjax.models.unet import OneHead, UpBlock, check_image
 from segjax.models.vgg import BLOCKS
 
 _EXPANDING_CONVS = 2
 
 
-class UNetVGG16(nn.Module):
+class UNetVGG16(OneHead, nn.Module):
   """A U-Net of depth 4 whose contracting path is VGG16 up to conv5_3.
 
   Iglovikov and Shvets 2018 (TernausNet) did this with VGG11, in another form.
@@ -64,16 +64,6 @@ class UNetVGG16(nn.Module):
     """Sizes, margins and crops."""
     convs = tuple(convs for _, convs in BLOCKS)
     return UNetGeometry(len(BLOCKS) - 1, _EXPANDING_CONVS, self.padding, convs)
-
-  @property
-  def head_names(self) -> tuple[str, ...]:
-    """The name of each head; there is one, without a name."""
-    return ('',)
-
-  @property
-  def head_sizes(self) -> tuple[int, ...]:
-    """The classes of each head."""
-    return (self.num_classes,)
 
   @nn.compact
   @at_precision

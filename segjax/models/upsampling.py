@@ -106,12 +106,12 @@ class LearnedDeconvolution(nn.Module):
     return deconvolution(x, kernel.astype(x.dtype), self.layer)
 
 
-def _bilinear_init(key, shape, dtype=jnp.float32):
+def _bilinear_init(key, shape):
   """Returns the bilinear kernel on the diagonal of [k, k, C, C]."""
   del key
   weights = bilinear_weights(shape[0])
   kernel = np.outer(weights, weights)[..., None, None] * np.eye(shape[-1])
-  return jnp.asarray(kernel, dtype)
+  return jnp.asarray(kernel, jnp.float32)
 
 
 def _bilinear_matrix(layer, size, offset, output_size):

@@ -8,10 +8,8 @@ from segjax.models.backbone import (
   Backbone,
   Classifier,
   Convolution,
-  Dropout,
-  FullyConnected,
   MaxPool,
-  check_padding,
+  fc_head,
   scaled,
 )
 
@@ -40,10 +38,7 @@ def vgg16(
     padding: 'native', 'pad100' or 'same'.
     dense: whether fc6 and fc7 are dense layers.
   """
-  check_padding(padding)
   first_pad, fc_pad = _PADS[padding]
-  fc_features = 4096 if fc_features is None else fc_features
-  rate = 0.5 if dropout_rate is None else dropout_rate
   trunk = []
   for block, (features, convs) in enumerate(BLOCKS, start=1):
     for i in range(1, convs + 1):
@@ -51,16 +46,10 @@ def vgg16(
       features_out = scaled(features, width)
       trunk.append(Convolution(f'conv{block}_{i}', features_out, footprint))
     trunk.append(MaxPool(f'pool{block}', Footprint(2, 2, ceil=True)))
-  head = (
-    FullyConnected('fc6', fc_features, Footprint(7, pad=fc_pad), dense),
-    Dropout('drop6', rate),
-    FullyConnected('fc7', fc_features, Footprint(), dense),
-    Dropout('drop7', rate),
-  )
   return Backbone(
     tuple(trunk),
     pool=(),
-    head=head,
+    head=fc_head(7, fc_pad, fc_features, dropout_rate, dense),
     classifier='fc8',
     native_size=224,
     upscore_kernel=64,

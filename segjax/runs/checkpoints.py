@@ -52,15 +52,11 @@ class Checkpoints:
       keep_last: number of the newest checkpoints to keep, at least 1.
       keep_best: number of the best checkpoints to keep, 0 or more.
       best_metric: name of the metric that ranks checkpoints, one of those given
-        to `save`; None for no ranking.
+        to `enter_scores`; None for no ranking.
 
     Raises:
-      InputError: a number is out of range, or the folder cannot be made.
+      InputError: the folder cannot be made.
     """
-    if keep_last < 1 or keep_best < 0:
-      raise InputError(
-        f'keep_last={keep_last} must be >= 1, keep_best={keep_best} >= 0'
-      )
     self._best_metric = best_metric
     self._scores = {}
     self._restored_step = math.inf
@@ -78,9 +74,7 @@ class Checkpoints:
     with self._writing():
       self._manager.close()
 
-  def save(
-    self, step: int, state: Any, metrics: Mapping[str, float] | None = None
-  ) -> None:
+  def save(self, step: int, state: Any) -> None:
     """Copies `state`, which may then be donated, and saves in the background.
 
     The call waits for the save before this one. A step that exists, or is older
@@ -90,11 +84,8 @@ class Checkpoints:
     Args:
       step: number of updates that made `state`.
       state: pytree of arrays.
-      metrics: scores of this state; None if they are not known, or come later
-        by `enter_scores`.
 
     Raises:
-      KeyError: `metrics` is given and lacks `best_metric`.
       SaveFailed: this save, or the one before it, cannot be written. Complete
         checkpoints stay complete.
     """
@@ -104,10 +95,8 @@ class Checkpoints:
     self._restored_step = math.inf
     if step in self._manager.all_steps():
       return
-    record: dict = {'sha256': integrity.digests_of_arrays(state)}
+    record = {'sha256': integrity.digests_of_arrays(state)}
     self._scores[step] = None
-    if metrics is not None:
-      self._scores[step] = record['score'] = self._score(metrics)
     is_first = jax.process_index() == 0
     with self._writing():
       if is_first:
@@ -126,41 +115,33 @@ class Checkpoints:
       KeyError: `metrics` lacks `best_metric`.
       SaveFailed: the record of the step cannot be written.
     """
-    self._scores[step] = self._score(metrics)
+    score = None
+    if self._best_metric is not None:
+      score = float(metrics[self._best_metric])
+      score = score if math.isfinite(score) else None
+    self._scores[step] = score
     if jax.process_index() == 0:
-      record = _read_record(self._manager, step)
+      record = {**_read_record(self._manager, step), 'score': score}
       with self._writing():
-        integrity.write_record(
-          self._manager.directory,
-          step,
-          {**record, 'score': self._scores[step]},
-        )
+        integrity.write_record(self._manager.directory, step, record)
 
   def has_scores(self, step: int) -> bool:
     """Returns whether a saved step was given scores, of whatever value."""
     return 'score' in _read_record(self._manager, step)
 
-  def latest_step(self) -> int | None:
-    """Returns the newest step, readable or not; None if there is none."""
-    return self._manager.latest_step()
+  def restore(self, abstract_state: Any) -> Any:
+    """Returns the newest readable state, with the sharding of another one.
 
-  def best_step(self) -> int | None:
-    """Returns the step of the best score; None if no checkpoint has a score."""
-    return next(iter(_rank(self._manager.all_steps(), self._scores)), None)
-
-  def restore(self, abstract_state: Any, step: int | None = None) -> Any:
-    """Returns a saved state, with the structure and sharding of another one.
+    A warning names each newer checkpoint, which cannot be read.
 
     Args:
       abstract_state: pytree of `jax.ShapeDtypeStruct` (`jax.eval_shape`) or
         of arrays, whose values are not used. A leaf without a sharding goes
         to the first local device.
-      step: the checkpoint to read; None for the newest that can be read. A
-        warning names each newer one, which cannot be read.
 
     Raises:
-      InputError: there is no such checkpoint, none can be read, or its leaves
-        differ from `abstract_state` in name, shape or dtype.
+      InputError: there is no checkpoint, none can be read, or its leaves differ
+        from `abstract_state` in name, shape or dtype.
     """
     self.wait()
     wanted = jax.tree.map(integrity.abstract, abstract_state)
@@ -169,7 +150,7 @@ class Checkpoints:
       integrity.check_fit(self._manager.item_metadata(step).tree, wanted, step)
       return _read(self._manager, step, wanted)
 
-    self._restored_step, state = _newest_readable(self._manager, step, read)
+    self._restored_step, state = _newest_readable(self._manager, None, read)
     return state
 
   def wait(self) -> None:
@@ -191,13 +172,6 @@ class Checkpoints:
         f'cannot save a checkpoint in {self._manager.directory}: '
         f'{known[0] if known else _reason(error)}; earlier checkpoints are kept'
       ) from error
-
-  def _score(self, metrics: Mapping[str, float]) -> float | None:
-    """Returns the number that ranks a checkpoint; None for no rank."""
-    if self._best_metric is None:
-      return None
-    score = float(metrics[self._best_metric])
-    return score if math.isfinite(score) else None
 
 
 def newest_step(directory: str | os.PathLike) -> int | None:

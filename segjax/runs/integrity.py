@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr
 
-from segjax.atomic import replacing
+from segjax.atomic import write_text
 from segjax.errors import InputError
 
 _ENDING = '.record.json'
@@ -34,9 +34,8 @@ def write_record(
   directory: str | os.PathLike, step: int, record: Mapping[str, Any]
 ) -> None:
   """Writes or replaces the record of a checkpoint: name -> JSON value."""
-  with replacing(_file(directory, step)) as temporary:
-    text = json.dumps({**record, 'seal': digest_of_values(record)})
-    temporary.write_text(text + '\n', encoding='utf-8')
+  text = json.dumps({**record, 'seal': digest_of_values(record)})
+  write_text(_file(directory, step), text + '\n')
 
 
 def read_record(

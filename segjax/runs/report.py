@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 import segjax
-from segjax.atomic import replacing
+from segjax.atomic import write_text
 from segjax.images.files import write_stack
 from segjax.images.png_jpeg import encode_preview
 from segjax.runs import curves, writers
@@ -94,12 +94,6 @@ def predict_command(workdir: Path) -> str:
     f'python -m segjax.predict --workdir={shlex.quote(str(workdir))} '
     '--input=IMAGES --output=PREDICTIONS'
   )
-
-
-def write_text(file: Path, text: str) -> None:
-  """Writes a file, whole or not at all."""
-  with replacing(file) as temporary:
-    temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
 def _document(workdir, config, title, scores, charts, figures) -> str:

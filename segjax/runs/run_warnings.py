@@ -12,8 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from segjax.atomic import replacing
+from segjax.atomic import write_text
 from segjax.data.examples import list_some
+from segjax.devices import processes
 from segjax.optimizers import shorten_warmup
 from segjax.runs.writers import read_rows
 from segjax.settings.sections import read_settings
@@ -31,24 +32,19 @@ _ROW = re.compile(r'(.+?) +([\d,]+) +([\d.]+)% +([\d,]+) +([\d,]+) +([\d,]+)')
 
 
 class RunWarnings:
-  """Warnings about one run: each is said once, and kept in `warnings.txt`."""
+  """Warnings about one run: each is said once, and kept in `warnings.txt`.
 
-  def __init__(self, workdir: Path, config: ConfigDict, enabled: bool = True):
-    """Takes the arguments.
+  Of several processes, the first one warns.
+  """
 
-    Args:
-      workdir: folder of the run.
-      config: config of the run.
-      enabled: False says and writes nothing, for all processes but the first.
-    """
+  def __init__(self, workdir: Path, config: ConfigDict):
     self._workdir = workdir
     self._config = config
-    self._enabled = enabled
-    self._loss_is_checked = not enabled
+    self._loss_is_checked = not processes.is_first()
 
   def warn(self, warnings: dict[str, str]) -> None:
     """Says and writes the new ones of `warnings`, name -> text."""
-    if not self._enabled:
+    if not processes.is_first():
       return
     lines = read_warnings(self._workdir)
     for name, text in warnings.items():
@@ -56,10 +52,7 @@ class RunWarnings:
         continue
       lines.append(f'{name}: {text}')
       tqdm.write(f'warning: {lines[-1]}')  # Above the bar, if there is one.
-      with replacing(self._workdir / _FILE) as temporary:
-        temporary.write_text(
-          '\n'.join(lines) + '\n', encoding='utf-8', errors='backslashreplace'
-        )
+      write_text(self._workdir / _FILE, '\n'.join(lines) + '\n')
 
   def check_loss(self, step: int) -> None:
     """Warns, once after a tenth of the steps, if the loss has not fallen."""

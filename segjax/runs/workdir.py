@@ -21,10 +21,11 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 
 from segjax import locks
-from segjax.atomic import remove_leftovers, replacing
+from segjax.atomic import remove_leftovers, write_text
 from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.runs.integrity import digest_of_values, is_digest_of
+from segjax.settings.fields import as_tuples
 
 # Time for which an NFS client may believe that a file is missing (acdirmax).
 _NFS_CACHE_SECONDS = 60
@@ -47,9 +48,6 @@ _ADDED = {
   },
   'profile_steps': [0, 0],
 }
-# Section and name of settings that only earlier versions had. `mesh.data`
-# followed from the number of devices.
-_DROPPED = (('mesh', 'data'),)
 # Added settings, as in `_ADDED`, that only some data sets or networks have.
 # These have such defaults themselves.
 _ADDED_TO_SOME = {'data.label_values': [], 'model.norm': 'none'}
@@ -139,8 +137,7 @@ def claim_workdir(
       remove_leftovers(folder)
     if file.exists():
       _check_same(workdir, _read(file), new, may_change)
-    with replacing(file) as temporary:
-      temporary.write_text(sealed_text(config), encoding='utf-8')
+    write_text(file, sealed_text(config))
   except OSError as error:
     raise _cannot_write(workdir, error.strerror) from error
 
@@ -173,23 +170,14 @@ def check_claimed(workdir: str | os.PathLike) -> None:
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   """Returns the config that `workdir` was made with; lists become tuples.
 
+  Settings that later versions added have the values with which the run worked.
+
   Raises:
     InputError: there is no `config.json`, or it cannot be read.
   """
-  return ml_collections.ConfigDict(
-    _tuples(_read(pathlib.Path(workdir) / 'config.json'))
-  )
-
-
-def read_complete_config(
-  workdir: str | os.PathLike,
-) -> ml_collections.ConfigDict:
-  """Returns `read_config` with the settings that later versions added.
-
-  They have the values with which the run worked.
-  """
-  config = ml_collections.ConfigDict(_tuples(_ADDED))
-  config.update(read_config(workdir))
+  settings = _read(pathlib.Path(workdir) / 'config.json')
+  config = ml_collections.ConfigDict(as_tuples(_ADDED))
+  config.update(ml_collections.ConfigDict(as_tuples(settings)))
   return config
 
 
@@ -213,9 +201,9 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
       f'not match; restore it, or remove its line "{_SEAL}" if the change is '
       'intended'
     )
-  for section, name in _DROPPED:
-    if section in settings and name in settings[section]:
-      del settings[section][name]
+  # Earlier versions had `mesh.data`, which followed from the number of devices.
+  if 'data' in settings.get('mesh', ()):
+    del settings['mesh']['data']
   return settings
 
 
@@ -261,11 +249,3 @@ def _list(names: Sequence[str], settings: Mapping[str, Any]) -> str:
     f'{name}={settings[name]!r}' if name in settings else f'no {name}'
     for name in names
   )
-
-
-def _tuples(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {name: _tuples(entry) for name, entry in value.items()}
-  if isinstance(value, list):
-    return tuple(_tuples(entry) for entry in value)
-  return value

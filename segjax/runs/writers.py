@@ -31,7 +31,8 @@ from tensorboardX.proto.summary_pb2 import (
 )
 from tqdm import tqdm
 
-from segjax.atomic import replacing
+from segjax.atomic import write_text
+from segjax.devices import processes
 
 _COMPILING = 'compiling (about a minute the first time)'
 
@@ -39,15 +40,13 @@ _COMPILING = 'compiling (about a minute the first time)'
 class MetricWriter:
   """Writes scalars to `metrics.jsonl`, and also pictures to `tensorboard/`.
 
-  It is a context manager. Each line of the JSONL file is one object, first the
-  `step` and then the scalars; NaN and inf, which JSON lacks, are null there.
+  It is a context manager. Of several processes, the first one writes. Each line
+  of the JSONL file is one object, first the `step` and then the scalars; NaN
+  and inf, which JSON lacks, are null there.
   """
 
   def __init__(
-    self,
-    workdir: str | os.PathLike,
-    resume_step: int | None = None,
-    enabled: bool = True,
+    self, workdir: str | os.PathLike, resume_step: int | None = None
   ):
     """Opens both records in `workdir`, at their end.
 
@@ -56,19 +55,16 @@ class MetricWriter:
       resume_step: step of the restored checkpoint. Rows of later steps, which a
         killed run wrote, and incomplete rows are dropped. None keeps all
         complete rows.
-      enabled: whether to write; True in the first process of a run only.
     """
     self._file = self._events = None
-    if not enabled:
+    if not processes.is_first():
       return
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / 'metrics.jsonl'
     last_step = math.inf if resume_step is None else resume_step
     if path.exists():
-      rows = _rows_until(path.read_bytes(), last_step)
-      with replacing(path) as temporary:
-        temporary.write_text(rows, encoding='utf-8')
+      write_text(path, _rows_until(path.read_bytes(), last_step))
     self._file = path.open('a', encoding='utf-8')
     (workdir / 'tensorboard').mkdir(exist_ok=True)
     # The thread of tensorboardX.SummaryWriter would end on a full disk, flush
@@ -150,6 +146,8 @@ def _rows_until(text: bytes, last_step: float) -> str:
 class Progress:
   """A tqdm bar on a terminal; elsewhere, one line for each call.
 
+  Of several processes, the first one shows it.
+
   `step 1200/4000  loss 0.1873  12.3 images/s  data wait 0.2%  eta 03:40`
 
   The rate, and the share of time that was spent waiting for data, are those
@@ -164,7 +162,6 @@ class Progress:
     start_step: int = 0,
     batch_size: int = 1,
     stream: TextIO | None = None,
-    enabled: bool = True,
   ):
     """Starts the clock.
 
@@ -173,12 +170,10 @@ class Progress:
       start_step: number of steps that are done already.
       batch_size: number of images of a step.
       stream: stream that shows the progress; None for standard error.
-      enabled: whether to show; True in the first process of a run only.
     """
     self._total_steps = total_steps
     self._batch_size = batch_size
     self._stream = stream or sys.stderr
-    self._enabled = enabled
     self._bar = None
     self._first = None  # Step and time of the first call.
     self._last = start_step, time.monotonic()
@@ -200,7 +195,7 @@ class Progress:
   def _is_compiling(self) -> bool:
     """Returns whether there are steps to do and none has been shown yet."""
     has_steps = self._last[0] < self._total_steps
-    return self._enabled and self._first is None and has_steps
+    return processes.is_first() and self._first is None and has_steps
 
   @contextlib.contextmanager
   def waiting_for_data(self) -> Iterator[None]:
@@ -215,7 +210,7 @@ class Progress:
 
   def update(self, step: int, **scalars: float) -> None:
     """Shows that `step` is done, and each of `scalars` as `name value`."""
-    if not self._enabled:
+    if not processes.is_first():
       return
     now = time.monotonic()
     last_step, last_time = self._last

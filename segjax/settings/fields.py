@@ -57,6 +57,15 @@ def check_type(name: str, value: Any, annotation: Any) -> None:
     raise InputError(f'config.{name}={value!r} must be {_describe(annotation)}')
 
 
+def as_tuples(value: Any) -> Any:
+  """Returns a value in which lists, also those inside it, are tuples."""
+  if isinstance(value, dict):
+    return {name: as_tuples(entry) for name, entry in value.items()}
+  if isinstance(value, (list, tuple)):
+    return tuple(map(as_tuples, value))
+  return value
+
+
 def _is(value: Any, annotation: Any) -> bool:
   origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
   if origin in (types.UnionType, typing.Union):

@@ -73,11 +73,12 @@ class BatchingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessingSettings:
-  """From stored pixels to the values that a network takes.
+  """How stored pixels become the values that a network takes.
 
   Attributes:
-    mean: one number, or one for each channel.
-    std: one number, or one for each channel.
+    mean: number that is subtracted from pixels in the unit range, or one for
+      each channel.
+    std: number by which they are then divided, or one for each channel.
     channels: indices of the channels that the network takes, in its order; ()
       for all.
     limits: (low, high), see `preprocessing.to_unit_range`; () for none.

@@ -42,18 +42,14 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
     )
 
 
-def read_scores(workdir: Path | None) -> str:
+def read_scores(workdir: Path) -> str:
   """Returns the table of scores with which a run ended; '' without one."""
-  file = None if workdir is None else workdir / 'scores.txt'
-  if file is None or not file.is_file():
-    return ''
-  return file.read_text(encoding='utf-8').strip()
+  file = workdir / 'scores.txt'
+  return file.read_text(encoding='utf-8').strip() if file.is_file() else ''
 
 
-def copy_pictures(workdir: Path | None, folder: Path) -> list[str]:
+def copy_pictures(workdir: Path, folder: Path) -> list[str]:
   """Copies the pictures of a run, and returns their names."""
-  if workdir is None:
-    return []
   found = sorted((workdir / 'pictures').glob(f'*{_PICTURE}'))
   for file in found:
     shutil.copyfile(file, folder / file.name)
@@ -76,15 +72,15 @@ def model_card(
   """Returns the README.md of a network, with the header that hubs read.
 
   Args:
-    name: of the folder.
-    config: of the network.
-    data_name: of the data that it was trained on.
-    num_params: number of its parameters.
-    class_names: names of its classes.
-    scores: their table; '' for none.
-    checkpoint: which one the parameters are of, in words of `load_run`.
-    pictures: names of files beside the card.
-    authors: names.
+    name: name of the folder.
+    config: config of the network.
+    data_name: name of the data that the network was trained on.
+    num_params: number of parameters.
+    class_names: names of the classes.
+    scores: table of scores; '' for none.
+    checkpoint: checkpoint that holds the parameters, as in `load_run`.
+    pictures: names of the picture files beside the card.
+    authors: names of the authors.
     license_id: SPDX identifier; '' for none.
   """
   header = {

@@ -34,6 +34,7 @@ from segjax.errors import InputError
 from segjax.geometry import Geometry
 from segjax.models import Segmenter
 from segjax.models.convolution import plain_forms
+from segjax.tiling.programs import softmax_of_heads
 
 if TYPE_CHECKING:
   import onnx
@@ -81,10 +82,10 @@ def check_output(path: str | os.PathLike, overwrite: bool) -> None:
 
 
 def describe_sizes(geometry: Geometry, tile_px: int) -> dict[str, Any]:
-  """Returns how to cover an image with tiles, in words of JSON.
+  """Returns a JSON object that says how tiles cover an image.
 
   Args:
-    geometry: of the network.
+    geometry: sizes of the network.
     tile_px: side of a tile.
   """
   described = {
@@ -161,7 +162,7 @@ def to_onnx(
 
   Args:
     model: the network.
-    params: its parameters.
+    params: parameters of the network.
     tile_px: side of the tile of an FCN; not read for a U-Net.
     metadata: texts that the file holds, by name; see `network_metadata`.
     channels: order in which the network takes the channels of `image`; () for
@@ -207,11 +208,7 @@ def to_onnx(
       image = jax.lax.slice_in_dim(image, skip, width, axis=2)
     size = {'size': more[0]} if sized else {}
     logits = jnp.asarray(model.apply({'params': params}, image, **size))
-    if not for_tilers:
-      return logits
-    ends = np.cumsum(model.head_sizes)[:-1]
-    heads = jnp.split(logits, ends, axis=-1)
-    return jnp.concatenate([jax.nn.softmax(head) for head in heads], axis=-1)
+    return softmax_of_heads(logits, model.head_sizes) if for_tilers else logits
 
   shape = (batch, *sides, model.in_channels)
   inputs = [jax.ShapeDtypeStruct(shape, jnp.float32), *more]
@@ -257,7 +254,7 @@ def network_metadata(
   Args:
     model: the network.
     tile_px: side of a tile.
-    about: as `artifact.write` takes it.
+    about: description of the export, as `artifact.write` takes it.
   """
   described = {
     'tiles': describe_sizes(model.geometry, tile_px),
@@ -340,10 +337,10 @@ def _pool_maps(graph):
 
 
 def _tidy(graph):
-  """Removes what runtimes would compute in vain.
+  """Removes nodes that runtimes would compute in vain.
 
-  This is the spreading of biases over a map, which `Add` does itself, dropout,
-  and what nobody reads any more.
+  These spread biases over a map, which `Add` does itself, drop values out, or
+  have an output that nobody reads.
   """
   users = {}
   for node in graph.node:

@@ -24,6 +24,7 @@ from segjax.errors import InputError, shortened
 from segjax.images.files import write_stack
 from segjax.settings.sections import PreprocessingSettings
 from segjax.sharing import onnx_file
+from segjax.tiling.programs import softmax_of_heads
 
 _PAPERS = (
   (
@@ -110,14 +111,14 @@ def write_package(
   Args:
     path: .zip, which does not exist.
     model: the network.
-    params: its parameters.
-    preprocessing: how stored pixels become those that the network takes.
+    params: parameters of the network.
+    preprocessing: settings that turn stored pixels into the network's input.
     tile_px: side of a tile of an FCN; not read for a U-Net.
-    about: as `artifact.write` takes it.
+    about: description of the export, as `artifact.write` takes it.
     name: name of the package.
     model_name: one of `models.SEGMENTERS`.
     data_name: name of the data that the network was trained on.
-    authors: their names.
+    authors: names of the authors.
     license_id: SPDX identifier of the licence.
 
   Raises:
@@ -258,7 +259,7 @@ def _save_tensor(file, array):
 
 
 def _full(dtype):
-  """Returns what pixels stored in a type are divided by."""
+  """Returns the number by which pixels of a type are divided."""
   dtype = np.dtype(dtype)
   return np.iinfo(dtype).max if dtype.kind in 'iu' else 1
 
@@ -280,8 +281,7 @@ def _forward(model, params, prepared, sizes):
   skip = sizes.skip
   apply = jax.jit(model.apply)
   logits = apply({'params': params}, prepared[:, skip:, skip:])[0]
-  heads = np.split(logits, np.cumsum(model.head_sizes)[:-1], axis=-1)
-  output = np.concatenate([jax.nn.softmax(head) for head in heads], axis=-1)
+  output = np.asarray(softmax_of_heads(logits, model.head_sizes))
   valid = (prepared.shape[1] - skip - len(output)) // 2
   return np.pad(output, [(valid + skip, valid)] * 2 + [(0, 0)])
 

@@ -15,11 +15,6 @@ from segjax.devices import parallel
 from segjax.errors import InputError
 from segjax.tiling.settings import TileSettings
 
-_ACTIVATIONS = {
-  'probabilities': functools.partial(jax.nn.softmax, axis=-1),
-  'logits': lambda logits: logits,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -151,8 +146,13 @@ def _forward(
     )
   offset = geometry.core_offset
   core = logits[:, offset : height - offset, offset : width - offset]
-  heads = jnp.split(
-    core.astype(jnp.float32), np.cumsum(head_sizes)[:-1], axis=-1
-  )
-  activate = _ACTIVATIONS[activation]
-  return jnp.concatenate([activate(head) for head in heads], axis=-1)
+  core = core.astype(jnp.float32)
+  return core if activation == 'logits' else softmax_of_heads(core, head_sizes)
+
+
+def softmax_of_heads(
+  logits: jax.Array | np.ndarray, head_sizes: Sequence[int]
+) -> jax.Array:
+  """Returns probabilities f32[..., K], the softmax over each head's classes."""
+  heads = jnp.split(logits, np.cumsum(head_sizes)[:-1], axis=-1)
+  return jnp.concatenate([jax.nn.softmax(head) for head in heads], axis=-1)

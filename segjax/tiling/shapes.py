@@ -80,7 +80,7 @@ def most_windows(
   tile_shape: tuple[int, int],
   transforms: Sequence[Transform],
 ) -> int:
-  """Returns the number of tiles of the image that needs most.
+  """Returns the number of tiles of the image that needs the most.
 
   It is the number of windows that `plans.plan_tiles` plans, computed without
   the plan: the size that a file states may be too large for a list of tiles.

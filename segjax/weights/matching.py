@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from segjax.data.examples import list_some
 from segjax.errors import InputError
 from segjax.weights.surgery import fc_to_conv
 
-MAX_NAMED = 8  # Names in one message.
+_MOST_NAMED = 8  # Names in one message.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,22 +211,18 @@ def _check_known(argument, layers, paths):
   blocks = {name for path in paths for name in _enclosing(path)}
   for layer in layers:
     if layer not in blocks:
-      raise InputError(f'{argument}={layer} is no layer among {_listed(known)}')
+      raise InputError(
+        f'{argument}={layer} is no layer among {list_some(known, _MOST_NAMED)}'
+      )
 
 
 def _refuse(paths, what, argument):
   if paths:
     layers = list(dict.fromkeys(map(_layer, paths)))
     raise InputError(
-      f'{_listed(layers)} {what}; give another model, or {argument}='
-      f'{",".join(layers)} if that is meant'
+      f'{list_some(layers, _MOST_NAMED)} {what}; give another model, or '
+      f'{argument}={",".join(layers)} if that is meant'
     )
-
-
-def _listed(names):
-  more = len(names) - MAX_NAMED
-  listed = ', '.join(names[:MAX_NAMED])
-  return f'{listed} and {more} more' if more > 0 else listed
 
 
 def _layer(path):

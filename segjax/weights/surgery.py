@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Surgery on parameter trees: for other layers, classes and inputs.
+"""Surgery on parameter trees: other layers, more channels, joined networks.
 
 A tree is `{layer: {'kernel': array, 'bias': array}}`. Functions are pure: no
 argument is changed, and the returned tree has the other layers as they were.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from segjax.errors import InputError
 
 Params = Mapping[str, Mapping[str, Any]]
-
-SCORE_LAYERS = ('score_fr', 'score_pool4', 'score_pool3')
 
 
 def fc_to_conv(
@@ -75,91 +72,30 @@ def fc_to_conv(
   return {**params, **changed}
 
 
-def change_classes(
-  params: Params,
-  num_classes: int,
-  layers: Sequence[str] = SCORE_LAYERS,
-  num_kept: int = 0,
-) -> dict[str, Any]:
-  """Returns the tree with score layers for another number of classes.
-
-  New classes start at zero, kernel and bias, as the score layers of the
-  published nets did, until they are trained. A warning names each layer.
-
-  Args:
-    params: tree; the score kernels are [1, 1, C, K].
-    num_classes: K of the returned tree, 1 or more.
-    layers: score layers, of which `params` must have one or more.
-    num_kept: number of classes, from the first, that keep their weights.
-
-  Raises:
-    InputError: none of the layers is there, `num_classes` is below 1, or
-      `num_kept` is more than the old or the new number of classes.
-  """
-  found = [name for name in layers if name in params]
-  if not found:
-    raise InputError(
-      f'no layer {" or ".join(layers)} among {", ".join(sorted(params))}'
-    )
-  if num_classes < 1:
-    raise InputError(f'num_classes={num_classes} must be >= 1')
-  changed = {}
-  for name in found:
-    old_classes = params[name]['kernel'].shape[-1]
-    if not 0 <= num_kept <= min(old_classes, num_classes):
-      raise InputError(
-        f'{name}: cannot keep {num_kept} of {old_classes} classes in '
-        f'{num_classes}'
-      )
-    changed[name] = {
-      leaf: _padded(values[..., :num_kept], num_classes)
-      for leaf, values in params[name].items()
-    }
-    logging.warning(
-      '%s: %d classes become %d, of which %d keep their weights and the '
-      'others start at zero; train before use',
-      name,
-      old_classes,
-      num_classes,
-      num_kept,
-    )
-  return {**params, **changed}
-
-
-def add_channel(
-  params: Params, layer: str = 'conv1_1', name: str = 'conv1_1_bgrd'
-) -> dict[str, Any]:
+def add_channel(params: Params) -> dict[str, Any]:
   """Returns the tree for images with one more channel, at the end.
 
   This is the early fusion of the authors' `nyud-fcn32s-color-d`, which takes
   colours and depth: each weight of the new channel is the mean of the others.
-  The tree fits `FCN(first_conv=name)`.
+  The tree fits `FCN(first_conv='conv1_1_bgrd')`.
 
   Args:
-    params: tree; the kernel of `layer` is [H, W, C, O].
-    layer: the convolution that takes the image.
-    name: name of that convolution in the returned tree.
+    params: tree; the kernel of `conv1_1` is [H, W, C, O].
 
   Returns:
-    A new tree; the kernel of `name` is [H, W, C + 1, O].
+    A new tree with `conv1_1_bgrd`, whose kernel is [H, W, C + 1, O], in place
+    of `conv1_1`.
 
   Raises:
-    InputError: `layer` is missing, its kernel is not [H, W, C, O], or another
-      layer is named `name`.
+    InputError: `conv1_1` is missing.
   """
-  old = _layer(params, layer)
+  old = _layer(params, 'conv1_1')
   kernel = jnp.asarray(old['kernel'])
-  if kernel.ndim != 4:
-    raise InputError(
-      f'{layer}: kernel {list(kernel.shape)} is not [H, W, C, O]'
-    )
-  if name != layer and name in params:
-    raise InputError(f'there is a layer {name!r} already')
   mean = kernel.mean(axis=2, keepdims=True)
   new = {**old, 'kernel': jnp.concatenate((kernel, mean), axis=2)}
   return {
-    name if key == layer else key: new if key == layer else value
-    for key, value in params.items()
+    'conv1_1_bgrd' if name == 'conv1_1' else name: layer
+    for name, layer in {**params, 'conv1_1': new}.items()
   }
 
 
@@ -206,12 +142,6 @@ def join_streams(trees: Mapping[str, Params]) -> dict[str, Any]:
         )
       joined[f'{name}{suffix}'] = layer
   return joined
-
-
-def _padded(values: Any, size: int) -> jnp.ndarray:
-  """Returns the values, padded with zeros to `size` on the last axis."""
-  widths = [(0, 0)] * (values.ndim - 1) + [(0, size - values.shape[-1])]
-  return jnp.pad(values, widths)
 
 
 def _layer(params: Params, name: str) -> Mapping[str, Any]:
