@@ -224,7 +224,7 @@ def test_an_error_about_an_image_names_its_file(
   else:
     tifffile.imwrite(file, image)
   config = unet_folder_config(NAMES)
-  config.preprocessing.update(measured=(), dtype='uint8', limits=(0.0, 1.0))
+  config.preprocessing.update(per_image=False, dtype='uint8', limits=(0, 1))
   with pytest.raises(InputError) as refused:
     evaluate._open_folder(network(config), tmp_path, None, '')
   said = str(refused.value)
