@@ -105,14 +105,9 @@ def convert(
   }
   source = {paths.get(path, path): tensor for path, tensor in source.items()}
   wanted: dict[str, Any] = flatten_dict(shapes, sep='/')
-  source = {
-    path: _of_channels(tensor, wanted[path].shape[2])
-    if path.startswith(('conv1_1', 'conv1/'))
-    and path in wanted
-    and path.endswith('/kernel')
-    else tensor
-    for path, tensor in source.items()
-  }
+  for path in source.keys() & wanted.keys():
+    if path.startswith(('conv1_1', 'conv1/')) and path.endswith('/kernel'):
+      source[path] = _of_channels(source[path], wanted[path].shape[2])
   is_fcn = isinstance(model, FCN)
   params, report = match(
     source,

@@ -55,8 +55,8 @@ def export_network(
   Args:
     network: network of a run, or one with converted weights.
     output: folder to write.
-    size_px: input side of a tile, in pixels; None for that of training, which
-      an FCN on whole images does not have.
+    size_px: input side of a tile, in pixels; None for that of training; an
+      FCN, which takes any size, needs it.
     overwrite: whether to replace an artifact that exists.
 
   Raises:
@@ -254,8 +254,9 @@ def _describe(network, size_px):
     prediction |= dict(tile_size=side, max_tile_size_px=side)
   elif size_px is None or size_px < 1:
     raise InputError(
-      f'size_px={size_px}: this network was trained on whole images; give the '
-      'side of the tiles to predict by, or that of the largest image'
+      f'size_px={size_px}: this network takes images of any size; give '
+      '--size_px=N, the side of the tiles to predict by, or that of the '
+      'largest image'
     )
   else:
     side = size_px

@@ -223,7 +223,7 @@ CASES = {
   ),
   'export of whole images': (
     EXPORT,
-    ['size_px=None', 'whole images', 'side of the tiles'],
+    ['size_px=None', 'any size; give --size_px=N', 'side of the tiles'],
   ),
   'export of no tile': (
     EXPORT + ' --size_px=0',

@@ -201,8 +201,8 @@ def _define_export() -> None:
   flags.DEFINE_integer(
     'size_px',
     None,
-    'Side of the input tiles, in pixels. By default it is that of training; a '
-    'network that was trained on whole images needs it.',
+    'Side of the input tiles, in pixels. By default it is that of training; an '
+    'FCN, which takes any size, needs it.',
   )
   flags.DEFINE_list(
     'authors',

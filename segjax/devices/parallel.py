@@ -76,8 +76,8 @@ def parallelize(
       that neighbours need, and no part need be as large as the next.
 
   Raises:
-    InputError: for another mode, an indivisible batch or a number of devices
-      that `space` doesn't divide.
+    InputError: there is no such mode, `batch_size` is no multiple of the number
+      of groups, or `space` does not divide the number of devices.
   """
   devices = jax.device_count()
   if mode not in MODES:
