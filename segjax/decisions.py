@@ -35,6 +35,7 @@ _MOST_DOUBTFUL = 12  # Values of one component each that may be classes.
 _MANY = 5  # Components of an image from which border weights are used.
 _OUTPUT_OF_PAPER = 388
 _MOST_MINUTES = 100_000
+_RARE = 0.05  # Share of the pixels; docs/results.md has what was measured.
 _SIDE_OF_DEPTH_4 = 128
 _TWO_CLASSES = 'background', 'object'
 
@@ -45,14 +46,6 @@ class Line(NamedTuple):
   name: str
   value: Any
   reason: str = ''
-
-
-# For a U-Net without border weights. If all classes have the same total weight,
-# the network predicts too many pixels of small classes.
-BY_OVERLAP = (
-  Line('loss', 'dice_cross_entropy', 'small classes count by their overlap'),
-  Line('data.balance', False, 'classes have no weights'),
-)
 
 
 def local_weights(network: str, init: str, pixels: str = '') -> str:
@@ -194,6 +187,37 @@ def read_labels(
     ]
   found.colours.check()
   return _read_values(found, label_kind)
+
+
+def weigh_classes(
+  network: str, found: Survey, of_labels: Sequence[Line]
+) -> list[Line]:
+  """Returns the settings by which small classes count.
+
+  Args:
+    network: 'unet' or 'fcn8s'.
+    found: survey of the folder.
+    of_labels: the settings of `read_labels`.
+  """
+  settings = {line.name: line.value for line in of_labels}
+  dice = Line(
+    'loss', 'dice_cross_entropy', 'small classes count by their overlap'
+  )
+  if network == 'unet':
+    if 'data.w0' in settings:  # Comes with class weights, as in the paper.
+      return []
+    # With class weights, too many pixels of small classes are predicted.
+    return [dice, Line('data.balance', False, 'classes have no weights')]
+  ignored = settings.get('data.ignore_value', ())
+  counts = [n for value, n in found.values.items() if value not in ignored]
+  if 'data.label_kind' in settings:
+    background = found.values.get(0, 0)
+    counts = [background, sum(counts) - background]
+  share = min(counts) / sum(counts)
+  if share >= _RARE:
+    return []
+  why = f'a class has {share:.2%} of the pixels'
+  return [dice, Line('data.balance', True, why)]
 
 
 def _read_colours(found, label_kind):

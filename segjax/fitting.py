@@ -108,9 +108,9 @@ def fit(
     first = dataset.train[0]['image']
     if network == 'unet':
       config = recipes.unet_folder_config(names, first.shape[-1])
-      config.loss = 'dice_cross_entropy'  # As in a plan without border weights.
     else:
       config = recipes.fcn_folder_config(names)
+    config.loss = 'dice_cross_entropy'  # Arrays have no weights.
     config.data = dict(name='arrays', class_names=names)
     sides = [min(example['image'].shape[:2]) for example in dataset.train]
     decide(

@@ -35,13 +35,13 @@ from segjax.data.survey import (
   survey,
 )
 from segjax.decisions import (
-  BY_OVERLAP,
   Line,
   apply,
   decide,
   local_weights,
   read_labels,
   split,
+  weigh_classes,
 )
 from segjax.errors import InputError, counted
 from segjax.runs.writers import table
@@ -120,10 +120,9 @@ def plan(
     lines.append(split(found, heldout_fraction, layout.root, group))
   if network == 'unet':
     config = recipes.unet_folder_config(names, channels)
-    if not any(line.name == 'data.w0' for line in lines):
-      lines += BY_OVERLAP
   else:
     config = recipes.fcn_folder_config(names)
+  lines += weigh_classes(network, found, of_labels)
   apply(config, lines)
   dataset = create_dataset(config.data)
   sides = [min(size) for size, n in found.sizes.items() for _ in range(n)]

@@ -178,6 +178,20 @@ def test_classes_that_are_not_held_out_count_in_no_mean(tmp_path):
     assert config.evaluation.present_only
 
 
+@pytest.mark.parametrize('kind', ['classes', 'instances'])
+def test_an_fcn_weighs_rare_classes(tmp_path, kind):
+  rare, common = np.zeros((2, 40, 50), np.uint8)
+  rare[:4, :10], common[:20] = 1, 1
+  options = dict(network='fcn8s', init='random', label_kind=kind)
+  for name, label in (('rare', rare), ('common', common)):
+    write_set(tmp_path / name, 5 * [label])
+    config, text = config_of(tmp_path / name, **options)
+    is_rare = name == 'rare'
+    assert (config.loss == 'dice_cross_entropy') == is_rare
+    assert config.data.balance == is_rare
+    assert ('True  # a class has 2.00% of the pixels' in text) == is_rare
+
+
 def test_groups_are_not_divided(tmp_path):
   for patient in 'abcde':
     for i in range(3):
