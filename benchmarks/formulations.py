@@ -124,34 +124,29 @@ class SplitUpBlock(unet.UpBlock):
     return nn.relu(layers.Conv(self.features, name='conv1')(x))
 
 
-class PairedConv(layers.Conv):
-  """Takes two columns for one of twice the channels, where they are few.
+def kernel_gradient_by_eigen(
+  pads, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+  """As `convolution._batch_inside`, but with a row of zeros that is cropped.
 
-  The kernel of 3 x 3 becomes one of 3 x 2 on pairs, a third of it zeros: more
-  to multiply, in matrices that are less narrow.
+  XLA leaves no convolution with a negative padding to oneDNN, which takes up to
+  three times as long for the gradient of a kernel.
   """
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    b, h, w, c = x.shape
-    shape = (*self.kernel_size, c, self.features)
-    kernel = self.param('kernel', self.kernel_init, shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    if tuple(self.kernel_size) != (3, 3) or self.features > 16:
-      y = layers.convolve(x, kernel, 'VALID')
-    else:
-      # For the left pixel of a pair and for the right one.
-      both = [
-        jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1)
-      ]
-      kernel = jnp.stack(both, axis=3).reshape(3, 2, 2 * c, -1)
-      pairs = x.reshape(b, h, w // 2, 2 * c)
-      y = layers.convolve(pairs, kernel, 'VALID')
-      y = y.reshape(b, h - 2, w - 2, self.features)
-    return layers._add_bias(y, bias)
+  y = jax.lax.conv_general_dilated(
+    jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))),
+    kernel,
+    (1, 1),
+    ((0, -1), (0, 0)),
+    dimension_numbers=('NHWC', 'HWIO', 'HWNC'),
+  )
+  return y.transpose(2, 0, 1, 3)
 
 
 _OPTION = {'cpu': {'xla_cpu_experimental_ynn_fusion_type': ''}}
+# Has an effect from some jaxlib after 0.10.2 on; 0.12.0 has it.
+_ONEDNN = {
+  'cpu': _OPTION['cpu'] | {'xla_cpu_experimental_onednn_custom_call': True}
+}
 
 # What takes whose place, in segjax.
 OWN = {
@@ -160,11 +155,17 @@ OWN = {
   'without the compiler option': {'devices.parallel._FAST': {}},
   'plain convolutions': {'models.convolution._on_cpu': plain_convolution},
   'without Winograd': {'models.convolution._winograd': convolution._plain},
+  'few channels: plain': {'models.convolution._paired': convolution._plain},
   'one channel: plain': {'models.convolution._by_taps': convolution._plain},
   "kernel's gradient: plain": {
     'models.convolution._batch_inside': convolution._plain
   },
   'bias: one sum': {'models.layers._add_bias': sum_bias},
+  'oneDNN': {
+    'devices.parallel._FAST': _ONEDNN,
+    'models.layers._add_bias': sum_bias,
+    'models.convolution._batch_inside': kernel_gradient_by_eigen,
+  },
 }
 VARIANTS = {
   **OWN,
@@ -174,7 +175,6 @@ VARIANTS = {
   'up: transposed convolution': {'models.unet.UpConv': TransposedUpConv},
   'up: matrix product': {'models.unet.UpConv': MatmulUpConv},
   'split concatenation': {'models.unet.UpBlock': SplitUpBlock},
-  'paired columns up to 16 channels': {'models.unet.Conv': PairedConv},
 }
 
 

@@ -26,6 +26,9 @@ _CASES = {
   'uneven zeros': ((1, 56, 50, 64), (3, 3, 64, 64), [(0, 3), (2, 1)]),
   'few columns': ((1, 1400, 4, 64), (3, 3, 64, 64), 'VALID'),
   'narrow': ((1, 30, 31, 8), (3, 3, 8, 8), 'SAME'),
+  'narrow, in pairs': ((2, 30, 32, 8), (3, 3, 8, 16), 'VALID'),
+  'narrow, uneven zeros': ((1, 9, 8, 3), (3, 3, 3, 8), [(0, 3), (2, 1)]),
+  'narrow, one column': ((1, 9, 3, 4), (3, 3, 4, 8), 'VALID'),
   'one channel': ((2, 19, 24, 1), (3, 3, 1, 16), 'VALID'),
   'one channel, uneven zeros': ((1, 9, 8, 1), (3, 3, 1, 4), [(0, 3), (2, 1)]),
   'much padding': ((1, 9, 12, 3), (3, 3, 3, 8), [(100, 100)] * 2),
@@ -176,6 +179,24 @@ def test_one_channel_is_convolved_without_a_convolution():
     for s in ((1, 54, 54, 1), (3, 3, 1, 64))
   ]
   assert _convolutions(lambda x, k: convolve(x, k, 'VALID'), *args) == 0
+
+
+@pytest.mark.parametrize(('channels', 'columns'), [(16, 2), (17, 3)])
+def test_few_channels_are_convolved_by_pairs_of_columns(channels, columns):
+  args = [
+    jax.ShapeDtypeStruct(s, jnp.float32)
+    for s in ((1, 54, 54, channels), (3, 3, channels, 8))
+  ]
+  lowered = jax.jit(lambda x, k: convolve(x, k, 'VALID')).lower(*args)
+  assert f'tensor<3x{columns}x' in lowered.as_text()
+
+
+@pytest.mark.parametrize('channels', [(8, 8), (16, 8), (8, 16), (3, 8)])
+def test_pairs_of_columns_begin_anywhere(channels):
+  x, kernel = _random((1, 40, 75, channels[0]), (3, 3, *channels))
+  evaluate = jax.jit(lambda x: convolve(x, kernel, 'VALID'))
+  # Tiles may begin at any column: a pixel is the same, left or right in a pair.
+  np.testing.assert_array_equal(evaluate(x[:, :, 1:]), evaluate(x)[:, :, 1:])
 
 
 def test_vmap_and_second_derivatives():
