@@ -92,7 +92,6 @@ def convolve(
   kernel: jax.Array,
   padding: str | Sequence[tuple[int, int]],
   strides: Sequence[int] = (1, 1),
-  dilation: Sequence[int] = (1, 1),
   groups: int = 1,
 ) -> jax.Array:
   """Returns the cross-correlation of feature maps with a kernel.
@@ -102,7 +101,6 @@ def convolve(
     kernel: [k, l, C / groups, O], of the dtype of x.
     padding: 'VALID', 'SAME', or zeros before and after the rows and columns.
     strides: rows and columns from one output to the next.
-    dilation: rows and columns from one kernel tap to the next.
     groups: number of groups of channels; see `layers.Conv`.
 
   Returns:
@@ -115,12 +113,11 @@ def convolve(
       kernel,
       window_strides=strides,
       padding=padding,
-      rhs_dilation=dilation,
       dimension_numbers=_DIMENSIONS,
       feature_group_count=groups,
     )
 
-  if (*strides, *dilation, groups) != (1,) * 5:
+  if (*strides, groups) != (1, 1, 1):
     return plain(x, kernel)
   pads = padding
   if isinstance(padding, str):

@@ -32,17 +32,17 @@ RUNNING = 'running'
 
 
 def convolution_padding(
-  mode: str | int, kernel_size: Sequence[int], dilation: Sequence[int]
+  mode: str | int, kernel_size: Sequence[int]
 ) -> str | list[tuple[int, int]]:
   """Returns the `lax` padding of a convolution mode.
 
-  With k' = dilation (k - 1) + 1 the extent of the kernel along an axis of N
-  pixels and t the stride, the output has
+  With k the size of the kernel along an axis of N pixels and t the stride, the
+  output has
 
-      'VALID'  floor((N - k') / t) + 1  pixels; the kernel stays inside,
-      'SAME'   ceil(N / t)              zeros around, the odd one at the end,
-      'FULL'   floor((N + k' - 2) / t) + 1; every overlap, however small,
-      p >= 0   floor((N + 2p - k') / t) + 1; p zeros at each side (Caffe).
+      'VALID'  floor((N - k) / t) + 1  pixels; the kernel stays inside,
+      'SAME'   ceil(N / t)             zeros around, the odd one at the end,
+      'FULL'   floor((N + k - 2) / t) + 1; every overlap, however small,
+      p >= 0   floor((N + 2p - k) / t) + 1; p zeros at each side (Caffe).
 
   At stride 1 the first three are the modes of `scipy.signal.correlate2d`.
 
@@ -50,10 +50,7 @@ def convolution_padding(
     InputError: the mode is another.
   """
   if mode == 'FULL':
-    return [
-      (d * (k - 1), d * (k - 1))
-      for k, d in zip(kernel_size, dilation, strict=True)
-    ]
+    return [(k - 1, k - 1) for k in kernel_size]
   if mode in ('VALID', 'SAME'):
     return mode
   if isinstance(mode, int) and mode >= 0:
@@ -92,7 +89,6 @@ class Conv(nn.Module):
     kernel_size: rows and columns, odd or even.
     mode: 'VALID', 'SAME', 'FULL' or zeros; see `convolution_padding`.
     strides: rows and columns from one output to the next.
-    dilation: rows and columns from one kernel tap to the next.
     dtype: compute dtype.
     groups: G, for a grouped convolution. Input and output channels are divided
       into G equal runs; an output sees the inputs of its own run only.
@@ -104,7 +100,6 @@ class Conv(nn.Module):
   kernel_size: Sequence[int] = (3, 3)
   mode: str | int = 'VALID'
   strides: Sequence[int] = (1, 1)
-  dilation: Sequence[int] = (1, 1)
   dtype: jnp.dtype = jnp.float32
   groups: int = 1
   kernel_init: Callable = he_init
@@ -120,9 +115,8 @@ class Conv(nn.Module):
     y = convolve(
       x,
       kernel,
-      convolution_padding(self.mode, self.kernel_size, self.dilation),
+      convolution_padding(self.mode, self.kernel_size),
       self.strides,
-      self.dilation,
       self.groups,
     )
     if not self.use_bias:
