@@ -85,7 +85,10 @@ if __name__ == '__main__':
     env, name, *sys.argv[1:] = command
     os.environ.update(env)
     for variable, kind in (
+      ('JAX_COMPILATION_CACHE_DIR', str),
+      ('JAX_ENABLE_COMPILATION_CACHE', lambda value: value.lower() == 'true'),
       ('JAX_NUM_CPU_DEVICES', int),
+      ('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', float),
       ('JAX_PLATFORMS', str),
     ):
       if variable in env:  # jax has read its variables already.
