@@ -41,7 +41,9 @@ _LONG = (
 
 def pytest_collection_modifyitems(items):
   """Sorts the tests by file, so that workers take the long files first."""
-  gc.freeze()  # Tracing has it collect often, and all of this stays.
+  # Tracing has it collect often, and all of this stays.
+  gc.freeze()
+  gc.set_threshold(20_000)
   places = {f'test_{name}.py': place for place, name in enumerate(_LONG)}
   items.sort(key=lambda item: places.get(item.path.name, len(_LONG)))
 

@@ -86,8 +86,6 @@ def finished(case, folder, tmp_path_factory):
     arguments = command(variant, folder, workdirs[kind])
     if kind == '1':
       ended = [run('main', *arguments, env={'JAX_NUM_CPU_DEVICES': '1'})]
-    elif variant == 'unet':
-      ended = [launch(2, sys.executable, '-m', 'segjax.main', *arguments)]
     else:
       ended = run_processes(2, 'main', *arguments)
     for process in ended:
