@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import ml_collections
 from quick_flags import QUICK_FLAGS
 
@@ -30,13 +32,21 @@ QUICKLY = {
   'XLA_FLAGS': QUICK_FLAGS,
 }
 
+# Held by the command that finds and keeps compiled programs: see conftest.
+_KEEPING = threading.Lock()
+
 # Variables that a process may get after its imports.
 _LATE = {
+  'HOME',
+  'JAX_COMPILATION_CACHE_DIR',
   'JAX_COORDINATOR_ADDRESS',
+  'JAX_ENABLE_COMPILATION_CACHE',
   'JAX_NUM_CPU_DEVICES',
   'JAX_NUM_PROCESSES',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS',
   'JAX_PLATFORMS',
   'JAX_PROCESS_ID',
+  'XDG_CACHE_HOME',
 }
 
 # Of every argument of the config.
@@ -92,7 +102,14 @@ def run(
   if fork and cwd is None and sys.platform == 'linux' and env.keys() <= _LATE:
     server, started_with = _fork_server()
     if environment == started_with | env:
-      return _run_forked(server, [env, f'segjax.{module}', *args])
+      command = f'segjax.{module}', *args
+      others = {'JAX_COORDINATOR_ADDRESS', 'JAX_ENABLE_COMPILATION_CACHE'}
+      if env.keys() & others or not _KEEPING.acquire(blocking=False):
+        return _run_forked(server, [env, *command])
+      try:
+        return _run_forked(server, [env | _programs(), *command])
+      finally:
+        _KEEPING.release()
   return subprocess.run(
     _command(module, args),
     capture_output=True,
@@ -201,6 +218,17 @@ def _run_forked(server, command):
     return subprocess.CompletedProcess(
       command[1:], int(status), out.read(), errors.read()
     )
+
+
+def _programs():
+  """Returns variables of a command that shares this process's programs."""
+  options = jax.config.values
+  names = (
+    'jax_compilation_cache_dir',
+    'jax_enable_compilation_cache',
+    'jax_persistent_cache_min_compile_time_secs',
+  )
+  return {name.upper(): str(options[name]) for name in names}
 
 
 def _command(module, args):

@@ -8,9 +8,12 @@ status. ENV are variables of the environment for this child alone.
 
 The children are what `python -m segjax.MODULE ARGS` is, since the server starts
 no thread and no device, parses no flag and imports no command: a child imports
-its own, and ends as any Python process does.
+its own. It ends as any Python process does, with its threads and exit handlers,
+except that a command that is through does not free all that was imported, for
+which the pages that it shares with the server would be copied.
 """
 
+import atexit
 import gc
 import importlib
 import importlib.util
@@ -73,7 +76,17 @@ def serve(requests):
     os._exit(0)
 
 
+def leave():
+  """Ends a process whose command is through; of all exit handlers the last."""
+  if status is not None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == '__main__':
+  status = None
+  atexit.register(leave)
   sys.path[0] = os.getcwd()  # As -m does.
   # Before what a library logs to is settled, as in a command.
   importlib.import_module('segjax.cli.terminal').make_streams_robust()
@@ -85,7 +98,10 @@ if __name__ == '__main__':
     env, name, *sys.argv[1:] = command
     os.environ.update(env)
     for variable, kind in (
+      ('JAX_COMPILATION_CACHE_DIR', str),
+      ('JAX_ENABLE_COMPILATION_CACHE', lambda value: value.lower() == 'true'),
       ('JAX_NUM_CPU_DEVICES', int),
+      ('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', float),
       ('JAX_PLATFORMS', str),
     ):
       if variable in env:  # jax has read its variables already.
@@ -93,4 +109,9 @@ if __name__ == '__main__':
 
         jax.config.update(variable.lower(), kind(env[variable]))
     sys.modules.pop(name, None)  # A command may import another one.
-    runpy.run_module(name, run_name='__main__', alter_sys=True)
+    try:
+      runpy.run_module(name, run_name='__main__', alter_sys=True)
+    except SystemExit as end:
+      if not isinstance(end.code, int | None):
+        raise
+      status = end.code or 0

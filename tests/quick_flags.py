@@ -5,9 +5,14 @@ A jaxlib that does not know an option in XLA_FLAGS ends the process. These are
 known to jaxlib 0.10; 0.12 has the first no more.
 """
 
+import re
 from importlib import metadata
 
-_IS_KNOWN = metadata.version('jaxlib').startswith('0.10.')
+_NUMBERS = re.findall('[0-9]+', metadata.version('jaxlib'))
+_VERSION = tuple(map(int, _NUMBERS[:3]))
+# As segjax: older ones print errors for each program of a CPU that they find.
+KEEPS_PROGRAMS = _VERSION >= (0, 10, 2)
+_IS_KNOWN = _VERSION[:2] == (0, 10)
 QUICK_FLAGS = ''
 if _IS_KNOWN:
   # Both cores are busy, so that splitting a program over threads costs more.

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ print(jax.config.jax_compilation_cache_dir)
 result = jax.jit(lambda x: jnp.sin(x) * 3 + 1)(jnp.arange(8.0)).sum()
 print(any(found), result)
 """
-# The suite keeps nothing: see conftest.
+# The suite's commands keep none in the user's folder: see conftest.
 KEEP = {
   'XDG_CACHE_HOME': '',
   'JAX_ENABLE_COMPILATION_CACHE': 'true',
@@ -51,27 +52,35 @@ def script(home, before='', **env):
   return folder, is_found == 'True', float(result), process.stderr
 
 
-def test_a_second_process_finds_what_was_compiled(tmp_path):
-  folder = tmp_path / '.cache' / 'segjax' / 'compiled'
-  expected = np.sum(np.sin(np.arange(8)) * 3 + 1)
-  for is_found in (False, True):
-    where, *found, said = script(tmp_path)
-    assert where == str(folder)
-    assert found == [is_found, pytest.approx(expected)]
-    assert said == ''
+@pytest.fixture(scope='module')
+def kept(tmp_path_factory):
+  """A home in which a process kept its programs; and what that returned."""
+  home = tmp_path_factory.mktemp('kept')
+  return home, *script(home)
+
+
+def test_a_second_process_finds_what_was_compiled(kept):
+  home, *first = kept
+  folder = home / '.cache' / 'segjax' / 'compiled'
+  expected = pytest.approx(np.sum(np.sin(np.arange(8)) * 3 + 1))
+  assert first == [str(folder), False, expected, '']
   assert any(folder.iterdir())
+  assert [*script(home)] == [str(folder), True, expected, '']
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flipped', 'empty'])
-def test_a_damaged_program_is_compiled_again(tmp_path, damage):
-  _, _, expected, _ = script(tmp_path)
-  for file in (tmp_path / '.cache/segjax/compiled').glob('*-cache'):
-    data = bytearray(file.read_bytes())
+def test_a_damaged_program_is_compiled_again(kept, damage):
+  home, folder, _, expected, _ = kept
+  whole = {file: file.read_bytes() for file in Path(folder).glob('*-cache')}
+  for file, content in whole.items():
+    data = bytearray(content)
     if damage == 'flipped':
       data[len(data) // 2] ^= 0xFF
     end = {'cut': len(data) // 2, 'flipped': None, 'empty': 0}[damage]
     file.write_bytes(data[:end])
-  _, is_found, result, said = script(tmp_path)
+  _, is_found, result, said = script(home)
+  for file, content in whole.items():
+    file.write_bytes(content)
   assert (is_found, result) == (False, expected)
   assert 'Error reading persistent compilation cache entry' in said
 

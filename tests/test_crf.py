@@ -23,6 +23,9 @@ SETTINGS = Refinement(
 )
 
 
+compiled = jax.jit(refine)
+
+
 def softmax(scores):
   powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
   return powers / powers.sum(axis=-1, keepdims=True)
@@ -77,8 +80,7 @@ def of(settings, **changes):
   return dataclasses.replace(settings, **changes)
 
 
-@pytest.mark.parametrize('num_classes', [2, 5])
-@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize(('num_classes', 'channels'), [(2, 1), (5, 3)])
 @pytest.mark.parametrize('potts', [True, False])
 @pytest.mark.parametrize('radius', [2, 8])
 def test_it_is_the_mean_field_of_all_pairs(
@@ -89,7 +91,7 @@ def test_it_is_the_mean_field_of_all_pairs(
   matrix = () if potts else rng.normal(size=(num_classes, num_classes)).tolist()
   # 8 px are all pairs of the image.
   settings = of(SETTINGS, radius_px=radius, compatibility=matrix)
-  actual = jax.nn.softmax(jax.jit(refine)(scores, image, settings))
+  actual = jax.nn.softmax(compiled(scores, image, settings))
   expected = mean_field(scores, image, settings)
   np.testing.assert_allclose(actual, expected, atol=1e-5)
   assert np.abs(softmax(scores) - expected).max() > 0.1
@@ -108,17 +110,17 @@ def test_pixels_that_are_not_there_are_neighbours_of_none():
   present = np.zeros((8, 9), bool)
   present[1:6, 2:] = True
   scores[~present], image[~present] = 50, 9
-  actual = refine(scores, image, SETTINGS, present)[1:6, 2:]
+  actual = compiled(scores, image, SETTINGS, present)[1:6, 2:]
   expected = mean_field(scores, image, SETTINGS, present)[1:6, 2:]
   np.testing.assert_allclose(jax.nn.softmax(actual), expected, atol=1e-5)
-  cut = refine(scores[1:6, 2:], image[1:6, 2:], SETTINGS)
+  cut = compiled(scores[1:6, 2:], image[1:6, 2:], SETTINGS)
   np.testing.assert_allclose(actual, cut, atol=1e-5)
 
 
 def test_potts_is_a_compatibility_of_zeros_and_ones():
   scores, image = drawn(6, 6, 4, 1)
   matrix = of(SETTINGS, compatibility=1 - np.eye(4))
-  potts, other = (refine(scores, image, s) for s in (SETTINGS, matrix))
+  potts, other = (compiled(scores, image, s) for s in (SETTINGS, matrix))
   np.testing.assert_allclose(
     jax.nn.softmax(potts), jax.nn.softmax(other), atol=1e-6
   )
@@ -137,7 +139,7 @@ def test_a_pixel_is_decided_within_its_reach():
   def middle(scores, image):
     return refine(scores, image, settings)[0, 15].var()
 
-  by_scores, by_image = jax.grad(middle, (0, 1))(scores, image)
+  by_scores, by_image = jax.jit(jax.grad(middle, (0, 1)))(scores, image)
   for slope in (by_scores, by_image):
     found = np.flatnonzero(np.abs(slope[0]).sum(-1))
     assert found[[0, -1]].tolist() == [15 - settings.reach_px, 15 + 4]
@@ -154,7 +156,8 @@ def test_gradients_are_finite_differences():
     return jnp.sum(mixed * jax.nn.softmax(refine(scores, image, settings)))
 
   arguments = scores, image, jax.tree.map(jnp.float32, settings)
-  slopes, tree = jax.tree.flatten(jax.grad(loss, (0, 1, 2))(*arguments))
+  gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+  slopes, tree = jax.tree.flatten(gradient(*arguments))
   values = [np.asarray(x, np.float64) for x in jax.tree.leaves(arguments)]
   assert len(values) == 8
 
@@ -181,10 +184,10 @@ def test_pixels_unlike_all_others_have_finite_gradients():
   def loss(settings):
     return jnp.sum(jax.nn.softmax(refine(scores, image, settings))[..., 0] ** 2)
 
-  slopes = jax.grad(loss)(jax.tree.map(jnp.float32, settings))
+  slopes = jax.jit(jax.grad(loss))(jax.tree.map(jnp.float32, settings))
   assert np.isfinite(jax.tree.leaves(slopes)).all()
   # As the formula says, however small the kernels are.
-  refined = refine(scores, image, settings)
+  refined = compiled(scores, image, settings)
   exact = mean_field(scores, image, settings)
   np.testing.assert_allclose(jax.nn.softmax(refined), exact, atol=1e-3)
 

@@ -32,6 +32,7 @@ CASES = {
   'fcn': (FCN, 0, Augmentation(**STILL)),
 }
 SIZE = 53
+init_params = jax.jit(steps.init_params, static_argnums=0)
 
 
 def make_step(case, axis_name=None, split_rows=lambda x: x):
@@ -97,7 +98,7 @@ def test_two_by_four_devices_train_as_one(case):
 
 @pytest.mark.parametrize('bucket_px', [0, 16])
 def test_an_fcn_predicts_as_on_one_device(bucket_px):
-  params = varied(steps.init_params(FCN, jax.random.key(0)))
+  params = varied(init_params(FCN, jax.random.key(0)))
   image = np.random.default_rng(1).normal(size=(SIZE, 40, 3))
   image = image.astype(np.float32)
 
@@ -111,7 +112,7 @@ def test_an_fcn_predicts_as_on_one_device(bucket_px):
 
 
 def test_a_unet_predicts_as_on_one_device():
-  params = steps.init_params(UNET, jax.random.key(0))
+  params = init_params(UNET, jax.random.key(0))
   image = np.random.default_rng(1).normal(size=(SIZE, 40, 1))
   image = image.astype(np.float32)
 

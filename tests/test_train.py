@@ -36,12 +36,12 @@ from segjax.runs.integrity import read_record
 from segjax.runs.workdir import read_config
 from segjax.scoring.results import Evaluation
 
-# Saving takes most of a step's time, so that 20 checkpoints are time to kill.
-NUM_STEPS = 40
+# Saving takes most of a step's time, so that 12 checkpoints are time to kill.
+NUM_STEPS = 24
 COMMAND = (
   *DEMO,
   f'--config.num_train_steps={NUM_STEPS}',
-  '--config.evaluation.every_steps=20',
+  '--config.evaluation.every_steps=12',
   '--config.log_every_steps=3',  # Not in step with the checkpoints.
 )
 
@@ -228,7 +228,7 @@ def test_metrics_have_each_step_once(unbroken):
   losses = [row['step'] for row in logged if 'train/loss' in row]
   scores = [row['step'] for row in logged if 'heldout/v_rand' in row]
   assert losses == list(range(3, NUM_STEPS + 1, 3))
-  assert scores == [20, 40]
+  assert scores == [12, 24]
 
 
 def test_training_and_heldout_scores_never_share_a_name(unbroken):
@@ -349,7 +349,7 @@ def test_fewer_steps_than_trained_are_refused(unbroken, tmp_path):
     f'--workdir={tmp_path / "run"}',
   )
   assert process.returncode == 2
-  assert 'at step 40 already' in process.stderr
+  assert 'at step 24 already' in process.stderr
   assert snapshot(tmp_path) == before
 
 
