@@ -32,6 +32,9 @@ _IGNORED = 255
 _MOST_CLASSES = 64
 _MOST_VALUES = 32  # Of classes that are not 0, 1, 2, ...
 _MOST_DOUBTFUL = 12  # Values of one component each that may be classes.
+# Shares of the values that are one component each: of numbered objects, and of
+# objects some of which fall into pieces.
+_IN_ONE_PIECE, _MAYBE_OBJECTS = 0.9, 0.7
 _MANY = 5  # Components of an image from which border weights are used.
 _OUTPUT_OF_PAPER = 388
 _MOST_MINUTES = 100_000
@@ -165,14 +168,17 @@ def read_labels(
       f'labels hold {values[0]}; expected whole numbers of 0 and above'
     )
   # Such as numbered objects, or organs.
-  in_one_piece = values[0] == 0 and len(values) > 3 and found.single > 0.9
-  is_doubtful = in_one_piece and found.num_masks == 1 and not label_kind
-  if is_doubtful and len(values) <= _MOST_DOUBTFUL:
+  may_number = values[0] == 0 and len(values) > 3
+  in_one_piece = may_number and found.single > _IN_ONE_PIECE
+  is_doubtful = may_number and found.single > _MAYBE_OBJECTS
+  if in_one_piece and len(values) > _MOST_DOUBTFUL:
+    is_doubtful = False
+  if is_doubtful and found.num_masks == 1 and not label_kind:
     _check_rims(found, label_kind)
     raise InputError(
-      f'labels hold {values}, and nearly all of these are one piece in an '
-      'image: give --label_kind=classes, or --label_kind=instances if they '
-      'number objects'
+      f'labels hold {list_some(map(str, values))}, and {found.single:.0%} of '
+      'these are one piece in an image: give --label_kind=classes, or '
+      '--label_kind=instances if they number objects'
     )
   if label_kind == 'instances' or (
     not label_kind and (found.num_masks > 1 or in_one_piece)
@@ -240,6 +246,7 @@ def _read_colours(found, label_kind):
   return names, [
     Line('data.colours', tuple(values), 'all colours that the labels hold'),
     Line('data.ignore_value', (), 'set it to the colour of unlabelled pixels'),
+    *_border_weights(found, names),
   ]
 
 
@@ -247,7 +254,7 @@ def _read_values(found, label_kind):
   """Returns what `read_labels` does for classes as indices or other values."""
   values = sorted(found.values)
   classes = [value for value in values if value != _IGNORED]
-  if values == [0, 1, _IGNORED] and not found.num_with_255:
+  if values == [0, 1, _IGNORED] and not found.num_mixed:
     raise InputError(
       'some labels hold 0 and 1, others 0 and 255, and none both 1 and 255; '
       'expected masks of one kind'
@@ -271,6 +278,11 @@ def _read_values(found, label_kind):
     else:
       classes = values
     _check_rims(found, label_kind, ignored)
+    if not (ignored or found.num_mixed or label_kind):
+      raise InputError(
+        f'labels hold {values}, and none holds two of these above 0; expected '
+        'masks of one kind, or --label_kind=classes if each value is a class'
+      )
     lines.append(
       Line('data.label_values', tuple(classes), 'the values of the labels')
     )
@@ -287,11 +299,14 @@ def _read_values(found, label_kind):
   lines.append(
     Line('data.ignore_value', ignored, share(_IGNORED) if ignored else '')
   )
-  if len(names) == 2 and found.components >= _MANY:
-    pieces = counted(found.components, 'piece')
-    why = f'border weights: {pieces} in a usual image'
-    lines.append(Line('data.w0', 10.0, why))
-  return names, lines
+  return names, lines + _border_weights(found, names)
+
+
+def _border_weights(found, names):
+  if len(names) != 2 or found.components < _MANY:
+    return []
+  pieces = counted(found.components, 'piece')
+  return [Line('data.w0', 10.0, f'border weights: {pieces} in a usual image')]
 
 
 def _check_rims(

@@ -67,8 +67,8 @@ def main(_):
   }[args.split]
   if args.split == 'heldout' and not len(dataset.heldout):
     raise InputError(
-      f'split {args.split!r} is empty: the config holds out no example of '
-      f'data.name={config.data.name!r}; use another of {SPLITS}'
+      f'--split={args.split}: the run holds out no image; use another of '
+      f'{SPLITS}, or --images=DIR for other images'
     )
   _print_scores(network, dataset, examples, args.split, args.tta)
 
@@ -108,13 +108,18 @@ def _open_folder(network, images, labels, match):
   def load():
     coding = {'colours': (), 'ignore_value': (IGNORE_LABEL,)}
     own_match = ''
+    data = config.data.to_dict()
     if config.data.name == 'folder':
-      data = config.data.to_dict()
       coding |= {name: data[name] for name in _CODING if name in data}
       own_match = data.get('match', '')
     root, found_images, found_labels, found_match = find_layout(
       images, labels, match or own_match
     )
+    if (str(root), found_images) == (data.get('dir'), data.get('images')):
+      processes.say(
+        f'{images}: the run was trained on images of this folder; '
+        '--split=heldout scores those that it has not seen'
+      )
     loaded = folder.load(
       dir=str(root),
       images=found_images,

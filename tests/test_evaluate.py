@@ -201,6 +201,16 @@ def test_what_a_folder_lacks_is_said(tmp_path, capsys):
   assert config.evaluation.best_metric == 'mean_iu'
 
 
+@pytest.mark.parametrize('is_own', [False, True])
+def test_images_of_the_run_itself_are_said(tmp_path, capsys, is_own):
+  write_pairs(tmp_path, [CELLS > 0, CELLS > 0])
+  config = unet_folder_config(NAMES)
+  config.data.dir = str(tmp_path if is_own else tmp_path / 'other')
+  evaluate._open_folder(network(config), tmp_path, None, '')
+  said = 'the run was trained on images of this folder'
+  assert (said in capsys.readouterr().out) == is_own
+
+
 @pytest.mark.parametrize(
   ('image', 'message'),
   [

@@ -151,7 +151,7 @@ def test_classes_without_labels_count_in_no_mean_that_leaves_them_out():
   label = np.array([[0] * 6 + [1] * 3])
   probability = np.eye(3, dtype=np.float32)[[[0] * 5 + [2] + [1] * 3]]
   examples = [{'image': label[..., None], 'label': label, 'name': 'a'}]
-  means = [
+  scores = [
     classes.evaluate_classes(
       lambda image: probability,
       examples,
@@ -160,7 +160,9 @@ def test_classes_without_labels_count_in_no_mean_that_leaves_them_out():
       config=config_of(0, present_only),
       complete=False,
       detail=False,
-    ).scores['mean_iu_but_background']
+    ).scores
     for present_only in (False, True)
   ]
-  assert means == [0.5, 1.0]
+  assert [s['mean_iu_but_background'] for s in scores] == [0.5, 1.0]
+  # A class that no label shows has no score of its own, either.
+  assert scores[0]['iu/b'] == 0 and np.isnan(scores[1]['iu/b'])

@@ -418,3 +418,11 @@ def test_huge_pages_are_refused_undecoded(tmp_path):
     file.truncate(file.tell() + side * side)
   for name in ('a.png', 'a.jpg', 'a.tif', 'a.npy'):
     assert str(MAX_PAGE_VALUES) in error_of(tmp_path / name), name
+
+
+@pytest.mark.parametrize('ending', ['.png', '.tif', '.npy', '.bmp'])
+def test_an_empty_file_is_called_empty(tmp_path, ending):
+  file = tmp_path / f'a{ending}'
+  file.touch()
+  with pytest.raises(InputError, match='0 bytes'):
+    files.read_stack(file)

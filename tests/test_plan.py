@@ -192,6 +192,40 @@ def test_an_fcn_weighs_rare_classes(tmp_path, kind):
     assert ('True  # a class has 2.00% of the pixels' in text) == is_rare
 
 
+def test_rims_are_found_in_any_label(tmp_path):
+  labels = [classes(0, 255) for _ in range(20)]
+  labels[1][2, 4:40] = 127  # Of the 20, 10 are looked at for components.
+  write_set(tmp_path, labels)
+  with pytest.raises(InputError, match='127 fill no block of 2 x 2 px'):
+    config_of(tmp_path)
+
+
+def test_objects_in_pieces_are_no_classes(tmp_path):
+  cut = OBJECTS.copy()
+  cut[:, 10] = 0  # Some numbers are two pieces each now.
+  write_set(tmp_path, [OBJECTS, OBJECTS, cut, OBJECTS, OBJECTS])
+  with pytest.raises(InputError, match='80% of these are one piece'):
+    config_of(tmp_path)
+  config, _ = config_of(tmp_path, label_kind='instances')
+  assert config.data.label_kind == 'instances'
+
+
+def test_masks_of_other_values_are_refused(tmp_path):
+  write_set(tmp_path, [*4 * [classes(0, 255)], classes(0, 128)])
+  with pytest.raises(InputError, match='none holds two of these above 0'):
+    config_of(tmp_path)
+  config, _ = config_of(tmp_path, label_kind='classes')
+  assert config.data.label_values == (0, 128, 255)
+
+
+def test_masks_in_colour_have_border_weights_too(tmp_path):
+  blocks = np.zeros((40, 50, 3), np.uint8)
+  for start in range(8, 40, 4):
+    blocks[start - 2 : start, 3:6] = 255
+  write_set(tmp_path, 5 * [blocks])
+  assert config_of(tmp_path)[0].data.w0 == 10
+
+
 def test_groups_are_not_divided(tmp_path):
   for patient in 'abcde':
     for i in range(3):
@@ -249,9 +283,7 @@ for number in (1, 2, 3):
 
 def test_organs_are_not_taken_for_numbered_objects(tmp_path):
   write_set(tmp_path, 5 * [ORGANS])
-  with pytest.raises(
-    InputError, match='labels hold .0, 1, 2, 3.*--label_kind='
-  ):
+  with pytest.raises(InputError, match='labels hold 0, 1, 2, 3.*--label_kind='):
     config_of(tmp_path)
   config, _ = config_of(tmp_path, label_kind='classes')
   assert config.model.num_classes == 4

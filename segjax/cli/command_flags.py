@@ -402,10 +402,13 @@ def _define_plan() -> None:
     'default it is inferred from the labels.',
   )
   flags.DEFINE_string(
-    'train_list', '', 'File that names an image to train on in each line.'
+    'train_list',
+    '',
+    'File that names an image to train on in each line. A relative path begins '
+    'in the folder that holds images and labels.',
   )
   flags.DEFINE_string(
-    'heldout_list', '', 'File that names an image to hold out in each line.'
+    'heldout_list', '', 'The same for the images that are held out.'
   )
   _define_overwrite('Replace the card if it exists.')
 

@@ -75,9 +75,9 @@ def find_pairs(
   if not pairs or (alone and need_all):
     raise InputError(
       f'{root}: {len(alone)} of the names in {images} and {labels} are not in '
-      f'both: {list_some(alone, 5)}; each image needs a label of its name. To '
-      'train on those that have one, list them in two files and give '
-      'segjax.plan --train_list=FILE and --heldout_list=FILE'
+      f'both: {list_some(alone, 5)}; each image needs a label of its name. '
+      'Training takes those that two lists name: segjax.plan '
+      '--train_list=FILE --heldout_list=FILE'
     )
   return pairs
 

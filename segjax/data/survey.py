@@ -73,8 +73,8 @@ class Survey(NamedTuple):
       labels that are spread over the set.
     components: median number of components above the lowest value, in the same
       labels.
-    thin: values that fill no block of 2 x 2 px in the same labels.
-    num_with_255: number of labels that hold 255 and another value above 0.
+    thin: values that fill no block of 2 x 2 px in any label.
+    num_mixed: number of labels that hold two values above 0.
     colours: colours of indices in the palettes of labels, without masks.
   """
 
@@ -89,7 +89,7 @@ class Survey(NamedTuple):
   single: float
   components: float
   thin: tuple
-  num_with_255: int
+  num_mixed: int
   colours: LabelColours
 
 
@@ -260,8 +260,8 @@ def survey(layout: Layout, need_all: bool) -> Survey:
   kinds: dict = {}
   label_kinds: dict = {}
   digests, ranges, single, components = [], [], [], []
-  looked_at, solid = set(), set()
-  num_with_255, colours = 0, LabelColours()
+  solid = set()
+  num_mixed, colours = 0, LabelColours()
 
   def look(index):
     return pages[index], _look(pages[index], index % step == 0)
@@ -276,7 +276,8 @@ def survey(layout: Layout, need_all: bool) -> Survey:
       label_kinds.setdefault(found.label_channels, []).append(page.files[1])
       ranges.append(found.range)
       values.update(found.values)
-      num_with_255 += {0, 255} < {0, *found.values}
+      num_mixed += len({0, *found.values}) > 2
+      solid |= found.solid
       if len(page.files) == 2:  # Others are masks of objects.
         colours.add(page.files[1], found.colours)
       if len(values) > _MOST_VALUES:
@@ -287,8 +288,6 @@ def survey(layout: Layout, need_all: bool) -> Survey:
       if found.single is not None:
         single.append(found.single)
         components.append(found.components)
-        looked_at |= found.values.keys()
-        solid |= found.solid
       bar.update()
   for what, found in (('images', kinds), ('labels', label_kinds)):
     if len(found) > 1:
@@ -308,8 +307,8 @@ def survey(layout: Layout, need_all: bool) -> Survey:
     num_masks=max(len(page.files) - 1 for page in pages),
     single=float(np.nanmean(single)) if not np.isnan(single).all() else 0.0,
     components=float(np.median(components)),
-    thin=tuple(sorted(looked_at - solid)),
-    num_with_255=num_with_255,
+    thin=tuple(sorted(values.keys() - solid)),
+    num_mixed=num_mixed,
     colours=colours,
   )
 
@@ -330,10 +329,10 @@ class _Found(NamedTuple):
   range: tuple[float, float]
   label_channels: int
   values: Mapping
+  solid: Set
   # Only of labels whose components are counted.
   single: float | None = None
   components: float | None = None
-  solid: Set = frozenset()
 
 
 def _look(page: Page, counts_components: bool) -> _Found:
@@ -367,7 +366,7 @@ def _look(page: Page, counts_components: bool) -> _Found:
       f'{label_files[0]}: {len(values)} colours; expected one a class. Were '
       'the labels resized, or saved as JPEG? Both mix colours.'
     )
-  values = map(value_of, values.tolist())
+  values = [*map(value_of, values.tolist())]
   found = _Found(
     colours=read_colours(label_files[0], page.number),
     digest=_digest(image),
@@ -376,12 +375,17 @@ def _look(page: Page, counts_components: bool) -> _Found:
     range=(float(image.min()), float(image.max())),
     label_channels=channels,
     values=dict(zip(values, counts.tolist(), strict=True)),
+    # Rims are a third value, between those of two classes.
+    solid={*map(value_of, _solid(codes).tolist())}
+    if len(values) > 2
+    else {*values},
   )
   if not counts_components:
     return found
-  single, components = (0.0, 0.0) if channels == 3 else _components(codes)
-  solid = {*map(value_of, _solid(codes).tolist())}
-  return found._replace(single=single, components=components, solid=solid)
+  single, components = _components(codes)
+  if channels == 3:  # Colours number no objects.
+    single = 0.0
+  return found._replace(single=single, components=components)
 
 
 def _digest(image: np.ndarray) -> str:

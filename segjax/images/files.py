@@ -287,6 +287,8 @@ def _refusing_damage(source):
   # On damaged bytes, parsers of the decoders raise errors of any type.
   except Exception as e:
     reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+    if os.path.isfile(source) and not os.path.getsize(source):
+      reason = 'it has 0 bytes'
     raise InputError(
       f'{source}: truncated, corrupt or misnamed; {shortened(reason, 300)}'
     ) from e

@@ -161,10 +161,12 @@ def evaluate_classes(
 
 
 def _class_scores(matrix, names, present_only):
-  """Returns the scores of a head by name, from its confusion matrix."""
+  """Returns the scores of a head by name; NaN for a class without one."""
   scores = confusion.segmentation_scores(matrix, present_only=present_only)
   ius, dices = scores.pop('iu'), scores.pop('dice')
-  is_in_mean = matrix.any(axis=1) if present_only else ~np.isnan(ius)
+  if present_only:  # A class without labels has no score.
+    ius, dices = (np.where(matrix.any(axis=1), x, nan) for x in (ius, dices))
+  is_in_mean = ~np.isnan(ius)
   others = ius[1:][is_in_mean[1:]]
   if names[0] == 'background' and len(names) > 2 and len(others):
     # PASCAL-Context is a task of 59 classes, without the background.
