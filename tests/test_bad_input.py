@@ -10,6 +10,7 @@ where nothing is nor may be, and PLACES names others.
 import concurrent.futures
 import re
 import shlex
+import time
 
 import bad_input_fcn
 import bad_input_own
@@ -97,6 +98,11 @@ def test_bad_input(name, ended):
     assert fill(word, name, root) in message[0]
   assert process.returncode == 2
   assert process.stdout == ''
+  # The command that runs beside this one may lock a folder for a moment.
+  for _ in range(50):
+    if snapshot(root / table) == before[table]:
+      break
+    time.sleep(0.1)
   assert snapshot(root / table) == before[table]
   new = new_path(name, root)
   assert not list(new.parent.glob(f'{new.name}*'))
