@@ -173,7 +173,9 @@ CASES = {
     ['w0=-1'],
   ),
   'floats without limits': (
-    TRAIN + "floats '--config.preprocessing.measured=()'",
+    TRAIN
+    + 'floats --config.preprocessing.per_image=False '
+    + "'--config.preprocessing.limits=()'",
     ['values from 0.0 to 900.0', 'measured'],
   ),
   'images of three channels for one': (
