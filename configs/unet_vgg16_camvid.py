@@ -10,6 +10,8 @@ Weights   python -m segjax.convert --input=torchvision:vgg16 --output=vgg16.npz
 
 Trunk, data, crops, optimizer and steps are those of configs/fcn8s_camvid.py, so
 that summed scores (FCN-8s) can be compared with concatenated features (U-Net).
+The expanding path has batch normalisation, and the learning rate is ten times
+as high: docs/results.md.
 
 Arguments
   (none)  Frames and labels as they are. This needs a GPU and has not been
