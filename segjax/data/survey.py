@@ -2,7 +2,7 @@
 """A survey of a folder of images and labels: what all of them hold.
 
 `find_layout` finds images and labels by their usual names. `survey` reads every
-pair once and keeps only counts, so that memory does not grow with their number.
+pair once and keeps counts, and of each image its name and checksum, no pixels.
 """
 
 import collections
