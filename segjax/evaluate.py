@@ -12,6 +12,10 @@ if __name__ == '__main__':  # Before imports that take seconds.
   run('evaluate')
 
 import dataclasses
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
 
 from absl import flags
 
@@ -115,11 +119,6 @@ def _open_folder(network, images, labels, match):
     root, found_images, found_labels, found_match = find_layout(
       images, labels, match or own_match
     )
-    if (str(root), found_images) == (data.get('dir'), data.get('images')):
-      processes.say(
-        f'{images}: the run was trained on images of this folder; '
-        '--split=heldout scores those that it has not seen'
-      )
     loaded = folder.load(
       dir=str(root),
       images=found_images,
@@ -137,6 +136,12 @@ def _open_folder(network, images, labels, match):
     )
 
   dataset = processes.together(load)
+  seen = processes.together(lambda: _find_trained(config, dataset.heldout))
+  if seen:
+    processes.say(
+      f'{len(seen)} of the images are files that the run was trained on: '
+      f'{list_some(seen)}; scores of images that it has not seen are lower'
+    )
   channels = dataset.heldout[0]['image'].shape[-1]
   if channels != model.in_channels:
     raise InputError(
@@ -160,6 +165,38 @@ def _open_folder(network, images, labels, match):
       )
       config.evaluation.best_metric = 'mean_iu'
   return dataset
+
+
+def _find_trained(config, examples):
+  """Returns the names of examples whose image files the run was trained on.
+
+  Finds none if the run was trained on another kind of data set, or if its
+  folder is no longer there.
+  """
+  if config.data.name != 'folder':
+    return []
+  data = config.data.to_dict() | {'w0': 0.0, 'balance': False}  # Takes long.
+  try:
+    trained = cast(folder.FolderExamples, create_dataset(data).train).items
+  except InputError:
+    return []
+  files, own_files = (
+    {item.files[0] for item in items} for items in (examples.items, trained)
+  )
+  known = {*_digests(own_files, like=files).values()} - {''}
+  found = _digests(files, like=own_files)
+  return [item.name for item in examples.items if found[item.files[0]] in known]
+
+
+def _digests(files: Iterable[Path], like: Iterable[Path]) -> dict[Path, str]:
+  """Returns file -> SHA-256; '' if no file of `like` has its size."""
+  sizes = {file.stat().st_size for file in like}
+  digests = dict.fromkeys(files, '')
+  for path in digests:
+    if path.stat().st_size in sizes:
+      with open(path, 'rb') as file:
+        digests[path] = hashlib.file_digest(file, 'sha256').hexdigest()
+  return digests
 
 
 def _check_counts(counts, dataset, images):

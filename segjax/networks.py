@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from segjax.contracts import SegmentationModel
 from segjax.data import Dataset
-from segjax.data.examples import file_of
+from segjax.data.examples import file_of, map_in_threads
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.prediction import artifact
@@ -287,18 +287,15 @@ def check_fits(
   """Raises InputError unless the model can be trained and scored on the data.
 
   The channels and pixels of the images and the classes of the labels must fit
-  the model. One example is read; `label_counts.check_labels` reads all.
+  the model. One example is read, and all of them if they are floats without a
+  range; `label_counts.check_labels` reads all labels.
   """
   examples = dataset.train if len(dataset.train) else dataset.heldout
   image, where = examples[0]['image'], file_of(examples, 0)
   preprocessing.check_dtype(image.dtype, where)
-  ends = image.min(), image.max()
-  if image.dtype.kind == 'f' and not 0 <= ends[0] <= ends[1] <= 1:
-    if not preprocessing.has_own_range:
-      raise InputError(
-        f'{where}: values from {ends[0]} to {ends[1]}; images of float32 must '
-        'be in [0, 1], or name limits in config.preprocessing.measured'
-      )
+  if image.dtype.kind == 'f' and not preprocessing.has_own_range:
+    _check_unit_range(dataset.train)
+    _check_unit_range(dataset.heldout)
   needed = {
     'in_channels': image.shape[-1],
     'num_classes': len(dataset.class_names),
@@ -315,6 +312,21 @@ def check_fits(
       f'the heads of the model have {model.head_sizes} classes; the labels of '
       f'the data have {sizes}; set model.heads'
     )
+
+
+def _check_unit_range(examples: Sequence[dict]) -> None:
+  def ends_of(index):
+    image = examples[index]['image']
+    return image.min(), image.max()
+
+  ends = map_in_threads(ends_of, range(len(examples)))
+  for index, (low, high) in enumerate(ends):
+    if not 0 <= low <= high <= 1:
+      raise InputError(
+        f'{file_of(examples, index)}: values from {low} to {high}; images of '
+        'float32 must be in [0, 1], or name limits in '
+        'config.preprocessing.measured'
+      )
 
 
 def _check_has(

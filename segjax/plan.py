@@ -170,22 +170,38 @@ def _report(
 
 
 def _say_copies(found: Survey, dataset: Dataset) -> str:
-  """Returns which held-out images are trained on too, in words."""
-  digest_of = dict(zip(found.pages, found.digests, strict=True))
+  """Returns which copies of trained images do harm, in words.
+
+  These are images held out, and images trained on with two labels.
+  """
+  digests_of = dict(zip(found.pages, found.digests, strict=True))
   splits = dataset.train, dataset.heldout
   train, heldout = (cast(FolderExamples, split).items for split in splits)
-  trained = {digest_of[item]: item.name for item in train if digest_of[item]}
-  copies = [
-    f'{item.name} is {trained[digest_of[item]]}'
+  trained: dict = {}
+  contradictions = []
+  for item in train:
+    image, label = digests_of[item]
+    if image:
+      first = trained.setdefault(image, item)
+      if digests_of[first][1] != label:
+        contradictions.append(f'{item.name} is {first.name}')
+  seen = [
+    f'{item.name} is {trained[digests_of[item][0]].name}'
     for item in heldout
-    if digest_of[item] in trained
+    if digests_of[item][0] in trained
   ]
-  if not copies:
-    return ''
-  return (
-    f'{len(copies)} of the images held out are also trained on, so scores are '
-    f'too high: {list_some(copies)}; delete the copies'
-  )
+  said = []
+  if seen:
+    said.append(
+      f'{len(seen)} of the images held out are also trained on, so scores are '
+      f'too high: {list_some(seen)}; delete the copies'
+    )
+  if contradictions:
+    said.append(
+      f'{len(contradictions)} of the images trained on are copies of others '
+      f'with another label: {list_some(contradictions)}; keep one of each'
+    )
+  return '. '.join(said)
 
 
 def _are_objects(lines: Sequence[Line]) -> bool:

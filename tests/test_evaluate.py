@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 import types
 
 import jax
@@ -201,14 +202,29 @@ def test_what_a_folder_lacks_is_said(tmp_path, capsys):
   assert config.evaluation.best_metric == 'mean_iu'
 
 
-@pytest.mark.parametrize('is_own', [False, True])
-def test_images_of_the_run_itself_are_said(tmp_path, capsys, is_own):
-  write_pairs(tmp_path, [CELLS > 0, CELLS > 0])
+def test_images_that_the_run_was_trained_on_are_named(tmp_path, capsys):
+  images = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8)
+  for folder, numbers in (('own', range(4)), ('other', (4, 1))):
+    for i in numbers:
+      write_picture(tmp_path / folder / 'images' / f'{i}.png', images[i])
+      write_picture(tmp_path / folder / 'masks' / f'{i}.png', CELLS > 0)
+  (tmp_path / 'own/train').write_text('0\n1\n2\n')
+  (tmp_path / 'own/held').write_text('3\n')
   config = unet_folder_config(NAMES)
-  config.data.dir = str(tmp_path if is_own else tmp_path / 'other')
-  evaluate._open_folder(network(config), tmp_path, None, '')
-  said = 'the run was trained on images of this folder'
-  assert (said in capsys.readouterr().out) == is_own
+  config.data.update(
+    dir=str(tmp_path / 'own'),
+    labels='masks',
+    train_list='train',
+    heldout_list='held',
+  )
+  said = ' of the images are files that the run was trained on: '
+  evaluate._open_folder(network(config), tmp_path / 'other', None, '')
+  assert f'1{said}1; scores of images' in capsys.readouterr().out
+  evaluate._open_folder(network(config), tmp_path / 'own', None, '')
+  assert f'3{said}0, 1, 2; scores' in capsys.readouterr().out
+  shutil.rmtree(tmp_path / 'own')
+  evaluate._open_folder(network(config), tmp_path / 'other', None, '')
+  assert said not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from segjax import networks, steps
+from segjax.data.examples import Dataset
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.models.fcn import FCN8s, FCN16s, FCN32s, FCNAlexNet
+from segjax.models.unet import UNet
 from segjax.recipes import VOC_DATA, fcn_config, start_from_coarser
+from segjax.settings.sections import PreprocessingSettings
 from segjax.weights import files
 
 CLASSES = fcn_nets.CLASSES
@@ -163,3 +166,27 @@ def test_a_file_says_what_its_shapes_do_not(tmp_path):
       networks.starting_params(model, 'standardised', path, (), ())
     _, origin = networks.starting_params(model, '0..255', path, (), ())
     assert origin.startswith(f'{path} (model fcn8s, pixels 0..255, padding ')
+
+
+@pytest.mark.parametrize('split', ['train', 'heldout'])
+def test_all_images_of_floats_are_in_the_unit_range(split):
+  model = UNet(depth=1, base_width=2)
+  label = np.zeros((8, 8), np.int32)
+  examples = [
+    {
+      'image': np.full((8, 8, 1), value, np.float32),
+      'label': label,
+      'name': 'a',
+    }
+    for value in (0, 1)
+  ]
+  strange = [*examples, examples[0] | {'image': -examples[1]['image']}]
+  splits = dict(train=examples, heldout=examples)
+  pixels = PreprocessingSettings(0.5, 0.2, ())
+  networks.check_fits(model, Dataset(('a', 'b'), digest='', **splits), pixels)
+  splits[split] = [*strange[:2], strange[2] | {'name': 'third'}]
+  dataset = Dataset(('a', 'b'), digest='', **splits)
+  with pytest.raises(InputError, match='third: values from -1.0 to -1.0'):
+    networks.check_fits(model, dataset, pixels)
+  measured = PreprocessingSettings(0.5, 0.2, (), measured=('limits',))
+  networks.check_fits(model, dataset, measured)

@@ -2,6 +2,7 @@
 """Cards that are written for a folder of images and labels."""
 
 import runpy
+import shutil
 
 import numpy as np
 import pytest
@@ -148,6 +149,22 @@ def test_copies_of_held_out_images_are_named(tmp_path):
   report = report_of(tmp_path, **lists)
   assert '1 of the images held out are also trained on' in report
   assert ': 3 is 1; delete the copies' in report
+  assert 'another label' not in report
+
+
+def test_copies_with_contradicting_labels_are_named(tmp_path):
+  write_set(tmp_path, 5 * [classes(0, 1)])
+  (tmp_path / 'train').write_text('0\n1\n2\n')
+  (tmp_path / 'held').write_text('3\n')
+  lists = dict(train_list='train', heldout_list='held')
+  shutil.copy(tmp_path / 'images/0.png', tmp_path / 'images/2.png')
+  assert 'copies' not in report_of(tmp_path, **lists)  # With the same label.
+  write_picture(tmp_path / 'labels/2.png', classes(0, 1)[::-1])
+  report = report_of(tmp_path, **lists)
+  assert (
+    '1 of the images trained on are copies of others with another' in report
+  )
+  assert ': 2 is 0; keep one of each' in report
 
 
 def test_images_without_structure_are_no_copies(tmp_path):

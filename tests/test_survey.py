@@ -174,6 +174,7 @@ def test_numbered_objects_are_told_from_classes(tmp_path, numbered):
     ('labels/b.png', np.zeros((8, 9, 3)), r'labels of 3 channel\(s\), such as'),
     ('images/a_0001.png', np.zeros((8, 9)), '1 of the names in images'),
     ('labels/b.png', None, '1 of the names in images and labels are not in bo'),
+    ('images/B.png', 'images/b.png', 'images/B.png and .*/labels/b.png differ'),
   ],
 )
 def test_what_cannot_be_trained_on_is_refused(tmp_path, path, array, message):
@@ -181,6 +182,8 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path, path, array, message):
   write(tmp_path, 'images/c.png', ['labels/c.png'], 'c', 'd')
   if array is None:
     (tmp_path / path).unlink()
+  elif isinstance(array, str):
+    (tmp_path / array).rename(tmp_path / path)
   else:
     write_picture(tmp_path / path, array)
   with pytest.raises(InputError, match=message):

@@ -368,7 +368,7 @@ def test_other_data_behind_the_same_config_are_refused(unbroken, tmp_path):
   settings['data_sha256'] = 64 * '0'
   file.write_text(json.dumps(settings))
   for process, message in (
-    (run('main', *COMMAND, f'--workdir={file.parent}'), 'data_sha256='),
+    (run('main', *COMMAND, f'--workdir={file.parent}'), 'are not those that'),
     (run('evaluate', f'--workdir={file.parent}'), 'the data are not those'),
   ):
     assert process.returncode == 2

@@ -105,13 +105,24 @@ def test_another_config_is_refused_and_nothing_written(tmp_path):
 
 
 def test_mended_data_may_go_on_elsewhere(tmp_path):
-  workdir.claim_workdir(tmp_path, make_config())
   config = make_config()
-  config.data_sha256 = '0'
-  with pytest.raises(InputError) as error:
-    workdir.claim_workdir(tmp_path, config)
-  assert 'if you mended them, go on in another --workdir' in str(error.value)
-  assert f'--config.init.path={tmp_path} ' in str(error.value)
+  config.data_sha256 = 'names+contents'
+  workdir.claim_workdir(tmp_path, config)
+
+  def message():
+    with pytest.raises(InputError) as error:
+      workdir.claim_workdir(tmp_path, config)
+    return str(error.value)
+
+  config.data_sha256 = 'names+others'
+  assert 'a file of the same size has other contents' in message()
+  config.data_sha256 = 'others+contents'
+  assert 'files were added, removed or changed in size' in message()
+  assert 'If you mended them, go on in another --workdir' in message()
+  assert f'--config.init.path={tmp_path} ' in message()
+  config.num_train_steps += 1  # What else differs explains other data.
+  assert 'this run has num_train_steps=' in message()
+  assert 'data_sha256' not in message()
 
 
 def test_listed_settings_may_change(tmp_path):

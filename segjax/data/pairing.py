@@ -73,6 +73,14 @@ def find_pairs(
     if key in keyed_labels
   ]
   if not pairs or (alone and need_all):
+    folded = {key.casefold(): key for key in keyed_labels}
+    for key in alone:
+      other = folded.get(key.casefold(), key)
+      if key in keyed_images and other != key:
+        raise InputError(
+          f'{keyed_images[key][0]} and {keyed_labels[other][0]} differ in '
+          'capital letters; expected equal names, rename one of them'
+        )
     raise InputError(
       f'{root}: {len(alone)} of the names in {images} and {labels} are not in '
       f'both: {list_some(alone, 5)}; each image needs a label of its name. '

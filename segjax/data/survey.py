@@ -2,7 +2,7 @@
 """A survey of a folder of images and labels: what all of them hold.
 
 `find_layout` finds images and labels by their usual names. `survey` reads every
-pair once and keeps counts, and of each image its name and checksum, no pixels.
+pair once and keeps counts, and of each image its name and checksums, no pixels.
 """
 
 import collections
@@ -59,8 +59,8 @@ class Survey(NamedTuple):
 
   Attributes:
     pages: pages of all files, in natural order.
-    digests: checksum of the pixels of the image of each page; '' if all of its
-      pixels are equal.
+    digests: checksums of the pixels of the image and of the label of each page;
+      that of an image is '' if all of its pixels are equal.
     sizes: (height, width) -> number of images.
     kind: dtype and number of channels of the images.
     range: smallest and largest value of the images.
@@ -79,7 +79,7 @@ class Survey(NamedTuple):
   """
 
   pages: tuple[Page, ...]
-  digests: tuple[str, ...]
+  digests: tuple[tuple[str, str], ...]
   sizes: Mapping[tuple[int, int], int]
   kind: tuple[np.dtype, int]
   range: tuple[float, float]
@@ -270,7 +270,7 @@ def survey(layout: Layout, need_all: bool) -> Survey:
     len(pages), 0, desc='reading', unit='image', disable=None
   ) as bar:
     for page, found in map_in_threads(look, range(len(pages))):
-      digests.append(found.digest)
+      digests.append(found.digests)
       sizes[found.size] += 1
       kinds.setdefault(found.kind, []).append(page.files[0])
       label_kinds.setdefault(found.label_channels, []).append(page.files[1])
@@ -323,7 +323,7 @@ class _Found(NamedTuple):
   """The counts of a pair; see `Survey`."""
 
   colours: Mapping | None
-  digest: str
+  digests: tuple[str, str]
   size: tuple[int, int]
   kind: tuple[np.dtype, int]
   range: tuple[float, float]
@@ -367,12 +367,14 @@ def _look(page: Page, counts_components: bool) -> _Found:
       'the labels resized, or saved as JPEG? Both mix colours.'
     )
   values = [*map(value_of, values.tolist())]
+  low, high = float(image.min()), float(image.max())
   found = _Found(
     colours=read_colours(label_files[0], page.number),
-    digest=_digest(image),
+    # Plain images are equal without being copies.
+    digests=('' if low == high else _digest(image), _digest(label)),
     size=image.shape[:2],
     kind=(image.dtype, image.shape[-1]),
-    range=(float(image.min()), float(image.max())),
+    range=(low, high),
     label_channels=channels,
     values=dict(zip(values, counts.tolist(), strict=True)),
     # Rims are a third value, between those of two classes.
@@ -388,10 +390,8 @@ def _look(page: Page, counts_components: bool) -> _Found:
   return found._replace(single=single, components=components)
 
 
-def _digest(image: np.ndarray) -> str:
-  if image.min() == image.max():  # Such images are equal without being copies.
-    return ''
-  return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
+def _digest(array: np.ndarray) -> str:
+  return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _colour(code):

@@ -225,17 +225,28 @@ def _check_same(
   ]
   if not names:
     return
-  advice = 'use another --workdir, or the settings it was made with'
-  if 'data_sha256' in names:
-    advice += (
-      '. data_sha256 is the checksum of the images and labels: if you mended '
-      f'them, go on in another --workdir, with --config.init.path={workdir} '
-      'and --config.init.initial="()" to start from the parameters of this run'
+  if names == ['data_sha256']:
+    how = _how_data_differ(*(str(s.get('data_sha256')) for s in (old, new)))
+    raise InputError(
+      f'the images and labels are not those that {workdir} was made with: '
+      f'{how}. If you mended them, go on in another --workdir, with '
+      f'--config.init.path={workdir} and --config.init.initial="()" to start '
+      'from the parameters of this run'
     )
+  names = [name for name in names if name != 'data_sha256']  # They explain it.
   raise InputError(
     f'workdir {workdir} was made with {_list(names, old)}; this run has '
-    f'{_list(names, new)}; {advice}'
+    f'{_list(names, new)}; use another --workdir, or the settings it was made '
+    'with'
   )
+
+
+def _how_data_differ(old: str, new: str) -> str:
+  """Returns what two checksums of `digest_of_files` say, in words."""
+  names = [digest.partition('+')[0] for digest in (old, new)]
+  if names[0] == names[1]:
+    return 'a file of the same size has other contents'
+  return 'files were added, removed or changed in size, or the split is another'
 
 
 def _equal(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
