@@ -265,11 +265,12 @@ def _read_values(found, label_kind):
     return f'{value}: {found.values.get(value, 0) / total:.2%} of the pixels'
 
   lines, ignored = [], ()
+  most = _IGNORED if label_kind == 'classes' else _MOST_CLASSES
   if len(values) == 2:
     classes = values
     if values != [0, 1]:
       lines.append(Line('data.label_values', tuple(values), share(values[1])))
-  elif classes == [*range(min(len(classes), _MOST_CLASSES))]:
+  elif classes == [*range(min(len(classes), most))]:
     ignored = (_IGNORED,) if _IGNORED in values else ()
   elif len(values) <= _MOST_VALUES:
     # Indices may leave out some classes; (0, 128, 255) are no indices.

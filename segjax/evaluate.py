@@ -99,7 +99,8 @@ def _open_folder(network, images, labels, match):
   """Returns the pairs of a folder as held-out examples, and checks them.
 
   The values of labels mean what they meant in the run, if it was trained on a
-  folder; otherwise they are class indices. All labels are read once.
+  folder or on arrays; otherwise they are class indices. All labels are read
+  once.
   """
   model, _, config = network
   if len(model.head_sizes) > 1:
@@ -113,7 +114,7 @@ def _open_folder(network, images, labels, match):
     coding = {'colours': (), 'ignore_value': (IGNORE_LABEL,)}
     own_match = ''
     data = config.data.to_dict()
-    if config.data.name == 'folder':
+    if config.data.name in ('folder', 'arrays'):
       coding |= {name: data[name] for name in _CODING if name in data}
       own_match = data.get('match', '')
     root, found_images, found_labels, found_match = find_layout(

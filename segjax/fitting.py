@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from segjax import networks, recipes
-from segjax.data.examples import (
-  IGNORE_LABEL,
-  Dataset,
-  check_label,
-  digest_of_arrays,
-  list_some,
+from segjax.data import arrays
+from segjax.data.folder import KINDS
+from segjax.data.survey import find_layout, survey_arrays
+from segjax.decisions import (
+  apply,
+  decide,
+  local_weights,
+  read_labels,
+  weigh_classes,
 )
-from segjax.data.survey import find_layout
-from segjax.decisions import decide, local_weights
 from segjax.errors import InputError
 from segjax.networks import Network
 from segjax.plan import plan
@@ -27,7 +28,11 @@ from segjax.train import train_and_evaluate
 
 Images = str | os.PathLike | Sequence[np.ndarray] | np.ndarray
 
-_MOST_CLASSES = 60  # More values look like numbers of objects.
+# Settings of a folder that arrays have, too.
+_OF_LABELS = (
+  *('class_names', 'label_kind', 'label_values', 'ignore_value'),
+  *('w0', 'sigma_px', 'balance'),
+)
 
 
 def fit(
@@ -40,6 +45,7 @@ def fit(
   num_train_steps: int | None = None,
   minutes: float = 30.0,
   class_names: Sequence[str] = (),
+  label_kind: str = '',
   heldout_fraction: float = 0.2,
   base_width: int | None = None,
   seed: int = 0,
@@ -52,15 +58,18 @@ def fit(
   Args:
     images: arrays [H, W] or [H, W, C] of any sizes, uint8, uint16 or float; or
       a folder or pattern, as for `segjax.plan`.
-    labels: arrays of integers [H, W], classes 0..K-1, and 255 for ignored
-      pixels; or a folder or pattern.
+    labels: arrays of integers [H, W], which are read as files are: classes, 255
+      for ignored pixels if other values are indices, or numbered objects; or a
+      folder or pattern.
     network: 'unet' or 'fcn8s'.
     init: weights that fcn8s starts from; see `plan`.
     pixels: scale of the pixels of `init`, if the file does not say it.
     num_train_steps: number of steps; None for as many as `minutes` allow.
     minutes: minutes that training may take here, approximately.
-    class_names: names of classes 0..K-1; () gives at most 60 classes the names
-      'class 0', 'class 1', ...
+    class_names: names of the classes, in the order of their values; () names
+      them 'class 0', 'class 1', ...
+    label_kind: 'classes', or 'instances' if labels number objects; '' infers it
+      from the labels.
     heldout_fraction: share of the images that are held out for the scores.
     base_width: channels at the top of a U-Net; None decides as `plan` does.
     seed: random seed of the split, the initial values and the augmentation.
@@ -85,6 +94,8 @@ def fit(
   """
   if network not in ('unet', 'fcn8s'):
     raise InputError(f"network={network!r} is not one of 'unet', 'fcn8s'")
+  if label_kind not in ('', *KINDS):
+    raise InputError(f'label_kind={label_kind!r} is not one of {KINDS}')
   dataset = None
   if isinstance(images, (str, os.PathLike)):
     if not isinstance(labels, (str, os.PathLike, type(None))):
@@ -95,23 +106,30 @@ def fit(
       init=init,
       pixels=pixels,
       minutes=minutes,
+      label_kind=label_kind,
       heldout_fraction=heldout_fraction,
     ).config
     if class_names:
-      config.data.class_names = tuple(class_names)
+      config.data.class_names = _checked_names(
+        class_names, config.data.class_names
+      )
     config.data.seed = seed
   else:
-    dataset = _dataset_of_arrays(
-      images, labels, class_names, heldout_fraction, seed
-    )
-    names = dataset.class_names
-    first = dataset.train[0]['image']
+    if isinstance(labels, (str, os.PathLike)):
+      raise InputError('labels are a folder; expected a folder of images, too')
+    images, labels = arrays.check_arrays(images, labels)
+    found = survey_arrays(images, labels)
+    names, of_labels = read_labels(found, label_kind)
     if network == 'unet':
-      config = recipes.unet_folder_config(names, first.shape[-1])
+      config = recipes.unet_folder_config(names, found.kind[1])
     else:
       config = recipes.fcn_folder_config(names)
-    config.loss = 'dice_cross_entropy'  # Arrays have no weights.
-    config.data = dict(name='arrays', class_names=names)
+    apply(config, [*of_labels, *weigh_classes(network, found, of_labels)])
+    data = {name: config.data[name] for name in _OF_LABELS}
+    if class_names:
+      data['class_names'] = _checked_names(class_names, names)
+    config.data = dict(name='arrays', **data)
+    dataset = arrays.make_dataset(images, labels, data, heldout_fraction, seed)
     sides = [min(example['image'].shape[:2]) for example in dataset.train]
     decide(
       config,
@@ -137,78 +155,12 @@ def fit(
   return networks.load_run(workdir)
 
 
-def _dataset_of_arrays(
-  images, labels, class_names, heldout_fraction, seed
-) -> Dataset:
-  counts = [0 if group is None else len(group) for group in (images, labels)]
-  if counts[0] != counts[1] or not counts[0]:
+def _checked_names(
+  class_names: Sequence[str], found: Sequence[str]
+) -> tuple[str, ...]:
+  if len(class_names) != len(found):
     raise InputError(
-      f'{counts[0]} images and {counts[1]} labels; expected one for each'
+      f'class_names={(*class_names,)} for labels of {len(found)} classes; '
+      'expected a name for each'
     )
-  num_heldout = round(heldout_fraction * counts[0])
-  if not 0 <= heldout_fraction < 1 or num_heldout == counts[0]:
-    raise InputError(
-      f'heldout_fraction={heldout_fraction} of {counts[0]} images; expected 0 '
-      'or more, and some images left to train on'
-    )
-  labels = [np.asarray(label) for label in labels]
-  for i, label in enumerate(labels):
-    if label.ndim != 2 or label.dtype.kind not in 'iub':
-      raise InputError(
-        f'label {i} is {label.dtype}{list(label.shape)}; expected integers '
-        '[H, W]'
-      )
-  values = np.unique(np.concatenate([np.unique(label) for label in labels]))
-  classes = values[values != IGNORE_LABEL]
-  if {*values.tolist()} == {0, IGNORE_LABEL}:
-    raise InputError(
-      'labels hold 0 and 255, where 255 is ignored; expected classes 0..K-1, '
-      'such as label > 0'
-    )
-  if not class_names and classes.size > _MOST_CLASSES:
-    raise InputError(
-      f'labels hold {classes.size} values from {classes.min()} to '
-      f'{classes.max()}, which look like numbers of objects; give label > 0; '
-      'or a folder, whose objects are found and scored; or class_names'
-    )
-  num_classes = len(class_names) or int(classes.max(initial=0)) + 1
-  if not 2 <= num_classes < IGNORE_LABEL:
-    raise InputError(
-      f'labels hold {list_some(map(str, values))}; expected at least two '
-      'classes, 0..K-1'
-    )
-  examples = []
-  for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-    image = np.asarray(image)
-    if image.dtype == np.float64:
-      image = image.astype(np.float32)
-    image = image[..., None] if image.ndim == 2 else image
-    if image.ndim != 3 or image.shape[:2] != label.shape:
-      raise InputError(
-        f'image {i} is {image.dtype}{list(image.shape)} and its label '
-        f'{list(label.shape)}; expected [H, W] or [H, W, C] and [H, W]'
-      )
-    if image.dtype not in ('uint8', 'uint16', 'float32'):
-      raise InputError(
-        f'image {i} is {image.dtype}; expected uint8, uint16 or float32'
-      )
-    if image.dtype.kind == 'f' and not np.isfinite(image).all():
-      raise InputError(f'image {i} has pixels that are NaN or infinite')
-    first = examples[0]['image'] if examples else image
-    if (image.dtype, image.shape[-1]) != (first.dtype, first.shape[-1]):
-      raise InputError(
-        f'image {i} is {image.dtype} of {image.shape[-1]} channel(s), image 0 '
-        f'{first.dtype} of {first.shape[-1]}; expected one kind'
-      )
-    label = check_label(label, num_classes, f'label {i}')
-    examples.append({'image': image, 'label': label, 'name': str(i)})
-  order = np.random.default_rng(seed).permutation(len(examples))
-  held = {*order[:num_heldout].tolist()}
-  train = [e for i, e in enumerate(examples) if i not in held]
-  return Dataset(
-    class_names=tuple(class_names)
-    or tuple(f'class {k}' for k in range(num_classes)),
-    train=train,
-    heldout=[e for i, e in enumerate(examples) if i in held],
-    digest=digest_of_arrays(examples),
-  )
+  return (*class_names,)

@@ -7,7 +7,9 @@ from trees import write_picture
 
 import segjax
 from segjax import dry_run, fitting
+from segjax.data import create_dataset
 from segjax.errors import InputError
+from segjax.images import files
 
 RNG = np.random.default_rng(0)
 LABELS = np.zeros((5, 40, 50), np.uint8)
@@ -31,6 +33,64 @@ def test_arrays_and_folders_give_networks_that_predict(tmp_path, capsys):
   np.testing.assert_array_equal(
     net.params['head']['kernel'], loaded.params['head']['kernel']
   )
+
+
+def objects():
+  """Numbers of twenty squares a label, two of which touch."""
+  numbers = np.zeros((5, 40, 50), np.uint16)
+  for k in range(20):
+    row, column = 10 * (k // 5), 10 * (k % 5)
+    numbers[:, row : row + 7, column : column + 7] = k + 1
+  numbers[:, :7, 7:10] = 1
+  return numbers
+
+
+@pytest.mark.parametrize(
+  'labels, kind, weighs',
+  [
+    (objects(), 'instances', True),
+    (np.uint8(255 * (objects() > 0)), 'classes', True),
+    (objects() > 0, 'classes', True),
+    (np.where(LABELS[:, ::-1] > 0, 255, 3 * LABELS), 'classes', False),
+  ],
+  ids=['objects', 'masks', 'bool', 'values'],
+)
+def test_arrays_train_as_their_files_do(
+  tmp_path, monkeypatch, labels, kind, weighs
+):
+  runs = []
+  monkeypatch.setattr(
+    fitting, 'train_and_evaluate', lambda *args: runs.append(args)
+  )
+  monkeypatch.setattr(fitting.networks, 'load_run', lambda workdir: None)
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (10**12, 'a test'))
+  for i in range(5):
+    write_picture(tmp_path / 'images' / f'{i}.png', IMAGES[i])
+    (tmp_path / 'labels').mkdir(exist_ok=True)
+    files.write_stack(
+      tmp_path / 'labels' / f'{i}.tif', labels[i][None].astype(np.uint16)
+    )
+  segjax.fit(IMAGES, labels, **SHORT)
+  segjax.fit(tmp_path, **SHORT)
+  (config, _, in_memory), (of_folder, *_) = runs
+  on_disk = create_dataset(of_folder.data)
+  assert in_memory.class_names == on_disk.class_names
+  assert in_memory.stored == on_disk.stored
+  found = {e['name']: e for e in [*in_memory.train, *in_memory.heldout]}
+  for example in [*on_disk.train, *on_disk.heldout]:
+    own = found[example['name']]
+    assert own.keys() == example.keys()
+    assert ('weight' in own) == weighs
+    for name in own.keys() - {'name', 'weight'}:
+      np.testing.assert_array_equal(own[name], example[name])
+    if weighs:  # The splits differ by the names of files, so class weights may.
+      np.testing.assert_allclose(own['weight'], example['weight'], rtol=1e-2)
+  assert config.data.label_kind == kind
+  for settings in (config, of_folder):
+    del settings.data
+  assert config.to_dict() == of_folder.to_dict()
+  with pytest.raises(InputError, match='expected a name for each'):
+    segjax.fit(IMAGES, labels, class_names=('a',), **SHORT)
 
 
 @pytest.mark.parametrize('from_folder', [False, True])
@@ -69,17 +129,17 @@ def test_weights_that_do_not_say_their_pixels(
   [
     (IMAGES, LABELS[:3], '5 images and 3 labels'),
     (IMAGES, None, '5 images and 0 labels'),
-    (IMAGES, 255 * LABELS, 'labels hold 0 and 255'),
     (IMAGES, LABELS / 2, r'label 0 is float64\[40, 50\]; expected integers'),
     (IMAGES[:, :9], LABELS, r'image 0 is uint8\[9, 50, 1\] and its label \[40'),
     (IMAGES.astype(int), LABELS, 'image 0 is int64; expected uint8'),
     ([], [], '0 images and 0 labels'),
     (None, None, '0 images and 0 labels'),
-    (IMAGES, 0 * LABELS, 'labels hold 0; expected at least two'),
+    (IMAGES, 'labels', 'labels are a folder; expected a folder of images'),
+    (IMAGES, 0 * LABELS, 'all labels hold the value 0 alone; expected at le'),
     (
       IMAGES,
       np.arange(LABELS.size).reshape(LABELS.shape) % 90,
-      'labels hold 90 values from 0 to 89, which look like numbers of objects',
+      'labels hold 90 values, from 0 to 89, which are neither classes nor',
     ),
     (IMAGES / np.nan, LABELS, 'image 0 has pixels that are NaN'),
     (

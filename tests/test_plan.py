@@ -107,6 +107,14 @@ def test_labels_mean_what_they_say(tmp_path, name):
       np.testing.assert_array_equal(got == k, label == value)
 
 
+def test_many_classes_are_taken_if_it_is_said(tmp_path):
+  write_set(tmp_path, 5 * [np.arange(2000).reshape(40, 50) // 10 % 150])
+  with pytest.raises(InputError, match='labels hold 150 values, from 0 to 149'):
+    config_of(tmp_path)
+  config, _ = config_of(tmp_path, label_kind='classes')
+  assert config.model.num_classes == 150 and not config.data.label_values
+
+
 def test_colours_are_classes(tmp_path):
   colours = np.uint8([(0, 0, 0), (200, 3, 9), (7, 200, 9)])
   write_set(tmp_path, 5 * [colours[classes(0, 1, 2)]])

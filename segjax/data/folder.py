@@ -149,15 +149,14 @@ def load(
     settings.append(tuple(label_values))
   if label_kind != 'classes':
     settings.append(label_kind)
-  weighting = None
   if w0 or balance:
     settings += [w0, sigma_px, balance]
-    class_weights = np.ones(len(class_names))
-    if balance:
-      class_weights = _balance(train, read_label, len(class_names))
-    weighting = functools.partial(
-      weigh, class_weights=class_weights, w0=w0, sigma=sigma_px
-    )
+
+  def count(item):
+    return border_weights.class_counts(read_label(item)[0], len(class_names))
+
+  counts = map_in_threads(count, train)
+  weighting = make_weighting(counts, len(class_names), w0, sigma_px, balance)
   examples = functools.partial(
     FolderExamples,
     kind=kind,
@@ -295,6 +294,33 @@ def _read_instances(page, coding):
   return (carved > 0).astype(np.int32), instances
 
 
+def make_weighting(
+  counts: Iterable[np.ndarray],
+  num_classes: int,
+  w0: float,
+  sigma_px: float,
+  balance: bool,
+) -> Callable[[np.ndarray], np.ndarray] | None:
+  """Returns label i32[H, W] -> weight f32[H, W]; None if all pixels weigh 1.
+
+  Args:
+    counts: number of pixels of each class, int[K], of each training label; read
+      only for `balance`.
+    num_classes: K.
+    w0, sigma_px, balance: see `load`.
+  """
+  if not (w0 or balance):
+    return None
+  class_weights = np.ones(num_classes)
+  if balance:
+    total = np.sum([*counts], axis=0)
+    if total.any():  # If not, `label_counts.check_labels` refuses the labels.
+      class_weights = border_weights.class_balance(total)
+  return functools.partial(
+    weigh, class_weights=class_weights, w0=w0, sigma=sigma_px
+  )
+
+
 def weigh(
   label: np.ndarray, class_weights: np.ndarray, w0: float, sigma: float
 ) -> np.ndarray:
@@ -318,16 +344,6 @@ def weigh(
     )
     weight = weight + border
   return weight.astype(np.float32)
-
-
-def _balance(items, read_label, num_classes):
-  def count(item):
-    return border_weights.class_counts(read_label(item)[0], num_classes)
-
-  counts = np.sum([*map_in_threads(count, items)], axis=0)
-  if not counts.any():
-    return np.ones(num_classes)  # `label_counts.check_labels` refuses this.
-  return border_weights.class_balance(counts)
 
 
 def _check_labels(pairs: Iterable[Pair], label_kind: str) -> None:

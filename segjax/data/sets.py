@@ -18,12 +18,20 @@ from segjax.data import (
   tfds,
   voc,
 )
-from segjax.data.examples import Dataset
+from segjax.data.examples import IGNORE_LABEL, Dataset
 from segjax.errors import InputError, did_you_mean
 from segjax.settings.fields import check_type
 
 
-def _load_arrays(class_names: Sequence[str]) -> Dataset:
+def _load_arrays(
+  class_names: Sequence[str],
+  label_kind: str = 'classes',
+  label_values: Sequence[int] = (),
+  ignore_value: Sequence[int] = (IGNORE_LABEL,),
+  w0: float = 0.0,
+  sigma_px: float = 5.0,
+  balance: bool = False,
+) -> Dataset:
   raise InputError(
     "data.name='arrays': segjax.fit trained this network on arrays, which are "
     'not on disk; give segjax.evaluate --images=DIR and --labels=DIR'

@@ -8,7 +8,7 @@ pair once and keeps counts, and of each image its name and checksums, no pixels.
 import collections
 import hashlib
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -254,35 +254,71 @@ def survey(layout: Layout, need_all: bool) -> Survey:
         'one of them'
       )
   pages = [page for pair in pairs for page in pages_of(pair)]
-  step = -(-len(pages) // _LOOKED_AT)
+  return _survey(
+    len(pages), lambda index: _read(pages[index]), str(root / labels), pages
+  )
+
+
+def survey_arrays(
+  images: Sequence[np.ndarray], labels: Sequence[np.ndarray]
+) -> Survey:
+  """Returns the counts of pairs of arrays; it has no `pages`.
+
+  Args:
+    images: arrays [H, W, C].
+    labels: integers [H, W].
+
+  Raises:
+    InputError: see `survey`.
+  """
+
+  def read(index):
+    label = labels[index][..., None]
+    names = [f'{what} {index}' for what in ('image', 'label')]
+    return names, images[index], label, None
+
+  return _survey(len(images), read, 'labels', ())
+
+
+def _survey(
+  num_images: int,
+  read: Callable[[int], tuple],
+  where: str,
+  pages: Sequence[Page],
+) -> Survey:
+  """Returns the counts of what `read`, see `_read`, returns for each index."""
+  step = -(-num_images // _LOOKED_AT)
   sizes: collections.Counter = collections.Counter()
   values: collections.Counter = collections.Counter()
   kinds: dict = {}
   label_kinds: dict = {}
   digests, ranges, single, components = [], [], [], []
   solid = set()
-  num_mixed, colours = 0, LabelColours()
+  num_mixed, num_masks, colours = 0, 1, LabelColours()
 
   def look(index):
-    return pages[index], _look(pages[index], index % step == 0)
+    names, image, label, of_indices = read(index)
+    found = _look(image, label, names[1], index % step == 0)
+    return names, of_indices, found
 
   with progress_bar(
-    len(pages), 0, desc='reading', unit='image', disable=None
+    num_images, 0, desc='reading', unit='image', disable=None
   ) as bar:
-    for page, found in map_in_threads(look, range(len(pages))):
+    for names, of_indices, found in map_in_threads(look, range(num_images)):
       digests.append(found.digests)
       sizes[found.size] += 1
-      kinds.setdefault(found.kind, []).append(page.files[0])
-      label_kinds.setdefault(found.label_channels, []).append(page.files[1])
+      kinds.setdefault(found.kind, []).append(names[0])
+      label_kinds.setdefault(found.label_channels, []).append(names[1])
       ranges.append(found.range)
       values.update(found.values)
       num_mixed += len({0, *found.values}) > 2
+      num_masks = max(num_masks, len(names) - 1)
       solid |= found.solid
-      if len(page.files) == 2:  # Others are masks of objects.
-        colours.add(page.files[1], found.colours)
+      if len(names) == 2:  # Others are masks of objects.
+        colours.add(names[1], of_indices)
       if len(values) > _MOST_VALUES:
         raise InputError(
-          f'{root / labels}: labels of more than {_MOST_VALUES} values; '
+          f'{where}: labels of more than {_MOST_VALUES} values; '
           'expected classes or numbered objects'
         )
       if found.single is not None:
@@ -292,8 +328,8 @@ def survey(layout: Layout, need_all: bool) -> Survey:
   for what, found in (('images', kinds), ('labels', label_kinds)):
     if len(found) > 1:
       said = '; '.join(
-        f'{len(files)} {what} of {_say_kind(kind)}, such as {files[0]}'
-        for kind, files in sorted(found.items(), key=lambda k: -len(k[1]))
+        f'{len(names)} {what} of {_say_kind(kind)}, such as {names[0]}'
+        for kind, names in sorted(found.items(), key=lambda k: -len(k[1]))
       )
       raise InputError(f'{said}; expected one kind, convert the others')
   return Survey(
@@ -304,7 +340,7 @@ def survey(layout: Layout, need_all: bool) -> Survey:
     range=(min(r[0] for r in ranges), max(r[1] for r in ranges)),
     label_channels=next(iter(label_kinds)),
     values=values,
-    num_masks=max(len(page.files) - 1 for page in pages),
+    num_masks=num_masks,
     single=float(np.nanmean(single)) if not np.isnan(single).all() else 0.0,
     components=float(np.median(components)),
     thin=tuple(sorted(values.keys() - solid)),
@@ -322,7 +358,6 @@ def _say_kind(kind):
 class _Found(NamedTuple):
   """The counts of a pair; see `Survey`."""
 
-  colours: Mapping | None
   digests: tuple[str, str]
   size: tuple[int, int]
   kind: tuple[np.dtype, int]
@@ -335,13 +370,14 @@ class _Found(NamedTuple):
   components: float | None = None
 
 
-def _look(page: Page, counts_components: bool) -> _Found:
+def _read(page: Page) -> tuple:
+  """Returns files, image, label and the colours of the label's indices."""
   image_file, *label_files = page.files
   image = read_image_page(image_file, page.number)
   labels = [read_label_page(file, page.number) for file in label_files]
   for file, label in zip(label_files, labels, strict=True):
     check_equal_size(label, file, image, image_file)
-  label, channels = labels[0], labels[0].shape[-1]
+  label = labels[0]
   if len(labels) > 1:  # A mask for each object.
     label = np.zeros_like(label, np.int32)
     for number, mask in enumerate(labels, start=1):
@@ -352,9 +388,20 @@ def _look(page: Page, counts_components: bool) -> _Found:
           'other value, since a mask shows one object'
         )
       label[mask > 0] = number
+  return page.files, image, label, read_colours(label_files[0], page.number)
+
+
+def _look(
+  image: np.ndarray,
+  label: np.ndarray,
+  name: Path | str,
+  counts_components: bool,
+) -> _Found:
+  """Returns the counts of an image and its label [H, W, C] of that name."""
+  channels = label.shape[-1]
   if channels not in (1, 3):
     raise InputError(
-      f'{label_files[0]}: labels of {channels} channels; expected 1, or the '
+      f'{name}: labels of {channels} channels; expected 1, or the '
       'red, green and blue of each class'
     )
   codes, value_of = label[..., 0], int
@@ -363,13 +410,12 @@ def _look(page: Page, counts_components: bool) -> _Found:
   values, counts = np.unique(codes, return_counts=True)
   if channels == 3 and len(values) > _MOST_COLOURS:
     raise InputError(
-      f'{label_files[0]}: {len(values)} colours; expected one a class. Were '
+      f'{name}: {len(values)} colours; expected one a class. Were '
       'the labels resized, or saved as JPEG? Both mix colours.'
     )
   values = [*map(value_of, values.tolist())]
   low, high = float(image.min()), float(image.max())
   found = _Found(
-    colours=read_colours(label_files[0], page.number),
     # Plain images are equal without being copies.
     digests=('' if low == high else _digest(image), _digest(label)),
     size=image.shape[:2],
