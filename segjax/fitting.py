@@ -13,7 +13,7 @@ import numpy as np
 from segjax import networks, recipes
 from segjax.data import arrays
 from segjax.data.folder import KINDS
-from segjax.data.survey import find_layout, survey_arrays
+from segjax.data.survey import find_layout, say_copies, survey_arrays
 from segjax.decisions import (
   apply,
   decide,
@@ -21,6 +21,7 @@ from segjax.decisions import (
   read_labels,
   weigh_classes,
 )
+from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.networks import Network
 from segjax.plan import plan
@@ -100,7 +101,7 @@ def fit(
   if isinstance(images, (str, os.PathLike)):
     if not isinstance(labels, (str, os.PathLike, type(None))):
       raise InputError('images are a folder; expected a folder of labels, too')
-    config = plan(
+    config, _, _, copies = plan(
       find_layout(images, labels),
       network,
       init=init,
@@ -108,7 +109,7 @@ def fit(
       minutes=minutes,
       label_kind=label_kind,
       heldout_fraction=heldout_fraction,
-    ).config
+    )
     if class_names:
       config.data.class_names = _checked_names(
         class_names, config.data.class_names
@@ -130,6 +131,11 @@ def fit(
       data['class_names'] = _checked_names(class_names, names)
     config.data = dict(name='arrays', **data)
     dataset = arrays.make_dataset(images, labels, data, heldout_fraction, seed)
+    copies = say_copies(
+      {str(i): digests for i, digests in enumerate(found.digests)},
+      [example['name'] for example in dataset.train],
+      [example['name'] for example in dataset.heldout],
+    )
     sides = [min(example['image'].shape[:2]) for example in dataset.train]
     decide(
       config,
@@ -139,6 +145,8 @@ def fit(
       pixels,
       minutes,
     )
+  if copies:
+    processes.say(f'copies: {copies}')
   config.seed = seed
   if base_width is not None:
     config.model.base_width = base_width

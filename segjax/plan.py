@@ -24,12 +24,12 @@ from ml_collections import ConfigDict
 from segjax import recipes
 from segjax.atomic import check_absent, remove_leftovers, replacing
 from segjax.data import Dataset, create_dataset
-from segjax.data.examples import list_some
 from segjax.data.folder import FolderExamples
 from segjax.data.survey import (
   Layout,
   Survey,
   find_layout,
+  say_copies,
   say_sizes,
   say_values,
   survey,
@@ -54,11 +54,13 @@ class Plan(NamedTuple):
     config: config of the run.
     card: text of a Python file whose `get_config` returns the config.
     report: table of what the folder holds and of the settings.
+    copies: which copies of images do harm, in words, or ''; see `say_copies`.
   """
 
   config: ConfigDict
   card: str
   report: str
+  copies: str
 
 
 def plan(
@@ -94,11 +96,6 @@ def plan(
   found = survey(layout, need_all=not train_list)
   num_images, (low, high) = len(found.pages), found.range
   dtype, channels = found.kind
-  if low == high:
-    raise InputError(
-      f'all pixels of the {counted(num_images, "image")} are {low:g}; expected '
-      'images that show something'
-    )
   names, of_labels = read_labels(found, label_kind)
   why = (
     f'{counted(num_images, "image")}, {say_sizes(found.sizes)}, {dtype} from '
@@ -130,11 +127,25 @@ def plan(
     config, int(np.median(sides)), dataset.train, init, pixels, minutes
   )
   card = _card(network, layout, found, names, lines)
-  return Plan(config, card, _report(found, names, lines, dataset))
+  digests = {
+    page.name: digests
+    for page, digests in zip(found.pages, found.digests, strict=True)
+  }
+  train, heldout = (
+    [item.name for item in cast(FolderExamples, split).items]
+    for split in (dataset.train, dataset.heldout)
+  )
+  copies = say_copies(digests, train, heldout)
+  report = _report(found, names, lines, dataset, copies)
+  return Plan(config, card, report, copies)
 
 
 def _report(
-  found: Survey, names: Sequence[str], lines: Sequence[Line], dataset: Dataset
+  found: Survey,
+  names: Sequence[str],
+  lines: Sequence[Line],
+  dataset: Dataset,
+  copies: str,
 ) -> str:
   """Returns a table of what a folder holds, and of the settings for it."""
   dtype, channels = found.kind
@@ -142,7 +153,6 @@ def _report(
   split = f'{len(dataset.train)} trained on, {len(dataset.heldout)} held out'
   if rest := len(found.pages) - len(dataset.train) - len(dataset.heldout):
     split += f', {rest} in neither list'
-  copies = _say_copies(found, dataset)
   if _are_objects(lines):
     labels = 'numbered objects'
     if found.num_masks > 1:
@@ -167,41 +177,6 @@ def _report(
       value = value if len(value) < 40 else f'{value[:36]} ...'
       rows.append((line.name, f'{value}: {line.reason}'))
   return table(rows)
-
-
-def _say_copies(found: Survey, dataset: Dataset) -> str:
-  """Returns which copies of trained images do harm, in words.
-
-  These are images held out, and images trained on with two labels.
-  """
-  digests_of = dict(zip(found.pages, found.digests, strict=True))
-  splits = dataset.train, dataset.heldout
-  train, heldout = (cast(FolderExamples, split).items for split in splits)
-  trained: dict = {}
-  contradictions = []
-  for item in train:
-    image, label = digests_of[item]
-    if image:
-      first = trained.setdefault(image, item)
-      if digests_of[first][1] != label:
-        contradictions.append(f'{item.name} is {first.name}')
-  seen = [
-    f'{item.name} is {trained[digests_of[item][0]].name}'
-    for item in heldout
-    if digests_of[item][0] in trained
-  ]
-  said = []
-  if seen:
-    said.append(
-      f'{len(seen)} of the images held out are also trained on, so scores are '
-      f'too high: {list_some(seen)}; delete the copies'
-    )
-  if contradictions:
-    said.append(
-      f'{len(contradictions)} of the images trained on are copies of others '
-      f'with another label: {list_some(contradictions)}; keep one of each'
-    )
-  return '. '.join(said)
 
 
 def _are_objects(lines: Sequence[Line]) -> bool:

@@ -56,7 +56,7 @@ def objects():
   ids=['objects', 'masks', 'bool', 'values'],
 )
 def test_arrays_train_as_their_files_do(
-  tmp_path, monkeypatch, labels, kind, weighs
+  tmp_path, monkeypatch, capsys, labels, kind, weighs
 ):
   runs = []
   monkeypatch.setattr(
@@ -89,6 +89,17 @@ def test_arrays_train_as_their_files_do(
   for settings in (config, of_folder):
     del settings.data
   assert config.to_dict() == of_folder.to_dict()
+  assert 'copies' not in capsys.readouterr().out
+  write_picture(tmp_path / 'images' / '1.png', IMAGES[0])
+  same = [IMAGES[0], IMAGES[0], *IMAGES[2:]]
+  other = [labels[0], np.flip(labels[1]), *labels[2:]]
+  files.write_stack(
+    tmp_path / 'labels' / '1.tif', other[1][None].astype(np.uint16)
+  )
+  for data in ((same, other), (tmp_path,)):
+    segjax.fit(*data, **SHORT, heldout_fraction=0)
+    said = 'copies: 1 of the images trained on are copies of others with an'
+    assert said in capsys.readouterr().out
   with pytest.raises(InputError, match='expected a name for each'):
     segjax.fit(IMAGES, labels, class_names=('a',), **SHORT)
 
@@ -134,6 +145,7 @@ def test_weights_that_do_not_say_their_pixels(
     (IMAGES.astype(int), LABELS, 'image 0 is int64; expected uint8'),
     ([], [], '0 images and 0 labels'),
     (None, None, '0 images and 0 labels'),
+    (0 * IMAGES, LABELS, 'all pixels of the 5 images are 0; expected images'),
     (IMAGES, 'labels', 'labels are a folder; expected a folder of images'),
     (IMAGES, 0 * LABELS, 'all labels hold the value 0 alone; expected at le'),
     (

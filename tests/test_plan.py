@@ -44,7 +44,7 @@ def write_set(root, labels, image=IMAGE, suffix='.png'):
 def config_of(root, **options):
   """Returns the config of the card for a folder, and the card."""
   options = {'network': 'unet', **options}
-  config, text, _ = plan(find_layout(root, None), **options)
+  config, text, *_ = plan(find_layout(root, None), **options)
   card = root / 'card.py'
   card.write_text(text)
   assert max(map(len, text.splitlines())) <= 120

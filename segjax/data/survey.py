@@ -19,7 +19,7 @@ from segjax.data.examples import check_equal_size, list_some, map_in_threads
 from segjax.data.folder import Page, pages_of
 from segjax.data.label_colours import LabelColours
 from segjax.data.pairing import find_pairs, images_in, is_pattern, list_files
-from segjax.errors import InputError
+from segjax.errors import InputError, counted
 from segjax.images.files import read_colours, read_image_page, read_label_page
 from segjax.runs.writers import progress_bar
 
@@ -235,8 +235,9 @@ def survey(layout: Layout, need_all: bool) -> Survey:
     need_all: see `find_pairs`.
 
   Raises:
-    InputError: a file cannot be read, images are of several kinds, a label and
-      its image differ in size, or labels are neither classes nor objects.
+    InputError: a file cannot be read, images are of several kinds or all of
+      one value, a label and its image differ in size, or labels are neither
+      classes nor objects.
   """
   root, images, labels, match = layout
   pairs = find_pairs(root, images, labels, match, need_all)
@@ -332,12 +333,18 @@ def _survey(
         for kind, names in sorted(found.items(), key=lambda k: -len(k[1]))
       )
       raise InputError(f'{said}; expected one kind, convert the others')
+  low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+  if low == high:
+    raise InputError(
+      f'all pixels of the {counted(num_images, "image")} are {low:g}; expected '
+      'images that show something'
+    )
   return Survey(
     pages=tuple(pages),
     digests=tuple(digests),
     sizes=sizes,
     kind=next(iter(kinds)),
-    range=(min(r[0] for r in ranges), max(r[1] for r in ranges)),
+    range=(low, high),
     label_channels=next(iter(label_kinds)),
     values=values,
     num_masks=num_masks,
@@ -472,6 +479,48 @@ def _components(label: np.ndarray) -> tuple[float, float]:
   if is_one or ndimage.label(pieces)[1] > 2 * components:
     components = 1
   return float(np.mean(single)) if single else np.nan, float(components)
+
+
+def say_copies(
+  digests: Mapping[str, tuple[str, str]],
+  train: Sequence[str],
+  heldout: Sequence[str],
+) -> str:
+  """Returns which copies of images do harm, in words; '' if there are none.
+
+  These are images held out that are trained on, too, and images trained on with
+  two labels.
+
+  Args:
+    digests: name -> checksums of image and label, see `Survey`.
+    train: names of the images to train on.
+    heldout: names of the images held out.
+  """
+  trained: dict[str, str] = {}
+  contradictions = []
+  for name in train:
+    image, label = digests[name]
+    if image:
+      first = trained.setdefault(image, name)
+      if digests[first][1] != label:
+        contradictions.append(f'{name} is {first}')
+  seen = [
+    f'{name} is {trained[digests[name][0]]}'
+    for name in heldout
+    if digests[name][0] in trained
+  ]
+  said = []
+  if seen:
+    said.append(
+      f'{len(seen)} of the images held out are also trained on, so scores are '
+      f'too high: {list_some(seen)}; delete the copies'
+    )
+  if contradictions:
+    said.append(
+      f'{len(contradictions)} of the images trained on are copies of others '
+      f'with another label: {list_some(contradictions)}; keep one of each'
+    )
+  return '. '.join(said)
 
 
 def say_sizes(sizes: Mapping[tuple[int, int], int]) -> str:
