@@ -140,15 +140,14 @@ def class_balance(counts: np.ndarray) -> np.ndarray:
   return np.where(present, balanced, 1.0).astype(np.float32)
 
 
-def find_instances(label: np.ndarray, *, cell_class: int = 1) -> np.ndarray:
-  """Returns the 4-connected components of one class as instances.
+def find_instances(label: np.ndarray) -> np.ndarray:
+  """Returns the 4-connected components of class 1 as instances.
 
   An 8-connected membrane one pixel wide separates two 4-connected cells, as in
   the ISBI 2012 evaluation.
 
   Args:
     label: int[H,W].
-    cell_class: class whose components are the instances.
 
   Returns:
     int32[H,W]: 1..N in the class, 0 elsewhere.
@@ -161,7 +160,7 @@ def find_instances(label: np.ndarray, *, cell_class: int = 1) -> np.ndarray:
     raise InputError(
       f'label is {label.dtype}{list(label.shape)}; it must be int[H,W]'
     )
-  numbered, _ = ndimage.label(label == cell_class)
+  numbered, _ = ndimage.label(label == 1)
   return numbered.astype(np.int32, copy=False)
 
 

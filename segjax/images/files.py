@@ -25,7 +25,6 @@ from segjax.errors import InputError, shortened
 from segjax.images import npy, ome_zarr, png_jpeg, tiff, zarr
 from segjax.images.calibration import Calibration
 from segjax.images.labels import label_of
-from segjax.images.palettes import complete_palette
 from segjax.images.pixels import check_finite, image_of
 from segjax.images.windows import (
   DTYPES,
@@ -296,23 +295,16 @@ def _refusing_damage(source):
     log.removeFilter(mute)
 
 
-def write_stack(
-  path: str | os.PathLike,
-  array: np.ndarray,
-  palette: np.ndarray | None = None,
-) -> None:
+def write_stack(path: str | os.PathLike, array: np.ndarray) -> None:
   """Writes a stack, which `read_stack` returns unchanged as [N,H,W,C].
 
   The file appears under its name whole or not at all, and replaces one that
-  was there. For TIFF, see `tiff.create`. `read_labels` returns the values of a
-  .png with a palette.
+  was there. For TIFF, see `tiff.create`.
 
   Args:
     path: a .tif, .tiff or .npy, or a .png for one uint8 image. Its directory
       exists.
     array: uint8, uint16 or float32 [N,H,W] or [N,H,W,C]; C is 1 or 3 in a .png.
-    palette: uint8[K,3], K <= 256, the colours in which a .png of one channel
-      shows the class indices 0..K-1; further indices get VOC's colours.
 
   Raises:
     InputError: the ending, the shape or the dtype is not supported, and nothing
@@ -330,17 +322,13 @@ def write_stack(
     )
   if ending == '.png':
     check_picture(path, array.shape, array.dtype)
-  if palette is not None:
-    if ending != '.png' or array.shape[3:] == (3,):
-      raise InputError(f'{given} with a palette; only a .png of 1 channel can')
-    palette = complete_palette(palette)
   if ending == '.npy' and array.ndim == 3:
     if array.shape[0] == 3 or array.shape[2] <= NARROWEST_PX:
       array = array[..., None]  # Or it could be one image of several channels.
   with refusing_write_errors(path), replacing(path) as temporary:
     if ending == '.png':
       with open(temporary, 'xb') as file:
-        png_jpeg.encode(file, array[0], palette)
+        png_jpeg.encode(file, array[0])
       return
     whole = slice(0, array.shape[1]), slice(0, array.shape[2])
     with open_canvas(temporary, array.shape, np.dtype(dtype)) as canvas:
