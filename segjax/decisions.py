@@ -24,8 +24,8 @@ from segjax.errors import InputError, counted
 from segjax.models import create_model
 from segjax.weights import files, published
 
-# FLOPs a second of a core: configs/unet_isbi.py:cpu takes 4.85e10 a step, as
-# `dry_run` counts, and 2,200 steps in 28 minutes on two cores.
+# FLOPs a second of a core: configs/unet_isbi.py:cpu, when it had no norm, took
+# 4.85e10 a step, as `dry_run` counts, and 28 minutes on two cores for 2,200.
 _RATE_OF_CORE = 3.2e10
 _STEPS_OF_ACCELERATOR = 10_000
 _IGNORED = 255
