@@ -127,6 +127,10 @@ def split(found: Survey, fraction: float, root: Path, group: str) -> Line:
   Raises:
     InputError: all images are in one group.
   """
+  if not 0 <= fraction < 1:
+    raise InputError(
+      f'heldout_fraction={fraction}; expected 0 or more, below 1'
+    )
   files = {page.files[0] for page in found.pages}
   units = {find_key(file, root, group) for file in files} if group else files
   if len(found.pages) == 1:
@@ -291,8 +295,8 @@ def _read_values(found, label_kind):
     raise InputError(
       f'labels hold {len(values)} values, from {values[0]} to {values[-1]}, '
       'which are neither classes nor numbers of objects of one piece; masks '
-      'with gray rims need a threshold, and --label_kind=instances says that '
-      'they number objects'
+      'with gray rims need a threshold, --label_kind=instances says that they '
+      'number objects, and --label_kind=classes that 0, 1, ... are classes'
     )
   names = tuple(f'class {k}' for k in range(len(classes)))
   if len(values) == 2:

@@ -137,11 +137,11 @@ def _open_folder(network, images, labels, match):
     )
 
   dataset = processes.together(load)
-  seen = processes.together(lambda: _find_trained(config, dataset.heldout))
+  seen = processes.together(lambda: _find_trained(network, dataset.heldout))
   if seen:
     processes.say(
-      f'{len(seen)} of the images are files that the run was trained on: '
-      f'{list_some(seen)}; scores of images that it has not seen are lower'
+      f'{len(seen)} of the images are copies of files that the run was trained '
+      f'on, so scores are too high: {list_some(seen)}'
     )
   channels = dataset.heldout[0]['image'].shape[-1]
   if channels != model.in_channels:
@@ -168,25 +168,33 @@ def _open_folder(network, images, labels, match):
   return dataset
 
 
-def _find_trained(config, examples):
-  """Returns the names of examples whose image files the run was trained on.
+def _find_trained(network, examples):
+  """Returns the names of examples that the run was trained on.
 
-  Finds none if the run was trained on another kind of data set, or if its
-  folder is no longer there.
+  These are pages of files with the bytes of a training file. Finds none if the
+  run was trained on another kind of data set, or if its folder is no longer
+  there as it was.
   """
-  if config.data.name != 'folder':
+  config, known = network.config, network.data_sha256
+  if config.data.name != 'folder' or known is None:
     return []
-  data = config.data.to_dict() | {'w0': 0.0, 'balance': False}  # Takes long.
   try:
-    trained = cast(folder.FolderExamples, create_dataset(data).train).items
+    dataset = create_dataset(config.data)
   except InputError:
     return []
+  if not is_digest_of(known, dataset.digest):
+    return []
+  trained = cast(folder.FolderExamples, dataset.train).items
   files, own_files = (
     {item.files[0] for item in items} for items in (examples.items, trained)
   )
-  known = {*_digests(own_files, like=files).values()} - {''}
-  found = _digests(files, like=own_files)
-  return [item.name for item in examples.items if found[item.files[0]] in known]
+  own, given = _digests(own_files, files), _digests(files, own_files)
+  pages = {(own[item.files[0]], item.number) for item in trained}
+  return [
+    item.name
+    for item in examples.items
+    if given[item.files[0]] and (given[item.files[0]], item.number) in pages
+  ]
 
 
 def _digests(files: Iterable[Path], like: Iterable[Path]) -> dict[Path, str]:

@@ -59,16 +59,16 @@ def fit(
   Args:
     images: arrays [H, W] or [H, W, C] of any sizes, uint8, uint16 or float; or
       a folder or pattern, as for `segjax.plan`.
-    labels: arrays of integers [H, W], which are read as files are: classes, 255
-      for ignored pixels if other values are indices, or numbered objects; or a
-      folder or pattern.
+    labels: arrays of integers [H, W], which are read as files are: classes,
+      with 255 for ignored pixels if the others are 0, 1, ..., or numbered
+      objects; or a folder or pattern.
     network: 'unet' or 'fcn8s'.
     init: weights that fcn8s starts from; see `plan`.
     pixels: scale of the pixels of `init`, if the file does not say it.
     num_train_steps: number of steps; None for as many as `minutes` allow.
     minutes: minutes that training may take here, approximately.
     class_names: names of the classes, in the order of their values; () names
-      them 'class 0', 'class 1', ...
+      two 'background' and 'object', and more 'class 0', 'class 1', ...
     label_kind: 'classes', or 'instances' if labels number objects; '' infers it
       from the labels.
     heldout_fraction: share of the images that are held out for the scores.
@@ -109,15 +109,15 @@ def fit(
       minutes=minutes,
       label_kind=label_kind,
       heldout_fraction=heldout_fraction,
+      seed=seed,
     )
-    if class_names:
+    if len(class_names):
       config.data.class_names = _checked_names(
         class_names, config.data.class_names
       )
-    config.data.seed = seed
   else:
     if isinstance(labels, (str, os.PathLike)):
-      raise InputError('labels are a folder; expected a folder of images, too')
+      raise InputError('labels are a folder; expected one of images, too')
     images, labels = arrays.check_arrays(images, labels)
     found = survey_arrays(images, labels)
     names, of_labels = read_labels(found, label_kind)
@@ -127,16 +127,18 @@ def fit(
       config = recipes.fcn_folder_config(names)
     apply(config, [*of_labels, *weigh_classes(network, found, of_labels)])
     data = {name: config.data[name] for name in _OF_LABELS}
-    if class_names:
+    data['heldout_fraction'] = heldout_fraction
+    if len(class_names):
       data['class_names'] = _checked_names(class_names, names)
     config.data = dict(name='arrays', **data)
-    dataset = arrays.make_dataset(images, labels, data, heldout_fraction, seed)
+    dataset = arrays.make_dataset(images, labels, data, seed)
     copies = say_copies(
-      {str(i): digests for i, digests in enumerate(found.digests)},
-      [example['name'] for example in dataset.train],
-      [example['name'] for example in dataset.heldout],
+      *(
+        [(e['name'], found.digests[int(e['name'])]) for e in examples]
+        for examples in (dataset.train, dataset.heldout)
+      )
     )
-    sides = [min(example['image'].shape[:2]) for example in dataset.train]
+    sides = [min(image.shape[:2]) for image in images]
     decide(
       config,
       int(np.median(sides)),
@@ -166,9 +168,9 @@ def fit(
 def _checked_names(
   class_names: Sequence[str], found: Sequence[str]
 ) -> tuple[str, ...]:
-  if len(class_names) != len(found):
+  if isinstance(class_names, str) or len(class_names) != len(found):
     raise InputError(
-      f'class_names={(*class_names,)} for labels of {len(found)} classes; '
+      f'class_names={class_names!r} for labels of {len(found)} classes; '
       'expected a name for each'
     )
-  return (*class_names,)
+  return (*map(str, class_names),)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from segjax.contracts import SegmentationModel
 from segjax.data import Dataset
 from segjax.data.examples import file_of, map_in_threads
+from segjax.devices import processes
 from segjax.errors import InputError
 from segjax.models import create_model
 from segjax.prediction import artifact
@@ -287,15 +288,15 @@ def check_fits(
   """Raises InputError unless the model can be trained and scored on the data.
 
   The channels and pixels of the images and the classes of the labels must fit
-  the model. One example is read, and all of them if they are floats without a
-  range; `label_counts.check_labels` reads all labels.
+  the model. One example is read, and all of them if they are floats for which
+  `preprocessing` has no range; `label_counts.check_labels` reads all labels.
   """
   examples = dataset.train if len(dataset.train) else dataset.heldout
   image, where = examples[0]['image'], file_of(examples, 0)
   preprocessing.check_dtype(image.dtype, where)
   if image.dtype.kind == 'f' and not preprocessing.has_own_range:
-    _check_unit_range(dataset.train)
-    _check_unit_range(dataset.heldout)
+    for split in (dataset.train, dataset.heldout):
+      processes.together(lambda split=split: _check_unit_range(split))
   needed = {
     'in_channels': image.shape[-1],
     'num_classes': len(dataset.class_names),
@@ -319,8 +320,9 @@ def _check_unit_range(examples: Sequence[dict]) -> None:
     image = examples[index]['image']
     return image.min(), image.max()
 
-  ends = map_in_threads(ends_of, range(len(examples)))
-  for index, (low, high) in enumerate(ends):
+  own = [i for i in processes.share(len(examples)) if i < len(examples)]
+  ends = map_in_threads(ends_of, own)
+  for index, (low, high) in zip(own, ends, strict=True):
     if not 0 <= low <= high <= 1:
       raise InputError(
         f'{file_of(examples, index)}: values from {low} to {high}; images of '

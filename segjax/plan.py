@@ -75,6 +75,7 @@ def plan(
   train_list: str = '',
   heldout_list: str = '',
   heldout_fraction: float = 0.2,
+  seed: int = 0,
 ) -> Plan:
   """Returns a config for a folder, as a card, and a table of what it holds.
 
@@ -87,7 +88,7 @@ def plan(
       `files.PIXELS`.
     minutes: minutes that a run may take on this machine, approximately.
     label_kind: 'classes' or 'instances'; '' infers it from the labels.
-    group, train_list, heldout_list, heldout_fraction: see `folder.load`.
+    group, train_list, heldout_list, heldout_fraction, seed: see `folder.load`.
 
   Raises:
     InputError: no network can be trained on the folder.
@@ -115,6 +116,8 @@ def plan(
     lines.append(Line('data.heldout_list', heldout_list))
   else:
     lines.append(split(found, heldout_fraction, layout.root, group))
+    if seed:
+      lines.append(Line('data.seed', seed))
   if network == 'unet':
     config = recipes.unet_folder_config(names, channels)
   else:
@@ -127,15 +130,13 @@ def plan(
     config, int(np.median(sides)), dataset.train, init, pixels, minutes
   )
   card = _card(network, layout, found, names, lines)
-  digests = {
-    page.name: digests
-    for page, digests in zip(found.pages, found.digests, strict=True)
-  }
-  train, heldout = (
-    [item.name for item in cast(FolderExamples, split).items]
-    for split in (dataset.train, dataset.heldout)
+  digests = dict(zip(found.pages, found.digests, strict=True))
+  copies = say_copies(
+    *(
+      [(i.name, digests[i]) for i in cast(FolderExamples, examples).items]
+      for examples in (dataset.train, dataset.heldout)
+    )
   )
-  copies = say_copies(digests, train, heldout)
   report = _report(found, names, lines, dataset, copies)
   return Plan(config, card, report, copies)
 

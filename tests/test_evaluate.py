@@ -217,14 +217,35 @@ def test_images_that_the_run_was_trained_on_are_named(tmp_path, capsys):
     train_list='train',
     heldout_list='held',
   )
-  said = ' of the images are files that the run was trained on: '
-  evaluate._open_folder(network(config), tmp_path / 'other', None, '')
-  assert f'1{said}1; scores of images' in capsys.readouterr().out
-  evaluate._open_folder(network(config), tmp_path / 'own', None, '')
-  assert f'3{said}0, 1, 2; scores' in capsys.readouterr().out
+  said = ' of the images are copies of files that the run was trained on, so'
+  names = ' scores are too high: '
+
+  def printed(folder):
+    config.data_sha256 = digest
+    evaluate._open_folder(network(config), tmp_path / folder, None, '')
+    return capsys.readouterr().out
+
+  digest = create_dataset(config.data).digest
+  assert f'1{said}{names}1\n' in printed('other')
+  assert f'3{said}{names}0, 1, 2\n' in printed('own')
+  # A run on other data may have drawn another split.
+  digest = 'another+digest'
+  assert said not in printed('own')
   shutil.rmtree(tmp_path / 'own')
-  evaluate._open_folder(network(config), tmp_path / 'other', None, '')
-  assert said not in capsys.readouterr().out
+  assert said not in printed('other')
+
+
+def test_pages_that_the_run_was_trained_on_are_named(tmp_path, capsys):
+  stack = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8)
+  for folder, array in (('images', stack), ('masks', 5 * [CELLS > 0])):
+    (tmp_path / folder).mkdir()
+    tifffile.imwrite(tmp_path / folder / 'a.tif', np.uint8(array))
+  config = unet_folder_config(NAMES)
+  config.data.update(dir=str(tmp_path), labels='masks')
+  dataset = create_dataset(config.data)
+  config.data_sha256 = dataset.digest
+  evaluate._open_folder(network(config), tmp_path, None, '')
+  assert ': a-0, a-1, a-2, a-3\n' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

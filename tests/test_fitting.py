@@ -7,7 +7,7 @@ from trees import write_picture
 
 import segjax
 from segjax import dry_run, fitting
-from segjax.data import create_dataset
+from segjax.data import arrays, create_dataset
 from segjax.errors import InputError
 from segjax.images import files
 
@@ -33,6 +33,33 @@ def test_arrays_and_folders_give_networks_that_predict(tmp_path, capsys):
   np.testing.assert_array_equal(
     net.params['head']['kernel'], loaded.params['head']['kernel']
   )
+
+
+def test_copies_are_those_of_the_split_of_the_seed(
+  tmp_path, monkeypatch, capsys
+):
+  runs = []
+  monkeypatch.setattr(
+    fitting, 'train_and_evaluate', lambda *args: runs.append(args)
+  )
+  monkeypatch.setattr(fitting.networks, 'load_run', lambda workdir: None)
+  monkeypatch.setattr(dry_run, '_bytes_per_device', lambda: (10**12, 'a test'))
+  images = [IMAGES[0], IMAGES[0], *IMAGES[2:]]
+  for i in range(5):
+    write_picture(tmp_path / 'images' / f'{i}.png', images[i])
+    write_picture(tmp_path / 'masks' / f'{i}.png', LABELS[i])
+  segjax.fit(tmp_path, **SHORT)
+  data = runs[0][0].data
+  seed_of = {}
+  for data.seed in range(30):
+    [held] = create_dataset(data).heldout
+    seed_of[held['name']] = data.seed
+  capsys.readouterr()
+  for held, is_said in (('0', True), ('4', False)):
+    segjax.fit(tmp_path, seed=seed_of[held], **SHORT)
+    out = capsys.readouterr().out
+    assert ('copies: 1 of the images held out are also' in out) == is_said
+    assert runs[-1][0].data.seed == seed_of[held]
 
 
 def objects():
@@ -104,6 +131,21 @@ def test_arrays_train_as_their_files_do(
     segjax.fit(IMAGES, labels, class_names=('a',), **SHORT)
 
 
+def test_one_of_two_arrays_is_held_out():
+  settings = {name: () for name in fitting._OF_LABELS} | dict(
+    class_names=('a', 'b'), label_kind='', w0=0, balance=False
+  )
+  for fraction, num_heldout in ((0.2, 1), (0.0, 0)):
+    settings['heldout_fraction'] = fraction
+    made = arrays.make_dataset(IMAGES[:2, ..., None], LABELS[:2], settings, 0)
+    assert (
+      len(made.heldout) == num_heldout and len(made.train) == 2 - num_heldout
+    )
+  settings['heldout_fraction'] = np.nan
+  with pytest.raises(InputError, match='heldout_fraction=nan of 2 images'):
+    arrays.make_dataset(IMAGES[:2, ..., None], LABELS[:2], settings, 0)
+
+
 @pytest.mark.parametrize('from_folder', [False, True])
 def test_weights_that_do_not_say_their_pixels(
   tmp_path, monkeypatch, from_folder
@@ -143,10 +185,11 @@ def test_weights_that_do_not_say_their_pixels(
     (IMAGES, LABELS / 2, r'label 0 is float64\[40, 50\]; expected integers'),
     (IMAGES[:, :9], LABELS, r'image 0 is uint8\[9, 50, 1\] and its label \[40'),
     (IMAGES.astype(int), LABELS, 'image 0 is int64; expected uint8'),
+    (IMAGES[:, :0], LABELS[:, :0], r'image 0 is uint8\[0, 50, 1\] and its'),
     ([], [], '0 images and 0 labels'),
     (None, None, '0 images and 0 labels'),
     (0 * IMAGES, LABELS, 'all pixels of the 5 images are 0; expected images'),
-    (IMAGES, 'labels', 'labels are a folder; expected a folder of images'),
+    (IMAGES, 'labels', 'labels are a folder; expected one of images'),
     (IMAGES, 0 * LABELS, 'all labels hold the value 0 alone; expected at le'),
     (
       IMAGES,

@@ -172,7 +172,7 @@ def test_copies_with_contradicting_labels_are_named(tmp_path):
   assert (
     '1 of the images trained on are copies of others with another' in report
   )
-  assert ': 2 is 0; keep one of each' in report
+  assert ': 2 is 0; delete one of each two' in report
 
 
 def test_images_without_structure_are_no_copies(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from trees import write_picture
 
 from segjax.data.pairing import find_pairs
-from segjax.data.survey import find_layout, survey
+from segjax.data.survey import find_layout, say_copies, survey
 from segjax.errors import InputError
 from segjax.images.files import write_stack
 
@@ -158,6 +158,23 @@ def test_numbered_objects_are_told_from_classes(tmp_path, numbered):
   assert found.components == (4 if numbered else 8)
 
 
+def test_copies_are_compared_by_what_labels_show(tmp_path):
+  masks = np.zeros((2, 8, 9), np.uint8)
+  masks[0, :3, :3] = masks[1, 5:, 5:] = 255
+  for folder, order in (('a', masks), ('b', masks[::-1])):
+    picture = np.arange(72, dtype=np.uint8).reshape(8, 9)
+    write_picture(tmp_path / folder / 'images' / f'{folder}.png', picture)
+    for i, mask in enumerate(order):
+      write_picture(tmp_path / folder / 'masks' / f'{i}.png', mask)
+  found = survey(find_layout(tmp_path, None), need_all=True)
+  assert found.digests[0] == found.digests[1]
+  both = [*zip('ab', found.digests, strict=True)]
+  assert not say_copies(both, [])
+  assert say_copies(both[:1], both[1:]).startswith('1 of the images held out')
+  other = [both[0], ('b', (found.digests[0][0], 'another'))]
+  assert '1 of the images trained on are copies' in say_copies(other, [])
+
+
 @pytest.mark.parametrize(
   'path, array, message',
   [
@@ -174,7 +191,11 @@ def test_numbered_objects_are_told_from_classes(tmp_path, numbered):
     ('labels/b.png', np.zeros((8, 9, 3)), r'labels of 3 channel\(s\), such as'),
     ('images/a_0001.png', np.zeros((8, 9)), '1 of the names in images'),
     ('labels/b.png', None, '1 of the names in images and labels are not in bo'),
-    ('images/B.png', 'images/b.png', 'images/B.png and .*/labels/b.png differ'),
+    (
+      'images/B.png',
+      'images/b.png',
+      "labels/b.png: the names 'B' and 'b' differ",
+    ),
   ],
 )
 def test_what_cannot_be_trained_on_is_refused(tmp_path, path, array, message):

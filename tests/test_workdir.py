@@ -120,9 +120,12 @@ def test_mended_data_may_go_on_elsewhere(tmp_path):
   assert 'files were added, removed or changed in size' in message()
   assert 'If you mended them, go on in another --workdir' in message()
   assert f'--config.init.path={tmp_path} ' in message()
-  config.num_train_steps += 1  # What else differs explains other data.
+  config.data_sha256 = 'others'
+  assert 'they have another checksum' in message()
+  config.num_train_steps += 1
   assert 'this run has num_train_steps=' in message()
   assert 'data_sha256' not in message()
+  assert ', and the images and labels differ, too; use another' in message()
 
 
 def test_listed_settings_may_change(tmp_path):

@@ -25,12 +25,10 @@ def check_arrays(
   Raises:
     InputError: they are something else, or do not fit together.
   """
-  counts = [0 if group is None else len(group) for group in (images, labels)]
-  if (
-    images is None or labels is None or counts[0] != counts[1] or not counts[0]
-  ):
+  images, labels = ([] if x is None else [*x] for x in (images, labels))
+  if len(images) != len(labels) or not images:
     raise InputError(
-      f'{counts[0]} images and {counts[1]} labels; expected one for each'
+      f'{len(images)} images and {len(labels)} labels; expected one for each'
     )
   checked = [], []
   for i, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -43,7 +41,7 @@ def check_arrays(
     if image.dtype == np.float64:
       image = image.astype(np.float32)
     image = image[..., None] if image.ndim == 2 else image
-    if image.ndim != 3 or image.shape[:2] != label.shape:
+    if image.ndim != 3 or image.shape[:2] != label.shape or not image.size:
       raise InputError(
         f'image {i} is {image.dtype}{list(image.shape)} and its label '
         f'{list(label.shape)}; expected [H, W] or [H, W, C] and [H, W]'
@@ -69,7 +67,6 @@ def make_dataset(
   images: Sequence[np.ndarray],
   labels: Sequence[np.ndarray],
   settings: Mapping[str, Any],
-  heldout_fraction: float,
   seed: int,
 ) -> Dataset:
   """Returns arrays as `folder.load` returns files, split at random.
@@ -77,15 +74,16 @@ def make_dataset(
   Args:
     images, labels: see `check_arrays`.
     settings: `class_names`, `label_values`, `ignore_value`, `label_kind`, `w0`,
-      `sigma_px` and `balance`, see `folder.load`.
-    heldout_fraction: share of the images to hold out, in [0, 1).
+      `sigma_px`, `balance` and `heldout_fraction`, see `folder.load`.
     seed: random seed of the split.
 
   Raises:
     InputError: no image is left to train on, or a label has another value than
       the settings say.
   """
-  num_heldout = round(heldout_fraction * len(images))
+  heldout_fraction, num_heldout = settings['heldout_fraction'], 0
+  if 0 < heldout_fraction < 1 and len(images) > 1:
+    num_heldout = max(round(heldout_fraction * len(images)), 1)
   if not 0 <= heldout_fraction < 1 or num_heldout == len(images):
     raise InputError(
       f'heldout_fraction={heldout_fraction} of {len(images)} images; expected '

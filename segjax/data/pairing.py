@@ -73,13 +73,13 @@ def find_pairs(
     if key in keyed_labels
   ]
   if not pairs or (alone and need_all):
-    folded = {key.casefold(): key for key in keyed_labels}
+    folded = {key.casefold(): key for key in alone if key in keyed_labels}
     for key in alone:
-      other = folded.get(key.casefold(), key)
-      if key in keyed_images and other != key:
+      other = folded.get(key.casefold())
+      if key in keyed_images and other:
         raise InputError(
-          f'{keyed_images[key][0]} and {keyed_labels[other][0]} differ in '
-          'capital letters; expected equal names, rename one of them'
+          f'{keyed_images[key][0]} and {keyed_labels[other][0]}: the names '
+          f'{key!r} and {other!r} differ in capital letters; expected one name'
         )
     raise InputError(
       f'{root}: {len(alone)} of the names in {images} and {labels} are not in '

@@ -31,6 +31,7 @@ def _load_arrays(
   w0: float = 0.0,
   sigma_px: float = 5.0,
   balance: bool = False,
+  heldout_fraction: float = 0.2,
 ) -> Dataset:
   raise InputError(
     "data.name='arrays': segjax.fit trained this network on arrays, which are "

@@ -387,14 +387,17 @@ def _read(page: Page) -> tuple:
   label = labels[0]
   if len(labels) > 1:  # A mask for each object.
     label = np.zeros_like(label, np.int32)
-    for number, mask in enumerate(labels, start=1):
+    # Numbers follow the places of objects, not the names of files.
+    places = [np.argmax(mask.ravel() > 0) for mask in labels]
+    for number in np.argsort(places, kind='stable').tolist():
+      mask = labels[number]
       if len(np.unique(mask[mask > 0])) > 1:
         raise InputError(
-          f'{label_files[number - 1]}: values {np.unique(mask).tolist()} in '
+          f'{label_files[number]}: values {np.unique(mask).tolist()} in '
           f'one of {len(labels)} masks of {image_file}; expected 0 and one '
           'other value, since a mask shows one object'
         )
-      label[mask > 0] = number
+      label[mask > 0] = label.max() + 1
   return page.files, image, label, read_colours(label_files[0], page.number)
 
 
@@ -424,7 +427,10 @@ def _look(
   low, high = float(image.min()), float(image.max())
   found = _Found(
     # Plain images are equal without being copies.
-    digests=('' if low == high else _digest(image), _digest(label)),
+    digests=(
+      '' if low == high else _digest(image),
+      _digest(label.astype(np.int64)),
+    ),
     size=image.shape[:2],
     kind=(image.dtype, image.shape[-1]),
     range=(low, high),
@@ -482,9 +488,8 @@ def _components(label: np.ndarray) -> tuple[float, float]:
 
 
 def say_copies(
-  digests: Mapping[str, tuple[str, str]],
-  train: Sequence[str],
-  heldout: Sequence[str],
+  train: Sequence[tuple[str, tuple[str, str]]],
+  heldout: Sequence[tuple[str, tuple[str, str]]],
 ) -> str:
   """Returns which copies of images do harm, in words; '' if there are none.
 
@@ -492,22 +497,20 @@ def say_copies(
   two labels.
 
   Args:
-    digests: name -> checksums of image and label, see `Survey`.
-    train: names of the images to train on.
-    heldout: names of the images held out.
+    train: name and checksums, see `Survey`, of each image to train on.
+    heldout: those of each image that is held out.
   """
-  trained: dict[str, str] = {}
+  trained: dict[str, tuple[str, str]] = {}
   contradictions = []
-  for name in train:
-    image, label = digests[name]
+  for name, (image, label) in train:
     if image:
-      first = trained.setdefault(image, name)
-      if digests[first][1] != label:
+      first, own_label = trained.setdefault(image, (name, label))
+      if own_label != label:
         contradictions.append(f'{name} is {first}')
   seen = [
-    f'{name} is {trained[digests[name][0]]}'
-    for name in heldout
-    if digests[name][0] in trained
+    f'{name} is {trained[image][0]}'
+    for name, (image, _) in heldout
+    if image in trained
   ]
   said = []
   if seen:
@@ -518,7 +521,7 @@ def say_copies(
   if contradictions:
     said.append(
       f'{len(contradictions)} of the images trained on are copies of others '
-      f'with another label: {list_some(contradictions)}; keep one of each'
+      f'with another label: {list_some(contradictions)}; delete one of each two'
     )
   return '. '.join(said)
 

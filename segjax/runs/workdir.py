@@ -233,17 +233,23 @@ def _check_same(
       f'--config.init.path={workdir} and --config.init.initial="()" to start '
       'from the parameters of this run'
     )
-  names = [name for name in names if name != 'data_sha256']  # They explain it.
+  also = ''
+  if 'data_sha256' in names:
+    names.remove('data_sha256')
+    if not any(name.startswith('data.') for name in names):
+      also = ', and the images and labels differ, too'
   raise InputError(
     f'workdir {workdir} was made with {_list(names, old)}; this run has '
-    f'{_list(names, new)}; use another --workdir, or the settings it was made '
-    'with'
+    f'{_list(names, new)}{also}; use another --workdir, or the settings it was '
+    'made with'
   )
 
 
 def _how_data_differ(old: str, new: str) -> str:
   """Returns what two checksums of `digest_of_files` say, in words."""
   names = [digest.partition('+')[0] for digest in (old, new)]
+  if '+' not in old or '+' not in new:
+    return 'they have another checksum'
   if names[0] == names[1]:
     return 'a file of the same size has other contents'
   return 'files were added, removed or changed in size, or the split is another'
