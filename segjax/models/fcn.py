@@ -96,7 +96,7 @@ class FCN(nn.Module):
   (16, 32)
   >>> model = segjax.FCN8s(num_classes=5, padding='same', width=0.05)
   >>> image = jax.numpy.zeros((1, 40, 50, 3))
-  >>> variables = model.init(jax.random.key(0), image)
+  >>> variables = jax.jit(model.init)(jax.random.key(0), image)
   >>> model.apply(variables, image).shape  # Logits have the image's size.
   (1, 40, 50, 5)
   """

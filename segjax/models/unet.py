@@ -131,7 +131,7 @@ class UNet(OneHead, nn.Module):
   388
   >>> model = segjax.UNet2015(num_classes=3, depth=2, base_width=4)
   >>> image = jax.numpy.zeros((1, 60, 60, 1))
-  >>> variables = model.init(jax.random.key(0), image)
+  >>> variables = jax.jit(model.init)(jax.random.key(0), image)
   >>> model.apply(variables, image).shape
   (1, 20, 20, 3)
   """

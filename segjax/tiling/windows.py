@@ -172,7 +172,7 @@ def predict_image(
   >>> import jax, numpy, segjax
   >>> model = segjax.UNet(depth=2, base_width=4)
   >>> tile = jax.numpy.zeros((1, 60, 60, 1))
-  >>> params = model.init(jax.random.key(0), tile)['params']
+  >>> params = jax.jit(model.init)(jax.random.key(0), tile)['params']
   >>> image = numpy.random.default_rng(0).normal(size=(70, 90, 1))
   >>> probabilities = segjax.predict_image(model, params, image)
   >>> probabilities.shape
