@@ -13,7 +13,9 @@ from segjax.data import create_dataset
 from segjax.runs.checkpoints import newest_step
 
 CARD = 'configs/fcn8s_folder.py'
+# The network with fewest layers, since each process compiles it.
 SETTINGS = {
+  'model.name': 'fcn_alexnet',
   'model.width': 1 / 64,
   'model.fc_features': 5,
   'init.path': 'random',
