@@ -22,9 +22,9 @@ Arguments
           end at full width.
   cpu     `fast` with a network a quarter as wide, with batch normalisation and
           with each slice by its own mean and standard deviation, all of which
-          the paper lacks: 25 minutes on one core.
+          the paper lacks: 25 to 28 minutes on one core.
   demo    A still smaller network on synthetic micrographs, which needs no data:
-          82 seconds on the same two cores.
+          82 seconds on two cores.
 
 Where the paper is silent, these are ours: flips, the model of gray values, the
 border term on background pixels only. The final predictions are the mean over

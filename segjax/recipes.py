@@ -535,11 +535,11 @@ def make_narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def make_normalised(
   config: ml_collections.ConfigDict,
 ) -> ml_collections.ConfigDict:
-  """Returns a recipe that learns in far fewer steps and generalises better.
+  """Returns a recipe that learns in far fewer steps.
 
   The network has batch normalisation. The mean of each image is subtracted from
   it, and it is divided by its standard deviation, since brightness and contrast
-  of images differ: docs/results.md.
+  of images may differ. docs/results.md has what both gave, and where not.
 
   Args:
     config: config of `unet_config`, changed in place.
@@ -557,7 +557,7 @@ def unet_folder_config(
 ) -> ml_collections.ConfigDict:
   """Returns `make_fast` of `unet_config` for a folder of images and labels.
 
-  It has `make_normalised`, and all classes weigh the same in total.
+  It is that of `make_normalised`, too. All classes weigh the same in total.
 
   Args:
     class_names: names of classes 0..K-1; class 0 is the background.
