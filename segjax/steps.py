@@ -201,7 +201,7 @@ def make_train_step(
     first = size * jax.lax.axis_index(axis_name) if axis_name else 0
     batch_size = size * jax.lax.axis_size(axis_name) if axis_name else size
     augment_keys, dropout_keys = jax.vmap(
-      _example_keys, (None, None, 0), out_axes=1
+      example_keys, (None, None, 0), out_axes=1
     )(state.key, state.step, first + jnp.arange(size))
     *pixels, padded = jax.vmap(prepare)(augment_keys, batch)
     prepared = (*split_rows(pixels), padded)
@@ -258,7 +258,7 @@ def make_cut(
   @jax.jit
   def corner_of(key, step, row, size):
     return region_corner(
-      _example_keys(key, step, row)[0],
+      example_keys(key, step, row)[0],
       size,
       side=side,
       output_size=output_size,
@@ -281,7 +281,7 @@ def make_cut(
   return cut
 
 
-def _example_keys(key, step, row):
+def example_keys(key, step, row):
   """Returns the keys of an example's augmentation and dropout.
 
   Args:

@@ -21,6 +21,7 @@ from segjax.devices import parallel, preemption, processes
 from segjax.devices.profiling import tracing
 from segjax.errors import InputError
 from segjax.experiment import Experiment, create_experiment
+from segjax.running_means import make_measure
 from segjax.runs import report, writers
 from segjax.runs.checkpoints import Checkpoints, newest_step
 from segjax.runs.run_warnings import RunWarnings, check_start
@@ -180,6 +181,9 @@ def _train_in(
         output_size=model.geometry.output_size(tile_size),
         augmentation=settings.augmentation,
       )
+    measure = None
+    if tile_size and getattr(model, 'norm', 'none') == 'batch':
+      measure = make_measure(model, settings.preprocessing, tile_size)
     state = devices.put_state(state)
     batches = create_batches(
       dataset.train,
@@ -233,6 +237,11 @@ def _train_in(
           log.flush()  # What is saved has a finite loss and gradient.
           writer.flush()  # A kill would leave a gap before what is saved.
           saved = devices.get(state)
+          if measure and evaluates(step):
+            saved = parallel.to_local(saved)
+            params = measure(saved.params, dataset.train)
+            state = devices.put_state(saved.replace(params=params))
+            saved = devices.get(state)
           checkpoints.save(step, saved)  # Before an evaluation, which may fail.
           if evaluates(step) and not stops:
             score_saved(step, saved.params)

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from random_unets import image_of, random_unet
 
 from segjax import export, networks, steps, train
+from segjax.data import create_dataset
 from segjax.data.augment import Augmentation
 from segjax.devices import parallel
 from segjax.errors import InputError
@@ -20,8 +21,9 @@ from segjax.models.layers import RUNNING
 from segjax.models.unet import UNet, UNet2015
 from segjax.optimizers import create_optimizer, create_schedule
 from segjax.prediction import artifact
+from segjax.running_means import make_measure
 from segjax.runs.checkpoints import load_params
-from segjax.settings.sections import PreprocessingSettings
+from segjax.settings.sections import PreprocessingSettings, read_prediction
 from segjax.tiling.settings import TileSettings
 from segjax.tiling.windows import predict_image
 from segjax.weights import files
@@ -129,6 +131,34 @@ def test_parts_on_eight_devices_equal_those_on_one(mode):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_measured_means_are_those_of_tiles_as_they_are_stored():
+  """Of each tile alone, whatever the means were before."""
+  params = init_state(MODEL, OPTIMIZER, seed=0).params
+  examples = [{'image': image} for image in batch_of(4)['image']]
+  measure = make_measure(MODEL, PreprocessingSettings(0.5, 0.2, ()), 26)
+  measured = flatten_dict(measure(params, examples), sep='/')
+  means, variances = [], []
+  for example in examples:
+    # An image is as large as what comes out of a tile: there is one crop.
+    tile = np.pad(example['image'] / 255, [(8, 8), (8, 8), (0, 0)], 'reflect')
+    tile = (tile.astype(np.float32) - 0.5) / 0.2
+    kernel = params['down0']['conv0']['kernel']
+    windows = np.lib.stride_tricks.sliding_window_view(tile[..., 0], (3, 3))
+    y = np.einsum('hwij,ijc->hwc', windows, kernel[:, :, 0])
+    means.append(y.mean((0, 1)))
+    variances.append(y.var((0, 1)))
+  for name, values in (('mean', means), ('var', variances)):
+    np.testing.assert_allclose(
+      measured[f'down0/norm0/{name}'], np.mean(values, 0), rtol=1e-4, atol=1e-5
+    )
+  moved = flatten_dict(params, sep='/') | statistics(measured)
+  again = measure(unflatten_dict(moved, sep='/'), examples)
+  for name, value in flatten_dict(again, sep='/').items():
+    np.testing.assert_array_equal(value, measured[name], name)
+    if name not in statistics(measured):
+      np.testing.assert_array_equal(value, moved[name], name)
+
+
 def test_evaluation_takes_the_running_statistics():
   """Whatever else is in the batch; and they have no gradient."""
   model, variables = random_unet(norm='batch')
@@ -157,6 +187,16 @@ def run(tmp_path_factory):
   config.evaluation.best_metric = 'mean_iu'
   workdir = tmp_path_factory.mktemp('norm') / 'run'
   return config, workdir, train.train_and_evaluate(config, workdir)
+
+
+def test_a_run_ends_with_measured_means(run):
+  config, workdir, _ = run
+  params = load_params(workdir / 'checkpoints', 4)
+  network = networks.load_run(workdir)
+  preprocessing, _ = read_prediction(network.config)
+  measure = make_measure(network.model, preprocessing, config.tile_size_px)
+  examples = create_dataset(config.data).train
+  jax.tree.map(np.testing.assert_array_equal, measure(params, examples), params)
 
 
 def test_a_run_goes_on_bit_for_bit(run, tmp_path):

@@ -29,6 +29,8 @@ PRECISIONS = ('default', 'high', 'highest')
 
 # Collection that receives the next running means of `BatchNorm`.
 RUNNING = 'running'
+# The share of a batch in the running means that a training step moves.
+MOVE = 0.1
 
 
 def convolution_padding(
@@ -184,7 +186,7 @@ class BatchNorm(nn.Module):
       var = self._mean_of(jnp.square(y - spread(mean, y)))
       if self.is_mutable_collection(RUNNING):
         for name, new in (('mean', mean), ('var', var)):
-          moved = running[name] + 0.1 * (new - running[name])
+          moved = running[name] + MOVE * (new - running[name])
           self.put_variable(RUNNING, name, moved)
     factor = scale * jax.lax.rsqrt(var + 1e-5)
     y = (y - spread(mean, y)) * spread(factor, y) + spread(bias, y)

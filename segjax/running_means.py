@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running means of batch normalisation, measured on images as they are stored.
+
+Augmentation reads tiles between pixels, which blurs them, and varies their gray
+values. So the running means that a training step moves are those of other
+images than prediction sees: docs/results.md has what that costs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from segjax import steps
+from segjax.data.augment import Augmentation, augment
+from segjax.devices import parallel, processes
+from segjax.models.layers import MOVE, RUNNING
+from segjax.settings.sections import PreprocessingSettings
+
+_NUM_TILES = 48
+
+Measure = Callable[[Mapping[str, Any], Sequence[dict]], Mapping[str, Any]]
+
+
+def make_measure(
+  model: nn.Module, preprocessing: PreprocessingSettings, tile_size: int
+) -> Measure:
+  """Returns `measure(params, examples) -> params` with new running means.
+
+  They are the means of 48 tiles, each normalised by its own mean and variance
+  as in training, with dropout: random crops, not augmented, of examples that
+  are evenly spaced, several crops of each if there are fewer. Which they are
+  depends on neither the step nor the devices. Each process computes all tiles
+  on one device, and all take those of the first process.
+
+  `measure` raises InputError or OSError in all processes if one cannot read an
+  image.
+
+  Args:
+    model: network with batch normalisation.
+    preprocessing: turns stored pixels into the model's input.
+    tile_size: side of the tiles, in pixels.
+  """
+  output_size = model.geometry.output_size(tile_size)
+  key = jax.random.key_data(jax.random.key(0))
+  crop = Augmentation()
+  cut = steps.make_cut(
+    key, tile_size=tile_size, output_size=output_size, augmentation=crop
+  )
+
+  def add(total, params, row, example):
+    crop_key, dropout_key = steps.example_keys(key, 0, row)
+    image = preprocessing.to_unit_range(example['image'])
+    tile, _, _ = augment(
+      crop_key,
+      image,
+      jnp.zeros(image.shape[:2], jnp.int32),
+      None,
+      input_size=tile_size,
+      output_size=output_size,
+      amount=crop,
+      size=example['size'],
+      corner=example['corner'],
+    )
+    _, updated = model.apply(
+      {'params': params},
+      preprocessing.standardise(tile)[None],
+      train=True,
+      rngs={'dropout': dropout_key},
+      mutable=[RUNNING],
+    )
+    moved = flatten_dict(updated[RUNNING])
+    return {name: total[name] + moved[name] for name in moved}
+
+  add = parallel.jit(add)
+  shapes = jax.eval_shape(lambda: steps.init_params(model, jax.random.key(0)))
+  names = [n for n in flatten_dict(shapes) if n[-1] in ('mean', 'var')]
+
+  def measure(params, examples):
+    flat: dict[Any, Any] = flatten_dict(params)
+    # From 0, what a step moves is a share of the statistics alone.
+    total = {name: jnp.zeros_like(flat[name]) for name in names}
+    start = unflatten_dict(flat | total)
+
+    def add_all():
+      sums = total
+      for row in range(_NUM_TILES):
+        example = examples[row * len(examples) // _NUM_TILES]
+        image = {'image': preprocessing.by_image(example['image'])}
+        sums = add(sums, start, row, cut(0, row, image))
+      return {name: np.asarray(sums[name]) for name in names}
+
+    sums = processes.together(add_all)
+    measured = {
+      name: processes.gather(sums[name] / (MOVE * _NUM_TILES))[0]
+      for name in names
+    }
+    return unflatten_dict(flat | measured)
+
+  return measure
