@@ -22,20 +22,25 @@ from segjax.models.layers import MOVE, RUNNING
 from segjax.settings.sections import PreprocessingSettings
 
 _NUM_TILES = 48
+_MOST_AT_ONCE = 8  # Tiles of a batch, since one device computes them.
 
 Measure = Callable[[Mapping[str, Any], Sequence[dict]], Mapping[str, Any]]
 
 
 def make_measure(
-  model: nn.Module, preprocessing: PreprocessingSettings, tile_size: int
+  model: nn.Module,
+  preprocessing: PreprocessingSettings,
+  tile_size: int,
+  batch_size: int,
 ) -> Measure:
   """Returns `measure(params, examples) -> params` with new running means.
 
-  They are the means of 48 tiles, each normalised by its own mean and variance
-  as in training, with dropout: random crops, not augmented, of examples that
-  are evenly spaced, several crops of each if there are fewer. Which they are
-  depends on neither the step nor the devices. Each process computes all tiles
-  on one device, and all take those of the first process.
+  They are the means of batches of 48 tiles together, each normalised by its own
+  mean and variance as in training, with dropout. The tiles are random crops,
+  not augmented, of examples that are evenly spaced, several crops of each if
+  there are fewer. Which they are depends on neither the step nor the devices.
+  Each process computes all of them on one device, and all take the result of
+  the first process.
 
   `measure` raises InputError or OSError in all processes if one cannot read an
   image.
@@ -44,6 +49,8 @@ def make_measure(
     model: network with batch normalisation.
     preprocessing: turns stored pixels into the model's input.
     tile_size: side of the tiles, in pixels.
+    batch_size: number of tiles that training normalises together; batches of
+      more than 8 are measured by 8 tiles.
   """
   output_size = model.geometry.output_size(tile_size)
   key = jax.random.key_data(jax.random.key(0))
@@ -52,8 +59,11 @@ def make_measure(
     key, tile_size=tile_size, output_size=output_size, augmentation=crop
   )
 
-  def add(total, params, row, example):
-    crop_key, dropout_key = steps.example_keys(key, 0, row)
+  size = min(batch_size, _MOST_AT_ONCE)
+  num_batches = _NUM_TILES // size
+
+  def read(row, example):
+    crop_key, _ = steps.example_keys(key, 0, row)
     image = preprocessing.to_unit_range(example['image'])
     tile, _, _ = augment(
       crop_key,
@@ -66,9 +76,13 @@ def make_measure(
       size=example['size'],
       corner=example['corner'],
     )
+    return preprocessing.standardise(tile)
+
+  def add(total, params, rows, examples):
+    _, dropout_key = steps.example_keys(key, 0, rows[0])
     _, updated = model.apply(
       {'params': params},
-      preprocessing.standardise(tile)[None],
+      jax.vmap(read)(rows, examples),
       train=True,
       rngs={'dropout': dropout_key},
       mutable=[RUNNING],
@@ -80,6 +94,10 @@ def make_measure(
   shapes = jax.eval_shape(lambda: steps.init_params(model, jax.random.key(0)))
   names = [n for n in flatten_dict(shapes) if n[-1] in ('mean', 'var')]
 
+  def cut_of(row, examples):
+    image = examples[row * len(examples) // _NUM_TILES]['image']
+    return cut(0, row, {'image': preprocessing.by_image(image)})
+
   def measure(params, examples):
     flat: dict[Any, Any] = flatten_dict(params)
     # From 0, what a step moves is a share of the statistics alone.
@@ -88,15 +106,16 @@ def make_measure(
 
     def add_all():
       sums = total
-      for row in range(_NUM_TILES):
-        example = examples[row * len(examples) // _NUM_TILES]
-        image = {'image': preprocessing.by_image(example['image'])}
-        sums = add(sums, start, row, cut(0, row, image))
+      for first in range(num_batches):
+        rows = first + num_batches * np.arange(size)  # Of distant examples.
+        cuts = [cut_of(row, examples) for row in rows]
+        batch = jax.tree.map(lambda *arrays: np.stack(arrays), *cuts)
+        sums = add(sums, start, rows, batch)
       return {name: np.asarray(sums[name]) for name in names}
 
     sums = processes.together(add_all)
     measured = {
-      name: processes.gather(sums[name] / (MOVE * _NUM_TILES))[0]
+      name: processes.gather(sums[name] / (MOVE * num_batches))[0]
       for name in names
     }
     return unflatten_dict(flat | measured)

@@ -183,7 +183,12 @@ def _train_in(
       )
     measure = None
     if tile_size and getattr(model, 'norm', 'none') == 'batch':
-      measure = make_measure(model, settings.preprocessing, tile_size)
+      measure = make_measure(
+        model,
+        settings.preprocessing,
+        tile_size,
+        config.batch_size // config.accumulate_steps,
+      )
     state = devices.put_state(state)
     batches = create_batches(
       dataset.train,

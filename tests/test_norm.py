@@ -131,23 +131,29 @@ def test_parts_on_eight_devices_equal_those_on_one(mode):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_measured_means_are_those_of_tiles_as_they_are_stored():
-  """Of each tile alone, whatever the means were before."""
+@pytest.mark.parametrize('batch_size', [1, 2, 16])
+def test_measured_means_are_those_of_tiles_as_they_are_stored(batch_size):
+  """Of each batch alone, whatever the means were before."""
   params = init_state(MODEL, OPTIMIZER, seed=0).params
   examples = [{'image': image} for image in batch_of(4)['image']]
-  measure = make_measure(MODEL, PreprocessingSettings(0.5, 0.2, ()), 26)
+  measure = make_measure(
+    MODEL, PreprocessingSettings(0.5, 0.2, ()), 26, batch_size
+  )
   measured = flatten_dict(measure(params, examples), sep='/')
-  means, variances = [], []
+  tiles = []
   for example in examples:
     # An image is as large as what comes out of a tile: there is one crop.
     tile = np.pad(example['image'] / 255, [(8, 8), (8, 8), (0, 0)], 'reflect')
     tile = (tile.astype(np.float32) - 0.5) / 0.2
     kernel = params['down0']['conv0']['kernel']
     windows = np.lib.stride_tricks.sliding_window_view(tile[..., 0], (3, 3))
-    y = np.einsum('hwij,ijc->hwc', windows, kernel[:, :, 0])
-    means.append(y.mean((0, 1)))
-    variances.append(y.var((0, 1)))
-  for name, values in (('mean', means), ('var', variances)):
+    tiles.append(np.einsum('hwij,ijc->hwc', windows, kernel[:, :, 0]))
+  rows = [row * len(examples) // 48 for row in range(48)]
+  batches = np.stack(tiles)[np.reshape(rows, (min(batch_size, 8), -1)).T]
+  for name, values in (
+    ('mean', batches.mean((1, 2, 3))),
+    ('var', batches.var((1, 2, 3))),
+  ):
     np.testing.assert_allclose(
       measured[f'down0/norm0/{name}'], np.mean(values, 0), rtol=1e-4, atol=1e-5
     )
@@ -194,7 +200,7 @@ def test_a_run_ends_with_measured_means(run):
   params = load_params(workdir / 'checkpoints', 4)
   network = networks.load_run(workdir)
   preprocessing, _ = read_prediction(network.config)
-  measure = make_measure(network.model, preprocessing, config.tile_size_px)
+  measure = make_measure(network.model, preprocessing, config.tile_size_px, 8)
   examples = create_dataset(config.data).train
   jax.tree.map(np.testing.assert_array_equal, measure(params, examples), params)
 
