@@ -35,12 +35,12 @@ def make_measure(
 ) -> Measure:
   """Returns `measure(params, examples) -> params` with new running means.
 
-  They are the means of batches of 48 tiles together, each normalised by its own
-  mean and variance as in training, with dropout. The tiles are random crops,
-  not augmented, of examples that are evenly spaced, several crops of each if
-  there are fewer. Which they are depends on neither the step nor the devices.
-  Each process computes all of them on one device, and all take the result of
-  the first process.
+  They are the means over batches that have up to 48 tiles together. Each batch
+  is normalised by its own mean and variance as in training, with dropout. The
+  tiles are random crops, not augmented, of examples that are evenly spaced,
+  several crops of each if there are fewer. Which they are depends on neither
+  the step nor the devices. Each process computes all of them on one device, and
+  all take the result of the first process.
 
   `measure` raises InputError or OSError in all processes if one cannot read an
   image.
