@@ -3,9 +3,10 @@
 
 Shift, rotation, flip and elastic deformation (Ronneberger et al. 2015, section
 3.1) are composed into one map from tile pixels to image positions. The image is
-then read once, linearly, and is mirrored at its borders. Afterwards gray values
-vary. All functions are pure, and the training step maps them over a batch of
-keys and examples (`jax.vmap`) on the device.
+then read once, by cubic convolution, which blurs it less than linear reading
+does, and is mirrored at its borders. Afterwards gray values vary. All functions
+are pure, and the training step maps them over a batch of keys and examples
+(`jax.vmap`) on the device.
 
 The step is compiled for one size, but images have many. So the host cuts the
 region that a tile can reach out of each image (`cut_region`), and draws the
@@ -97,8 +98,9 @@ def augment(
     corner: i32[2], row and column where the region begins; None for 0, 0.
 
   Returns:
-    f32[s, s, C] read linearly, i32[o, o] read at the nearest pixel and
-    f32[o, o] read linearly, all at the same positions.
+    f32[s, s, C] read by cubic convolution, which may leave [0, 1] beside edges,
+    i32[o, o] read at the nearest pixel and f32[o, o] read linearly, so that
+    weights stay positive, all at the same positions.
 
   >>> import jax, segjax
   >>> image = jax.numpy.zeros((40, 50, 1))
@@ -119,8 +121,9 @@ def augment(
   margin = (input_size - output_size) // 2
   central = positions[:, margin : margin + output_size]
   central = central[:, :, margin : margin + output_size]
-  read = functools.partial(read_linear, size=whole, corner=first)
-  tile = jax.vmap(read, in_axes=(2, None), out_axes=2)(image, positions)
+  read = functools.partial(_read, size=whole, corner=first)
+  sharp = functools.partial(read, shares=_cubic_shares)
+  tile = jax.vmap(sharp, in_axes=(2, None), out_axes=2)(image, positions)
   row, column = (
     _mirror(jax.lax.round(x), n) - c
     for x, n, c in zip(central, whole, first, strict=True)
@@ -128,17 +131,12 @@ def augment(
   return (
     vary_gray_values(gray_key, tile, amount),
     label[row, column],
-    None if weight is None else read(weight, central),
+    None if weight is None else read(weight, central, shares=_linear_shares),
   )
 
 
-def read_linear(
-  plane: jax.Array,
-  positions: jax.Array,
-  size: Sequence[int] | jax.Array,
-  corner: Sequence[int] | jax.Array,
-) -> jax.Array:
-  """Returns the values f32[...] of an image, read linearly.
+def _read(plane, positions, size, corner, shares):
+  """Returns the values f32[...] of an image between its pixels.
 
   Args:
     plane: f32[H, W], region of the image.
@@ -146,16 +144,19 @@ def read_linear(
       they are outside.
     size: height and width of the image.
     corner: row and column where the region begins.
+    shares: position in [0, 1] between two pixels -> share of each pixel around
+      it, of as many on either side.
   """
   taps = []
   for position, length, first in zip(positions, size, corner, strict=True):
     below = jnp.floor(position)
-    above = position - below
+    parts = shares(position - below)
+    begin = below - (len(parts) // 2 - 1)
     taps.append(
-      (
-        (_mirror(below, length) - first, 1 - above),
-        (_mirror(below + 1, length) - first, above),
-      )
+      [
+        (_mirror(begin + n, length) - first, part)
+        for n, part in enumerate(parts)
+      ]
     )
   return functools.reduce(
     jnp.add,
@@ -165,6 +166,26 @@ def read_linear(
       for column, column_share in taps[1]
     ],
   )
+
+
+def _linear_shares(x):
+  return 1 - x, x
+
+
+def _cubic_shares(x):
+  """Returns the shares of four pixels in cubic convolution.
+
+  It has a = -1/2 (Keys 1981). At a pixel, x = 0 or 1, the shares are exactly
+  those of this pixel alone.
+  """
+
+  def near(d):
+    return (1.5 * d - 2.5) * d * d + 1
+
+  def far(d):
+    return ((2.5 - 0.5 * d) * d - 4) * d + 2
+
+  return far(1 + x), near(x), near(1 - x), far(2 - x)
 
 
 def _mirror(index, length):
@@ -255,9 +276,9 @@ def region_side(input_size: int, amount: Augmentation) -> int:
   reach = (input_size - 1) / 2 + displacement
   reach *= math.cos(angle) + math.sin(angle)
   # The reach counts on both sides of the centre or, if the centre is outside
-  # the image, up to the mirrored end. The 6 px are for linear reading and for
-  # the roundings of host and device.
-  return math.ceil(reach + max(reach, amount.shift_px)) + 6
+  # the image, up to the mirrored end. The 8 px are for the pixels around a
+  # position and for the roundings of host and device.
+  return math.ceil(reach + max(reach, amount.shift_px)) + 8
 
 
 def region_corner(
@@ -311,19 +332,15 @@ def elastic_displacement(
 def cubic_matrix(size: int, grid: int) -> np.ndarray:
   """Returns the f32[size, grid] that interpolates nodes to pixels of an axis.
 
-  It is cubic convolution with a = -1/2 (Keys 1981), with the outermost nodes
-  repeated beyond the ends. Rows sum to 1; a pixel on a node takes its value.
+  It is cubic convolution (`_cubic_shares`), with the outermost nodes repeated
+  beyond the ends. Rows sum to 1; a pixel on a node takes its value.
   """
   position = np.linspace(0, grid - 1, size)
   base = np.clip(np.floor(position).astype(int), 0, max(grid - 2, 0))
   matrix = np.zeros((size, grid))
-  for tap in range(-1, 3):
-    d = np.abs(position - base - tap)
-    near = 1.5 * d**3 - 2.5 * d**2 + 1
-    far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
-    value = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+  for tap, share in enumerate(_cubic_shares(position - base), start=-1):
     node = np.clip(base + tap, 0, grid - 1)
-    np.add.at(matrix, (np.arange(size), node), value)
+    np.add.at(matrix, (np.arange(size), node), share)
   return matrix.astype(np.float32)
 
 
