@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running means of batch normalisation, measured on images as they are stored.
 
-Augmentation reads tiles between pixels, which blurs them, and varies their gray
-values. So the running means that a training step moves are those of other
-images than prediction sees: docs/results.md has what that costs.
+Augmentation reads tiles between pixels, which blurs them a little, and varies
+their gray values. So the running means that a training step moves are those of
+other images than prediction sees: docs/results.md has what that costs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
