@@ -528,7 +528,7 @@ def make_narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.schedule.learning_rate = 2e-3
   config.num_train_steps = 2200
   config.evaluation.every_steps = 550
-  config.checkpoints.every_steps = 250
+  config.checkpoints.every_steps = 275
   return config
 
 

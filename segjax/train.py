@@ -188,6 +188,7 @@ def _train_in(
         settings.preprocessing,
         tile_size,
         config.batch_size // config.accumulate_steps,
+        dataset.train,
       )
     state = devices.put_state(state)
     batches = create_batches(
@@ -242,9 +243,9 @@ def _train_in(
           log.flush()  # What is saved has a finite loss and gradient.
           writer.flush()  # A kill would leave a gap before what is saved.
           saved = devices.get(state)
-          if measure and evaluates(step):
+          if measure:
             saved = parallel.to_local(saved)
-            params = measure(saved.params, dataset.train)
+            params = measure(saved.params)
             state = devices.put_state(saved.replace(params=params))
             saved = devices.get(state)
           checkpoints.save(step, saved)  # Before an evaluation, which may fail.

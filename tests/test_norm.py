@@ -16,7 +16,7 @@ from segjax import export, networks, steps, train
 from segjax.data import create_dataset
 from segjax.data.augment import Augmentation
 from segjax.devices import parallel
-from segjax.errors import InputError
+from segjax.errors import InputError, TrainingDiverged
 from segjax.models.layers import RUNNING
 from segjax.models.unet import UNet, UNet2015
 from segjax.optimizers import create_optimizer, create_schedule
@@ -137,9 +137,9 @@ def test_measured_means_are_those_of_tiles_as_they_are_stored(batch_size):
   params = init_state(MODEL, OPTIMIZER, seed=0).params
   examples = [{'image': image} for image in batch_of(4)['image']]
   measure = make_measure(
-    MODEL, PreprocessingSettings(0.5, 0.2, ()), 26, batch_size
+    MODEL, PreprocessingSettings(0.5, 0.2, ()), 26, batch_size, examples
   )
-  measured = flatten_dict(measure(params, examples), sep='/')
+  measured = flatten_dict(measure(params), sep='/')
   tiles = []
   for example in examples:
     # An image is as large as what comes out of a tile: there is one crop.
@@ -158,11 +158,43 @@ def test_measured_means_are_those_of_tiles_as_they_are_stored(batch_size):
       measured[f'down0/norm0/{name}'], np.mean(values, 0), rtol=1e-4, atol=1e-5
     )
   moved = flatten_dict(params, sep='/') | statistics(measured)
-  again = measure(unflatten_dict(moved, sep='/'), examples)
+  again = measure(unflatten_dict(moved, sep='/'))
   for name, value in flatten_dict(again, sep='/').items():
     np.testing.assert_array_equal(value, measured[name], name)
     if name not in statistics(measured):
       np.testing.assert_array_equal(value, moved[name], name)
+
+
+class Counted(list):
+  """Examples that count how often they are read."""
+
+  num_reads = 0
+
+  def __getitem__(self, index):
+    self.num_reads += 1
+    return super().__getitem__(index)
+
+
+def test_each_image_is_read_once_for_all_measurements():
+  examples = Counted({'image': image} for image in batch_of(3)['image'])
+  preprocessing = PreprocessingSettings(0.5, 0.2, ())
+  measure = make_measure(MODEL, preprocessing, 26, 8, examples)
+  params = init_state(MODEL, OPTIMIZER, seed=0).params
+  measure(measure(params))
+  assert examples.num_reads == 3
+
+
+def test_images_that_cannot_be_measured_are_refused():
+  params = init_state(MODEL, OPTIMIZER, seed=0).params
+  preprocessing = PreprocessingSettings(0.5, 0.2, ())
+  images = [{'image': image} for image in batch_of(2)['image']]
+  mixed = [images[0], {'image': images[1]['image'].astype(np.uint16)}]
+  with pytest.raises(InputError, match='types and numbers of channels must be'):
+    make_measure(MODEL, preprocessing, 26, 8, mixed)
+  huge = [{'image': image['image'] * np.float32(1e25)} for image in images]
+  measure = make_measure(MODEL, preprocessing, 26, 8, huge)
+  with pytest.raises(TrainingDiverged, match='running means .* not finite'):
+    measure(params)
 
 
 def test_evaluation_takes_the_running_statistics():
@@ -195,14 +227,18 @@ def run(tmp_path_factory):
   return config, workdir, train.train_and_evaluate(config, workdir)
 
 
-def test_a_run_ends_with_measured_means(run):
+@pytest.mark.parametrize('step', [2, 4])
+def test_every_checkpoint_has_measured_means(run, step):
+  """So has that of step 2, at which the run is not evaluated."""
   config, workdir, _ = run
-  params = load_params(workdir / 'checkpoints', 4)
+  params = load_params(workdir / 'checkpoints', step)
   network = networks.load_run(workdir)
   preprocessing, _ = read_prediction(network.config)
-  measure = make_measure(network.model, preprocessing, config.tile_size_px, 8)
   examples = create_dataset(config.data).train
-  jax.tree.map(np.testing.assert_array_equal, measure(params, examples), params)
+  measure = make_measure(
+    network.model, preprocessing, config.tile_size_px, 8, examples
+  )
+  jax.tree.map(np.testing.assert_array_equal, measure(params), params)
 
 
 def test_a_run_goes_on_bit_for_bit(run, tmp_path):
