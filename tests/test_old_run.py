@@ -8,13 +8,14 @@ its scores, the prediction of an image, and the parameters at step 6.
 
 import json
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import DEMO, run
+from commands import DEMO, launch, run
 from flax import traverse_util
 
 from segjax.networks import load_run
@@ -72,13 +73,23 @@ def test_it_predicts_what_it_predicted(workdir, expected, tmp_path):
   np.testing.assert_allclose(prediction, expected['prediction'], atol=1e-5)
 
 
+# Training tiles are read linearly, as they were up to commit a122342.
+READ_LINEARLY = """
+import runpy
+from segjax.data import augment
+read = augment._read
+augment._read = lambda *args, shares, **how: read(
+  *args, shares=augment._linear_shares, **how
+)
+runpy.run_module('segjax.main', run_name='__main__', alter_sys=True)
+"""
+
+
 def test_it_goes_on_as_it_did(workdir, expected, tmp_path):
   shutil.copytree(workdir, tmp_path / 'run')
-  process = run(
-    'main',
-    *DEMO,
-    '--config.num_train_steps=6',
-    f'--workdir={tmp_path}/run',
+  flags = (*DEMO, '--config.num_train_steps=6', f'--workdir={tmp_path}/run')
+  process = launch(
+    1, sys.executable, '-c', READ_LINEARLY, *flags, JAX_NUM_CPU_DEVICES='1'
   )
   assert process.returncode == 0, process.stderr
   assert 'from step 4 to 6' in process.stdout
