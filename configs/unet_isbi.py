@@ -22,7 +22,7 @@ Arguments
           have been run, in 134 minutes on two cores.
   cpu     `fast` with a network a quarter as wide, with batch normalisation and
           with each slice by its own mean and standard deviation, all of which
-          the paper lacks: 25 to 28 minutes on one core.
+          the paper lacks: about half an hour on one core.
   demo    A still smaller network on synthetic micrographs, which needs no data:
           82 seconds on two cores.
 
