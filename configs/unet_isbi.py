@@ -24,7 +24,7 @@ Arguments
           with each slice by its own mean and standard deviation, all of which
           the paper lacks: about half an hour on one core.
   demo    A still smaller network on synthetic micrographs, which needs no data:
-          82 seconds on two cores.
+          64 seconds on two cores.
 
 Where the paper is silent, these are ours: flips, the model of gray values, the
 border term on background pixels only. The final predictions are the mean over
