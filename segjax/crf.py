@@ -13,16 +13,26 @@ connected CRF itself.
 import dataclasses
 import functools
 import itertools
+import math
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from segjax.errors import InputError, check_least
+from segjax.errors import InputError, check_least, counted
 
 # Exponent of a kernel of 0: below all others, and finite for gradients.
 _NOTHING = -1e30
+
+# Neighbours whose terms are written out in a program; more are in a loop, by
+# this number, since compiling all of a wide window would take minutes.
+_WRITTEN_OUT = 48
+
+# The smallest width, whose square float32 still holds.
+_LEAST_WIDTH = 1e-9
 
 # The numbers of `Refinement` that can be learned.
 LEARNABLE = (
@@ -32,6 +42,14 @@ LEARNABLE = (
   'smoothness_weight',
   'smoothness_width_px',
 )
+
+
+def _check_number(name: str, value: Any) -> None:
+  """Raises InputError unless a weight or a width is in its range."""
+  if 'width' in name and not value >= _LEAST_WIDTH:
+    raise InputError(f'{name}={value} must be > 0, at least {_LEAST_WIDTH:g}')
+  if 'weight' in name and not 0 <= value < math.inf:
+    raise InputError(f'{name}={value} must be >= 0 and finite')
 
 
 @functools.partial(
@@ -53,8 +71,10 @@ class Refinement:
     appearance_weight: w_a, weight of neighbours that look alike, in logits.
     appearance_width_px: theta_alpha, distance over which they count, in pixels.
     intensity_width: theta_beta, difference of values over which they count, in
-      the unit of the image. In `segjax.predict`, values are in [0, 1]; 0.03 is
-      8 of 255.
+      the unit of the image. In `segjax.predict` that is the one of
+      `to_unit_range` with `preprocessing.limits`: 0.03 is 8 of 255 without
+      limits, and .12 of the image's deviation where `per_image` is set and the
+      limits are -2 and 2.
     smoothness_weight: w_s, weight of all neighbours, in logits.
     smoothness_width_px: theta_gamma, distance over which they count, in pixels.
     compatibility: mu, [K, K] numbers: row l, column l' is the penalty of class
@@ -79,16 +99,24 @@ class Refinement:
       rows = (
         tuple(r) if isinstance(r, list) else r for r in self.compatibility
       )
-      object.__setattr__(self, 'compatibility', tuple(rows))
+      rows = tuple(rows)
+      object.__setattr__(self, 'compatibility', rows)
+      for value in itertools.chain(*(r for r in rows if isinstance(r, tuple))):
+        if isinstance(value, numbers.Real) and not math.isfinite(value):
+          raise InputError(f'compatibility has {value}; it must be finite')
+    elif isinstance(self.compatibility, numbers.Real):
+      raise InputError(
+        f'compatibility={self.compatibility} must be rows of numbers, or ()'
+      )
+    for name in ('iterations', 'radius_px'):
+      value = getattr(self, name)
+      if not isinstance(value, numbers.Integral):
+        raise InputError(f'{name}={value!r} must be a whole number')
     check_least(self, iterations=0, radius_px=1)
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if not isinstance(value, (int, float)):
-        continue  # It may be traced.
-      if 'width' in field.name and not value > 0:
-        raise InputError(f'{field.name}={value} must be > 0')
-      if 'weight' in field.name and not value >= 0:
-        raise InputError(f'{field.name}={value} must be >= 0')
+    for name in LEARNABLE:
+      # Arrays may be traced, or gradients, of any sign.
+      if isinstance(getattr(self, name), numbers.Real):
+        _check_number(name, getattr(self, name))
 
   @property
   def reach_px(self) -> int:
@@ -100,8 +128,8 @@ class Refinement:
     if not self.iterations:
       return ''
     return (
-      f'refined by a CRF: {self.iterations} iterations in a window of '
-      f'{2 * self.radius_px + 1} px'
+      f'refined by a CRF: {counted(self.iterations, "iteration")} in a window '
+      f'of {2 * self.radius_px + 1} px'
     )
 
 
@@ -134,7 +162,8 @@ def refine(
   differs from all its neighbours follows the most similar ones.
 
   The function is pure, for `jit`, `vmap` and `grad`. With N = (2 r + 1)^2 - 1,
-  it takes T N K products and about 4 N numbers in memory per pixel.
+  it takes T N K products and about 4 N numbers in memory per pixel: 16 KiB
+  where r is 15. Offsets that leave the image everywhere are left out.
 
   Args:
     scores: logits f[H, W, K] of a network, before its softmax.
@@ -145,7 +174,8 @@ def refine(
       neighbours. None for all True.
 
   Raises:
-    InputError: shapes or types are wrong, or `compatibility` is not [K, K].
+    InputError: shapes or types are wrong, `compatibility` is not [K, K], or a
+      weight or width that is not traced is out of range.
 
   >>> import numpy, segjax
   >>> scores = numpy.zeros((5, 6, 2))
@@ -157,18 +187,27 @@ def refine(
   >>> refined.argmax(-1)[2].tolist()
   [0, 0, 0, 1, 1, 1]
   """
+  if not isinstance(scores, jax.Array):
+    scores = np.asarray(scores)
+  if not isinstance(image, jax.Array):
+    image = np.asarray(image)
   _check(scores, image, settings)
   # [H, K, W], so that the weights of a row serve all of its classes.
   unary = jnp.asarray(scores, jnp.float32).transpose(0, 2, 1)
   image = jnp.asarray(image, jnp.float32)
   if present is None:
     present = jnp.ones(image.shape[:2], bool)
+  if np.shape(present) != image.shape[:2]:
+    raise InputError(
+      f'present has shape {np.shape(present)}; expected {image.shape[:2]}, '
+      'that of the image'
+    )
   compatibility = read_compatibility(settings, scores.shape[-1])
-  radius = settings.radius_px
+  reach = _reach(settings.radius_px, image.shape)
   weights = _weights(image, present, settings)
 
   def update(logits, _):
-    message = _message(weights, jax.nn.softmax(logits, axis=1), radius)
+    message = _message(weights, jax.nn.softmax(logits, axis=1), reach)
     if compatibility is None:
       # The softmax cancels the sum over all classes in the Potts model.
       return unary + message, None
@@ -206,10 +245,16 @@ def read_compatibility(
   return matrix
 
 
-def _neighbours(radius):
-  """Returns the steps (rows, columns) from a pixel to its neighbours."""
-  square = itertools.product(range(-radius, radius + 1), repeat=2)
-  return [step for step in square if step != (0, 0)]
+def _reach(radius, shape):
+  """Returns how many rows and columns the window reaches inside an image."""
+  return tuple(min(radius, max(size - 1, 1)) for size in shape[:2])
+
+
+def _neighbours(reach):
+  """Returns the steps i32[N, 2] (rows, columns) from a pixel to neighbours."""
+  rows, columns = (range(-far, far + 1) for far in reach)
+  window = itertools.product(rows, columns)
+  return np.array([step for step in window if step != (0, 0)], np.int32)
 
 
 def _weights(image, present, settings):
@@ -217,12 +262,13 @@ def _weights(image, present, settings):
 
   It is w_a k_a / sum k_a + w_s k_s / sum k_s.
   """
-  radius = settings.radius_px
-  steps = np.array(_neighbours(radius))
+  reach = _reach(settings.radius_px, image.shape)
+  steps = _neighbours(reach)
   distances = np.square(steps).sum(axis=1).astype(np.float32)
   # A loop on the device, since N copies of its body take seconds to compile.
-  around = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)))
-  exists = jnp.pad(jnp.asarray(present, jnp.float32), radius)
+  margin = [(far, far) for far in reach]
+  around = jnp.pad(image, (*margin, (0, 0)))
+  exists = jnp.pad(jnp.asarray(present, jnp.float32), margin)
 
   def compare(at):
     first, distance = at
@@ -233,7 +279,7 @@ def _weights(image, present, settings):
     exponent -= difference / (2 * settings.intensity_width**2)
     return exponent, counts
 
-  alike, counts = jax.lax.map(compare, (steps + radius, distances))
+  alike, counts = jax.lax.map(compare, (steps + np.array(reach), distances))
   near = -distances / (2 * settings.smoothness_width_px**2)
   near = jnp.broadcast_to(near[:, None, None], counts.shape)
 
@@ -247,65 +293,79 @@ def _weights(image, present, settings):
   ) + settings.smoothness_weight * normalised(near)
 
 
-def _summed(weights: jax.Array, field: jax.Array, radius: int) -> jax.Array:
+def _over_neighbours(function, total, *lists):
+  """Returns what `jax.lax.scan` does, compiled in a time that is bounded."""
+  return jax.lax.scan(
+    lambda total, at: function(total, *at),
+    total,
+    lists,
+    unroll=min(_WRITTEN_OUT, len(lists[0])),
+  )
+
+
+def _summed(
+  weights: jax.Array, field: jax.Array, reach: tuple[int, int]
+) -> jax.Array:
   """Returns sum_o weights[o] field(. + o), f32[H, K, W].
 
   Args:
     weights: f32[N, H, W].
     field: f32[H, K, W].
-    radius: r.
+    reach: rows and columns of `_neighbours`.
   """
-  around = _padded(field, radius)
-  steps = _neighbours(radius)
-  terms = (
-    weight[:, None] * _shifted(around, step, radius)
-    for weight, step in zip(weights, steps, strict=True)
-  )
-  return sum(terms, jnp.zeros_like(field))
+  around = _padded(field, reach)
+
+  def add(total, weight, step):
+    return total + weight[:, None] * _shifted(around, step, reach), None
+
+  steps = _neighbours(reach)
+  return _over_neighbours(add, jnp.zeros_like(field), weights, steps)[0]
 
 
-def _summed_forward(weights, field, radius):
-  return _summed(weights, field, radius), (weights, field)
+def _summed_forward(weights, field, reach):
+  return _summed(weights, field, reach), (weights, field)
 
 
-def _summed_backward(radius, saved, slope):
+def _summed_backward(reach, saved, slope):
   """Returns both gradients; those of jax would copy the map for each o."""
   weights, field = saved
-  around = _padded(field, radius)
-  steps = _neighbours(radius)
-  of_weights = jnp.stack(
-    [jnp.sum(slope * _shifted(around, step, radius), axis=1) for step in steps]
+  around = _padded(field, reach)
+
+  def slopes(_, weight, step):
+    of_weight = jnp.sum(slope * _shifted(around, step, reach), axis=1)
+    # The weight of a pixel for its neighbour, for which it is at -step.
+    given = _shifted(_padded(weight[:, None], reach), step, reach)[:, 0]
+    return None, (of_weight, given)
+
+  _, (of_weights, given) = _over_neighbours(
+    slopes, None, weights[::-1], _neighbours(reach)
   )
-  # The weight of a pixel for its neighbour at `step`, for which it is at -step.
-  given = [
-    _shifted(_padded(weight[:, None], radius), step, radius)[:, 0]
-    for weight, step in zip(weights[::-1], steps, strict=True)
-  ]
-  return of_weights, _summed(jnp.stack(given), slope, radius)
+  return of_weights, _summed(given, slope, reach)
 
 
 _message = jax.custom_vjp(_summed, nondiff_argnums=(2,))
 _message.defvjp(_summed_forward, _summed_backward)
 
 
-def _padded(field, radius):
+def _padded(field, reach):
   """Returns a map [H, K, W] with zeros around its rows and columns."""
-  return jnp.pad(field, ((radius, radius), (0, 0), (radius, radius)))
+  rows, columns = reach
+  return jnp.pad(field, ((rows, rows), (0, 0), (columns, columns)))
 
 
-def _shifted(around, step, radius):
+def _shifted(around, step, reach):
   """Returns a padded map, shifted by `step` and without the padding."""
-  rows, columns = step
-  height, _, width = around.shape
-  return around[
-    radius + rows : height - radius + rows,
-    :,
-    radius + columns : width - radius + columns,
-  ]
+  rows, columns = reach
+  height, num_classes, width = around.shape
+  return jax.lax.dynamic_slice(
+    around,
+    (rows + step[0], 0, columns + step[1]),
+    (height - 2 * rows, num_classes, width - 2 * columns),
+  )
 
 
 def _check(scores: Any, image: Any, settings: Refinement) -> None:
-  """Raises InputError if scores and image do not fit together."""
+  """Raises InputError if scores, image and settings do not fit together."""
   for name, array in (('scores', scores), ('image', image)):
     if np.ndim(array) != 3:
       raise InputError(
@@ -317,6 +377,11 @@ def _check(scores: Any, image: Any, settings: Refinement) -> None:
         f'{name} is {array.dtype}; expected floating point; '
         'segjax.to_unit_range makes it of images'
       )
+  for name in LEARNABLE:
+    value = getattr(settings, name)
+    is_array = isinstance(value, (jax.Array, np.ndarray))
+    if is_array and not isinstance(value, Tracer):
+      _check_number(name, float(value))
   if scores.shape[:2] != image.shape[:2]:
     raise InputError(
       'scores of {} x {} px and an image of {} x {} px; their sizes must be '

@@ -277,7 +277,10 @@ def starting_params(
     ignore=[layer for layer in ignore if layer in layers],
   )
   said = ', '.join(f'{name} {value}' for name, value in facts.items())
-  return params, f'{source} ({said or "of an unnamed network"}):\n{report}'
+  said = said or 'of an unnamed network'
+  if 'pixels' not in facts:
+    said += f'; DOES NOT SAY what pixels it takes, and gets {pixels}'
+  return params, f'{source} ({said}):\n{report}'
 
 
 def check_fits(

@@ -406,7 +406,7 @@ def make_unet_vgg16(
     norm='batch',  # Norm of the expanding blocks; or 'none'.
     dtype='float32',  # Or 'bfloat16'.
     # Precision of float32 on GPUs and TPUs: 'default' is fast, 'highest' exact.
-    precision='default',
+    precision=config.model.precision,
   )
   config.schedule.learning_rate *= 10
   config.init.initial = ('up3', 'up2', 'up1', 'up0', 'head')

@@ -113,6 +113,21 @@ def test_the_trimap_curve_is_that_of_loops(ignored):
   assert curve[0] < curve[2]  # The wrong pixels are at borders.
 
 
+@pytest.mark.parametrize('distance', [0, -2, 1.5])
+def test_a_distance_is_a_number_of_pixels(distance):
+  label, prediction = blobs(0)
+  with pytest.raises(InputError, match=f'distance_px: {distance} must be'):
+    boundaries.boundary_counts(label, prediction, 4, distance)
+  with pytest.raises(InputError, match=f'radii_px: {distance} must be'):
+    boundaries.trimap_counts(label, prediction, 4, (1, distance))
+
+
+def test_no_radius_has_no_counts():
+  label, prediction = blobs(0)
+  counts = boundaries.trimap_counts(label, prediction, 4, ())
+  assert counts.shape == (0, 4, 4) and counts.dtype == np.int64
+
+
 def test_a_label_without_borders_has_no_trimap():
   label = np.zeros((9, 9), int)
   counts = boundaries.trimap_counts(label, label, 2, (1, 2))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax import crf
 from segjax.crf import Refinement, refine
 from segjax.errors import InputError
 
@@ -103,6 +104,24 @@ def test_a_window_changes_the_mean_field():
     mean_field(scores, image, of(SETTINGS, radius_px=r)) for r in (2, 8)
   )
   assert 1e-4 < np.abs(windowed - whole).max() < 0.1
+
+
+@pytest.mark.parametrize('radius', [15, 400])
+def test_a_wide_window_is_the_whole_image(radius):
+  # Of more neighbours than a program has written out, and gradients of them.
+  scores, image = drawn(14, 17, 3, 1)
+  settings = of(SETTINGS, radius_px=radius)
+  actual = compiled(scores, image, settings)
+  expected = mean_field(scores, image, settings)
+  np.testing.assert_allclose(jax.nn.softmax(actual), expected, atol=1e-5)
+  slopes = []
+  for form in (crf._WRITTEN_OUT, 10**6):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(crf, '_WRITTEN_OUT', form)
+      slope = jax.grad(lambda x, y: refine(x, y, settings).var(), (0, 1))
+      slopes.append(jax.jit(slope)(scores, image))
+  for one, other in zip(*slopes, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_pixels_that_are_not_there_are_neighbours_of_none():
@@ -248,8 +267,38 @@ def test_a_matrix_of_other_classes_is_refused(matrix):
     ('smoothness_width_px', float('nan'), '> 0'),
     ('appearance_weight', -1.0, '>= 0'),
     ('smoothness_weight', float('nan'), '>= 0'),
+    ('appearance_weight', float('inf'), '>= 0 and finite'),
+    ('intensity_width', np.float32(-1), '> 0'),
+    ('smoothness_weight', np.float32(-1), '>= 0'),
+    ('intensity_width', 1e-30, '> 0, at least 1e-09'),
+    ('iterations', 2.5, 'a whole number'),
+    ('compatibility', 1.0, 'rows of numbers'),
   ],
 )
 def test_settings_out_of_range_are_refused(name, value, rule):
   with pytest.raises(InputError, match=f'{name}={value} must be {rule}'):
     Refinement(**{name: value})
+
+
+@pytest.mark.parametrize('make', [np.array, jnp.array])
+def test_arrays_out_of_range_are_refused_when_they_are_used(make):
+  settings = of(SETTINGS, intensity_width=make(-1.0))  # As a gradient may be.
+  with pytest.raises(InputError, match='intensity_width=-1.0 must be > 0'):
+    refine(SCORES, IMAGE, settings)
+
+
+def test_a_matrix_that_is_not_finite_is_refused():
+  with pytest.raises(InputError, match='compatibility has nan; it must be fin'):
+    Refinement(compatibility=[[0, 1], [float('nan'), 0]])
+
+
+@pytest.mark.parametrize('shape', [(3, 3), (1, 3), ()])
+def test_another_shape_of_present_is_refused(shape):
+  with pytest.raises(InputError, match='present has shape .*; expected'):
+    refine(SCORES, IMAGE, present=np.ones(shape, bool))
+
+
+def test_lists_are_arrays():
+  np.testing.assert_array_equal(
+    refine(SCORES.tolist(), IMAGE.tolist()), refine(SCORES, IMAGE)
+  )

@@ -2,6 +2,7 @@
 """Scores that rank checkpoints, and scores of a folder."""
 
 import json
+import math
 import re
 import shutil
 import types
@@ -23,7 +24,7 @@ from segjax.metrics import boundaries
 from segjax.models.unet import UNet
 from segjax.networks import Network
 from segjax.recipes import unet_folder_config
-from segjax.scoring import best_metric, evaluation
+from segjax.scoring import best_metric, detail, evaluation
 
 RNG = np.random.default_rng(0)
 NAMES = ('background', 'cell')
@@ -54,9 +55,9 @@ def test_scores_of_detail_are_counted_over_all_images(monkeypatch, best_metric):
   config.evaluation.best_metric = best_metric
   plain, got = (
     evaluation.evaluate(
-      MODEL, {}, data.heldout, config, data, average=False, detail=detail
+      MODEL, {}, data.heldout, config, data, average=False, detail=wanted
     ).scores
-    for detail in (False, True)
+    for wanted in (False, True)
   )
   prediction = scores.argmax(-1)
   counts = sum(
@@ -79,6 +80,21 @@ def test_scores_of_detail_are_counted_over_all_images(monkeypatch, best_metric):
     },
   }
   assert 0 < curve[0] < curve[-1] < 1
+
+
+def test_a_class_that_is_predicted_but_absent_has_no_score_of_detail():
+  label, prediction = np.zeros((2, 9, 9), np.int32)
+  prediction[2:5, 2:5] = 1
+  totals = detail.no_detail(2)
+  detail.add_detail(totals, label, np.eye(2)[prediction])
+  absent, counted = (
+    detail.detail_scores(totals, NAMES, present_only)
+    for present_only in (True, False)
+  )
+  assert math.isnan(absent['boundary_iou/cell'])
+  assert counted['boundary_iou/cell'] == 0
+  background = absent['boundary_iou/background']
+  assert absent['boundary_iou'] == background == 2 * counted['boundary_iou']
 
 
 CELLS = np.zeros((8, 8), np.int32)

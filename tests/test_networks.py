@@ -51,6 +51,10 @@ def test_16s_starts_from_32s(coarse):
   assert same({name: params[name] for name in trained}, trained)
   assert 'score_pool4/kernel: LEFT AT ITS INITIAL VALUE' in origin
   assert '2 initial' in origin
+  assert (
+    '(of an unnamed network; DOES NOT SAY what pixels it takes, and gets '
+    '0..255)' in origin
+  )
 
 
 def test_16s_from_32s_predicts_the_path_of_32s(coarse):
@@ -166,6 +170,7 @@ def test_a_file_says_what_its_shapes_do_not(tmp_path):
       networks.starting_params(model, 'standardised', path, (), ())
     _, origin = networks.starting_params(model, '0..255', path, (), ())
     assert origin.startswith(f'{path} (model fcn8s, pixels 0..255, padding ')
+    assert 'DOES NOT SAY' not in origin
 
 
 @pytest.mark.parametrize('split', ['train', 'heldout'])

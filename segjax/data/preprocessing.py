@@ -199,7 +199,8 @@ def check_preprocessing(
     if np.size(values) not in (1, in_channels):
       raise InputError(
         f'preprocessing.{name}={values} has {np.size(values)} numbers; '
-        f'expected 1, or {in_channels}, one a channel'
+        'expected 1'
+        + (f', or {in_channels}, one a channel' if in_channels > 1 else '')
       )
   if np.min(std) <= 0:
     raise InputError(f'preprocessing.std={std} must be > 0')

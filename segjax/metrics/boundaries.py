@@ -18,6 +18,7 @@ borders on them; classes on both sides of a band of them border on each other.
 Counts first, ratios last, as in `confusion`. Contract: host numpy.
 """
 
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,11 +57,12 @@ def boundary_counts(
 
   Raises:
     InputError: shapes differ or are not [H, W], a type is not integer, or a
-      value that counts is out of range.
+      value that counts or a distance is out of range.
   """
   label, prediction = _checked(label, prediction, num_classes)
   if distance_px is None:
     distance_px = default_distance(*label.shape)
+  _check_distance('distance_px', distance_px)
   ignored = label == _IGNORED
   in_label, in_prediction = (
     ~ignored & _near_others(classes, ignored, distance_px, edge=-1)
@@ -108,13 +110,14 @@ def trimap_counts(
   ignored = label == _IGNORED
   matrices = []
   for radius in radii_px:
+    _check_distance('radii_px', radius)
     near = _near_others(label, ignored, radius, edge=None)
     matrices.append(
       confusion.confusion_matrix(
         np.where(near, label, _IGNORED), prediction, num_classes
       )
     )
-  return np.stack(matrices)
+  return np.array(matrices, np.int64).reshape(-1, num_classes, num_classes)
 
 
 def trimap_curve(counts: np.ndarray, present_only: bool = False) -> np.ndarray:
@@ -153,6 +156,11 @@ def _near_others(classes, ignored, distance, edge):
   lowest = extreme(ndimage.minimum_filter, far.max)
   highest = extreme(ndimage.maximum_filter, far.min)
   return (lowest != classes) | (highest != classes)
+
+
+def _check_distance(name, distance):
+  if not isinstance(distance, numbers.Integral) or distance < 1:
+    raise InputError(f'{name}: {distance!r} must be a whole number, at least 1')
 
 
 def _checked(label, prediction, num_classes):

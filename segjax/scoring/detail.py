@@ -35,7 +35,9 @@ def detail_scores(
 ) -> dict[str, float]:
   """Returns boundary IoU and the trimap curve; see `evaluation.evaluate`."""
   ious = boundaries.boundary_iou(totals[0])
-  counted = totals[0][:, 1] > 0 if present_only else ~np.isnan(ious)
+  if present_only:  # As `metrics.confusion` has it.
+    ious = np.where(totals[0][:, 1] > 0, ious, math.nan)
+  counted = ~np.isnan(ious)
   curve = boundaries.trimap_curve(totals[1], present_only)
   mean = float(ious[counted].mean()) if counted.any() else math.nan
   scores = {'boundary_iou': mean}

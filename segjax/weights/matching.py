@@ -73,8 +73,8 @@ def match(
   source: Mapping[str, Tensor],
   target: Any,
   *,
-  initial: Sequence[str] = (),
-  ignore: Sequence[str] = (),
+  initial: Sequence[str] | None = None,
+  ignore: Sequence[str] | None = None,
   windows: Mapping[str, tuple[int, int]] | None = None,
   fixed: Mapping[str, Callable[[Tensor], bool]] | None = None,
 ) -> tuple[dict[str, np.ndarray], Report]:
@@ -84,8 +84,9 @@ def match(
     source: parameter path, such as 'conv1_1/kernel', -> tensor.
     target: tree of arrays or of `jax.ShapeDtypeStruct` (`jax.eval_shape`).
     initial: layers of the target, or blocks of layers, that keep their initial
-      value, whether the source has them or not.
-    ignore: layers of the source to leave out.
+      value, whether the source has them or not; None for none, and if the
+      user cannot name any.
+    ignore: layers of the source to leave out; None as for `initial`.
     windows: layer -> (H, W) of the feature map that a fully connected layer of
       the target takes; a layer that isn't there takes one pixel.
     fixed: layer without parameters -> check whether a tensor for it holds what
@@ -102,18 +103,19 @@ def match(
   """
   target = flatten_dict(target, sep='/')
   fixed = fixed or {}
-  _check_known('initial', initial, target)
-  _check_known('ignore', ignore, source)
-  ignored = [p for p in source if {*_enclosing(p)} & {*ignore, *initial}]
-  kept = [p for p in target if {*_enclosing(p)} & {*initial}]
+  own, left = {*(initial or ())}, {*(ignore or ())}
+  _check_known('initial', own, target)
+  _check_known('ignore', left, source)
+  ignored = [p for p in source if {*_enclosing(p)} & (left | own)]
+  kept = [p for p in target if {*_enclosing(p)} & own]
   unused = [
     path
     for path in source
     if path not in target and path not in ignored and _layer(path) not in fixed
   ]
-  _refuse(unused, 'in the file has no place in the model', 'ignore')
+  _refuse(unused, 'in the file has no place in the model', 'ignore', ignore)
   missing = [path for path in target if path not in source and path not in kept]
-  _refuse(missing, 'of the model is not in the file', 'initial')
+  _refuse(missing, 'of the model is not in the file', 'initial', initial)
   params, matched, verified = {}, [], []
   for path, tensor in source.items():
     if path in ignored:
@@ -216,13 +218,13 @@ def _check_known(argument, layers, paths):
       )
 
 
-def _refuse(paths, what, argument):
+def _refuse(paths, what, argument, named):
   if paths:
     layers = list(dict.fromkeys(map(_layer, paths)))
-    raise InputError(
-      f'{list_some(layers, _MOST_NAMED)} {what}; give another model, or '
-      f'{argument}={",".join(layers)} if that is meant'
-    )
+    advice = 'give another model'
+    if named is not None:
+      advice += f', or {argument}={",".join(layers)} if that is meant'
+    raise InputError(f'{list_some(layers, _MOST_NAMED)} {what}; {advice}')
 
 
 def _layer(path):
