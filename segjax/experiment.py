@@ -2,6 +2,7 @@
 """The experiment that a config describes: model, initial state and step."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,12 +34,14 @@ class Experiment(NamedTuple):
     model: the network.
     init: () -> training state before the first step.
     devices: the training step on all devices.
+    frozen_step: that step with frozen norms, (state, batch) as `devices.step`.
     settings: the checked settings of the config.
   """
 
   model: Segmenter
   init: Callable[[], TrainState]
   devices: DataParallel
+  frozen_step: Callable
   settings: Settings
 
 
@@ -56,24 +59,16 @@ def create_experiment(config: ConfigDict) -> Experiment:
   optimizer = create_optimizer(
     schedule=schedule, **dataclasses.asdict(settings.optimizer)
   )
-  devices = parallel.parallelize(
-    lambda axis_name, split_rows: steps.make_train_step(
-      model,
-      optimizer,
-      schedule,
-      preprocessing=settings.preprocessing,
-      tile_size=settings.tile_size_px,
-      augmentation=settings.augmentation,
-      ignore_label=IGNORE_LABEL,
-      reduction=settings.loss_reduction,
-      loss=settings.loss,
-      accumulate_steps=settings.accumulate_steps,
-      axis_name=axis_name,
-      split_rows=split_rows,
-    ),
-    settings.parallel,
-    settings.batch_size,
-    settings.mesh.space,
+  devices, frozen = (
+    parallel.parallelize(
+      functools.partial(
+        _make_step, settings, model, optimizer, schedule, frozen_norm
+      ),
+      settings.parallel,
+      settings.batch_size,
+      settings.mesh.space,
+    )
+    for frozen_norm in (False, True)
   )
   _check(settings, model)
   init = parallel.jit_once(
@@ -91,7 +86,27 @@ def create_experiment(config: ConfigDict) -> Experiment:
   check_prediction(
     model, settings.preprocessing, settings.prediction, settings.refinement
   )
-  return Experiment(model, init, devices, settings)
+  return Experiment(model, init, devices, frozen.step, settings)
+
+
+def _make_step(
+  settings, model, optimizer, schedule, frozen_norm, axis_name, split_rows
+):
+  return steps.make_train_step(
+    model,
+    optimizer,
+    schedule,
+    preprocessing=settings.preprocessing,
+    tile_size=settings.tile_size_px,
+    augmentation=settings.augmentation,
+    ignore_label=IGNORE_LABEL,
+    reduction=settings.loss_reduction,
+    loss=settings.loss,
+    accumulate_steps=settings.accumulate_steps,
+    frozen_norm=frozen_norm,
+    axis_name=axis_name,
+    split_rows=split_rows,
+  )
 
 
 def _check(settings: Settings, model: nn.Module) -> None:

@@ -3,11 +3,11 @@
 
 from collections.abc import Sequence
 
-import jax
 import optax
 from flax import traverse_util
 
 from segjax.errors import InputError
+from segjax.models.layers import RUNNING_MEANS
 
 OPTIMIZERS = ('sgd', 'adamw')
 SCHEDULES = ('constant', 'cosine')
@@ -110,8 +110,12 @@ def create_optimizer(
     )
 
   def decaying(params):
-    return jax.tree.map(
-      lambda is_bias: bias_decay or not is_bias, biases(params)
+    # Frozen norms keep their running means.
+    return traverse_util.path_aware_map(
+      lambda path, is_bias: (
+        (bias_decay or not is_bias) and path[-1] not in RUNNING_MEANS
+      ),
+      biases(params),
     )
 
   decay = optax.add_decayed_weights(weight_decay, mask=decaying)

@@ -409,6 +409,7 @@ def make_unet_vgg16(
     precision=config.model.precision,
   )
   config.schedule.learning_rate *= 10
+  config.frozen_norm_share = 0.0  # See `unet_config`.
   config.init.initial = ('up3', 'up2', 'up1', 'up0', 'head')
   config.init.ignore = ('fc6', 'fc7', 'fc8')
   if not config.tile_size_px:
@@ -491,6 +492,9 @@ def unet_config(
   )
   config.optimizer = _sgd(weight_decay=0.0, bias_rate=1.0)
   config.schedule = _constant(learning_rate=1e-3, warmup_steps=100)
+  # Share of the steps, the last ones, in which norms are frozen: they keep to
+  # the running means, as in prediction.
+  config.frozen_norm_share = 0.0
 
   config.prediction = _unet_prediction()
   config.evaluation = _evaluation(

@@ -21,7 +21,7 @@ from segjax.data.augment import Augmentation, augment
 from segjax.data.pipeline import pad_and_stack
 from segjax.devices import parallel, processes
 from segjax.errors import TrainingDiverged
-from segjax.models.layers import MOVE, RUNNING
+from segjax.models.layers import MOVE, RUNNING, RUNNING_MEANS
 from segjax.settings.sections import PreprocessingSettings
 
 _NUM_TILES = 48
@@ -118,7 +118,7 @@ def make_measure(
 
   add = parallel.jit(add)
   shapes = jax.eval_shape(lambda: steps.init_params(model, jax.random.key(0)))
-  names = [n for n in flatten_dict(shapes) if n[-1] in ('mean', 'var')]
+  names = [n for n in flatten_dict(shapes) if n[-1] in RUNNING_MEANS]
 
   def measure(params):
     flat: dict[Any, Any] = flatten_dict(params)

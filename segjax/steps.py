@@ -81,6 +81,7 @@ def make_train_step(
   reduction: str,
   loss: str = 'cross_entropy',
   accumulate_steps: int = 1,
+  frozen_norm: bool = False,
   axis_name: str | None = None,
   split_rows: Callable[[Any], Any] = lambda pixels: pixels,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
@@ -108,6 +109,7 @@ def make_train_step(
       another (gradient accumulation), for as many times less memory. Sums over
       the batch do not change. A norm takes the statistics of each part, and the
       running means follow the mean of the parts.
+    frozen_norm: whether norms keep to their running means, see `BatchNorm`.
     axis_name: name of the `pmap` axis that splits the batch; None under `jit`.
     split_rows: spreads arrays [B, h, w, ...] over devices; changes no value.
 
@@ -120,6 +122,7 @@ def make_train_step(
   options = {}
   if getattr(model, 'norm', 'none') != 'none':
     options['axis_names'] = (_EXAMPLES, *([axis_name] if axis_name else []))
+    options['frozen_norm'] = frozen_norm
 
   def prepare(key, example):
     image = preprocessing.to_unit_range(example['image'])

@@ -56,7 +56,7 @@ def test_before_a_norm_no_bias_is_left(make):
   assert names(make(base_width=2, depth=2, norm='batch')) == expected
 
 
-def make_step(axis_name=None, split_rows=lambda x: x, accumulate_steps=1):
+def make_step(axis_name=None, split_rows=lambda x: x, **how):
   return steps.make_train_step(
     MODEL,
     OPTIMIZER,
@@ -69,7 +69,7 @@ def make_step(axis_name=None, split_rows=lambda x: x, accumulate_steps=1):
     ),
     ignore_label=255,
     reduction='mean',
-    accumulate_steps=accumulate_steps,
+    **how,
     axis_name=axis_name,
     split_rows=split_rows,
   )
@@ -116,6 +116,33 @@ def test_parts_have_statistics_of_their_own_of_which_the_mean_is_kept():
     a, b = (each[name] for each in kept)
     assert not np.allclose(a, b, atol=1e-4), name
     np.testing.assert_allclose(value, (a + b) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize('accumulate_steps', [1, 2])
+def test_frozen_norms_train_as_they_predict(accumulate_steps):
+  state = init_state(MODEL, OPTIMIZER, seed=0)
+  batch = batch_of(6)
+  for _ in range(3):  # So that the running means are not their first values.
+    state, _ = jax.jit(make_step())(state, batch)
+  step = make_step(frozen_norm=True, accumulate_steps=accumulate_steps)
+  moved, metrics = jax.jit(step)(state, batch)
+  image = np.pad(
+    batch['image'] / 255, [(0, 0), (8, 8), (8, 8), (0, 0)], 'reflect'
+  )
+  image = (image.astype(np.float32) - 0.5) / 0.2
+  logits = jax.jit(MODEL.apply)({'params': state.params}, image)
+  log_probability = jnp.take_along_axis(
+    jax.nn.log_softmax(logits), batch['label'][..., None], axis=-1
+  )
+  expected = -log_probability.mean()
+  assert metrics['loss'] == pytest.approx(float(expected), rel=1e-5)
+  by_batch = jax.jit(make_step())(state, batch)[1]['loss']
+  assert abs(by_batch - expected) > 1e-3
+  # Weight decay leaves the running means alone, too.
+  before = flatten_dict(state.params, sep='/')
+  for name, value in flatten_dict(moved.params, sep='/').items():
+    is_same = np.array_equal(value, before[name])
+    assert is_same == (name in statistics(before)), name
 
 
 @pytest.mark.parametrize('mode', parallel.MODES)
@@ -253,6 +280,49 @@ def test_a_run_goes_on_bit_for_bit(run, tmp_path):
   )
   assert not np.allclose(*(t['up0']['norm1']['var'] for t in (first, last)))
   jax.tree.map(np.testing.assert_array_equal, again, last)
+
+
+@pytest.fixture(scope='module')
+def frozen(run, tmp_path_factory):
+  """Run whose last two of four steps have frozen norms."""
+  config = run[0].copy_and_resolve_references()
+  config.frozen_norm_share = 0.5
+  workdir = tmp_path_factory.mktemp('frozen') / 'run'
+  return config, workdir, train.train_and_evaluate(config, workdir)
+
+
+def test_frozen_norms_keep_the_means_with_which_they_froze(run, frozen):
+  _, workdir, _ = frozen
+  of_plain = load_params(run[1] / 'checkpoints', 2)
+  at_2, at_4 = (load_params(workdir / 'checkpoints', n) for n in (2, 4))
+  jax.tree.map(np.testing.assert_array_equal, at_2, of_plain)
+  before, after = (flatten_dict(tree, sep='/') for tree in (at_2, at_4))
+  for name, value in after.items():
+    is_same = np.array_equal(value, before[name])
+    assert is_same == (name in statistics(before)), name
+
+
+def test_a_run_with_frozen_norms_goes_on_bit_for_bit(frozen, tmp_path):
+  config, workdir, scores = frozen
+  shutil.copytree(workdir, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '4')
+  assert train.train_and_evaluate(config, tmp_path / 'run') == scores
+  # The norms freeze at a step that is not saved, too.
+  config = config.copy_and_resolve_references()
+  config.checkpoints.every_steps = 3
+  assert train.train_and_evaluate(config, tmp_path / 'other') == scores
+  at_3 = load_params(tmp_path / 'other' / 'checkpoints', 3)
+  at_2 = load_params(workdir / 'checkpoints', 2)
+  for name, value in statistics(at_3).items():
+    np.testing.assert_array_equal(value, statistics(at_2)[name], name)
+
+
+@pytest.mark.parametrize('share', [-0.1, 1.0])
+def test_a_share_of_all_steps_is_refused(run, share, tmp_path):
+  config = run[0].copy_and_resolve_references()
+  config.frozen_norm_share = share
+  with pytest.raises(InputError, match=f'frozen_norm_share={share} must be at'):
+    train.train_and_evaluate(config, tmp_path / 'run')
 
 
 def test_a_run_is_not_continued_without_the_norm(run):

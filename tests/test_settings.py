@@ -49,6 +49,7 @@ def put(config, name, value):
 # Cards from before these fields are read.
 LATER = (
   'loss',
+  'frozen_norm_share',
   *(
     f'preprocessing.{field}'
     for field in ('limits', 'dtype', 'measured', 'per_image')

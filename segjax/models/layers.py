@@ -29,6 +29,7 @@ PRECISIONS = ('default', 'high', 'highest')
 
 # Collection that receives the next running means of `BatchNorm`.
 RUNNING = 'running'
+RUNNING_MEANS = ('mean', 'var')  # Their names.
 # The share of a batch in the running means that a training step moves.
 MOVE = 0.1
 
@@ -152,22 +153,24 @@ class BatchNorm(nn.Module):
 
   y = scale (x - mean) / sqrt(var + 1e-5) + bias, in float32. In training, mean
   and var are those of all pixels of the batch, var without Bessel's correction,
-  as in Flax. Otherwise they are running means, and the output of a pixel
-  depends on that pixel alone.
+  as in Flax. Otherwise, and in training with frozen norms, they are running
+  means, and the output of a pixel depends on that pixel alone.
 
   The running means are the parameters `mean` and `var`, so that a tree of
   parameters is a whole network. No gradient reaches them. In training, their
   next values are .9 times the old ones plus .1 times those of the batch. If the
   collection `RUNNING` is mutable, they are put there under the same names, and
-  the training step moves them into the parameters.
+  the training step moves them into the parameters. Frozen norms move nothing.
 
   Attributes:
     train: whether to normalise by the mean and var of the batch.
     axis_names: axes of `vmap` and `pmap` over which the batch is divided.
+    frozen: whether to keep to the running means in training.
   """
 
   train: bool
   axis_names: tuple[str, ...] = ()
+  frozen: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -177,9 +180,10 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, shape)
     mean = self.param('mean', nn.initializers.zeros, shape)
     var = self.param('var', nn.initializers.ones, shape)
-    y, spread = x.astype(jnp.float32), _over_channels
-    if self.train:
-      spread = _over_rows
+    mean, var = map(jax.lax.stop_gradient, (mean, var))
+    y = x.astype(jnp.float32)
+    spread = _over_rows if self.train else _over_channels
+    if self.train and not self.frozen:
       running = {'mean': mean, 'var': var}
       mean = self._mean_of(y)
       # In two passes: a mean of squares less a squared mean cancels.

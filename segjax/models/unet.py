@@ -164,6 +164,7 @@ class UNet(OneHead, nn.Module):
     image: jax.Array,
     train: bool = False,
     axis_names: tuple[str, ...] = (),
+    frozen_norm: bool = False,
   ) -> jax.Array:
     """Returns the logits f32[B, h, w, K] of image [B, H, W, C].
 
@@ -172,6 +173,7 @@ class UNet(OneHead, nn.Module):
       train: whether to apply dropout, which needs an rng named 'dropout', and
         to normalise by the batch.
       axis_names: see `BatchNorm`.
+      frozen_norm: whether norms are frozen in training, see `BatchNorm`.
 
     Raises:
       InputError: H or W is inadmissible (see `UNetGeometry.output_size`), or C
@@ -184,7 +186,7 @@ class UNet(OneHead, nn.Module):
       down, up = nn.remat(Block), nn.remat(UpBlock)
     norm = None
     if self.norm == 'batch':
-      norm = functools.partial(BatchNorm, train, axis_names)
+      norm = functools.partial(BatchNorm, train, axis_names, frozen_norm)
     shared: dict[str, Any] = dict(
       convs=self.convs_per_block,
       padding=self.padding,

@@ -72,6 +72,7 @@ class UNetVGG16(OneHead, nn.Module):
     image: jax.Array,
     train: bool = False,
     axis_names: tuple[str, ...] = (),
+    frozen_norm: bool = False,
   ) -> jax.Array:
     """Returns the logits f32[B, h, w, K] of image [B, H, W, C].
 
@@ -79,6 +80,7 @@ class UNetVGG16(OneHead, nn.Module):
       image: pixels as the weights of the trunk expect them.
       train: see `UNet`.
       axis_names: see `BatchNorm`.
+      frozen_norm: whether norms are frozen in training, see `BatchNorm`.
 
     Raises:
       InputError: H or W is inadmissible (see `UNetGeometry.output_size`), or C
@@ -88,7 +90,7 @@ class UNetVGG16(OneHead, nn.Module):
     check_image(image, geometry, self.in_channels)
     norm = None
     if self.norm == 'batch':
-      norm = functools.partial(BatchNorm, train, axis_names)
+      norm = functools.partial(BatchNorm, train, axis_names, frozen_norm)
     x, skips = image, []
     for level, (features, convs) in enumerate(BLOCKS):
       if level:

@@ -291,11 +291,17 @@ class Settings:
   data: Mapping[str, Any]
   loss: str = 'cross_entropy'
   refinement: Refinement = OFF
+  frozen_norm_share: float = 0.0
 
   def __post_init__(self):
     check_least(
       self, seed=0, tile_size_px=0, log_every_steps=1, accumulate_steps=1
     )
+    if not 0 <= self.frozen_norm_share < 1:
+      raise InputError(
+        f'frozen_norm_share={self.frozen_norm_share} must be at least 0 and '
+        'below 1'
+      )
 
 
 # The fields of `TileSettings` that a card sets, by kind of network.
