@@ -131,21 +131,13 @@ def load_from_flags() -> 'Network':
     InputError: the network cannot be loaded.
   """
   from segjax import networks
-  from segjax.devices import processes
   from segjax.devices.compilation_cache import use_compilation_cache
-  from segjax.weights import files
 
   args = flags.FLAGS
   if args.workdir is not None:
     network = networks.load_run(args.workdir, args.checkpoint)
   else:
     network = networks.load_converted(args.config, args.params)
-    if 'pixels' not in files.read_metadata(args.params):
-      pixels = networks.metadata(args.config)['pixels']
-      processes.say(
-        f'{args.params} DOES NOT SAY what pixels it takes, and gets {pixels}; '
-        '--pixels of python -m segjax.convert records it'
-      )
   if network.config.compilation_cache:
     use_compilation_cache()
   return network

@@ -50,7 +50,11 @@ _ADDED = {
 }
 # Added settings, as in `_ADDED`, that only some data sets or networks have.
 # These have such defaults themselves.
-_ADDED_TO_SOME = {'data.label_values': [], 'model.norm': 'none'}
+_ADDED_TO_SOME = {
+  'data.label_values': [],
+  'frozen_norm_share': 0.0,
+  'model.norm': 'none',
+}
 
 
 def check_writable(workdir: str | os.PathLike) -> None:
