@@ -96,10 +96,9 @@ class Refinement:
 
   def __post_init__(self):
     if isinstance(self.compatibility, (list, tuple)):  # Settings are hashed.
-      rows = (
+      rows = tuple(
         tuple(r) if isinstance(r, list) else r for r in self.compatibility
       )
-      rows = tuple(rows)
       object.__setattr__(self, 'compatibility', rows)
       for value in itertools.chain(*(r for r in rows if isinstance(r, tuple))):
         if isinstance(value, numbers.Real) and not math.isfinite(value):

@@ -127,6 +127,12 @@ def _check(settings: Settings, model: nn.Module) -> None:
       f'profile_steps={settings.profile_steps} must be the first and the last '
       'step to trace, such as (10, 12), or (0, 0) for none'
     )
+  is_normed = getattr(model, 'norm', 'none') == 'batch'
+  if settings.frozen_norm_share and not (is_normed and settings.tile_size_px):
+    raise InputError(
+      f'frozen_norm_share={settings.frozen_norm_share} freezes the norms of a '
+      "network with model.norm='batch' that trains on tiles; use 0"
+    )
   if settings.loss not in LOSSES:
     raise InputError(f'loss={settings.loss!r} is not one of {LOSSES}')
   if settings.loss_reduction not in REDUCTIONS:

@@ -325,6 +325,15 @@ def test_a_share_of_all_steps_is_refused(run, share, tmp_path):
     train.train_and_evaluate(config, tmp_path / 'run')
 
 
+@pytest.mark.parametrize('name', ['model.norm', 'tile_size_px'])
+def test_nothing_is_frozen_without_a_norm_and_tiles(run, name, tmp_path):
+  config = run[0].copy_and_resolve_references()
+  changed = {'model.norm': 'none', 'tile_size_px': 0}[name]
+  config.update_from_flattened_dict({'frozen_norm_share': 0.2, name: changed})
+  with pytest.raises(InputError, match='frozen_norm_share=0.2 freezes'):
+    train.train_and_evaluate(config, tmp_path / 'run')
+
+
 def test_a_run_is_not_continued_without_the_norm(run):
   config, workdir, _ = run
   config = config.copy_and_resolve_references()

@@ -84,8 +84,8 @@ def match(
     source: parameter path, such as 'conv1_1/kernel', -> tensor.
     target: tree of arrays or of `jax.ShapeDtypeStruct` (`jax.eval_shape`).
     initial: layers of the target, or blocks of layers, that keep their initial
-      value, whether the source has them or not; None for none, and if the
-      user cannot name any.
+      value, whether the source has them or not. None for none; then no
+      message advises to name some.
     ignore: layers of the source to leave out; None as for `initial`.
     windows: layer -> (H, W) of the feature map that a fully connected layer of
       the target takes; a layer that isn't there takes one pixel.
