@@ -34,14 +34,12 @@ class Experiment(NamedTuple):
     model: the network.
     init: () -> training state before the first step.
     devices: the training step on all devices.
-    frozen_step: that step with frozen norms, (state, batch) as `devices.step`.
     settings: the checked settings of the config.
   """
 
   model: Segmenter
   init: Callable[[], TrainState]
   devices: DataParallel
-  frozen_step: Callable
   settings: Settings
 
 
@@ -59,16 +57,11 @@ def create_experiment(config: ConfigDict) -> Experiment:
   optimizer = create_optimizer(
     schedule=schedule, **dataclasses.asdict(settings.optimizer)
   )
-  devices, frozen = (
-    parallel.parallelize(
-      functools.partial(
-        _make_step, settings, model, optimizer, schedule, frozen_norm
-      ),
-      settings.parallel,
-      settings.batch_size,
-      settings.mesh.space,
-    )
-    for frozen_norm in (False, True)
+  devices = parallel.parallelize(
+    functools.partial(_make_step, settings, model, optimizer, schedule),
+    settings.parallel,
+    settings.batch_size,
+    settings.mesh.space,
   )
   _check(settings, model)
   init = parallel.jit_once(
@@ -86,12 +79,10 @@ def create_experiment(config: ConfigDict) -> Experiment:
   check_prediction(
     model, settings.preprocessing, settings.prediction, settings.refinement
   )
-  return Experiment(model, init, devices, frozen.step, settings)
+  return Experiment(model, init, devices, settings)
 
 
-def _make_step(
-  settings, model, optimizer, schedule, frozen_norm, axis_name, split_rows
-):
+def _make_step(settings, model, optimizer, schedule, axis_name, split_rows):
   return steps.make_train_step(
     model,
     optimizer,
@@ -103,7 +94,7 @@ def _make_step(
     reduction=settings.loss_reduction,
     loss=settings.loss,
     accumulate_steps=settings.accumulate_steps,
-    frozen_norm=frozen_norm,
+    freeze_norms_at=settings.freeze_norms_at,
     axis_name=axis_name,
     split_rows=split_rows,
   )
@@ -126,12 +117,6 @@ def _check(settings: Settings, model: nn.Module) -> None:
     raise InputError(
       f'profile_steps={settings.profile_steps} must be the first and the last '
       'step to trace, such as (10, 12), or (0, 0) for none'
-    )
-  is_normed = getattr(model, 'norm', 'none') == 'batch'
-  if settings.frozen_norm_share and not (is_normed and settings.tile_size_px):
-    raise InputError(
-      f'frozen_norm_share={settings.frozen_norm_share} freezes the norms of a '
-      "network with model.norm='batch' that trains on tiles; use 0"
     )
   if settings.loss not in LOSSES:
     raise InputError(f'loss={settings.loss!r} is not one of {LOSSES}')

@@ -6,6 +6,7 @@ The randomness of an example is a function of (root key, step, position in the
 global batch), so neither the devices nor a restart change it.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ from segjax.data.augment import (
   region_side,
 )
 from segjax.errors import InputError
-from segjax.models.layers import RUNNING
+from segjax.models.layers import RUNNING, if_frozen
 from segjax.settings.sections import PreprocessingSettings
 
 _EXAMPLES = 'examples'  # Name of the `vmap` axis over the batch.
@@ -81,7 +82,7 @@ def make_train_step(
   reduction: str,
   loss: str = 'cross_entropy',
   accumulate_steps: int = 1,
-  frozen_norm: bool = False,
+  freeze_norms_at: int | None = None,
   axis_name: str | None = None,
   split_rows: Callable[[Any], Any] = lambda pixels: pixels,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
@@ -109,7 +110,8 @@ def make_train_step(
       another (gradient accumulation), for as many times less memory. Sums over
       the batch do not change. A norm takes the statistics of each part, and the
       running means follow the mean of the parts.
-    frozen_norm: whether norms keep to their running means, see `BatchNorm`.
+    freeze_norms_at: number of updates after which norms keep to their running
+      means, see `BatchNorm`; None never freezes them.
     axis_name: name of the `pmap` axis that splits the batch; None under `jit`.
     split_rows: spreads arrays [B, h, w, ...] over devices; changes no value.
 
@@ -119,10 +121,8 @@ def make_train_step(
   """
   if tile_size:
     output_size = model.geometry.output_size(tile_size)
-  options = {}
-  if getattr(model, 'norm', 'none') != 'none':
-    options['axis_names'] = (_EXAMPLES, *([axis_name] if axis_name else []))
-    options['frozen_norm'] = frozen_norm
+  is_normed = getattr(model, 'norm', 'none') != 'none'
+  axis_names = (_EXAMPLES, *([axis_name] if axis_name else []))
 
   def prepare(key, example):
     image = preprocessing.to_unit_range(example['image'])
@@ -144,14 +144,15 @@ def make_train_step(
       ends = {}
     return preprocessing.standardise(image), label, weight, ends
 
-  def example_loss(params, dropout_key, image, label, weight, padded):
+  def example_loss(params, frozen, dropout_key, image, label, weight, padded):
+    norm = {'axis_names': axis_names, 'frozen_norm': frozen}
     logits, updated = model.apply(
       {'params': params},
       image[None],
       train=True,
       rngs={'dropout': dropout_key},
       mutable=[RUNNING],
-      **options,
+      **(norm if is_normed else {}),
       **jax.tree.map(lambda size: size[None], padded),
     )
     sums = [
@@ -167,17 +168,17 @@ def make_train_step(
     reduced, divisor = losses.reduce_image(total, count, reduction)
     return reduced, (divisor, count, correct, updated.get(RUNNING, {}))
 
-  def batch_loss(params, keys, prepared):
-    sums = jax.vmap(example_loss, (None, *[0] * 5), axis_name=_EXAMPLES)(
-      params, keys, *prepared
-    )
+  def batch_loss(params, frozen, keys, prepared):
+    loss_of = functools.partial(example_loss, params, frozen)
+    sums = jax.vmap(loss_of, axis_name=_EXAMPLES)(keys, *prepared)
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
 
   sums_and_gradient = jax.value_and_grad(batch_loss, has_aux=True)
 
-  def summed(params, keys, batch):
+  def summed(params, frozen, keys, batch):
+    part_sums = functools.partial(sums_and_gradient, params, frozen)
     if accumulate_steps == 1:
-      return sums_and_gradient(params, keys, batch)
+      return part_sums(keys, batch)
     # Every part has examples of all devices, so that no example has to move.
     parts = jax.tree.map(
       lambda x: x.reshape(-1, accumulate_steps, *x.shape[1:]).swapaxes(0, 1),
@@ -186,11 +187,11 @@ def make_train_step(
     first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(sums_and_gradient, params, *first),
+      jax.eval_shape(part_sums, *first),
     )
 
     def add(total, part):
-      return jax.tree.map(jnp.add, total, sums_and_gradient(params, *part)), ()
+      return jax.tree.map(jnp.add, total, part_sums(*part)), ()
 
     return jax.lax.scan(add, zeros, parts)[0]
 
@@ -208,7 +209,8 @@ def make_train_step(
     )(state.key, state.step, first + jnp.arange(size))
     *pixels, padded = jax.vmap(prepare)(augment_keys, batch)
     prepared = (*split_rows(pixels), padded)
-    sums, gradient = summed(state.params, dropout_keys, prepared)
+    frozen = freeze_norms_at is not None and state.step >= freeze_norms_at
+    sums, gradient = summed(state.params, frozen, dropout_keys, prepared)
     if axis_name:
       sums, gradient = jax.lax.psum((sums, gradient), axis_name)
     total, (divisor, count, correct, running) = sums
@@ -223,12 +225,16 @@ def make_train_step(
       'grad_norm': optax.tree.norm(gradient),
       'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
     }
-    params = flatten_dict(optax.apply_updates(state.params, updates))
-    # Examples of a part have equal means: this is the mean of the parts.
-    running = jax.tree.map(lambda x: x / batch_size, running)
+    params: dict[Any, Any] = flatten_dict(
+      optax.apply_updates(state.params, updates)
+    )
+    flat_running: dict[Any, Any] = flatten_dict(running)
+    for name, moved in flat_running.items():
+      # Examples of a part have equal means: this is the mean of the parts.
+      params[name] = if_frozen(frozen, params[name], moved / batch_size)
     state = state.replace(
       step=state.step + 1,
-      params=unflatten_dict(params | flatten_dict(running)),
+      params=unflatten_dict(params),
       opt_state=opt_state,
     )
     return state, metrics

@@ -109,7 +109,7 @@ def _train_in(
   dataset: Dataset,
 ) -> dict[str, float]:
   """Trains and evaluates in a locked workdir; resumes the run that is in it."""
-  model, init, devices, frozen_step, settings = experiment
+  model, init, devices, settings = experiment
   start_params, origin, counted, doubts = {}, '', '', {}
   trained_steps = newest_step(workdir / 'checkpoints')
   if trained_steps is None:
@@ -181,7 +181,7 @@ def _train_in(
         output_size=model.geometry.output_size(tile_size),
         augmentation=settings.augmentation,
       )
-    measure, frozen_after = None, end
+    measure, frozen_at = None, settings.freeze_norms_at
     if tile_size and getattr(model, 'norm', 'none') == 'batch':
       measure = make_measure(
         model,
@@ -190,7 +190,6 @@ def _train_in(
         config.batch_size // config.accumulate_steps,
         dataset.train,
       )
-      frozen_after -= int(settings.frozen_norm_share * end)
     state = devices.put_state(state)
     batches = create_batches(
       dataset.train,
@@ -235,8 +234,7 @@ def _train_in(
         trace(step, state)
         with progress.waiting_for_data():
           batch = devices.put_batch(next(batches))
-        train_step = devices.step if step <= frozen_after else frozen_step
-        state, metrics = train_step(state, batch)
+        state, metrics = devices.step(state, batch)
         log.add(step, devices.get(metrics))
 
         stops = is_preempted(step) and step < end
@@ -246,7 +244,8 @@ def _train_in(
           log.flush()  # What is saved has a finite loss and gradient.
           writer.flush()  # A kill would leave a gap before what is saved.
         # Frozen norms keep those that were measured when they froze.
-        if measure and (step == frozen_after or saves and step < frozen_after):
+        moves = frozen_at is None or step < frozen_at
+        if measure and (step == frozen_at or saves and moves):
           saved = parallel.to_local(devices.get(state))
           params = measure(saved.params)
           state = devices.put_state(saved.replace(params=params))

@@ -165,12 +165,12 @@ class BatchNorm(nn.Module):
   Attributes:
     train: whether to normalise by the mean and var of the batch.
     axis_names: axes of `vmap` and `pmap` over which the batch is divided.
-    frozen: whether to keep to the running means in training.
+    frozen: whether to keep to the running means in training; a bool, or bool[].
   """
 
   train: bool
   axis_names: tuple[str, ...] = ()
-  frozen: bool = False
+  frozen: bool | jax.Array = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -183,11 +183,12 @@ class BatchNorm(nn.Module):
     mean, var = map(jax.lax.stop_gradient, (mean, var))
     y = x.astype(jnp.float32)
     spread = _over_rows if self.train else _over_channels
-    if self.train and not self.frozen:
+    if self.train:
       running = {'mean': mean, 'var': var}
-      mean = self._mean_of(y)
+      mean = if_frozen(self.frozen, mean, self._mean_of(y))
       # In two passes: a mean of squares less a squared mean cancels.
-      var = self._mean_of(jnp.square(y - spread(mean, y)))
+      of_batch = self._mean_of(jnp.square(y - spread(mean, y)))
+      var = if_frozen(self.frozen, var, of_batch)
       if self.is_mutable_collection(RUNNING):
         for name, new in (('mean', mean), ('var', var)):
           moved = running[name] + MOVE * (new - running[name])
@@ -200,6 +201,15 @@ class BatchNorm(nn.Module):
     # By rows first, as in `_add_bias`.
     mean = jax.lax.optimization_barrier(y.mean(2)).mean((0, 1))
     return jax.lax.pmean(mean, self.axis_names) if self.axis_names else mean
+
+
+def if_frozen(
+  frozen: bool | jax.Array, kept: jax.Array, new: jax.Array
+) -> jax.Array:
+  """Returns `kept` if norms are frozen, otherwise `new`."""
+  if isinstance(frozen, bool):
+    return kept if frozen else new
+  return jnp.where(frozen, kept, new)
 
 
 def _over_channels(values, like):

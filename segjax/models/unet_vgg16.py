@@ -72,7 +72,7 @@ class UNetVGG16(OneHead, nn.Module):
     image: jax.Array,
     train: bool = False,
     axis_names: tuple[str, ...] = (),
-    frozen_norm: bool = False,
+    frozen_norm: bool | jax.Array = False,
   ) -> jax.Array:
     """Returns the logits f32[B, h, w, K] of image [B, H, W, C].
 

@@ -303,6 +303,12 @@ class Settings:
         'below 1'
       )
 
+  @property
+  def freeze_norms_at(self) -> int | None:
+    """Number of steps after which norms are frozen; None for never."""
+    frozen = int(self.frozen_norm_share * self.num_train_steps)
+    return self.num_train_steps - frozen if frozen else None
+
 
 # The fields of `TileSettings` that a card sets, by kind of network.
 _PREDICTION_OF_UNET = ('max_tile_size_px', 'tile_memory_mib', 'tiles_per_batch')
