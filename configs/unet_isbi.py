@@ -20,9 +20,10 @@ Arguments
   fast    The same with Adam, which beat SGD in short runs of a narrow network
           (docs/results.md), and a cosine schedule. At full width 2,000 steps
           have been run, in 134 minutes on two cores.
-  cpu     `fast` with a network a quarter as wide, with batch normalisation and
-          with each slice by its own mean and standard deviation, all of which
-          the paper lacks: about half an hour on one core.
+  cpu     `fast` with a network a quarter as wide, with batch normalisation,
+          frozen for the last fifth of the steps, and with each slice by its own
+          mean and standard deviation, all of which the paper lacks: about half
+          an hour on one core.
   demo    A still smaller network on synthetic micrographs, which needs no data:
           64 seconds on two cores.
 

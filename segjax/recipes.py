@@ -493,7 +493,7 @@ def unet_config(
   config.optimizer = _sgd(weight_decay=0.0, bias_rate=1.0)
   config.schedule = _constant(learning_rate=1e-3, warmup_steps=100)
   # Share of the steps, the last ones, in which norms are frozen: they keep to
-  # the running means, as in prediction.
+  # the running means, as in prediction. Without a norm nothing is.
   config.frozen_norm_share = 0.0
 
   config.prediction = _unet_prediction()
