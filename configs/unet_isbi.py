@@ -69,6 +69,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     recipes.make_narrow(config)
   if argument == 'cpu':
     recipes.make_normalised(config)
+    config.frozen_norm_share = 0.2
   if argument == 'demo':
     del config.data.dir
     config.data.update(

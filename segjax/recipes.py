@@ -409,7 +409,7 @@ def make_unet_vgg16(
     precision=config.model.precision,
   )
   config.schedule.learning_rate *= 10
-  config.frozen_norm_share = 0.2  # See `unet_config`.
+  config.frozen_norm_share = 0.0  # See `unet_config`.
   config.init.initial = ('up3', 'up2', 'up1', 'up0', 'head')
   config.init.ignore = ('fc6', 'fc7', 'fc8')
   if not config.tile_size_px:
@@ -543,14 +543,12 @@ def make_normalised(
 
   The network has batch normalisation. The mean of each image is subtracted from
   it, and it is divided by its standard deviation, since brightness and contrast
-  of images may differ. The last fifth of the steps trains with frozen norms.
-  docs/results.md has what each gave, and where not.
+  of images may differ. docs/results.md has what both gave, and where not.
 
   Args:
     config: config of `unet_config`, changed in place.
   """
   config.model.norm = 'batch'
-  config.frozen_norm_share = 0.2
   # Most pixels are within two deviations, in [0, 1], where gray values vary.
   config.preprocessing = preprocessing(
     mean=(0.5,), std=(0.25,), limits=(-2.0, 2.0), per_image=True

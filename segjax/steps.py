@@ -230,7 +230,8 @@ def make_train_step(
     )
     flat_running: dict[Any, Any] = flatten_dict(running)
     for name, moved in flat_running.items():
-      # Examples of a part have equal means: this is the mean of the parts.
+      # Examples of a part have equal means: this is the mean of the parts. Sums
+      # round, so that means which are to stay are taken as they are.
       params[name] = if_frozen(frozen, params[name], moved / batch_size)
     state = state.replace(
       step=state.step + 1,

@@ -240,12 +240,13 @@ def _train_in(
         stops = is_preempted(step) and step < end
         saves = stops or step % config.checkpoints.every_steps == 0
         saves |= evaluates(step)
-        if saves:
-          log.flush()  # What is saved has a finite loss and gradient.
-          writer.flush()  # A kill would leave a gap before what is saved.
-        # Frozen norms keep those that were measured when they froze.
+        # Frozen norms keep the means that were measured when they froze.
         moves = frozen_at is None or step < frozen_at
-        if measure and (step == frozen_at or saves and moves):
+        is_due = step == frozen_at or (saves and moves)
+        if saves or is_due:
+          log.flush()  # What is saved or measured has a finite loss, gradient.
+          writer.flush()  # A kill would leave a gap before what is saved.
+        if measure and is_due:
           saved = parallel.to_local(devices.get(state))
           params = measure(saved.params)
           state = devices.put_state(saved.replace(params=params))

@@ -297,7 +297,8 @@ def test_frozen_norms_keep_the_means_with_which_they_froze(run, frozen):
   _, workdir, _ = frozen
   of_plain = load_params(run[1] / 'checkpoints', 2)
   at_2, at_4 = (load_params(workdir / 'checkpoints', n) for n in (2, 4))
-  jax.tree.map(np.testing.assert_array_equal, at_2, of_plain)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+  jax.tree.map(close, at_2, of_plain)  # Another program, which may round.
   before, after = (flatten_dict(tree, sep='/') for tree in (at_2, at_4))
   for name, value in after.items():
     is_same = np.array_equal(value, before[name])

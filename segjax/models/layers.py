@@ -163,7 +163,7 @@ class BatchNorm(nn.Module):
   the training step moves them into the parameters. Frozen norms move nothing.
 
   Attributes:
-    train: whether to normalise by the mean and var of the batch.
+    train: whether to normalise by the mean and var of the batch, unless frozen.
     axis_names: axes of `vmap` and `pmap` over which the batch is divided.
     frozen: whether to keep to the running means in training; a bool, or bool[].
   """
@@ -206,7 +206,7 @@ class BatchNorm(nn.Module):
 def if_frozen(
   frozen: bool | jax.Array, kept: jax.Array, new: jax.Array
 ) -> jax.Array:
-  """Returns `kept` if norms are frozen, otherwise `new`."""
+  """Returns `kept` if norms are frozen, otherwise `new`, in one program."""
   if isinstance(frozen, bool):
     return kept if frozen else new
   return jnp.where(frozen, kept, new)
