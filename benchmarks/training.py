@@ -57,7 +57,7 @@ class Side(NamedTuple):
 
 def segjax_side(config) -> Side:
   """Returns segjax's side: the training step of the card."""
-  model, init, devices, *_ = create_experiment(config)
+  model, init, devices, _ = create_experiment(config)
   state = devices.put_state(init())
   preprocessing, tiles = read_prediction(config, average=False)
   refinement = read_refinement(config)

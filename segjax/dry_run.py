@@ -149,7 +149,7 @@ def _lower(
   config: ConfigDict,
 ) -> tuple[nn.Module, TrainState, jax.stages.Lowered]:
   """Returns the model, the shapes of its state, and the step, not compiled."""
-  model, init, devices, *_ = create_experiment(config)
+  model, init, devices, _ = create_experiment(config)
   state = jax.eval_shape(init)
   side = _image_side(config)
   shape = (config.batch_size, side, side)

@@ -2,7 +2,6 @@
 """The experiment that a config describes: model, initial state and step."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -58,7 +57,21 @@ def create_experiment(config: ConfigDict) -> Experiment:
     schedule=schedule, **dataclasses.asdict(settings.optimizer)
   )
   devices = parallel.parallelize(
-    functools.partial(_make_step, settings, model, optimizer, schedule),
+    lambda axis_name, split_rows: steps.make_train_step(
+      model,
+      optimizer,
+      schedule,
+      preprocessing=settings.preprocessing,
+      tile_size=settings.tile_size_px,
+      augmentation=settings.augmentation,
+      ignore_label=IGNORE_LABEL,
+      reduction=settings.loss_reduction,
+      loss=settings.loss,
+      accumulate_steps=settings.accumulate_steps,
+      freeze_norms_at=settings.freeze_norms_at,
+      axis_name=axis_name,
+      split_rows=split_rows,
+    ),
     settings.parallel,
     settings.batch_size,
     settings.mesh.space,
@@ -80,24 +93,6 @@ def create_experiment(config: ConfigDict) -> Experiment:
     model, settings.preprocessing, settings.prediction, settings.refinement
   )
   return Experiment(model, init, devices, settings)
-
-
-def _make_step(settings, model, optimizer, schedule, axis_name, split_rows):
-  return steps.make_train_step(
-    model,
-    optimizer,
-    schedule,
-    preprocessing=settings.preprocessing,
-    tile_size=settings.tile_size_px,
-    augmentation=settings.augmentation,
-    ignore_label=IGNORE_LABEL,
-    reduction=settings.loss_reduction,
-    loss=settings.loss,
-    accumulate_steps=settings.accumulate_steps,
-    freeze_norms_at=settings.freeze_norms_at,
-    axis_name=axis_name,
-    split_rows=split_rows,
-  )
 
 
 def _check(settings: Settings, model: nn.Module) -> None:

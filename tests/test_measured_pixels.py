@@ -48,7 +48,7 @@ def losses_of(images, num_steps=100):
   config.batch_size = 8
   with config.ignore_type():
     config.preprocessing.update(measure_pixels(examples_of(images)))
-  _, init, devices, *_ = create_experiment(config)
+  _, init, devices, _ = create_experiment(config)
   state = devices.put_state(init())
   batch = {
     'image': images,
