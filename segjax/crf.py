@@ -170,7 +170,8 @@ def refine(
       `to_unit_range` returns.
     settings: weights, widths, window and iterations.
     present: bool[H, W]; pixels that are False, such as padding, are nobody's
-      neighbours. None for all True.
+      neighbours, and what they hold, even NaN, does not count. None for all
+      True.
 
   Raises:
     InputError: shapes or types are wrong, `compatibility` is not [K, K], or a
@@ -196,11 +197,11 @@ def refine(
   image = jnp.asarray(image, jnp.float32)
   if present is None:
     present = jnp.ones(image.shape[:2], bool)
-  if np.shape(present) != image.shape[:2]:
-    raise InputError(
-      f'present has shape {np.shape(present)}; expected {image.shape[:2]}, '
-      'that of the image'
-    )
+  else:
+    present = _check_present(present, image.shape[:2])
+    # Their factor is 0, which does not take off NaN.
+    unary = jnp.where(present[:, None], unary, 0)
+    image = jnp.where(present[..., None], image, 0)
   compatibility = read_compatibility(settings, scores.shape[-1])
   reach = _reach(settings.radius_px, image.shape)
   weights = _weights(image, present, settings)
@@ -225,7 +226,7 @@ def read_compatibility(
   """Returns mu f32[K, K], or None for the Potts model.
 
   Raises:
-    InputError: `compatibility` is not [K, K].
+    InputError: `compatibility` is not [K, K], or not finite.
   """
   if not len(settings.compatibility):
     return None
@@ -241,6 +242,9 @@ def read_compatibility(
       f'compatibility has shape {matrix.shape}; expected {num_classes} x '
       f'{num_classes} numbers, or () for Potts'
     )
+  is_traced = isinstance(matrix, Tracer)
+  if not is_traced and not np.isfinite(np.asarray(matrix)).all():
+    raise InputError('compatibility has NaN or inf; it must be finite')
   return matrix
 
 
@@ -363,8 +367,25 @@ def _shifted(around, step, reach):
   )
 
 
+def _check_present(present, size):
+  """Returns a mask as an array; raises InputError if it is none of `size`."""
+  if not isinstance(present, jax.Array):
+    present = np.asarray(present)
+  if present.shape != size:
+    raise InputError(
+      f'present has shape {present.shape}; expected {size}, that of the image'
+    )
+  if present.dtype != bool:
+    raise InputError(
+      f'present is {present.dtype}; expected bool, such as mask > 0'
+    )
+  return jnp.asarray(present)
+
+
 def _check(scores: Any, image: Any, settings: Refinement) -> None:
   """Raises InputError if scores, image and settings do not fit together."""
+  if not isinstance(settings, Refinement):
+    raise InputError(f'settings={settings!r}; expected segjax.Refinement(...)')
   for name, array in (('scores', scores), ('image', image)):
     if np.ndim(array) != 3:
       raise InputError(
@@ -373,13 +394,18 @@ def _check(scores: Any, image: Any, settings: Refinement) -> None:
       )
     if not jnp.issubdtype(array.dtype, jnp.floating):
       raise InputError(
-        f'{name} is {array.dtype}; expected floating point; '
-        'segjax.to_unit_range makes it of images'
+        f'{name} is {array.dtype}; expected floating point'
+        + '; segjax.to_unit_range makes it of images' * (name == 'image')
       )
   for name in LEARNABLE:
     value = getattr(settings, name)
-    is_array = isinstance(value, (jax.Array, np.ndarray))
-    if is_array and not isinstance(value, Tracer):
+    if not isinstance(value, (numbers.Real, jax.Array, np.ndarray)):
+      raise InputError(f'{name}={value!r} must be a number')
+    if np.shape(value):
+      raise InputError(
+        f'{name} has shape {np.shape(value)}; it must be one number'
+      )
+    if not isinstance(value, Tracer):
       _check_number(name, float(value))
   if scores.shape[:2] != image.shape[:2]:
     raise InputError(

@@ -89,9 +89,7 @@ def _print_scores(network, dataset, examples, what, tta):
     average=average,
     detail=flags.FLAGS.detail,
   ).scores
-  processes.say(title(len(examples), what, average))
-  if text := read_refinement(config).describe():
-    processes.say(text)
+  processes.say(title(len(examples), what, average, read_refinement(config)))
   processes.say(writers.table(scores))
 
 

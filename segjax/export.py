@@ -250,7 +250,15 @@ def _describe(network, size_px):
     side: int = config.tile_size_px if size_px is None else size_px
     # This refuses a size that the network does not take, by an image that needs
     # more than one tile.
-    plan_tiles(side + 1, side + 1, geometry, TileSettings(tile_size=side))
+    try:
+      plan_tiles(side + 1, side + 1, geometry, TileSettings(tile_size=side))
+    except InputError as error:
+      if size_px is not None:
+        raise
+      raise InputError(
+        f'give --size_px=N, since tiles of training, {side} px, cannot cover '
+        f'images that are larger: {error}'
+      ) from error
     prediction |= dict(tile_size=side, max_tile_size_px=side)
   elif size_px is None or size_px < 1:
     raise InputError(

@@ -2,6 +2,7 @@
 """Training of a network in one call, for notebooks."""
 
 import atexit
+import numbers
 import os
 import shutil
 import tempfile
@@ -97,6 +98,16 @@ def fit(
     raise InputError(f"network={network!r} is not one of 'unet', 'fcn8s'")
   if label_kind not in ('', *KINDS):
     raise InputError(f'label_kind={label_kind!r} is not one of {KINDS}')
+  for name, value, least in (
+    ('num_train_steps', num_train_steps, 1),
+    ('base_width', base_width, 1),
+    ('seed', seed, 0),
+  ):
+    is_whole = isinstance(value, numbers.Integral)
+    if value is not None and not (is_whole and value >= least):
+      raise InputError(
+        f'{name}={value!r}; expected a whole number of at least {least}'
+      )
   dataset = None
   if isinstance(images, (str, os.PathLike)):
     if not isinstance(labels, (str, os.PathLike, type(None))):

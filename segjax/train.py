@@ -266,7 +266,8 @@ def _train_in(
   evaluation = Evaluation({}, [])
   if count := len(dataset.heldout):
     average = config.evaluation.average
-    said = f'{title(count, "heldout", average)}, step {end}'
+    said = title(count, 'heldout', average, settings.refinement)
+    said = f'{said}, step {end}'
     evaluation = evaluate_heldout(params, average=average)
   if processes.is_first():
     report.finish_run(

@@ -298,6 +298,52 @@ def test_another_shape_of_present_is_refused(shape):
     refine(SCORES, IMAGE, present=np.ones(shape, bool))
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_a_mask_of_255_is_no_weight(dtype):
+  message = 'present is .*; expected bool'
+  with pytest.raises(InputError, match=message):
+    refine(SCORES, IMAGE, present=np.full(IMAGE.shape[:2], 255, dtype))
+
+
+def test_what_absent_pixels_hold_does_not_count():
+  present = np.ones(IMAGE.shape[:2], bool)
+  present[1, 2] = present[0] = False
+  results = []
+  for held in (0, np.nan, np.inf):
+    scores, image = SCORES.copy(), IMAGE.copy()
+    scores[~present] = image[~present] = held
+
+    def loss(scores, image):
+      return jnp.sum(refine(scores, image, SETTINGS, present)[present] ** 2)
+
+    slopes = jax.grad(loss, argnums=(0, 1))(scores, image)
+    results.append([refine(scores, image, SETTINGS, present), *slopes])
+    assert all(np.isfinite(result).all() for result in results[-1])
+  for others in results[1:]:
+    for result, other in zip(results[0], others, strict=True):
+      np.testing.assert_array_equal(result, other)
+
+
+@pytest.mark.parametrize(
+  'value, rule',
+  [('4', "='4' must be a number"), (np.ones(2), 'must be one number')],
+)
+def test_settings_that_are_no_number_are_refused(value, rule):
+  with pytest.raises(InputError, match=f'appearance_weight.*{rule}'):
+    refine(SCORES, IMAGE, of(SETTINGS, appearance_weight=value))
+
+
+def test_an_array_of_penalties_that_is_not_finite_is_refused():
+  matrix = np.full((SCORES.shape[-1],) * 2, np.nan)
+  with pytest.raises(InputError, match='compatibility has NaN or inf'):
+    refine(SCORES, IMAGE, of(SETTINGS, compatibility=matrix))
+
+
+def test_settings_of_another_kind_are_refused():
+  with pytest.raises(InputError, match=r'expected segjax.Refinement\(...\)'):
+    refine(SCORES, IMAGE, {'iterations': 5})
+
+
 def test_lists_are_arrays():
   np.testing.assert_array_equal(
     refine(SCORES.tolist(), IMAGE.tolist()), refine(SCORES, IMAGE)

@@ -219,6 +219,9 @@ def test_sizes_are_the_networks(folder, tmp_path):
   deep = Network(create_model(config.model), {}, config)
   with pytest.raises(InputError, match='188 px is too small .* use 204'):
     export_network(deep, net, size_px=188)
+  deep.config.tile_size_px = 188
+  with pytest.raises(InputError, match='^give --size_px=N, .* 188 .* use 204'):
+    export_network(deep, net)
   with pytest.raises(InputError, match='size_px=None: .* side of the tiles'):
     export_network(fcn(), net)
   assert not list(tmp_path.iterdir())

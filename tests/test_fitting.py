@@ -207,3 +207,14 @@ def test_weights_that_do_not_say_their_pixels(
 def test_what_does_not_go_together_is_refused(images, labels, message):
   with pytest.raises(InputError, match=message):
     segjax.fit(images, labels, **SHORT)
+
+
+@pytest.mark.parametrize(
+  'name, value, least',
+  [('seed', -1, 0), ('seed', 1.5, 0), ('num_train_steps', -1, 1)]
+  + [('num_train_steps', '3', 1), ('base_width', 0, 1)],
+)
+def test_numbers_that_are_no_counts_are_refused(name, value, least):
+  message = f'^{name}={value!r}; expected a whole number of at least {least}$'
+  with pytest.raises(InputError, match=message):
+    segjax.fit(IMAGES, LABELS, **SHORT | {name: value})

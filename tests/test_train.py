@@ -288,6 +288,25 @@ def test_evaluate_prints_the_table_of_the_run(unbroken):
   assert snapshot(workdir) == before
 
 
+def test_scores_say_that_they_are_refined(unbroken, tmp_path):
+  shutil.copytree(unbroken[0], tmp_path / 'run')
+  to_run = f'--workdir={tmp_path / "run"}'
+  process = run('main', *COMMAND, to_run, '--config.refinement.iterations=2')
+  assert process.returncode == 0, process.stderr
+  title = (
+    '1 image (heldout), test-time augmentation: mean of 8 turns and flips, '
+    'refined by a CRF: 2 iterations in a window of 7 px'
+  )
+  assert f'{title}, step {NUM_STEPS}\n' in process.stdout
+  written = (tmp_path / 'run' / 'scores.txt').read_text()
+  assert written.startswith(f'{title}, step {NUM_STEPS}\n')
+  assert table(process.stdout) != table(unbroken[1])
+  assert run('evaluate', to_run).stdout.splitlines() == [
+    title,
+    *table(process.stdout),
+  ]
+
+
 def test_the_last_line_predicts(unbroken, tmp_path):
   _, printed = unbroken
   said, command = printed.splitlines()[-1].split(': ', 1)

@@ -5,6 +5,7 @@ Modules that load networks are imported only when one is loaded, so that flags
 are parsed at once.
 """
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -32,11 +33,21 @@ class _CardParser(flags.ArgumentParser):
     for given in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
       match = re.match(r'--?(?:no)?config\.([\w.]+)', given)
       if match:
+        _add_refinement(config, match[1])
         _check_field(config, match[1])
     return config
 
   def flag_type(self):
     return 'config object'
+
+
+def _add_refinement(config: ConfigDict, path: str) -> None:
+  """Adds the section that cards lack if a flag changes a field of it."""
+  if path.startswith('refinement.') and 'refinement' not in config:
+    from segjax.crf import Refinement
+
+    with config.unlocked():
+      config.refinement = dataclasses.asdict(Refinement())
 
 
 def _check_field(config: ConfigDict, path: str) -> None:

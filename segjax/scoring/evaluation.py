@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from segjax.contracts import SegmentationModel
+from segjax.crf import Refinement
 from segjax.data import Dataset
 from segjax.errors import counted
 from segjax.prediction.predictor import predict_stored
@@ -75,9 +76,12 @@ def evaluate(
   )
 
 
-def title(num_images: int, split: str, average: bool) -> str:
+def title(
+  num_images: int, split: str, average: bool, refinement: Refinement
+) -> str:
   """Returns the title of a table of scores."""
   how = 'one pass'
   if average:
     how = 'test-time augmentation: mean of 8 turns and flips'
-  return f'{counted(num_images, "image")} ({split}), {how}'
+  refined = f', {text}' if (text := refinement.describe()) else ''
+  return f'{counted(num_images, "image")} ({split}), {how}{refined}'
