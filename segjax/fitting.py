@@ -20,6 +20,7 @@ from segjax.decisions import (
   decide,
   local_weights,
   read_labels,
+  share_of_frozen_norms,
   weigh_classes,
 )
 from segjax.devices import processes
@@ -165,6 +166,8 @@ def fit(
     config.model.base_width = base_width
   if num_train_steps is not None:
     config.num_train_steps = num_train_steps
+    if network == 'unet':
+      config.frozen_norm_share = share_of_frozen_norms(config)
     config.schedule.warmup_steps = min(
       config.schedule.warmup_steps, num_train_steps // 10
     )

@@ -24,6 +24,7 @@ def test_arrays_and_folders_give_networks_that_predict(tmp_path, capsys):
   image = net.prepare(IMAGES[0][..., None])
   predicted = segjax.predict_image(net.model, net.params, image)
   assert predicted.shape == (40, 50, 2)
+  assert net.config.frozen_norm_share == 0  # .2 in the 30 minutes of a plan.
   for i in range(5):
     write_picture(tmp_path / 'images' / f'{i}.png', IMAGES[i])
     write_picture(tmp_path / 'masks' / f'{i}.png', 255 * LABELS[i])

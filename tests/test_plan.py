@@ -139,6 +139,18 @@ def test_a_card_says_what_was_found_and_is_the_same_again(tmp_path):
   )
 
 
+def test_long_runs_freeze_their_norms(tmp_path):
+  write_set(tmp_path, 5 * [classes(0, 255)])
+  minutes = 1.0
+  while config_of(tmp_path, minutes=minutes)[0].num_train_steps < 2000:
+    minutes *= 2
+  shares = [
+    config_of(tmp_path, minutes=m)[0].frozen_norm_share
+    for m in (minutes, minutes / 2)
+  ]
+  assert shares == [0.2, 0]
+
+
 def report_of(root, **options):
   return plan(find_layout(root, None), 'unet', **options).report
 
