@@ -13,7 +13,8 @@ Weights   python -m segjax.convert --input=keras:vgg16 --output=vgg16.npz
           downloads Keras's VGG16, which is Caffe's. For other weights, set
           config.preprocessing to what they were trained with. If your images
           have not three channels, give convert --in_channels, and set
-          config.model.in_channels and config.preprocessing.
+          config.model.in_channels, config.preprocessing.channels=(), and its
+          mean and std, with a number for each channel.
 
 The contracting path starts from the convolutions of an image classifier, which
 helps where labels are few. The recipe is ours: crops and flips, Adam. One fifth
