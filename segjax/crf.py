@@ -399,12 +399,13 @@ def _check(scores: Any, image: Any, settings: Refinement) -> None:
       )
   for name in LEARNABLE:
     value = getattr(settings, name)
-    if not isinstance(value, (numbers.Real, jax.Array, np.ndarray)):
+    if isinstance(value, (jax.Array, np.ndarray)):
+      if value.shape:
+        raise InputError(
+          f'{name} has shape {value.shape}; it must be one number'
+        )
+    elif not isinstance(value, numbers.Real):
       raise InputError(f'{name}={value!r} must be a number')
-    if np.shape(value):
-      raise InputError(
-        f'{name} has shape {np.shape(value)}; it must be one number'
-      )
     if not isinstance(value, Tracer):
       _check_number(name, float(value))
   if scores.shape[:2] != image.shape[:2]:
