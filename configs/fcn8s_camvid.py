@@ -14,9 +14,9 @@ The recipe is ours: all skips at once, padding of each layer instead of 100 px,
 crops and flips, Adam. Biases learn at twice the learning rate, as in FCN.
 
 Arguments
-  (none)  Frames and labels as they are; fc6 and fc7 have 4096 channels. Of its
-          9,000 steps 900 have been run, in 86 minutes on two cores: mean IU
-          .707 (docs/results.md).
+  (none)  Frames and labels as they are; fc6 and fc7 have 4096 channels.
+          With --config.num_train_steps=900 instead of 9,000, mean IU .707 in
+          86 minutes on two cores (docs/results.md).
   cpu     Images and labels at half the resolution; fc6 and fc7 have 512
           channels. Mean IU .614 in 36 minutes on two cores
           (docs/results.md).
